@@ -1,0 +1,60 @@
+"""Arrow schemas of the output, and the provenance keys in their metadata."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from schemas.job import JobSpec
+
+ROW = pa.field("row", pa.int64(), nullable=False)
+ERROR = pa.field("error", pa.string())
+#: prefix of every provenance key in the Parquet schema metadata
+PROVENANCE_PREFIX = "parquetry."
+
+
+def task_fields(spec: JobSpec, *, embedding_dim: int | None = None) -> list[pa.Field]:
+    """The columns the task adds, between `row` and `error`. `embedding_dim` is needed by task embed."""
+    if spec.task == "generate":
+        return _generation_fields(spec)
+    if spec.task == "embed":
+        value = pa.float16() if spec.embed.dtype == "float16" else pa.float32()
+        return [pa.field("embedding", pa.list_(value, embedding_dim or 0))]
+    if spec.task == "score":
+        return [pa.field("score", pa.float32())]
+    return _classification_fields(spec)
+
+
+def _generation_fields(spec: JobSpec) -> list[pa.Field]:
+    def many(kind: pa.DataType) -> pa.DataType:
+        return kind if spec.generation.n == 1 else pa.list_(kind)
+
+    fields = [
+        pa.field("output", many(pa.string())),
+        pa.field("finish_reason", many(pa.string())),
+        pa.field("prompt_tokens", pa.int32()),
+        pa.field("output_tokens", many(pa.int32())),
+    ]
+    if spec.generation.logprobs:
+        fields.append(pa.field("logprobs", many(pa.list_(pa.float32()))))
+    return fields
+
+
+def _classification_fields(spec: JobSpec) -> list[pa.Field]:
+    one = spec.classify.top_k == 1
+    fields = [
+        pa.field("label", pa.string() if one else pa.list_(pa.string())),
+        pa.field("score", pa.float32() if one else pa.list_(pa.float32())),
+    ]
+    if spec.classify.all_scores:
+        fields.append(pa.field("scores", pa.list_(pa.float32())))
+    return fields
+
+
+def output_schema(spec: JobSpec, kept: pa.Schema, *, embedding_dim: int | None = None) -> pa.Schema:
+    """Kept input columns, then row, task columns and error."""
+    return pa.schema([*kept, ROW, *task_fields(spec, embedding_dim=embedding_dim), ERROR])
+
+
+def reserved_names(spec: JobSpec) -> frozenset[str]:
+    """Output column names an input column must not have."""
+    return frozenset({ROW.name, ERROR.name} | {f.name for f in task_fields(spec)})

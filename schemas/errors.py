@@ -1,0 +1,222 @@
+"""Every error raised on purpose. The class docstring is the message; its braces are filled from keywords."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of the command line."""
+
+    DONE = 0
+    FAILED_SHARDS = 1
+    BAD_INPUT = 2
+    UNUSABLE_ENVIRONMENT = 3
+    INTERRUPTED = 130
+
+
+class ParquetryError(Exception):
+    """Something went wrong."""
+
+    exit_code = ExitCode.UNUSABLE_ENVIRONMENT
+    retryable = False
+
+    def __init__(self, **fields: object) -> None:
+        self.fields = fields
+        super().__init__(" ".join(inspect.cleandoc(type(self).__doc__ or "").split()).format(**fields))
+
+    def __reduce__(self):
+        return (_rebuild, (type(self), self.fields))
+
+
+def _rebuild(cls: type[ParquetryError], fields: dict) -> ParquetryError:
+    return cls(**fields)
+
+
+class RetryableError(ParquetryError):
+    """A passing fault; the same work may succeed later."""
+
+    retryable = True
+
+
+class PermanentError(ParquetryError):
+    """The same work would fail again."""
+
+
+class BadInputError(PermanentError):
+    """{reason}"""
+
+    exit_code = ExitCode.BAD_INPUT
+
+
+class UnusableEnvironmentError(PermanentError):
+    """{reason}"""
+
+
+# Job spec
+
+
+class SpecNotFoundError(BadInputError):
+    """There is no job spec at {path}."""
+
+
+class SpecSyntaxError(BadInputError):
+    """The job spec {path} is not valid YAML or JSON: {reason}."""
+
+
+class UnknownKeyError(BadInputError):
+    """The job spec has an unknown key {key}{suggestion}."""
+
+
+class InvalidValueError(BadInputError):
+    """The job spec's {key} is {value}: {reason}."""
+
+
+class UnsupportedOptionError(BadInputError):
+    """{option} is not supported: {reason}."""
+
+
+# Input and output
+
+
+class InputNotFoundError(BadInputError):
+    """No input file matches {path}."""
+
+
+class EmptyInputError(BadInputError):
+    """The input {path} has no rows."""
+
+
+class MissingColumnError(BadInputError):
+    """{where} names the column {column!r}, which the input does not have{suggestion}. Its columns are: {columns}."""
+
+
+class UnreadableFileError(BadInputError):
+    """The input file {path} cannot be read: {reason}."""
+
+
+class MixedSchemasError(BadInputError):
+    """The input files do not share one schema: {differences}."""
+
+
+class OutputTakenError(BadInputError):
+    """The output {path} belongs to another job ({job}); choose another folder, or submit the spec it was made with."""
+
+
+class OutputInsideInputError(BadInputError):
+    """The output {path} lies inside the input {input}; choose a folder outside it."""
+
+
+class InputChangedError(PermanentError):
+    """The input file {path} changed after the job was submitted (size or etag differs); submit a new job."""
+
+
+class LocationError(BadInputError):
+    """{uri} is not a usable location: {reason}."""
+
+
+class StorageError(RetryableError):
+    """{operation} of {path} failed: {reason}."""
+
+
+class PutIfAbsentError(UnusableEnvironmentError):
+    """The storage at {path} does not honour put-if-absent ({reason}), so two workers could overwrite each other."""
+
+
+# Prompts
+
+
+class TemplateError(BadInputError):
+    """The prompt template is not usable: {reason}."""
+
+
+class RowError(ParquetryError):
+    """{reason}"""
+
+
+# Model
+
+
+class ModelNotFoundError(BadInputError):
+    """There is no model at {model}: {reason}."""
+
+
+class UnsafeWeightsError(BadInputError):
+    """The model {model} has no .safetensors weights; convert it with save_pretrained(..., safe_serialization=True)."""
+
+
+class MissingTokenizerError(BadInputError):
+    """The model {model} has no tokenizer.json; save its fast tokenizer beside it with save_pretrained."""
+
+
+class MissingPackageError(UnusableEnvironmentError):
+    """{feature} needs the package {package}, which is not installed here; run: pip install '{install}'."""
+
+
+# Engine
+
+
+class EngineStartError(RetryableError):
+    """The engine did not start: {reason}."""
+
+
+class EngineLostError(RetryableError):
+    """The engine went away: {reason}."""
+
+
+class EngineRefusedError(PermanentError):
+    """The engine refused the job: {reason}."""
+
+
+# Queue
+
+
+class BrokerUnreachableError(UnusableEnvironmentError):
+    """The broker {url} cannot be reached: {reason}. Start it, or set PARQUETRY_BROKER_URL."""
+
+
+class BrokerRefusedError(UnusableEnvironmentError):
+    """The broker {url} cannot be used: {reason}."""
+
+
+class UnknownJobError(BadInputError):
+    """There is no job {job}{suggestion}; `parquetry jobs` lists them."""
+
+
+class IllegalTransitionError(BadInputError):
+    """Job {job} is {state}, so it cannot be {wanted}."""
+
+
+class LeaseLostError(RetryableError):
+    """The lease of shard {shard} was lost; another worker has it or will take it."""
+
+
+class JobStoppedError(RetryableError):
+    """Job {job} is {state}; the shard was given back."""
+
+
+class ShardFailedError(PermanentError):
+    """Shard {shard} failed: {reason}."""
+
+
+class PartInvalidError(PermanentError):
+    """The part {path} is not what shard {shard} must hold: {reason}."""
+
+
+class PermitFormatError(PermanentError):
+    """A permit message is malformed: {reason}."""
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """`"; did you mean 'x'?"` for the known name nearest to `name`, else the empty string."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def redact(url: str) -> str:
+    """The broker URL without its user and password, fit for logs and errors."""
+    scheme, separator, rest = url.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"

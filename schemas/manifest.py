@@ -1,0 +1,55 @@
+"""What the output folder says of itself: `_job.json` at the start, `_manifest.json` and `_SUCCESS` at the end."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from schemas.job import JobSpec
+from schemas.shard import ShardPlan
+
+JOB_FILE = "_job.json"
+MANIFEST_FILE = "_manifest.json"
+SUCCESS_FILE = "_SUCCESS"
+ATTEMPTS_FOLDER = "_attempts"
+FORMAT_VERSION = 1
+
+
+class JobRecord(BaseModel):
+    """The content of `_job.json`: enough to rebuild the job in an empty Redis."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: int = FORMAT_VERSION
+    job: str
+    created: str
+    spec: JobSpec
+    #: the model folder or hub commit the id resolved to at submit
+    model_path: str
+    plan: ShardPlan
+
+
+class PartRecord(BaseModel):
+    """One committed part."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    shard: int
+    fence: int
+    rows: int
+    error_rows: int
+    size: int
+    sha256: str
+    etag: str
+
+
+class Manifest(BaseModel):
+    """The content of `_manifest.json`: the parts that make up the output, in row order."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: int = FORMAT_VERSION
+    job: str
+    rows: int
+    error_rows: int
+    parts: tuple[PartRecord, ...]

@@ -1,0 +1,109 @@
+"""The only reader of the environment and of `parquetry.toml`."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from schemas.errors import UnusableEnvironmentError
+
+
+class SettingError(UnusableEnvironmentError):
+    """The setting PARQUETRY_{key} is {value}: {reason}."""
+
+
+class Settings(BaseSettings):
+    """One field a setting; `PARQUETRY_LEASE_SECONDS=30` or `lease_seconds = 30` in parquetry.toml."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="PARQUETRY_", toml_file="parquetry.toml", frozen=True, extra="forbid", env_ignore_empty=True
+    )
+
+    #: redis://, rediss://, redis+socket:// or sentinel://; unset means `run` starts an embedded server
+    broker_url: str | None = None
+    #: prefix of every key, so that several environments may share one server
+    env: str = Field("default", pattern=r"^[A-Za-z0-9_-]{1,32}$")
+    #: a shard is given to another worker when its lease was not renewed for this long
+    lease_seconds: float = Field(60.0, gt=0)
+    #: renewals; a quarter of the lease when unset
+    beat_seconds: float | None = Field(None, gt=0)
+    #: how often lost permits and expired leases are repaired
+    reconcile_seconds: float = Field(5.0, gt=0)
+    #: lost leases after which a shard is quarantined
+    max_attempts: int = Field(3, ge=1)
+    shards_in_flight: int = Field(2, ge=1, le=64)
+    #: embedded server, engine sockets, converted models
+    state_dir: Path = Field(default_factory=lambda: Path.home() / ".cache" / "parquetry")
+    #: tokens one engine batch may hold; unset lets the engine choose
+    token_budget: int | None = Field(None, gt=0)
+    #: seconds an engine may take to load its model
+    engine_start_seconds: float = Field(600.0, gt=0)
+    #: seconds without a sign of life after which an engine is killed
+    engine_stall_seconds: float = Field(60.0, gt=0)
+    #: seconds a draining worker gives its running shards
+    drain_seconds: float = Field(20.0, ge=0)
+    #: refuse input and output locations outside these roots; empty allows all
+    allowed_roots: list[str] = []
+    #: operator's permission to run code that comes with a model
+    trust_remote_code: bool = False
+    dashboard_token: str | None = None
+    log_level: str = Field("INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
+
+    @field_validator("broker_url")
+    @classmethod
+    def _known_scheme(cls, value: str | None) -> str | None:
+        schemes = ("redis://", "rediss://", "redis+socket://", "sentinel://")
+        if value is not None and not value.startswith(schemes):
+            raise ValueError(f"a broker URL starts with one of {', '.join(schemes)}")
+        return value
+
+    @model_validator(mode="after")
+    def _beats_fit_lease(self) -> Settings:
+        if self.lease_seconds < 3 * self.beat_interval:
+            raise ValueError(
+                f"lease_seconds is {self.lease_seconds:g} but must be at least three beats of {self.beat_interval:g} s"
+            )
+        return self
+
+    @property
+    def beat_interval(self) -> float:
+        """Seconds between two renewals of a lease."""
+        return self.beat_seconds if self.beat_seconds is not None else self.lease_seconds / 4
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        **_: Any,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls))
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Settings from the environment and parquetry.toml. Raises SettingError naming the first that is off."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in problem["loc"]) or "LEASE_SECONDS"
+        reason = problem["msg"].removeprefix("Value error, ")
+        raise SettingError(key=key.upper(), value=repr(problem["input"])[:80], reason=reason) from None
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """The process's settings, read once."""
+    return load_settings()
+
+
+def visible_gpus() -> list[str] | None:
+    """Device ids from CUDA_VISIBLE_DEVICES, or None when it is not set."""
+    value = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return None if value is None else [part for part in value.split(",") if part.strip()]

@@ -1,0 +1,53 @@
+"""The states of jobs and shards, and which may follow which."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class JobState(StrEnum):
+    """A job is registered as running and ends as done, failed or cancelled."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    CANCELLED = "cancelled"
+    #: every shard committed, `_SUCCESS` written
+    DONE = "done"
+    #: nothing left to run, at least one shard failed; `retry` starts it again
+    FAILED = "failed"
+
+    @property
+    def is_final(self) -> bool:
+        """No worker will touch the job unless somebody retries or resumes it."""
+        return self in (JobState.CANCELLED, JobState.DONE, JobState.FAILED)
+
+
+class ShardState(StrEnum):
+    """A shard waits, is leased to one worker, and ends committed or failed."""
+
+    PENDING = "pending"
+    LEASED = "leased"
+    COMMITTED = "committed"
+    FAILED = "failed"
+
+
+JOB_TRANSITIONS: dict[JobState, frozenset[JobState]] = {
+    JobState.RUNNING: frozenset({JobState.PAUSED, JobState.CANCELLED, JobState.DONE, JobState.FAILED}),
+    JobState.PAUSED: frozenset({JobState.RUNNING, JobState.CANCELLED, JobState.DONE, JobState.FAILED}),
+    # a cancelled job keeps its committed parts and may be taken up again
+    JobState.CANCELLED: frozenset({JobState.RUNNING}),
+    JobState.FAILED: frozenset({JobState.RUNNING, JobState.CANCELLED}),
+    JobState.DONE: frozenset(),
+}
+
+SHARD_TRANSITIONS: dict[ShardState, frozenset[ShardState]] = {
+    ShardState.PENDING: frozenset({ShardState.LEASED, ShardState.COMMITTED}),
+    ShardState.LEASED: frozenset({ShardState.PENDING, ShardState.COMMITTED, ShardState.FAILED}),
+    ShardState.FAILED: frozenset({ShardState.PENDING}),
+    ShardState.COMMITTED: frozenset(),
+}
+
+
+def may_become(state: JobState, wanted: JobState) -> bool:
+    """Whether a job in `state` may be put into `wanted`."""
+    return wanted in JOB_TRANSITIONS[state]

@@ -1,0 +1,82 @@
+"""What travels to and from an engine: requests in, results out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingParams:
+    """How one request's tokens are chosen. `temperature` 0 is greedy; 0 disables `top_k`; 1.0 disables `top_p`."""
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int = 0
+    #: strings that end the output; the match itself is not part of it
+    stop: tuple[str, ...] = ()
+    #: token ids that end the output besides the model's own end-of-sequence ids
+    stop_ids: tuple[int, ...] = ()
+    logprobs: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GenerationRequest:
+    """One prompt to continue. Randomness is keyed by (params.seed, row, sample, position), never by the batch."""
+
+    #: unique within one connection to the engine
+    id: int
+    #: (num_prompt_tokens,) int32
+    prompt_ids: np.ndarray
+    #: position of the row in the job's input
+    row: int = 0
+    #: which of the row's `n` samples this is
+    sample: int = 0
+    params: SamplingParams = field(default_factory=SamplingParams)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EncodeRequest:
+    """One text, or pair of texts, to classify, score or embed."""
+
+    id: int
+    #: (num_tokens,) int32, special tokens included
+    token_ids: np.ndarray
+    #: (num_tokens,) int32 segment ids of a text pair, None for a single text
+    token_type_ids: np.ndarray | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Completion:
+    """A finished generation request."""
+
+    id: int
+    #: (num_output_tokens,) int32, without the end-of-sequence token
+    output_ids: np.ndarray
+    #: "stop", "length" or "error"
+    finish_reason: str
+    #: (num_output_tokens,) float32 log-probabilities of the chosen tokens, when asked for
+    logprobs: np.ndarray | None = None
+    #: one short sentence when finish_reason is "error"
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Encoding:
+    """A finished encode request."""
+
+    id: int
+    #: (num_labels,) scores or (dim,) embedding, float32; empty on error
+    values: np.ndarray
+    error: str | None = None
+
+
+Request = GenerationRequest | EncodeRequest
+Result = Completion | Encoding
