@@ -1,0 +1,73 @@
+"""The compose file: services, health checks, volumes and what keeps a fleet safe."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES = COMPOSE["services"]
+
+
+def test_services_are_all_there():
+    wanted = {"redis", "worker-gpu", "worker-cpu", "dashboard", "prometheus", "grafana", "flower"}
+    assert set(SERVICES) == wanted
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_every_service_has_a_health_check(name):
+    assert SERVICES[name]["healthcheck"]["test"][0] == "CMD"
+
+
+def test_redis_keeps_its_data_and_evicts_nothing():
+    command = SERVICES["redis"]["command"]
+    assert command[command.index("--appendonly") + 1] == "yes"
+    assert command[command.index("--maxmemory-policy") + 1] == "noeviction"
+    assert "redis:/data" in SERVICES["redis"]["volumes"]
+
+
+def test_only_the_gpu_worker_reserves_devices():
+    reserved = {name for name, service in SERVICES.items() if "deploy" in service}
+    assert reserved == {"worker-gpu"}
+    device = SERVICES["worker-gpu"]["deploy"]["resources"]["reservations"]["devices"][0]
+    assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
+
+
+@pytest.mark.parametrize("name", ["worker-gpu", "worker-cpu", "dashboard", "flower"])
+def test_our_services_wait_for_redis_and_share_storage(name):
+    service = SERVICES[name]
+    assert service["depends_on"]["redis"]["condition"] == "service_healthy"
+    assert "./data:/data" in service["volumes"]
+    assert service["environment"]["PARQUETRY_BROKER_URL"].startswith("redis://redis:")
+
+
+def test_every_named_volume_is_declared():
+    mounts = [mount for service in SERVICES.values() for mount in service.get("volumes", [])]
+    named = {mount.split(":")[0] for mount in mounts if not mount.startswith(".")}
+    assert named == set(COMPOSE["volumes"])
+
+
+def test_every_mounted_file_exists():
+    mounts = [mount for service in SERVICES.values() for mount in service.get("volumes", [])]
+    files = [mount.split(":")[0] for mount in mounts if mount.startswith("./deploy")]
+    assert files and all((ROOT / file).exists() for file in files)
+
+
+def test_every_port_is_bound_to_loopback():
+    ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
+    assert ports and all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_every_image_target_is_in_the_dockerfile():
+    dockerfile = (ROOT / "deploy/Dockerfile").read_text()
+    targets = {service["build"]["target"] for service in SERVICES.values() if "build" in service}
+    assert all(f" AS {target}\n" in dockerfile for target in targets)
+    assert not [line for line in dockerfile.splitlines() if line.startswith("USER root")]
+
+
+def test_drain_fits_the_grace_period():
+    from schemas.settings import Settings
+
+    grace = int(SERVICES["worker-gpu"]["stop_grace_period"].removesuffix("s"))
+    assert grace > Settings.model_fields["drain_seconds"].default
