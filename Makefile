@@ -36,7 +36,7 @@ test: $(VENV)/.dev ## unit, integration and acceptance tests
 test-light: ## the rooms without torch, on another Python: make test-light PYTHON=python3.12
 	$(PYTHON) -m venv .venv-light
 	.venv-light/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e . pytest pytest-timeout hypothesis
-	.venv-light/bin/python -m pytest tests/unit tests/integration -m 'not torch'
+	.venv-light/bin/python -m pytest tests/unit tests/integration
 
 test-gpu: $(VENV)/.dev ## tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu tests/gpu
