@@ -1,0 +1,62 @@
+"""Everything an engine process must know to load its model: two jobs with equal specs share one engine."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+
+from pydantic import BaseModel, ConfigDict
+
+from schemas.job import EmbedSpec, JobSpec, ModelSpec, Task
+from schemas.manifest import JobRecord
+from schemas.settings import settings
+
+
+class EngineSpec(BaseModel):
+    """One model, one task, one device."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    task: Task
+    #: the folder, or hub id and commit, that the job's model resolved to at submit
+    model_path: str
+    #: how the weights are loaded; its `id` is `model_path`
+    model: ModelSpec
+    #: pooling of task embed, None for the other tasks
+    pooling: str | None = None
+    #: whether embeddings have length one
+    normalize: bool = True
+    #: "cpu" or "cuda:0"
+    device: str = "cpu"
+    #: tokens one batch may hold, None lets the engine choose
+    token_budget: int | None = None
+
+    @classmethod
+    def of(cls, record: JobRecord, *, device: str = "cpu") -> EngineSpec:
+        """The engine a job needs on `device`."""
+        spec = record.spec
+        embed = spec.embed if spec.task == "embed" else None
+        return cls(
+            task=spec.task,
+            model_path=record.model_path,
+            model=spec.model.model_copy(update={"id": record.model_path}),
+            device=device,
+            token_budget=settings().token_budget,
+            **_pooling(embed),
+        )
+
+    @classmethod
+    def for_model(cls, spec: JobSpec, model_path: str, *, device: str = "cpu") -> EngineSpec:
+        """The engine of a spec that is not a job yet, such as a trial run."""
+        record = JobRecord.model_construct(spec=spec, model_path=model_path)
+        return cls.of(record, device=device)
+
+    @cached_property
+    def key(self) -> str:
+        """16 hex digits: equal for equal engines, whatever the device."""
+        text = self.model_dump_json(exclude={"device"})
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _pooling(embed: EmbedSpec | None) -> dict[str, object]:
+    return {} if embed is None else {"pooling": embed.pooling, "normalize": embed.normalize}

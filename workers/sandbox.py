@@ -1,0 +1,159 @@
+"""The Jinja environment for text we did not write: prompt templates and models' chat templates.
+
+Immutable and sandboxed by Jinja; bounded by us in steps, time and size, so that a template cannot hold a worker.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from jinja2 import Template, nodes
+from jinja2.exceptions import SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
+
+#: characters a template, and what it renders to, may have
+MAX_TEMPLATE_CHARS = 1_000_000
+MAX_RENDERED_CHARS = 16_000_000
+#: loop turns and calls of one render
+MAX_STEPS = 1_000_000
+MAX_RENDER_S = 2.0
+_CLOCK_EVERY = 256
+#: filters and str methods whose result may be far larger than their arguments
+_GROWING = frozenset({"batch", "center", "expandtabs", "indent", "join", "ljust", "replace", "rjust", "slice", "zfill"})
+_FORMATTING = frozenset({"format", "format_map"})
+_WIDE_FORMAT = re.compile(r"\d{5,}|\*|\{[^{}]*\{")
+
+
+class BoundedEnvironment(ImmutableSandboxedEnvironment):
+    """An environment whose renders end: within MAX_STEPS, MAX_RENDER_S and MAX_RENDERED_CHARS. One thread at a time."""
+
+    intercepted_binops = frozenset({"+", "*", "**", "%"})
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(autoescape=False, cache_size=0, **options)
+        self._steps = 0
+        self._deadline = 0.0
+        self.globals = {"range": self.globals["range"], "namespace": self.globals["namespace"], "dict": _make_dict}
+        self.filters = {name: _guard(name, function) for name, function in self.filters.items()}
+        self.filters.update(tojson=_to_json, bounded=self._bounded, concatenated=_concatenate)
+
+    def bounded_template(self, source: str) -> Template:
+        """Compile `source` with every loop and concatenation counted. Raises jinja2.TemplateSyntaxError."""
+        return self.from_string(_Bounding().visit(self.parse(source)))
+
+    @staticmethod
+    def concat(pieces: Iterable[str]) -> str:
+        """Join the output of a block; Jinja calls this for macros and block assignments."""
+        pieces = list(pieces)
+        _require(sum(map(len, pieces)))
+        return "".join(pieces)
+
+    def render(self, template: Template, variables: dict[str, Any]) -> str:
+        """Raises SecurityError when a bound is crossed, and whatever the template raises."""
+        self._steps, self._deadline = 0, time.monotonic() + MAX_RENDER_S
+        pieces, size = [], 0
+        for piece in template.generate(variables):
+            size += len(piece)
+            _require(size)
+            pieces.append(piece)
+        return "".join(pieces)
+
+    def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Count calls, and refuse str methods that would make something huge."""
+        self._step()
+        owner = getattr(function, "__self__", None)
+        if isinstance(owner, str):
+            _check_growth(function.__name__, (owner, *args))
+        return super().call(context, function, *args, **kwargs)
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        """Refuse sums, repetition, powers and formatting that would make something huge."""
+        if operator == "+" and isinstance(left, str | list):
+            _require(len(left) + _magnitude(right))
+        if operator == "*" and not (isinstance(left, int | float) and isinstance(right, int | float)):
+            _require(_magnitude(left) * _magnitude(right))
+        if operator == "**" and abs(_magnitude(right)) > 64:
+            raise SecurityError("an exponent above 64")
+        if operator == "%" and isinstance(left, str):
+            _check_growth("format", (left,))
+        return super().call_binop(context, operator, left, right)
+
+    def _bounded(self, items: Iterable[Any]) -> Iterator[Any]:
+        for item in items:
+            self._step()
+            yield item
+
+    def _step(self) -> None:
+        self._steps += 1
+        if self._steps > MAX_STEPS:
+            raise SecurityError(f"more than {MAX_STEPS} steps")
+        if self._steps % _CLOCK_EVERY == 0 and time.monotonic() > self._deadline:
+            raise SecurityError(f"more than {MAX_RENDER_S:g} s")
+
+
+class _Bounding(NodeTransformer):
+    """Puts a filter that counts around what loops iterate over and what `~` joins."""
+
+    def visit_For(self, node: nodes.For) -> nodes.For:  # noqa: N802
+        node = self.generic_visit(node)
+        node.iter = nodes.Filter(node.iter, "bounded", [], [], None, None, lineno=node.lineno)
+        return node
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Filter:  # noqa: N802
+        node = self.generic_visit(node)
+        pieces = nodes.List(node.nodes, lineno=node.lineno)
+        return nodes.Filter(pieces, "concatenated", [], [], None, None, lineno=node.lineno)
+
+
+def _concatenate(pieces: list[Any]) -> str:
+    return BoundedEnvironment.concat(map(str, pieces))
+
+
+def _guard(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    if name not in _GROWING | _FORMATTING:
+        return function
+
+    @functools.wraps(function)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        _check_growth(name, (*args, *kwargs.values()))
+        return function(*args, **kwargs)
+
+    return guarded
+
+
+def _check_growth(name: str, args: tuple[Any, ...]) -> None:
+    if name in _FORMATTING and any(isinstance(arg, str) and _WIDE_FORMAT.search(arg) for arg in args[:1]):
+        raise SecurityError("a format wider than four digits")
+    if name in _GROWING:
+        _require(functools.reduce(lambda size, arg: size * max(_magnitude(arg), 1), args, 1))
+    if name == "join":
+        _require(sum(sum(map(_magnitude, arg)) for arg in args if isinstance(arg, list | tuple)))
+
+
+def _magnitude(value: Any) -> int:
+    if isinstance(value, str | bytes | list | tuple | dict):
+        return len(value)
+    return int(value) if isinstance(value, int | float) else 1
+
+
+def _require(size: int) -> None:
+    if size > MAX_RENDERED_CHARS:
+        raise SecurityError(f"more than {MAX_RENDERED_CHARS} characters")
+
+
+def _make_dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:
+    # the type itself would hand out its constructors
+    return dict(*args, **kwargs)
+
+
+def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
+    # Jinja's own filter escapes HTML, which no prompt wants; transformers replaces it the same way
+    if _magnitude(options.get("indent") or 0) > 64:
+        raise SecurityError("an indent above 64")
+    return json.dumps(value, ensure_ascii=ensure_ascii, **options)
