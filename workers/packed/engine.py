@@ -1,0 +1,270 @@
+"""The packed generation engine: stock transformers classes, one attention hook, continuous batching."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+from collections import Counter
+from collections.abc import Collection
+from collections.abc import Sequence as Many
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+
+from workers.engine import Engine
+from workers.packed.attention import IMPLEMENTATION
+from workers.packed.backends import choose_backend
+from workers.packed.blocks import BlockPool
+from workers.packed.kv_cache import attach_caches, detach_caches
+from workers.packed.lanes import LaneTable
+from workers.packed.memory import plan_cache
+from workers.packed.options import PackedOptions
+from workers.packed.probe import UnsupportedModel, probe_layers
+from workers.packed.runner import InFlight, ModelRunner
+from workers.packed.sampler import Sampler, SamplingMode, sampling_mode
+from workers.packed.scheduler import Batch, Scheduler
+from workers.packed.self_check import check_engine
+from workers.packed.sequence import Sequence
+from workers.packed.step_tensors import DeviceLanes
+from workers.packed.stop import StopMatcher
+from workers.request import Completion, GenerationRequest, Request, Result
+
+log = logging.getLogger(__name__)
+
+#: a token budget below this is not worth shrinking to
+MIN_TOKEN_BUDGET = 64
+
+
+class PackedEngine(Engine):
+    """Generates with one causal language model on one device.
+
+    `model` is loaded and in eval mode; it runs through the packed hook until `close`. `tokenizer` is needed for stop
+    strings only. `eos_ids` end every sequence and are no part of its output. Raises UnsupportedModel when the hook
+    cannot serve the model or its logits do not agree with the eager model.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Tokenizer | None,
+        eos_ids: Collection[int],
+        options: PackedOptions | None = None,
+    ) -> None:
+        self.options = options or PackedOptions()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.device: torch.device = model.device
+        self.max_model_len = self.options.max_model_len or model_length(model)
+        self._eos_ids = np.asarray(sorted(eos_ids), dtype=np.int32)
+        self._sequences: dict[int, Sequence] = {}
+        self._pending: tuple[InFlight, ...] = ()
+        self._ready: list[Completion] = []
+        self._counters: Counter[str] = Counter()
+        on_cuda = self.device.type == "cuda"
+        self._lookahead = on_cuda if self.options.lookahead is None else self.options.lookahead
+        self._layers = probe_layers(model)
+        self.backend = choose_backend(self.options.attention, self.device, self._layers)
+        self._implementation = model.config._attn_implementation
+        model.set_attn_implementation(IMPLEMENTATION)
+        self._build()
+
+    def _build(self) -> None:
+        """Size the cache and make everything that depends on its size."""
+        plan = plan_cache(self.model, self._layers, self.backend, self.options, self.max_model_len)
+        attach_caches(self._layers, plan.num_blocks, plan.block_size, self.device)
+        num_lanes, max_blocks = self.options.num_lanes, -(-self.max_model_len // plan.block_size)
+        self.pool = BlockPool(plan.num_blocks, plan.block_size)
+        self.lanes = LaneTable(num_lanes, max_blocks)
+        self.scheduler = Scheduler(
+            self.pool,
+            self.lanes,
+            token_budget=self.options.token_budget,
+            max_model_len=self.max_model_len,
+            prefix_cache=self.options.prefix_cache,
+        )
+        device_lanes = DeviceLanes(num_lanes, max_blocks, plan.block_size, self.device)
+        sampler = Sampler(num_lanes, self.model.config.get_text_config().vocab_size, self.device)
+        self.runner = ModelRunner(self.model, self.backend, device_lanes, sampler)
+        check_engine(self.model, self.runner)
+        log.info(
+            "packed engine: attention %s, %d blocks of %d tokens, budget %d tokens, %d lanes",
+            self.backend.name, plan.num_blocks, plan.block_size, self.options.token_budget, num_lanes,
+        )  # fmt: skip
+
+    @staticmethod
+    def unsupported_reason(model: nn.Module) -> str | None:
+        """Why the packed engine must not serve this model, or None. Runs two tiny forward passes."""
+        try:
+            probe_layers(model)
+        except UnsupportedModel as error:
+            return str(error)
+        return None
+
+    def add(self, requests: Many[Request]) -> None:
+        """Queue generation requests. Raises ValueError for stop strings without a tokenizer."""
+        for request in requests:
+            assert isinstance(request, GenerationRequest)
+            sequence = Sequence(request)
+            if request.params.max_new_tokens < 1:
+                self._ready.append(Completion(id=request.id, output_ids=sequence.tokens[:0], finish_reason="length"))
+                continue
+            if request.params.stop:
+                if self.tokenizer is None:
+                    raise ValueError("stop strings need a tokenizer; use stop_ids or load one")
+                sequence.matcher = StopMatcher(self.tokenizer, request.params.stop)
+            self._sequences[request.id] = sequence
+            self.scheduler.add(sequence)
+
+    def step(self) -> list[Result]:
+        """Launch the next step, collect the one before it, return what finished."""
+        launched = self._launch()
+        collectable, self._pending = self._pending, launched
+        if not self._lookahead:
+            collectable, self._pending = launched, ()
+        for in_flight in collectable:
+            self._collect(in_flight)
+        for sequence, reason in self.scheduler.failed:
+            self._finish(sequence, sequence.fail(reason))
+        self.scheduler.failed.clear()
+        ready, self._ready = self._ready, []
+        return list(ready)
+
+    def _launch(self) -> tuple[InFlight, ...]:
+        batch = self.scheduler.schedule()
+        if batch is None:
+            return ()
+        for sequence in batch.admitted:
+            self.lanes.mode[sequence.lane] = sampling_mode(sequence.request.params)
+        lanes = batch.sampled_lanes
+        mode = SamplingMode(int(np.bitwise_or.reduce(self.lanes.mode[lanes], initial=0)))
+        try:
+            in_flight = self.runner.launch(batch, self.lanes.epoch[lanes], mode)
+        except torch.cuda.OutOfMemoryError:
+            self._shrink()
+            return ()
+        self._count(batch)
+        return (in_flight,)
+
+    def _count(self, batch: Batch) -> None:
+        self._counters["steps"] += 1
+        self._counters["computed_tokens"] += batch.num_tokens
+        self._counters["decode_tokens"] += len(batch.decode_lanes)
+
+    def _shrink(self) -> None:
+        """After an out-of-memory: halve the token budget and start every running sequence again."""
+        for in_flight in self._pending:
+            self._collect(in_flight)
+        self._pending = ()
+        budget = self.scheduler.token_budget // 2
+        if budget < MIN_TOKEN_BUDGET:
+            raise MemoryError(f"out of memory at a token budget of {2 * budget}, and it cannot shrink more")
+        self.scheduler.preempt_all()
+        self.scheduler.token_budget = budget
+        self._counters["out_of_memory"] += 1
+        torch.cuda.empty_cache()
+        log.warning("out of memory: running rows start again with a token budget of %d", budget)
+
+    def _collect(self, in_flight: InFlight) -> None:
+        """Store the tokens of a step and finish what they end."""
+        tokens, logprobs = in_flight.wait()
+        alive = self.lanes.epoch[in_flight.lanes] == in_flight.epochs
+        lanes, tokens = in_flight.lanes[alive], tokens[alive].astype(np.int32)
+        self.lanes.append(lanes, tokens, None if logprobs is None else logprobs[alive])
+        stopped = self._stopped(lanes, tokens)
+        matched = self._matched(lanes, tokens, stopped)
+        at_limit = self.lanes.num_outputs[lanes] >= self.lanes.max_outputs[lanes]
+        for index in np.flatnonzero(stopped | matched | at_limit).tolist():
+            self._complete(int(lanes[index]), bool(stopped[index]), bool(matched[index]))
+
+    def _stopped(self, lanes: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """(num_sampled,) bool: the token ends the sequence and is not part of the output."""
+        stopped = np.isin(tokens, self._eos_ids)
+        for index in np.flatnonzero(self.lanes.watched[lanes]).tolist():
+            stop_ids = self._sequence_at(lanes[index]).request.params.stop_ids
+            stopped[index] |= int(tokens[index]) in stop_ids
+        return stopped
+
+    def _matched(self, lanes: np.ndarray, tokens: np.ndarray, stopped: np.ndarray) -> np.ndarray:
+        """(num_sampled,) bool: the token completes a stop string and is part of the output."""
+        matched = np.zeros(len(lanes), dtype=bool)
+        for index in np.flatnonzero(self.lanes.watched[lanes] & ~stopped).tolist():
+            matcher = self._sequence_at(lanes[index]).matcher
+            matched[index] = matcher is not None and matcher.push(int(tokens[index]))
+        return matched
+
+    def _sequence_at(self, lane: int) -> Sequence:
+        sequence = self.lanes.sequences[lane]
+        assert sequence is not None
+        return sequence
+
+    def _complete(self, lane: int, stopped: bool, matched: bool) -> None:
+        sequence = self._sequence_at(lane)
+        length = int(self.lanes.num_outputs[lane]) - stopped
+        wants_logprobs = sequence.request.params.logprobs
+        completion = Completion(
+            id=sequence.request.id,
+            output_ids=self.lanes.outputs[lane, :length].copy(),
+            finish_reason="stop" if stopped or matched else "length",
+            logprobs=self.lanes.logprobs[lane, :length].copy() if wants_logprobs else None,
+        )
+        self.scheduler.release(sequence)
+        self._counters["prompt_tokens"] += sequence.num_prompt_tokens
+        self._counters["output_tokens"] += length
+        self._finish(sequence, completion)
+
+    def _finish(self, sequence: Sequence, completion: Completion) -> None:
+        del self._sequences[sequence.request.id]
+        self._ready.append(completion)
+
+    def cancel(self, ids: Collection[int]) -> None:
+        """Forget requests; their lanes and blocks are free at once."""
+        gone = set(ids)
+        self._ready = [completion for completion in self._ready if completion.id not in gone]
+        sequences = [self._sequences.pop(i) for i in gone if i in self._sequences]
+        for sequence in sequences:
+            if sequence.lane >= 0:
+                self.scheduler.release(sequence)
+        if sequences:
+            self.scheduler.forget(sequences)
+
+    @property
+    def num_unfinished(self) -> int:
+        return len(self._sequences) + len(self._ready)
+
+    def describe(self) -> dict[str, str]:
+        """Provenance of what this engine returns."""
+        return {
+            "backend": "packed",
+            "attention": self.backend.name,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "block_size": str(self.pool.block_size),
+            **{name: importlib.metadata.version(name) for name in ("torch", "transformers")},
+        }
+
+    def stats(self) -> dict[str, float]:
+        """Counters since start; `padding_tokens` is what graph replays computed for nobody."""
+        live: dict[str, float] = {
+            "padding_tokens": self.runner.num_padding_tokens,
+            "cached_tokens": self.scheduler.num_cached_tokens,
+            "preemptions": self.scheduler.num_preemptions,
+            "running": len(self.scheduler.running),
+            "waiting": len(self.scheduler.waiting),
+            "kv_use": 1.0 - self.pool.num_free / self.pool.num_blocks,
+        }
+        return {"prompt_tokens": 0, "output_tokens": 0, **self._counters, **live}
+
+    def check_integrity(self) -> None:
+        """Raise RuntimeError when blocks, lanes and sequences do not add up."""
+        self.scheduler.check_integrity()
+
+    def close(self) -> None:
+        """Give the model back as it came and free the cache."""
+        detach_caches(self._layers)
+        self.model.set_attn_implementation(self._implementation)
+
+
+def model_length(model: nn.Module) -> int:
+    """The longest sequence the model takes; 8192 when its config does not say."""
+    return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 8192)

@@ -1,0 +1,46 @@
+"""The tensors behind the block pool: one pair per attention layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """What one attention layer stores per token."""
+
+    module: nn.Module
+    num_heads: int
+    num_kv_heads: int
+    key_dim: int
+    value_dim: int
+    dtype: torch.dtype
+
+    @property
+    def bytes_per_token(self) -> int:
+        return self.num_kv_heads * (self.key_dim + self.value_dim) * self.dtype.itemsize
+
+
+def attach_caches(layers: Sequence[LayerShape], num_blocks: int, block_size: int, device: torch.device) -> None:
+    """Give every layer its caches, `num_blocks` and one more: the block that padding writes to.
+
+    They are buffers of the attention modules, so compiled layers take them as inputs and share one graph.
+    """
+    for layer in layers:
+        for name, dim in (("packed_keys", layer.key_dim), ("packed_values", layer.value_dim)):
+            shape = (num_blocks + 1, layer.num_kv_heads, block_size, dim)
+            # Zeros, not empty: a masked key still meets a weight of zero, and zero times NaN is NaN.
+            cache = torch.zeros(shape, dtype=layer.dtype, device=device)
+            layer.module.register_buffer(name, cache, persistent=False)
+
+
+def detach_caches(layers: Sequence[LayerShape]) -> None:
+    """Undo `attach_caches`."""
+    for layer in layers:
+        for name in ("packed_keys", "packed_values"):
+            layer.module._buffers.pop(name, None)
+            layer.module._non_persistent_buffers_set.discard(name)

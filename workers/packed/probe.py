@@ -1,0 +1,115 @@
+"""Can the hook serve this model? Cheap refusals first, then one packed forward pass against the eager model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from workers.packed.attention import IMPLEMENTATION, AttentionSpec, recording
+from workers.packed.kv_cache import LayerShape
+from workers.packed.sdpa import attend_segment
+
+log = logging.getLogger(__name__)
+
+#: lengths of the two sequences of the self check; the longer one outgrows no positional table in use
+PROBE_LENS = (7, 12)
+#: largest relative error of the logits, by dtype
+TOLERANCE = {torch.float32: 2e-3, torch.float16: 3e-2, torch.bfloat16: 8e-2}
+
+
+class UnsupportedModel(ValueError):
+    """The packed engine cannot serve this model; the message says why."""
+
+
+@contextmanager
+def attention_implementation(model: nn.Module, name: str) -> Iterator[None]:
+    """Run with another attention implementation, and put the old one back."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation(name)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+class LayerRecorder:
+    """Serves the hook from q, k and v alone and notes which layers called, in which order and with what shapes."""
+
+    def __init__(self, lengths: tuple[int, ...]) -> None:
+        self.lengths = lengths
+        self.layers: list[LayerShape] = []
+
+    def __call__(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec) -> Tensor:
+        self.layers.append(LayerShape(module, q.shape[1], k.shape[1], k.shape[2], v.shape[2], k.dtype))
+        parts = zip(*(x.split(list(self.lengths)) for x in (q, k, v)), strict=True)
+        return torch.cat([attend_segment(*part, spec) for part in parts])
+
+
+def probe_ids(model: nn.Module) -> list[Tensor]:
+    """Two short sequences of token ids on the model's device."""
+    vocab = model.config.get_text_config().vocab_size
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(0, vocab, (n,), generator=generator).to(model.device) for n in PROBE_LENS]
+
+
+def eager_logits(model: nn.Module, sequences: list[Tensor]) -> list[Tensor]:
+    """All logits (num_tokens, vocab) of each sequence, one at a time, through the model's own eager attention."""
+    with attention_implementation(model, "eager"), torch.inference_mode():
+        return [model(input_ids=ids[None], use_cache=False).logits[0].float() for ids in sequences]
+
+
+def packed_logits(model: nn.Module, sequences: list[Tensor], recorder: LayerRecorder) -> Tensor:
+    """All logits (num_tokens, vocab) of the sequences in one packed forward pass."""
+    positions = torch.cat([torch.arange(len(ids), device=model.device) for ids in sequences])
+    with attention_implementation(model, IMPLEMENTATION), recording(recorder), torch.inference_mode():
+        return model(input_ids=torch.cat(sequences)[None], position_ids=positions[None], use_cache=False).logits[0]
+
+
+def relative_error(got: Tensor, want: Tensor) -> float:
+    """|got - want| / |want|, and infinity when either is not finite."""
+    error = float((got.float() - want.float()).norm() / want.float().norm().clamp_min(1e-9))
+    return error if error == error else float("inf")
+
+
+def check_logits(got: Tensor, want: Tensor, what: str) -> None:
+    """Raise UnsupportedModel when `got` is further from `want` than rounding explains."""
+    error = relative_error(got, want)
+    limit = max(TOLERANCE.values()) if got.dtype not in TOLERANCE else TOLERANCE[got.dtype]
+    if error > limit:
+        raise UnsupportedModel(f"{what} differ from the eager model: relative error {error:.3g}, limit {limit:.3g}")
+
+
+def probe_layers(model: nn.Module) -> list[LayerShape]:
+    """The attention layers in call order. Raises UnsupportedModel when the hook cannot serve the model."""
+    reason = declared_reason(model)
+    if reason:
+        raise UnsupportedModel(reason)
+    sequences = probe_ids(model)
+    recorder = LayerRecorder(PROBE_LENS)
+    try:
+        want = torch.cat(eager_logits(model, sequences))
+        got = packed_logits(model, sequences, recorder)
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise UnsupportedModel(f"its forward pass does not take packed input: {error}") from error
+    expected = model.config.get_text_config().num_hidden_layers
+    if not recorder.layers:
+        raise UnsupportedModel(f"{type(model).__name__} does not route its attention through the attention interface")
+    if len(recorder.layers) != expected or len({id(layer.module) for layer in recorder.layers}) != expected:
+        raise UnsupportedModel(f"the attention hook ran {len(recorder.layers)} times for {expected} layers")
+    check_logits(got, want, "packed logits")
+    return recorder.layers
+
+
+def declared_reason(model: nn.Module) -> str | None:
+    """What the class and its config already rule out."""
+    config = model.config.get_text_config()
+    if getattr(model.config, "is_encoder_decoder", False):
+        return "it is an encoder-decoder model"
+    foreign = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if foreign:
+        return f"its layers of type {', '.join(sorted(foreign))} keep state the KV cache cannot hold"
+    return None

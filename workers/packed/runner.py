@@ -1,0 +1,87 @@
+"""Runs the model: batches in, sampled tokens out, without waiting for the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from workers.packed.attention import AttentionBackend, computing
+from workers.packed.sampler import Sampler, SamplingMode
+from workers.packed.scheduler import Batch
+from workers.packed.step_tensors import DeviceLanes, StepBuilder, StepTensors
+
+
+@dataclass
+class InFlight:
+    """The tokens of a launched step, on their way to the host. `epochs` say whose tokens they are."""
+
+    lanes: np.ndarray
+    epochs: np.ndarray
+    tokens: Tensor
+    logprobs: Tensor | None
+    done: torch.cuda.Event | None
+
+    def wait(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Tokens and log-probabilities, (num_sampled,) each, once the device is through with them."""
+        if self.done is not None:
+            self.done.synchronize()
+        return self.tokens.numpy(), None if self.logprobs is None else self.logprobs.numpy()
+
+
+def to_host(x: Tensor) -> Tensor:
+    """Start a copy to pinned memory; on a CPU, a copy."""
+    if x.device.type != "cuda":
+        return x.clone()
+    return torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True)
+
+
+class ModelRunner:
+    """Owns the forward pass, the sampler and the device's view of the lanes."""
+
+    def __init__(self, model: nn.Module, backend: AttentionBackend, lanes: DeviceLanes, sampler: Sampler) -> None:
+        self.model = model
+        self.backend = backend
+        self.lanes = lanes
+        self.sampler = sampler
+        self.builder = StepBuilder(lanes)
+        #: rows that graph replays computed for nobody
+        self.num_padding_tokens = 0
+
+    @torch.inference_mode()
+    def launch(self, batch: Batch, epochs: np.ndarray, mode: SamplingMode) -> InFlight:
+        """Start one step; `epochs` (num_sampled,) are handed on to whoever collects it."""
+        if batch.admitted:
+            self.sampler.admit(batch.admitted)
+        tokens, logprobs = self.run(self.builder.build(batch), mode)
+        return self.send_back(batch.sampled_lanes, epochs, tokens, logprobs)
+
+    def run(self, step: StepTensors, mode: SamplingMode) -> tuple[Tensor, Tensor | None]:
+        """Forward and sample one step; the token table takes the new tokens."""
+        logits = self.forward(step)
+        tokens, logprobs = self.sampler.sample(logits, step.sample_lanes, step.sample_positions, mode)
+        self.lanes.tokens[step.sample_lanes] = tokens
+        return tokens, logprobs
+
+    def forward(self, step: StepTensors) -> Tensor:
+        """Logits (num_sampled, vocab) of the rows to sample."""
+        with computing(self.backend, step.attention):
+            return self.model(
+                input_ids=step.input_ids[None],
+                position_ids=step.position_ids[None],
+                use_cache=False,
+                logits_to_keep=step.sample_rows,
+            ).logits[0]
+
+    @staticmethod
+    def send_back(lanes: np.ndarray, epochs: np.ndarray, tokens: Tensor, logprobs: Tensor | None) -> InFlight:
+        """Start the copy of a step's tokens to the host."""
+        host_logprobs = None if logprobs is None else to_host(logprobs)
+        host_tokens = to_host(tokens)
+        done = None
+        if tokens.device.type == "cuda":
+            done = torch.cuda.Event()
+            done.record()
+        return InFlight(lanes, epochs, host_tokens, host_logprobs, done)

@@ -1,0 +1,44 @@
+"""One request on its way through the engine."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from workers.request import Completion, GenerationRequest
+
+
+class Sequence:
+    """A request, the tokens known so far and the blocks it holds.
+
+    `tokens` is what a prefill has to compute: the prompt, and after a preemption the outputs known by then. While
+    the sequence holds a lane, its newest outputs live in the lane table.
+    """
+
+    __slots__ = ("blocks", "keys", "lane", "matcher", "request", "tokens")
+
+    def __init__(self, request: GenerationRequest) -> None:
+        self.request = request
+        self.tokens = np.asarray(request.prompt_ids, dtype=np.int32)
+        self.lane = -1
+        self.blocks: list[int] = []
+        self.keys: list[bytes] | None = None
+        self.matcher = None
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        return len(self.request.prompt_ids)
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.tokens)
+
+    def resume_from(self, outputs: np.ndarray) -> None:
+        """Forget the lane and recompute from the prompt and the `outputs` (num_outputs,) known so far."""
+        self.tokens = np.concatenate([np.asarray(self.request.prompt_ids, dtype=np.int32), outputs])
+        self.keys = None
+        self.lane = -1
+
+    def fail(self, reason: str) -> Completion:
+        """The error completion of this request; `reason` is one short sentence."""
+        empty = np.empty(0, dtype=np.int32)
+        return Completion(id=self.request.id, output_ids=empty, finish_reason="error", error=reason)

@@ -1,0 +1,129 @@
+"""A scheduled batch as device tensors: one buffer, one copy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workers.packed.attention import AttentionStep, PrefillPart
+from workers.packed.scheduler import Batch, PrefillChunk
+
+
+class DeviceLanes:
+    """What the device knows of every lane: its newest token and its blocks. The last lane is for padding."""
+
+    def __init__(self, num_lanes: int, max_blocks: int, block_size: int, device: torch.device) -> None:
+        self.block_size = block_size
+        self.device = device
+        self.tokens = torch.zeros(num_lanes + 1, dtype=torch.int64, device=device)
+        self.tables = torch.zeros(num_lanes + 1, max_blocks, dtype=torch.int32, device=device)
+
+    def place(self, lanes: Tensor, positions: Tensor, blocks: Tensor) -> Tensor:
+        """Note that the token at `positions` of `lanes` lives in `blocks`, all (n,); returns its slots, int64."""
+        self.tables[lanes, positions // self.block_size] = blocks
+        return blocks.long() * self.block_size + positions % self.block_size
+
+
+@dataclass
+class StepTensors:
+    """Inputs of one forward pass over `num_tokens` packed tokens."""
+
+    input_ids: Tensor
+    position_ids: Tensor
+    attention: AttentionStep
+    #: (num_sampled,) rows to keep logits of, their lanes, and the positions the new tokens will have
+    sample_rows: Tensor
+    sample_lanes: Tensor
+    sample_positions: Tensor
+
+
+def upload(arrays: list[np.ndarray], device: torch.device) -> list[Tensor]:
+    """Copy int32 arrays to the device in one transfer that does not wait."""
+    flat = torch.from_numpy(np.concatenate(arrays).astype(np.int32, copy=False))
+    if device.type == "cuda":
+        flat = flat.pin_memory().to(device, non_blocking=True)
+    return list(flat.split([len(array) for array in arrays]))
+
+
+def chunk_slots(chunk: PrefillChunk, positions: np.ndarray, block_size: int) -> np.ndarray:
+    """Slots of the tokens of a chunk, (stop - start,)."""
+    blocks = np.asarray(chunk.sequence.blocks, dtype=np.int32)
+    return blocks[positions // block_size] * block_size + positions % block_size
+
+
+def table_entries(batch: Batch) -> list[np.ndarray]:
+    """(lane, column, block) of every block that the admitted sequences start with, as three arrays."""
+    lanes = [np.full(len(s.blocks), s.lane, dtype=np.int32) for s in batch.admitted]
+    columns = [np.arange(len(s.blocks), dtype=np.int32) for s in batch.admitted]
+    blocks = [np.asarray(s.blocks, dtype=np.int32) for s in batch.admitted]
+    return [np.concatenate(part) for part in (lanes, columns, blocks)]
+
+
+class StepBuilder:
+    """Turns batches into tensors against one set of device lanes."""
+
+    def __init__(self, lanes: DeviceLanes) -> None:
+        self.lanes = lanes
+
+    def build(self, batch: Batch) -> StepTensors:
+        """Tensors of any batch: decodes first, chunks behind them."""
+        if batch.admitted:
+            rows, columns, blocks = upload(table_entries(batch), self.lanes.device)
+            self.lanes.tables[rows.long(), columns.long()] = blocks
+        host = self._host_arrays(batch)
+        sent = dict(zip(host, upload(list(host.values()), self.lanes.device), strict=True))
+        n = len(batch.decode_lanes)
+        lanes, positions = sent["decode_lanes"].long(), sent["positions"].long()
+        decode_slots = self.lanes.place(lanes, positions[:n], sent["decode_blocks"])
+        attention = AttentionStep(
+            slot_mapping=torch.cat([decode_slots, sent["slots"].long()]),
+            tables=self.lanes.tables,
+            block_size=self.lanes.block_size,
+            num_decodes=n,
+            decode_lanes=sent["decode_lanes"],
+            decode_lens=sent["positions"][:n] + 1,
+            max_decode_len=int(batch.positions.max(initial=0)) + 1,
+            prefill=self._prefill_part(batch, sent) if batch.chunks else None,
+        )
+        rows = sent["sample_rows"].long()
+        ids = torch.cat([self.lanes.tokens[lanes], sent["chunk_ids"].long()])
+        return StepTensors(ids, positions, attention, rows, sent["sample_lanes"].long(), positions[rows] + 1)
+
+    def _host_arrays(self, batch: Batch) -> dict[str, np.ndarray]:
+        chunks = batch.chunks
+        empty = np.empty(0, dtype=np.int32)
+        spans = [np.arange(chunk.start, chunk.stop, dtype=np.int32) for chunk in chunks]
+        lens = np.asarray([len(span) for span in spans], dtype=np.int32)
+        ends = len(batch.decode_lanes) + np.cumsum(lens, dtype=np.int32)
+        last = np.asarray([chunk.is_last for chunk in chunks], dtype=bool)
+        size = self.lanes.block_size
+        return {
+            "decode_lanes": batch.decode_lanes,
+            "decode_blocks": batch.blocks,
+            "positions": np.concatenate([batch.positions, *spans]),
+            "slots": np.concatenate([empty, *(chunk_slots(c, s, size) for c, s in zip(chunks, spans, strict=True))]),
+            "chunk_ids": np.concatenate([empty, *(c.sequence.tokens[c.start : c.stop] for c in chunks)]),
+            "chunk_lanes": np.asarray([chunk.lane for chunk in chunks], dtype=np.int32),
+            "context_lens": np.asarray([chunk.stop for chunk in chunks], dtype=np.int32),
+            "cu_seqlens": np.concatenate([np.zeros(1, dtype=np.int32), np.cumsum(lens, dtype=np.int32)]),
+            "sample_rows": np.concatenate([np.arange(len(batch.decode_lanes), dtype=np.int32), ends[last] - 1]),
+            "sample_lanes": batch.sampled_lanes,
+        }
+
+    @staticmethod
+    def _prefill_part(batch: Batch, sent: dict[str, Tensor]) -> PrefillPart:
+        lens = [chunk.stop - chunk.start for chunk in batch.chunks]
+        contexts = [chunk.stop for chunk in batch.chunks]
+        return PrefillPart(
+            cu_seqlens=sent["cu_seqlens"],
+            max_seqlen=max(lens),
+            context_lens=sent["context_lens"],
+            max_context_len=max(contexts),
+            lanes=sent["chunk_lanes"],
+            is_fresh=all(chunk.start == 0 for chunk in batch.chunks),
+            query_lens=lens,
+            host_context_lens=contexts,
+        )
