@@ -1,0 +1,1 @@
+"""Read-only view of jobs and workers: progress, Prometheus metrics, the web page."""

@@ -1,0 +1,11 @@
+"""Offline batch inference over Parquet.
+
+>>> import parquetry
+>>> job = parquetry.run({"task": "generate", "input": {"path": "data/"}, ...})
+>>> job.to_table()
+"""
+
+from parquetry.api import Job, run, submit
+from schemas import __version__
+
+__all__ = ["Job", "__version__", "run", "submit"]

@@ -1,0 +1,110 @@
+"""Rates and the time left, from a job's statuses over time. Pure: it looks at no clock but the statuses' own."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+
+from schemas.states import JobState
+from schemas.status import JobStatus
+
+#: seconds after which a sample weighs 1/e of a fresh one
+SMOOTHING_SECONDS = 20.0
+#: samples older than this are forgotten
+WINDOW_SECONDS = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where a job stands. Rates are None until two samples show movement."""
+
+    rows: int
+    #: rows finished, those inside running shards included
+    rows_done: int
+    error_rows: int
+    rows_per_s: float | None
+    #: prompt and output tokens together
+    tokens_per_s: float | None
+    #: seconds until the last row at the present rate
+    eta_s: float | None
+    #: seconds since the job was registered, up to its end
+    elapsed_s: float
+
+    @property
+    def fraction(self) -> float:
+        """Finished part of the job, in [0, 1]."""
+        return self.rows_done / self.rows if self.rows else 1.0
+
+    @classmethod
+    def of(cls, samples: Sequence[JobStatus]) -> Progress:
+        """Progress at the last of `samples`, which are in time order and of one job; at least one."""
+        last = samples[-1]
+        rate = _mean_rate(last) if last.state.is_final else smoothed_rate(samples)
+        return cls(
+            rows=last.rows,
+            rows_done=finished_rows(last),
+            error_rows=last.error_rows,
+            rows_per_s=rate,
+            tokens_per_s=_tokens_per_s(last, rate),
+            eta_s=_eta(last, rate),
+            elapsed_s=max(0.0, (last.ended or last.now) - last.created),
+        )
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        """Plain data for JSON."""
+        return {**asdict(self), "fraction": self.fraction}
+
+
+class History:
+    """The recent samples of one job."""
+
+    def __init__(self, window_s: float = WINDOW_SECONDS) -> None:
+        self._samples: deque[JobStatus] = deque()
+        self._window_s = window_s
+
+    def add(self, status: JobStatus) -> Progress:
+        """Take a sample and return the progress it makes."""
+        self._samples.append(status)
+        while status.now - self._samples[0].now > self._window_s:
+            self._samples.popleft()
+        return Progress.of(self._samples)
+
+
+def finished_rows(status: JobStatus) -> int:
+    """Committed rows and those finished inside running shards."""
+    return min(status.rows, status.rows_done + status.running_rows)
+
+
+def smoothed_rate(samples: Sequence[JobStatus]) -> float | None:
+    """Rows per second, every interval between samples weighted by its length and by how recent it is.
+
+    Rows a lost shard takes back count as negative, so that doing them again is not counted twice.
+    """
+    rows = seconds = 0.0
+    now = samples[-1].now
+    for earlier, later in pairwise(samples):
+        weight = math.exp((later.now - now) / SMOOTHING_SECONDS)
+        rows += weight * (finished_rows(later) - finished_rows(earlier))
+        seconds += weight * (later.now - earlier.now)
+    return rows / seconds if rows > 0 and seconds > 0 else None
+
+
+def _mean_rate(status: JobStatus) -> float | None:
+    seconds = (status.ended or status.now) - status.created
+    return finished_rows(status) / seconds if seconds > 0 and status.rows_done else None
+
+
+def _tokens_per_s(status: JobStatus, rows_per_s: float | None) -> float | None:
+    # tokens are counted when a shard commits, rows all the time: rows carry the tokens smoothly
+    if rows_per_s is None or not status.rows_done:
+        return None
+    return rows_per_s * (status.prompt_tokens + status.output_tokens) / status.rows_done
+
+
+def _eta(status: JobStatus, rows_per_s: float | None) -> float | None:
+    if status.state is not JobState.RUNNING or rows_per_s is None:
+        return None
+    return (status.rows - finished_rows(status)) / rows_per_s

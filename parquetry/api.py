@@ -1,0 +1,123 @@
+"""The Python API: `submit` a job to a broker's workers, `run` one on this machine, hold it as a `Job`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from parquetry.broker import open_ledger
+from parquetry.spec_file import load_spec
+from schemas.errors import ParquetryError, UnusableEnvironmentError
+from schemas.job import JobSpec
+from schemas.states import JobState
+from schemas.status import JobStatus
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from tasks.ledger import Ledger
+
+#: a JobSpec, the same as plain data, or the path of a spec file
+SpecLike = JobSpec | Mapping[str, Any] | str | Path
+
+
+class JobTimeoutError(ParquetryError, TimeoutError):
+    """Job {job} is still {state} after {seconds:g} s; it goes on, and may be waited for again."""
+
+
+class BrokerGoneError(UnusableEnvironmentError):
+    """Job {job} ran on the broker of its own run, which has ended; call parquetry.run again to continue it."""
+
+
+def submit(spec: SpecLike, *, broker_url: str | None = None) -> Job:
+    """Register a job with the broker (PARQUETRY_BROKER_URL by default); `parquetry worker` processes run it.
+
+    The same spec submitted again is the same job. Raises a BadInputError for a spec that cannot run.
+    """
+    from producers.submission import submit as register
+
+    ledger = open_ledger(broker_url)
+    record = register(as_spec(spec), ledger).record
+    return Job(record.job, record.spec.output.path, ledger)
+
+
+def run(spec: SpecLike, *, workers: int | None = None, show: bool = False) -> Job:
+    """Run a whole job on this machine and return when it has ended. What is done already is not done again.
+
+    Args:
+        spec: the job.
+        workers: CPU engines to start; by default one engine per visible GPU, or one on the CPU.
+        show: draw progress on stderr.
+
+    """
+    from parquetry.run import run_job
+
+    finished = run_job(as_spec(spec), workers=workers, show=show)
+    return Job(finished.status.job, finished.status.output, finished.ledger, finished.status)
+
+
+def as_spec(spec: SpecLike) -> JobSpec:
+    """The validated spec. Raises a BadInputError naming the first thing that is off."""
+    if isinstance(spec, JobSpec):
+        return spec
+    return load_spec(Path(spec)) if isinstance(spec, str | Path) else JobSpec.parse(spec)
+
+
+@dataclass(frozen=True, repr=False)
+class Job:
+    """One job: its state in the broker, its output in storage."""
+
+    id: str
+    #: folder or URI the parts are written to
+    output: str
+    #: None once the broker of a `run` has stopped
+    _ledger: Ledger | None
+    _last: JobStatus | None = None
+
+    def __repr__(self) -> str:
+        return f"Job({self.id!r}, output={self.output!r})"
+
+    def status(self) -> JobStatus:
+        """The job's numbers now; after a `run` on its own broker, its last ones."""
+        if self._ledger is None and self._last is not None:
+            return self._last
+        return self._open_ledger().status(self.id)
+
+    def wait(self, timeout: float | None = None, poll_s: float = 1.0) -> JobStatus:
+        """Block until the job is done, failed or cancelled, and return how it ended. Raises JobTimeoutError."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not (status := self.status()).state.is_final:
+            if deadline is not None and time.monotonic() >= deadline:
+                raise JobTimeoutError(job=self.id, state=status.state, seconds=timeout)
+            time.sleep(poll_s)
+        return status
+
+    def to_table(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """The output committed so far, in input order; the whole of it once the job is done."""
+        from parquetry.output import read_output
+
+        return read_output(self.output, columns)
+
+    def pause(self) -> None:
+        """Stop handing out shards; running ones are given back within a beat."""
+        self._open_ledger().set_state(self.id, JobState.PAUSED)
+
+    def resume(self) -> None:
+        """Go on after a pause or a cancel."""
+        self._open_ledger().set_state(self.id, JobState.RUNNING)
+
+    def cancel(self) -> None:
+        """Stop for good; committed parts stay."""
+        self._open_ledger().set_state(self.id, JobState.CANCELLED)
+
+    def retry(self) -> None:
+        """Queue the failed shards again."""
+        self._open_ledger().retry(self.id)
+
+    def _open_ledger(self) -> Ledger:
+        if self._ledger is None:
+            raise BrokerGoneError(job=self.id)
+        return self._ledger

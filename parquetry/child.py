@@ -1,0 +1,60 @@
+"""How processes of ours are started: leashed to this one, in their own session, with these rooms importable."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def start(command: Sequence[str], log: IO[bytes], **environment: str) -> subprocess.Popen[bytes]:
+    """Start `command` so that it dies with this process, however this process dies.
+
+    The new session keeps a Ctrl-C at the terminal from reaching it: we stop it in our own order.
+    """
+    return subprocess.Popen(
+        [*python("workers.leash"), "--parent", str(os.getpid()), *command],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": _python_path(), **environment},
+    )
+
+
+def python(module: str, *arguments: str) -> list[str]:
+    """The command that runs one of our modules; -P keeps a folder of the user's called `tasks` out of the way."""
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def stop(process: subprocess.Popen[bytes], grace_s: float) -> None:
+    """SIGTERM, then SIGKILL after `grace_s` seconds. An interrupt while waiting kills at once."""
+    process.terminate()
+    try:
+        process.wait(grace_s)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def tail(path: Path, lines: int) -> str:
+    """The last lines of a log, the empty string when there is none."""
+    with suppress(OSError):
+        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+    return ""
+
+
+def _python_path() -> str:
+    inherited = os.environ.get("PYTHONPATH", "")
+    # an installed copy is on the path already; ahead of the standard library it could only do harm
+    roots = [] if ROOT.name in ("site-packages", "dist-packages") else [str(ROOT)]
+    return os.pathsep.join([*roots, *filter(None, [inherited])])

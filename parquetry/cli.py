@@ -1,0 +1,74 @@
+"""The `parquetry` command: parses, calls, and turns every outcome into one exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from parquetry.commands import jobs, node, work
+from schemas import __version__
+from schemas.errors import ExitCode, ParquetryError
+
+app = typer.Typer(
+    name="parquetry",
+    help="Offline batch inference over Parquet: every input row exactly once.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+work.register(app)
+jobs.register(app)
+node.register(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"parquetry {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Taken by main() before the commands are parsed; here for --help."""
+
+
+def main() -> NoReturn:
+    """Run the command line and exit; every exit code is decided here."""
+    # --debug is welcome anywhere on the line
+    debug = "--debug" in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    # a plain kill stops in the same order as Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        app()
+    except Exception as error:
+        # the last resort of the process: whatever is not caught here is a traceback
+        if debug:
+            raise
+        code = _explain(error)
+    sys.exit(code)
+
+
+def _explain(error: Exception) -> ExitCode:
+    if isinstance(error, ParquetryError):
+        print(f"parquetry: {error}", file=sys.stderr)
+        return error.exit_code
+    if isinstance(error, BrokenPipeError):
+        # whoever read our output has left; the interpreter must not try to flush it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.DONE
+    print(
+        f"parquetry: unexpected {type(error).__name__}: {error}; run it again with --debug for the traceback.",
+        file=sys.stderr,
+    )
+    return ExitCode.UNUSABLE_ENVIRONMENT

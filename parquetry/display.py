@@ -1,0 +1,135 @@
+"""How statuses, workers and sample rows look in a terminal. Text from data is shown, never obeyed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from monitor.progress import Progress
+from schemas.states import JobState
+from schemas.status import JobStatus, WorkerStatus
+
+STATE_STYLES = {
+    JobState.RUNNING: "cyan",
+    JobState.PAUSED: "yellow",
+    JobState.CANCELLED: "yellow",
+    JobState.DONE: "green",
+    JobState.FAILED: "red",
+}
+MAX_CELL = 200
+SHOWN_FAILURES = 5
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that interprets no markup, emoji codes or highlighting in what it prints."""
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def print_json(data: Any) -> None:
+    """One JSON document on stdout."""
+    print(json.dumps(data, ensure_ascii=False, indent=2, default=str))
+
+
+def safe_text(value: Any, limit: int = MAX_CELL) -> str:
+    """`value` on one line, without control characters that a terminal would act on, at most `limit` characters."""
+    text = "" if value is None else str(value)
+    text = text if len(text) <= limit else text[: limit - 3] + "..."
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def duration(seconds: float | None) -> str:
+    """1 h 02 min, 3 min 20 s, 4.2 s; a dash for None."""
+    if seconds is None:
+        return "-"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def number(value: float | None) -> str:
+    """12,345 or 3.4; a dash for None."""
+    if value is None:
+        return "-"
+    return f"{value:,.1f}" if value < 10 and not float(value).is_integer() else f"{value:,.0f}"
+
+
+def jobs_table(jobs: Iterable[JobStatus]) -> Table:
+    """One line a job."""
+    table = Table("job", "state", "rows", "error rows", "shards", "failed", "output", box=None, pad_edge=False)
+    for job in jobs:
+        table.add_row(
+            Text(job.job),
+            Text(job.state.value, STATE_STYLES[job.state]),
+            f"{job.rows_done:,} of {job.rows:,}",
+            f"{job.error_rows:,}",
+            f"{job.shards_done:,} of {job.shards:,}",
+            f"{job.shards_failed:,}",
+            Text(safe_text(job.output)),
+        )
+    return table
+
+
+def workers_table(workers: Iterable[WorkerStatus]) -> Table:
+    """One line a worker."""
+    table = Table("worker", "device", "queue", "slots", "model", box=None, pad_edge=False)
+    for worker in workers:
+        cells = (worker.worker, worker.device, worker.queue, str(worker.slots), worker.model or "-")
+        table.add_row(*(Text(safe_text(cell)) for cell in cells))
+    return table
+
+
+def status_table(status: JobStatus, progress: Progress) -> Table:
+    """One job's numbers, a name and a value a line."""
+    table = Table("", "", box=None, show_header=False, pad_edge=False)
+    for name, value in _numbers(status, progress).items():
+        table.add_row(Text(name, "dim"), Text(safe_text(value)))
+    return table
+
+
+def _numbers(status: JobStatus, progress: Progress) -> dict[str, str]:
+    waiting = f"{status.shards_running:,} running, {status.shards_pending:,} waiting, {status.shards_failed:,} failed"
+    return {
+        "job": status.job,
+        "state": status.state.value,
+        "task": f"{status.task} with {status.model}",
+        "rows": f"{status.rows_done:,} of {status.rows:,}, {status.error_rows:,} of them error rows",
+        "shards": f"{status.shards_done:,} of {status.shards:,} done, {waiting}",
+        "tokens": f"{status.prompt_tokens:,} prompt, {status.output_tokens:,} output",
+        "speed": f"{number(progress.rows_per_s)} rows/s, {number(progress.tokens_per_s)} tokens/s",
+        "time": f"{duration(progress.elapsed_s)} so far, {duration(progress.eta_s)} left",
+        "retries": f"{status.retries:,}",
+        "queue": f"{status.queue}, priority {status.priority}",
+        "output": status.output,
+    }
+
+
+def failure_lines(status: JobStatus) -> list[str]:
+    """Why shards failed, the first few of them."""
+    lines = [f"shard {f.shard}: {safe_text(f.reason)} ({f.attempts} attempts)" for f in status.failures]
+    more = len(lines) - SHOWN_FAILURES
+    return lines[:SHOWN_FAILURES] + ([f"and {more} more"] if more > 0 else [])
+
+
+def sample_table(rows: pa.Table) -> Table:
+    """Rows of the output, long cells cut."""
+    table = Table(*(Text(name) for name in rows.column_names), show_lines=True)
+    for row in rows.to_pylist():
+        table.add_row(*(Text(_cell(value)) for value in row.values()))
+    return table
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list) and len(value) > 4:
+        return safe_text(f"[{', '.join(f'{_cell(item)}' for item in value[:3])}, ... {len(value)} values]")
+    return safe_text(f"{value:.4g}" if isinstance(value, float) else value)

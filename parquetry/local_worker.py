@@ -1,0 +1,80 @@
+"""The worker node that `run` starts beside itself, watched and restarted while it is needed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from parquetry import child
+from schemas.errors import UnusableEnvironmentError
+from schemas.settings import settings
+
+#: deaths without a committed row in between after which we give up
+MAX_DEATHS = 3
+RESTART_SECONDS = 1.0
+LOG_LINES = 15
+#: what a draining worker may take beyond its own drain time
+STOP_MARGIN_SECONDS = 15.0
+
+
+class WorkerDiedError(UnusableEnvironmentError):
+    """The worker ended {deaths} times in a row (last exit code {code}); its log {log} ends with:
+    {tail}"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerCommand:
+    """What to start: a node that serves `queue` of the broker at `url`."""
+
+    url: str
+    queue: str
+    #: engines on the CPU; None lets the node take every visible GPU, or the CPU once
+    cpu_engines: int | None = None
+
+    def arguments(self) -> list[str]:
+        """The command line."""
+        cpu = [] if self.cpu_engines is None else ["--cpu-engines", str(self.cpu_engines)]
+        return child.python("parquetry", "worker", "--queues", self.queue, *cpu)
+
+
+class LocalWorker:
+    """A leashed `parquetry worker`. Leaving the context drains it."""
+
+    def __init__(self, command: WorkerCommand, log: Path) -> None:
+        self._command = command
+        self._log = log
+        self._deaths = 0
+        self._rows_at_death = 0
+
+    def __enter__(self) -> Self:
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        self._process = self._start("wb")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        child.stop(self._process, settings().drain_seconds + STOP_MARGIN_SECONDS)
+
+    def revive(self, rows_done: int) -> None:
+        """Start the worker again if it has died. Raises WorkerDiedError when it dies without getting anywhere."""
+        code = self._process.poll()
+        if code is None:
+            return
+        self._deaths = self._deaths + 1 if rows_done <= self._rows_at_death or not self._deaths else 1
+        self._rows_at_death = rows_done
+        if self._deaths >= MAX_DEATHS:
+            raise WorkerDiedError(deaths=self._deaths, code=code, log=self._log, tail=child.tail(self._log, LOG_LINES))
+        time.sleep(RESTART_SECONDS)
+        self._process = self._start("ab")
+
+    def _start(self, mode: str) -> subprocess.Popen[bytes]:
+        with self._log.open(mode) as sink:
+            return child.start(self._command.arguments(), sink, PARQUETRY_BROKER_URL=self._command.url)
+
+
+def log_path(job: str) -> Path:
+    """Where the worker of a `run` of this job logs; one file a process, so that two runs do not mix."""
+    return settings().state_dir / "logs" / f"{job}.{os.getpid()}.log"

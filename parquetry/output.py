@@ -1,0 +1,53 @@
+"""Reads a job's committed parts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas.errors import BadInputError
+from schemas.location import Location
+from schemas.storage import Storage, open_storage
+
+_PART = re.compile(r"part-\d{8,}\.parquet")
+
+
+class NoOutputError(BadInputError):
+    """There is no committed part in {path} yet."""
+
+
+def read_output(path: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Every committed part, in row order. Raises NoOutputError when there is none."""
+    storage = open_storage(Location.parse(path))
+    tables = [_read(storage, part, columns) for part in part_names(storage)]
+    if not tables:
+        raise NoOutputError(path=path)
+    # each part says in its metadata which shard it is; the table is of them all
+    return pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
+
+
+def head(path: str, rows: int) -> pa.Table | None:
+    """The first rows of the first part, None when there is none."""
+    storage = open_storage(Location.parse(path))
+    names = part_names(storage)
+    return _first_rows(storage, names[0], rows) if names else None
+
+
+def part_names(storage: Storage) -> list[str]:
+    """Names of the committed parts, by shard."""
+    return sorted(entry.path for entry in storage.list("part-") if _PART.fullmatch(entry.path))
+
+
+def _read(storage: Storage, name: str, columns: Sequence[str] | None) -> pa.Table:
+    with storage.open(name) as source:
+        return pq.read_table(source, columns=list(columns) if columns is not None else None)
+
+
+def _first_rows(storage: Storage, name: str, rows: int) -> pa.Table:
+    with storage.open(name) as source:
+        file = pq.ParquetFile(source)
+        batch = next(file.iter_batches(batch_size=rows), None)
+        return pa.Table.from_batches([batch] if batch is not None else [], schema=file.schema_arrow).slice(0, rows)

@@ -1,0 +1,90 @@
+"""One job from start to end on this machine: a broker, a worker, the job, its progress."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from parquetry.bars import Display, Silent, live_display
+from parquetry.broker import open_ledger
+from parquetry.display import console
+from parquetry.embedded import embedded_server
+from parquetry.local_worker import LocalWorker, WorkerCommand, log_path
+from schemas.job import JobSpec
+from schemas.settings import settings
+from schemas.states import JobState
+from schemas.status import JobStatus
+
+if TYPE_CHECKING:
+    from tasks.ledger import Ledger
+
+POLL_SECONDS = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedRun:
+    """How a run ended."""
+
+    status: JobStatus
+    #: rows this run itself added; 0 when everything was there already
+    rows_added: int
+    seconds: float
+    #: the configured broker's ledger, None when the run had a broker of its own
+    ledger: Ledger | None
+
+
+def run_job(spec: JobSpec, *, workers: int | None = None, show: bool = False) -> FinishedRun:
+    """Run `spec` to its end. Raises BadInputError before anything is written, WorkerDiedError when nothing works.
+
+    An interrupt drains the worker and leaves a state from which the same call continues.
+    """
+    from producers.submission import submit
+
+    started = time.monotonic()
+    with broker() as (url, ledger):
+        job = submit(spec, ledger).job
+        before = take_up(ledger, job)
+        command = WorkerCommand(url=url, queue=before.queue, cpu_engines=workers)
+        after = before if before.state.is_final else follow(ledger, job, command, show=show)
+        return FinishedRun(
+            status=after,
+            rows_added=after.rows_done - before.rows_done,
+            seconds=time.monotonic() - started,
+            ledger=ledger if settings().broker_url else None,
+        )
+
+
+@contextmanager
+def broker() -> Iterator[tuple[str, Ledger]]:
+    """The configured broker, or an embedded one for as long as the context lasts."""
+    with ExitStack() as stack:
+        url = settings().broker_url or stack.enter_context(embedded_server())
+        yield url, open_ledger(url)
+
+
+def take_up(ledger: Ledger, job: str) -> JobStatus:
+    """Running a job means wanting it done: one that was paused, cancelled or failed is taken up again."""
+    status = ledger.status(job)
+    if status.state in (JobState.PAUSED, JobState.CANCELLED):
+        ledger.set_state(job, JobState.RUNNING)
+    elif status.state is JobState.FAILED:
+        ledger.retry(job)
+    else:
+        return status
+    return ledger.status(job)
+
+
+def follow(ledger: Ledger, job: str, command: WorkerCommand, *, show: bool) -> JobStatus:
+    """Keep a worker alive and show progress until the job has ended."""
+    display: Display = live_display(console(stderr=True)) if show else Silent()
+    with LocalWorker(command, log_path(job)) as worker, display:
+        while True:
+            status = ledger.status(job)
+            display.show(status)
+            if status.state.is_final:
+                return status
+            worker.revive(status.rows_done)
+            time.sleep(POLL_SECONDS)

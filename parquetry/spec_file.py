@@ -1,0 +1,107 @@
+"""Reads a job spec from a YAML or JSON file and applies `--set a.b=c`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from schemas.errors import BadInputError, SpecNotFoundError, SpecSyntaxError
+from schemas.job import JobSpec
+
+
+class OverrideError(BadInputError):
+    """The override --set {text} is not usable: {reason}."""
+
+
+def load_spec(path: Path, overrides: Iterable[str] = ()) -> JobSpec:
+    """The validated spec of `path`, each override applied in turn. Raises a BadInputError naming what is off."""
+    data = read_mapping(path)
+    for text in overrides:
+        apply_override(data, text)
+    return JobSpec.parse(data)
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The file's top-level mapping: JSON when it is called .json, YAML otherwise."""
+    text = _read_text(path)
+    data = _parse_json(path, text) if path.suffix.lower() == ".json" else _parse_yaml(path, text)
+    if not isinstance(data, dict):
+        kind = "nothing" if data is None else f"a {type(data).__name__}"
+        raise SpecSyntaxError(path=path, reason=f"it holds {kind}, not keys and values such as `task: generate`")
+    return data
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise SpecNotFoundError(path=path) from None
+    except UnicodeDecodeError as error:
+        raise SpecSyntaxError(path=path, reason=f"byte {error.start} is not UTF-8") from None
+    except OSError as error:
+        raise SpecSyntaxError(path=path, reason=f"it cannot be read ({error.strerror})") from None
+
+
+def _parse_json(path: Path, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise SpecSyntaxError(path=path, reason=f"line {error.lineno}, column {error.colno}: {error.msg}") from None
+
+
+def _parse_yaml(path: Path, text: str) -> Any:
+    try:
+        # _UniqueKeys is a SafeLoader: it builds plain data only
+        return yaml.load(text, Loader=_UniqueKeys)  # noqa: S506
+    except yaml.YAMLError as error:
+        raise SpecSyntaxError(path=path, reason=_describe(error)) from None
+
+
+def _describe(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = " ".join(str(getattr(error, "problem", None) or error).split())
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else problem
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key given twice, which plain YAML loading would settle silently in favour of the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} is given twice", key.start_mark
+                )
+            seen.add(key.value if isinstance(key.value, str) else repr(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def apply_override(data: dict[str, Any], text: str) -> None:
+    """Put `a.b=c` into `data`, where c is read as YAML. Sections that are missing or empty are made."""
+    name, separator, value = text.partition("=")
+    *sections, key = name.strip().split(".")
+    if not separator or not key or not all(sections):
+        raise OverrideError(text=repr(text), reason="write it as key=value, for example model.quantization=nf4")
+    for section in sections:
+        data = _section(data, section, text)
+    data[key] = _value(value, text)
+
+
+def _section(data: dict[str, Any], name: str, text: str) -> dict[str, Any]:
+    if data.get(name) is None:
+        data[name] = {}
+    if not isinstance(data[name], dict):
+        raise OverrideError(text=repr(text), reason=f"{name} is {data[name]!r} in the spec, not a section")
+    return data[name]
+
+
+def _value(value: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise OverrideError(text=repr(text), reason=_describe(error)) from None

@@ -1,0 +1,63 @@
+"""`plan`: the numbers, and with --rows a few rows run for real into a folder that is thrown away."""
+
+from __future__ import annotations
+
+import tempfile
+from typing import TYPE_CHECKING, Any
+
+from parquetry.display import console, print_json, safe_text, sample_table
+from schemas.job import JobSpec
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from producers.planning import Plan
+
+
+def trial(spec: JobSpec, rows: int) -> pa.Table:
+    """The output of the first `rows` rows, run with an embedded broker and one worker."""
+    from parquetry.output import read_output
+    from parquetry.run import run_job
+
+    with tempfile.TemporaryDirectory(prefix="parquetry-trial-") as folder:
+        run_job(limited(spec, rows, folder), show=True)
+        return read_output(folder)
+
+
+def limited(spec: JobSpec, rows: int, folder: str) -> JobSpec:
+    """`spec` on its first rows only, written to `folder`; nobody is notified."""
+    limit = min(rows, spec.input.limit or rows)
+    return spec.model_copy(
+        update={
+            "input": spec.input.model_copy(update={"limit": limit}),
+            "output": spec.output.model_copy(update={"path": folder}),
+            "notify": [],
+        }
+    )
+
+
+def print_plan(plan: Plan, sample: pa.Table | None, *, as_json: bool) -> None:
+    """The plan line by line, then the sample; or both as JSON."""
+    numbers = plan_as_dict(plan)
+    if as_json:
+        print_json(numbers if sample is None else {**numbers, "sample": sample.to_pylist()})
+        return
+    screen = console()
+    width = max(map(len, numbers))
+    for name, value in numbers.items():
+        screen.print(f"{name.replace('_', ' '):<{width}}  {_shown(value)}")
+    if sample is not None:
+        screen.print(sample_table(sample))
+
+
+def plan_as_dict(plan: Plan) -> dict[str, Any]:
+    """The plan's fields as plain data."""
+    return plan.model_dump(mode="json")
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return safe_text(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
