@@ -36,6 +36,8 @@ class Settings(BaseSettings):
     reconcile_seconds: float = Field(5.0, gt=0)
     #: lost leases after which a shard is quarantined
     max_attempts: int = Field(3, ge=1)
+    #: a waiting job gets the next shard of its priority after this long, even when that costs a model load
+    starvation_seconds: float = Field(300.0, gt=0)
     shards_in_flight: int = Field(2, ge=1, le=64)
     #: embedded server, engine sockets, converted models
     state_dir: Path = Field(default_factory=lambda: Path.home() / ".cache" / "parquetry")
@@ -52,6 +54,8 @@ class Settings(BaseSettings):
     #: operator's permission to run code that comes with a model
     trust_remote_code: bool = False
     dashboard_token: str | None = None
+    #: for tests: faults at named steps, as in "publish:kill,commit:raise:2"
+    failpoints: str = ""
     log_level: str = Field("INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
 
     @field_validator("broker_url")

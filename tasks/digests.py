@@ -1,0 +1,34 @@
+"""Digests of committed parts: what the manifest needs and the storage does not tell, 40 bytes a shard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import redis
+
+from schemas.manifest import PartRecord
+from tasks.claim import Digest
+from tasks.keys import DIGESTS_PER_KEY, Keys
+
+
+class Digests:
+    """Reads digests by the thousand; commit.lua writes them one by one."""
+
+    def __init__(self, client: redis.Redis, keys: Keys) -> None:
+        self._client = client
+        self._keys = keys
+
+    def put(self, job: str, parts: Iterable[PartRecord]) -> None:
+        """Note parts that were committed before the job was registered here."""
+        with self._client.pipeline(transaction=False) as pipe:
+            for part in parts:
+                offset = part.shard % DIGESTS_PER_KEY * Digest.num_bytes
+                pipe.setrange(self._keys.digests(job, part.shard), offset, Digest.of(part).pack())
+            pipe.execute()
+
+    def read(self, job: str, num_shards: int) -> Iterator[Digest | None]:
+        """One a shard in order; None where nothing is known."""
+        for first in range(0, num_shards, DIGESTS_PER_KEY):
+            chunk = self._client.execute_command("GET", self._keys.digests(job, first), NEVER_DECODE=True) or b""
+            for index in range(min(DIGESTS_PER_KEY, num_shards - first)):
+                yield Digest.unpack(chunk[index * Digest.num_bytes : (index + 1) * Digest.num_bytes])

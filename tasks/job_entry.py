@@ -1,0 +1,76 @@
+"""A job as the ledger keeps it: the fields of its ctl hash, written at registration and read back as JobStatus."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from schemas.manifest import JobRecord
+from schemas.states import JobState
+from schemas.status import JobStatus, ShardFailure
+from tasks.claim import CommittedPart
+
+#: how many failures a status carries
+MAX_FAILURES = 50
+
+
+def model_key(record: JobRecord) -> str:
+    """Equal for jobs that one loaded engine can serve."""
+    parts = [record.model_path, record.spec.task, record.spec.model.model_dump(mode="json")]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def ctl_fields(record: JobRecord, queue: str, done: Sequence[CommittedPart]) -> dict[str, Any]:
+    """What registration writes; state and times are added on the server."""
+    return {
+        "task": record.spec.task,
+        "model": record.spec.model.id,
+        "model_key": model_key(record),
+        "output": record.spec.output.path,
+        "queue": queue,
+        "priority": record.spec.priority,
+        "shards": record.plan.num_shards,
+        "rows": record.plan.num_rows,
+        "done": len(done),
+        "rows_done": sum(entry.part.rows for entry in done),
+        "error_rows": sum(entry.part.error_rows for entry in done),
+        "prompt_tokens": sum(entry.counts.prompt_tokens for entry in done),
+        "output_tokens": sum(entry.counts.output_tokens for entry in done),
+    }
+
+
+def pairs(flat: Iterable[Any]) -> dict[str, Any]:
+    """Field, value, field, value ... as a dict."""
+    items = iter(flat)
+    return dict(zip(items, items, strict=True))
+
+
+def read_status(job: str, reply: list[Any]) -> JobStatus:
+    """The reply of status.lua as a JobStatus."""
+    now, running, failed, rows, _tokens, flat, failures = reply
+    ctl = pairs(flat)
+    shards, done = int(ctl["shards"]), int(ctl["done"])
+    return JobStatus(
+        job=job,
+        state=JobState(ctl["state"]),
+        **{name: ctl[name] for name in ("task", "model", "output", "queue")},
+        **{name: int(ctl[name]) for name in ("priority", "rows", "rows_done", "error_rows", "retries")},
+        **{name: int(ctl[name]) for name in ("prompt_tokens", "output_tokens")},
+        created=int(ctl["created"]) / 1000,
+        now=now / 1000,
+        ended=int(ctl["ended"]) / 1000 if "ended" in ctl else None,
+        shards=shards,
+        shards_done=done,
+        shards_running=running,
+        shards_failed=failed,
+        shards_pending=max(0, shards - done - running - failed),
+        running_rows=rows,
+        failures=tuple(_failure(shard, text) for shard, text in pairs(failures).items()),
+    )
+
+
+def _failure(shard: str, text: str) -> ShardFailure:
+    attempts, _, reason = text.partition(":")
+    return ShardFailure(shard=int(shard), attempts=int(attempts), reason=reason)

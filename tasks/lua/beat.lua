@@ -1,0 +1,21 @@
+-- Renew a lease and note how far its shard is. Returns "OK", "LOST" or "CANCEL".
+-- A paused job lets its running shards finish, so it answers OK.
+--
+-- KEYS[1] <p>{job}:ctl    HASH  state
+-- KEYS[3] <p>{job}:lease  ZSET  leased shard -> deadline in ms
+-- KEYS[4] <p>{job}:tok    HASH  leased shard -> "fence:worker"
+-- KEYS[8] <p>{job}:run    HASH  leased shard -> "rows:tokens" finished so far
+--
+-- ARGV[1] shard   ARGV[2] "fence:worker"   ARGV[3] ttl in ms   ARGV[4] rows   ARGV[5] tokens
+local shard = ARGV[1]
+if redis.call('HGET', KEYS[4], shard) ~= ARGV[2] then
+  return 'LOST'
+end
+if redis.call('HGET', KEYS[1], 'state') == 'cancelled' then
+  return 'CANCEL'
+end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('ZADD', KEYS[3], now + ARGV[3], shard)
+redis.call('HSET', KEYS[8], shard, ARGV[4] .. ':' .. ARGV[5])
+return 'OK'

