@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from producers.footers import FileFacts, read_facts
-from producers.listing import FoundFile, find_files
+from producers.listing import find_files
 from schemas.errors import EmptyInputError, MixedSchemasError
-from schemas.formats import format_of
 from schemas.job import InputSpec
 from schemas.shard import InputFile
 
@@ -43,7 +42,7 @@ def find_inputs(spec: InputSpec) -> InputTable:
     Raises InputNotFoundError, EmptyInputError, UnreadableFileError and MixedSchemasError, each naming its file.
     Columns of `spec.columns` that no file has are not in the schema.
     """
-    found = [file for file in find_files(spec.path) if not _is_blank(file)]
+    found = [file for file in find_files(spec.path) if not file.is_blank]
     with ThreadPoolExecutor(_NUM_READERS) as readers:
         facts = list(readers.map(lambda file: read_facts(file, spec.columns), found))
     num_rows = sum(fact.num_rows for fact in facts)
@@ -55,11 +54,6 @@ def find_inputs(spec: InputSpec) -> InputTable:
         group_rows=[fact.group_rows for fact in facts],
         row_bytes=sum(fact.data_bytes for fact in facts) / num_rows,
     )
-
-
-def _is_blank(file: FoundFile) -> bool:
-    # a text file of no bytes has no rows, and no columns to compare
-    return file.entry.size == 0 and format_of(file.path) != "parquet"
 
 
 def _input_file(facts: FileFacts) -> InputFile:

@@ -76,6 +76,11 @@ class FoundFile:
     def path(self) -> str:
         return str(self.location)
 
+    @property
+    def is_blank(self) -> bool:
+        """A text file of no bytes: it has no rows, and no columns to compare."""
+        return self.entry.size == 0 and format_of(self.path) != "parquet"
+
 
 def find_files(paths: str | list[str]) -> list[FoundFile]:
     """The files of all items, each once, sorted by path. Raises InputNotFoundError for an item that has none."""

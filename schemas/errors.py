@@ -106,8 +106,20 @@ class OutputTakenError(BadInputError):
     """The output {path} belongs to another job ({job}); choose another folder, or submit the spec it was made with."""
 
 
+class OutputNotEmptyError(BadInputError):
+    """The output {path} holds files that no job wrote ({files}); choose an empty or a new folder."""
+
+
+class OutputLostError(BadInputError):
+    """The queue knows job {job}, but its output {path} is gone; put it back, or choose another output folder."""
+
+
 class OutputInsideInputError(BadInputError):
     """The output {path} lies inside the input {input}; choose a folder outside it."""
+
+
+class InputReplacedError(BadInputError):
+    """The input is not what job {job} in {path} was submitted with: {difference}. Choose a new output folder for it."""
 
 
 class InputChangedError(PermanentError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,13 +45,13 @@ def test_every_row_is_in_one_shard(group_rows, rows, limit):
     bounds = cut(group_rows, rows, limit)
     assert bounds[0] == 0
     assert bounds[-1] == (total if limit is None else min(total, limit))
-    assert all(low < high for low, high in zip(bounds, bounds[1:], strict=False))
+    assert all(low < high for low, high in pairwise(bounds))
 
 
 @given(GROUPS, st.integers(1, 3_000))
 def test_shards_have_about_the_size_asked_for(group_rows, rows):
     bounds = cut(group_rows, rows)
-    sizes = [high - low for low, high in zip(bounds, bounds[1:], strict=False)]
+    sizes = [high - low for low, high in pairwise(bounds)]
     assert all(size <= rows * (1 + TOLERANCE) for size in sizes)
     assert all(size >= rows * (1 - TOLERANCE) for size in sizes[:-1])
 

@@ -1,0 +1,49 @@
+"""The output folder before a job runs: whose it is, and that nothing in it can be mistaken for a part."""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+
+from producers.listing import Source
+from schemas.errors import OutputInsideInputError, OutputNotEmptyError, OutputTakenError
+from schemas.job import JobSpec
+from schemas.location import Location
+from schemas.manifest import ATTEMPTS_FOLDER, FORMAT_VERSION, JOB_FILE, JobRecord
+from schemas.storage import Storage
+
+_MAX_NAMED = 3
+
+
+def read_record(storage: Storage) -> JobRecord | None:
+    """The job whose output this is, None when it is nobody's. Raises OutputTakenError when that cannot be told."""
+    data = storage.try_read(JOB_FILE)
+    if data is None:
+        return None
+    try:
+        record = JobRecord.model_validate_json(data)
+    except ValidationError:
+        raise OutputTakenError(path=storage.root, job=f"its {JOB_FILE} is not readable by this version") from None
+    if record.version != FORMAT_VERSION:
+        raise OutputTakenError(path=storage.root, job=f"{record.job}, format version {record.version}")
+    return record
+
+
+def require_empty(storage: Storage) -> None:
+    """Raise OutputNotEmptyError when the folder holds files; hidden ones and old attempts do not count."""
+    foreign = [entry.path for entry in storage.list() if not _is_harmless(entry.path)]
+    if foreign:
+        more = f" and {len(foreign) - _MAX_NAMED} more" if len(foreign) > _MAX_NAMED else ""
+        raise OutputNotEmptyError(path=storage.root, files=", ".join(foreign[:_MAX_NAMED]) + more)
+
+
+def _is_harmless(path: str) -> bool:
+    return path.startswith((".", f"{ATTEMPTS_FOLDER}/"))
+
+
+def require_outside_input(spec: JobSpec) -> None:
+    """Raise OutputInsideInputError when parts written to the output would be read as input the next time."""
+    output = Location.parse(spec.output.path)
+    paths = [spec.input.path] if isinstance(spec.input.path, str) else spec.input.path
+    inside = next((text for text in paths if Source.parse(text).may_hold(output)), None)
+    if inside is not None:
+        raise OutputInsideInputError(path=output, input=inside)

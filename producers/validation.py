@@ -1,0 +1,134 @@
+"""Everything that can be known to be wrong with a job before anything of it is written or queued."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pyarrow as pa
+
+from producers.inputs import InputTable, find_inputs
+from producers.output_folder import require_outside_input
+from schemas.columns import reserved_names
+from schemas.errors import InvalidValueError, MissingColumnError, UnsupportedOptionError, suggestion
+from schemas.job import JobSpec
+from workers.chat import ChatTemplate
+from workers.checkpoint import Checkpoint
+from workers.prompts import Template
+
+#: options of the job spec that are refused for now, when they are set, and why
+_UNSUPPORTED: tuple[tuple[str, Callable[[JobSpec], object], str], ...] = (
+    (
+        "generation.json_schema",
+        lambda spec: spec.generation.json_schema,
+        "this version cannot constrain what a model writes; ask for JSON in the prompt",
+    ),
+    (
+        "generation.regex",
+        lambda spec: spec.generation.regex,
+        "this version cannot constrain what a model writes; describe the format in the prompt",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class CheckedJob:
+    """A spec that can run, and what was found while checking it."""
+
+    spec: JobSpec
+    table: InputTable
+    checkpoint: Checkpoint
+
+
+def validate(spec: JobSpec) -> CheckedJob:
+    """Check options, locations, columns, template and model, the cheap things first. Writes nothing.
+
+    Raises the BadInputError of the first thing that is off; StorageError when the input cannot be reached.
+    """
+    _check_options(spec)
+    template = _template_variables(spec)
+    require_outside_input(spec)
+    table = find_inputs(spec.input)
+    _check_columns(spec, table.schema, template)
+    return CheckedJob(spec, table, _check_model(spec))
+
+
+def _check_options(spec: JobSpec) -> None:
+    for option, is_set, reason in _UNSUPPORTED:
+        if is_set(spec):
+            raise UnsupportedOptionError(option=option, reason=reason)
+    _require_distinct("input.columns", spec.input.columns)
+    _require_distinct("output.keep", spec.output.keep)
+
+
+def _require_distinct(key: str, names: list[str] | None) -> None:
+    twice = next((name for name, times in Counter(names or ()).items() if times > 1), None)
+    if twice is not None:
+        raise InvalidValueError(key=key, value=names, reason=f"it names {twice!r} more than once")
+
+
+def _template_variables(spec: JobSpec) -> Iterable[str]:
+    if spec.task != "generate" or spec.prompt.template is None:
+        return ()
+    return sorted(Template.parse(spec.prompt.template).variables)
+
+
+def _check_columns(spec: JobSpec, schema: pa.Schema, template: Iterable[str]) -> None:
+    wanted = [
+        *((name, "input.columns") for name in spec.input.columns or ()),
+        *((name, "output.keep") for name in spec.output.keep or ()),
+        *spec.needed_columns.items(),
+        *((name, "prompt.template") for name in template),
+    ]
+    for name, where in wanted:
+        if name not in schema.names:
+            near = suggestion(name, schema.names)
+            raise MissingColumnError(where=where, column=name, suggestion=near, columns=", ".join(schema.names))
+    _check_names(spec, schema)
+    if spec.task == "generate" and spec.prompt.messages:
+        _check_messages(spec.prompt.messages, schema.field(spec.prompt.messages).type)
+
+
+def _check_names(spec: JobSpec, schema: pa.Schema) -> None:
+    kept = schema.names if spec.output.keep is None else spec.output.keep
+    taken = sorted(set(kept) & reserved_names(spec))
+    if taken:
+        reason = f"the output has a column {taken[0]!r} of its own; list only other columns in output.keep"
+        raise InvalidValueError(key="output.keep", value=spec.output.keep or "not set", reason=reason)
+
+
+def _check_messages(column: str, kind: pa.DataType) -> None:
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind)
+    if not (is_text or (is_list and pa.types.is_struct(kind.value_type))):
+        reason = f"the column is {kind}; messages are a list of structs with role and content, or the same as JSON text"
+        raise InvalidValueError(key="prompt.messages", value=repr(column), reason=reason)
+
+
+def _check_model(spec: JobSpec) -> Checkpoint:
+    checkpoint = Checkpoint.resolve(spec.model)
+    if spec.task == "generate":
+        _check_window(spec, checkpoint)
+        ChatTemplate.of(checkpoint, spec.prompt, now=datetime.now(UTC))
+    if spec.task == "classify":
+        _check_labels(spec, checkpoint)
+    return checkpoint
+
+
+def _check_window(spec: JobSpec, checkpoint: Checkpoint) -> None:
+    asked, window = spec.generation.max_new_tokens, checkpoint.context_window
+    if asked >= window:
+        reason = f"the model's context window is {window} tokens, and the prompt needs some of them"
+        raise InvalidValueError(key="generation.max_new_tokens", value=asked, reason=reason)
+
+
+def _check_labels(spec: JobSpec, checkpoint: Checkpoint) -> None:
+    labels, count = spec.classify.labels, checkpoint.num_labels
+    if labels is not None and len(labels) != count:
+        reason = f"it has {len(labels)} names, but the model has {count} classes"
+        raise InvalidValueError(key="classify.labels", value=labels, reason=reason)
+    if spec.classify.top_k > count:
+        reason = f"the model has only {count} classes"
+        raise InvalidValueError(key="classify.top_k", value=spec.classify.top_k, reason=reason)
