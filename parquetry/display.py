@@ -123,7 +123,9 @@ def failure_lines(status: JobStatus) -> list[str]:
 
 def sample_table(rows: pa.Table) -> Table:
     """Rows of the output, long cells cut."""
-    table = Table(*(Text(name) for name in rows.column_names), show_lines=True)
+    table = Table(show_lines=True)
+    for name in rows.column_names:
+        table.add_column(Text(safe_text(name)))
     for row in rows.to_pylist():
         table.add_row(*(Text(_cell(value)) for value in row.values()))
     return table

@@ -36,11 +36,12 @@ def worker(
     ] = None,
 ) -> None:
     """Serve jobs with this machine's GPUs, or its CPU. Drains on SIGTERM and Ctrl-C."""
+    devices = parse_gpus(gpus)
     from tasks.node import NodeOptions, run_node
 
     options = NodeOptions(
         broker_url=configured_url(),
-        gpus=parse_gpus(gpus),
+        gpus=devices,
         gpus_per_engine=gpus_per_engine,
         cpu_engines=cpu_engines,
         queues=tuple(filter(None, queues.split(","))),
