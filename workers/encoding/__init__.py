@@ -1,0 +1,1 @@
+"""Encoder engines: classification, scoring and embedding over packed batches, in torch and ONNX Runtime."""

@@ -1,0 +1,62 @@
+"""What a row must be for a model to take it; the rest become error rows before they reach the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from workers.request import EncodeRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowLimits:
+    """A model's limits. An id outside the embedding table would end the whole process on a GPU."""
+
+    vocab_size: int
+    #: most tokens a row may have, None for any number
+    max_tokens: int | None = None
+    #: segment ids of text pairs; 0 or 1 means the model does not tell texts apart
+    type_vocab_size: int = 0
+
+    def reason(self, request: EncodeRequest) -> str | None:
+        """Why the model cannot take the row by its length, None when it can."""
+        num_tokens = len(request.token_ids)
+        if num_tokens == 0:
+            return "the row has no tokens"
+        if self.max_tokens is not None and num_tokens > self.max_tokens:
+            return f"the row has {num_tokens} tokens, but the model takes {self.max_tokens}"
+        return None
+
+    def unknown_ids(self, requests: list[EncodeRequest]) -> dict[int, str]:
+        """Request id -> reason, for rows with ids outside the vocabulary; one pass over all rows when none has."""
+        tokens = np.concatenate([r.token_ids for r in requests])
+        if tokens.min() >= 0 and tokens.max() < self.vocab_size and not self._odd_types(requests):
+            return {}
+        reasons = {r.id: self._id_reason(r) for r in requests}
+        return {request_id: reason for request_id, reason in reasons.items() if reason}
+
+    @property
+    def has_types(self) -> bool:
+        """Whether segment ids make a difference."""
+        return self.type_vocab_size > 1
+
+    def _odd_types(self, requests: list[EncodeRequest]) -> bool:
+        return self.has_types and any(self._type_reason(r) for r in requests if r.token_type_ids is not None)
+
+    def _id_reason(self, request: EncodeRequest) -> str | None:
+        low, high = int(request.token_ids.min()), int(request.token_ids.max())
+        if low < 0 or high >= self.vocab_size:
+            odd = low if low < 0 else high
+            return f"the row has token id {odd}, but the model's vocabulary ends at {self.vocab_size - 1}"
+        return self._type_reason(request) if self.has_types else None
+
+    def _type_reason(self, request: EncodeRequest) -> str | None:
+        types = request.token_type_ids
+        if types is None:
+            return None
+        if len(types) != len(request.token_ids):
+            return f"the row has {len(request.token_ids)} tokens but {len(types)} segment ids"
+        if types.min() < 0 or types.max() >= self.type_vocab_size:
+            return f"the row has segment ids up to {types.max()}, but the model knows {self.type_vocab_size}"
+        return None
