@@ -18,7 +18,11 @@ class JobLedger(Protocol):
     """What the page needs of tasks.ledger.Ledger."""
 
     def status(self, job: str) -> JobStatus: ...
-    def jobs(self) -> list[JobStatus]: ...
+
+    def jobs(self) -> list[JobStatus]:
+        """Newest first."""
+        ...
+
     def workers(self) -> list[WorkerStatus]: ...
     def set_state(self, job: str, state: JobState) -> object: ...
     def retry(self, job: str) -> object: ...
@@ -58,10 +62,14 @@ class Observer:
             self._looked = float("-inf")
 
     def _look(self) -> list[dict[str, Any]]:
-        statuses = sorted(self.ledger.jobs(), key=lambda status: status.created, reverse=True)
+        statuses = [self._with_reasons(status) for status in self.ledger.jobs()]
         known = {status.job for status in statuses}
         self._histories = {job: history for job, history in self._histories.items() if job in known}
         return [describe(status, self._sample(status)) for status in statuses]
+
+    def _with_reasons(self, status: JobStatus) -> JobStatus:
+        # a list of jobs comes without the reasons of failed shards
+        return self.ledger.status(status.job) if status.shards_failed and not status.failures else status
 
     def _sample(self, status: JobStatus) -> Progress:
         return self._histories.setdefault(status.job, History()).add(status)

@@ -40,7 +40,7 @@ def submit(spec: SpecLike, *, broker_url: str | None = None) -> Job:
     from producers.submission import submit as register
 
     ledger = open_ledger(broker_url)
-    record = register(as_spec(spec), ledger).record
+    record = register(as_spec(spec), ledger, broker_url=broker_url).record
     return Job(record.job, record.spec.output.path, ledger)
 
 

@@ -45,7 +45,7 @@ def run_job(spec: JobSpec, *, workers: int | None = None, show: bool = False) ->
 
     started = time.monotonic()
     with broker() as (url, ledger):
-        job = submit(spec, ledger).job
+        job = submit(spec, ledger, broker_url=url).job
         before = take_up(ledger, job)
         command = WorkerCommand(url=url, queue=before.queue, cpu_engines=workers)
         after = before if before.state.is_final else follow(ledger, job, command, show=show)

@@ -10,7 +10,6 @@ from schemas.job import JobSpec
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
     from producers.planning import Plan
 
 

@@ -31,8 +31,7 @@ def jobs(as_json: AsJson = False) -> None:
     from parquetry.display import console, jobs_table, print_json, workers_table
 
     ledger = open_ledger()
-    found = sorted(ledger.jobs(), key=lambda job: job.created, reverse=True)
-    alive = ledger.workers()
+    found, alive = ledger.jobs(), ledger.workers()
     if as_json:
         workers = [worker.model_dump(mode="json") for worker in alive]
         print_json({"jobs": [_as_dict(job) for job in found], "workers": workers})

@@ -52,9 +52,10 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Say what a job would do, without doing it: rows, shards, tokens, memory."""
+    from producers.planning import plan as make_plan
+
     from parquetry.spec_file import load_spec
     from parquetry.trial import print_plan, trial
-    from producers.planning import plan as make_plan
 
     job = load_spec(spec, overrides or ())
     made = make_plan(job)
