@@ -52,6 +52,8 @@ class PackedEngine(Engine):
         eos_ids: Collection[int],
         options: PackedOptions | None = None,
     ) -> None:
+        if model.config._attn_implementation == IMPLEMENTATION:
+            raise ValueError("another packed engine holds this model; close it first")
         self.options = options or PackedOptions()
         self.model = model
         self.tokenizer = tokenizer
@@ -260,7 +262,7 @@ class PackedEngine(Engine):
         self.scheduler.check_integrity()
 
     def close(self) -> None:
-        """Give the model back as it came and free the cache."""
+        """Give the model back as it came and free the cache. The engine is of no use afterwards."""
         detach_caches(self._layers)
         self.model.set_attn_implementation(self._implementation)
 
