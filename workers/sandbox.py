@@ -72,6 +72,13 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             _check_growth(function.__name__, (owner, *args))
         return super().call(context, function, *args, **kwargs)
 
+    def wrap_str_format(self, value: Any) -> Any:
+        """Refuse format strings that ask for huge fields, before Jinja makes them safe."""
+        wrapped = super().wrap_str_format(value)
+        if wrapped is not None:
+            _check_growth("format", (value.__self__,))
+        return wrapped
+
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """Refuse sums, repetition, powers and formatting that would make something huge."""
         if operator == "+" and isinstance(left, str | list):
@@ -100,12 +107,12 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 class _Bounding(NodeTransformer):
     """Puts a filter that counts around what loops iterate over and what `~` joins."""
 
-    def visit_For(self, node: nodes.For) -> nodes.For:  # noqa: N802
+    def visit_For(self, node: nodes.For) -> nodes.For:
         node = self.generic_visit(node)
         node.iter = nodes.Filter(node.iter, "bounded", [], [], None, None, lineno=node.lineno)
         return node
 
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Filter:  # noqa: N802
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Filter:
         node = self.generic_visit(node)
         pieces = nodes.List(node.nodes, lineno=node.lineno)
         return nodes.Filter(pieces, "concatenated", [], [], None, None, lineno=node.lineno)

@@ -1,0 +1,166 @@
+"""Results to output columns: what each task writes about a row."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from schemas.columns import task_fields
+from schemas.errors import InvalidValueError
+from schemas.job import JobSpec
+from workers.checkpoint import Checkpoint
+from workers.request import Completion, Encoding, Result
+from workers.stops import cut_at_stop
+from workers.tokenization import Tokenizer
+
+
+@dataclass
+class Outcome:
+    """One row on its way: tokens in, one result for each sample, or an error."""
+
+    num_prompt_tokens: int | None = None
+    results: list[Result | None] = field(default_factory=list)
+    error: str | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        return self.error is not None or all(result is not None for result in self.results)
+
+    def take(self, sample: int, result: Result) -> None:
+        """Store one sample's result; the error of any sample is the row's."""
+        self.results[sample] = result
+        self.error = self.error or result.error
+
+    @property
+    def num_output_tokens(self) -> int:
+        return sum(len(result.output_ids) for result in self.results if isinstance(result, Completion))
+
+
+class Answers(ABC):
+    """Makes the task's columns of complete rows."""
+
+    def __init__(self, spec: JobSpec, *, embedding_dim: int | None = None) -> None:
+        self._spec = spec
+        self.fields = task_fields(spec, embedding_dim=embedding_dim)
+
+    @abstractmethod
+    def columns(self, rows: Sequence[Outcome]) -> list[pa.Array]:
+        """One array for each of `fields`; null in error rows unless the column says what happened."""
+
+    @classmethod
+    def of(cls, spec: JobSpec, checkpoint: Checkpoint, tokenizer: Tokenizer, engine: Mapping[str, str]) -> Answers:
+        """The answers of the spec's task; `engine` is what the engine says of itself."""
+        if spec.task == "generate":
+            return GenerationAnswers(spec, tokenizer)
+        if spec.task == "embed":
+            return EmbeddingAnswers(spec, embedding_dim=int(engine["embedding_dim"]))
+        if spec.task == "score":
+            return ScoreAnswers(spec)
+        return ClassificationAnswers(spec, checkpoint, int(engine["num_labels"]))
+
+
+class GenerationAnswers(Answers):
+    """Decoded text, or one list of texts where a row has several samples."""
+
+    def __init__(self, spec: JobSpec, tokenizer: Tokenizer) -> None:
+        super().__init__(spec)
+        self._tokenizer = tokenizer
+        self._stop = spec.generation.stop
+
+    def columns(self, rows: Sequence[Outcome]) -> list[pa.Array]:
+        texts = iter(self._decode(rows))
+        values = {
+            "output": [self._each(row, lambda _: next(texts)) for row in rows],
+            "finish_reason": [self._reasons(row) for row in rows],
+            "prompt_tokens": [row.num_prompt_tokens for row in rows],
+            "output_tokens": [self._each(row, lambda result: len(result.output_ids)) for row in rows],
+            "logprobs": [self._each(row, _logprobs) for row in rows],
+        }
+        return [pa.array(values[field.name], field.type) for field in self.fields]
+
+    def _decode(self, rows: Sequence[Outcome]) -> list[str]:
+        ids = [result.output_ids for row in rows if row.error is None for result in row.results]
+        return [cut_at_stop(text, self._stop) for text in self._tokenizer.decode(ids)]
+
+    def _reasons(self, row: Outcome) -> object:
+        if row.error is None:
+            return self._each(row, lambda result: result.finish_reason)
+        count = self._spec.generation.n
+        return "error" if count == 1 else ["error"] * count
+
+    def _each(self, row: Outcome, value: Callable[[Completion], object]) -> object:
+        """The value of the only sample, or a list with that of every sample; None in an error row."""
+        if row.error is not None:
+            return None
+        values = [value(result) for result in row.results]
+        return values[0] if self._spec.generation.n == 1 else values
+
+
+def _logprobs(result: Completion) -> list[float] | None:
+    return None if result.logprobs is None else result.logprobs.tolist()
+
+
+class EmbeddingAnswers(Answers):
+    """One vector a row."""
+
+    def columns(self, rows: Sequence[Outcome]) -> list[pa.Array]:
+        kind = self.fields[0].type
+        matrix = np.zeros((len(rows), kind.list_size), dtype=kind.value_type.to_pandas_dtype())
+        for row, target in zip(rows, matrix, strict=True):
+            if row.error is None:
+                target[:] = row.results[0].values
+        errors = pa.array([row.error is not None for row in rows], pa.bool_())
+        return [pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), type=kind, mask=errors)]
+
+
+class ScoreAnswers(Answers):
+    """One number a pair."""
+
+    def columns(self, rows: Sequence[Outcome]) -> list[pa.Array]:
+        scores = [None if row.error is not None else float(_values(row)[0]) for row in rows]
+        return [pa.array(scores, self.fields[0].type)]
+
+
+class ClassificationAnswers(Answers):
+    """The best label or labels, and on request every score in the order of the labels."""
+
+    def __init__(self, spec: JobSpec, checkpoint: Checkpoint, num_labels: int) -> None:
+        super().__init__(spec)
+        self._labels = _labels(spec, checkpoint, num_labels)
+        self._top_k = min(spec.classify.top_k, num_labels)
+
+    def columns(self, rows: Sequence[Outcome]) -> list[pa.Array]:
+        best = [None if row.error is not None else self._best(_values(row)) for row in rows]
+        columns = {
+            "label": [None if one is None else one[0] for one in best],
+            "score": [None if one is None else one[1] for one in best],
+            "scores": [None if row.error is not None else _values(row) for row in rows],
+        }
+        return [pa.array(columns[field.name], field.type) for field in self.fields]
+
+    def _best(self, scores: np.ndarray) -> tuple[object, object]:
+        # a stable sort, so that equal scores keep the order of the labels
+        order = np.argsort(-scores, kind="stable")[: self._top_k]
+        if self._spec.classify.top_k == 1:
+            return self._labels[order[0]], float(scores[order[0]])
+        return [self._labels[index] for index in order], scores[order]
+
+
+def _labels(spec: JobSpec, checkpoint: Checkpoint, num_labels: int) -> list[str]:
+    """Names of the model's outputs: the spec's, the checkpoint's, or LABEL_0 and so on."""
+    named = spec.classify.labels
+    if named is not None and len(named) != num_labels:
+        reason = f"the model has {num_labels} outputs, so it takes {num_labels} labels"
+        raise InvalidValueError(key="classify.labels", value=f"{len(named)} labels", reason=reason)
+    labels = named or checkpoint.labels
+    return labels if len(labels) == num_labels else [f"LABEL_{index}" for index in range(num_labels)]
+
+
+def _values(row: Outcome) -> np.ndarray:
+    result = row.results[0]
+    assert isinstance(result, Encoding)
+    return result.values

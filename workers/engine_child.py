@@ -1,0 +1,129 @@
+"""An engine process as its supervisor sees it: started, loading, ready, and dead with a reason."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from schemas.settings import settings, visible_gpus
+from workers.engine_spec import EngineSpec
+
+_TAIL_BYTES = 4096
+_TAIL_LINES = 3
+_MAX_LOG_BYTES = 8 << 20
+
+
+class EngineChild:
+    """One engine process in a process group of its own, leashed to the thread that starts it."""
+
+    def __init__(self, spec: EngineSpec, gpus: str | None, socket: Path, log: Path) -> None:
+        self.spec = spec
+        self.socket = socket
+        self.is_ready = False
+        self._log = log
+        self._log_start = _trimmed_size(log)
+        self._failure: dict[str, object] | None = None
+        self._partial = b""
+        self._begun = self._last_sign = time.monotonic()
+        self.pipe, writer = os.pipe()
+        os.set_blocking(self.pipe, False)
+        self._process = self._start(writer, gpus)
+
+    def _start(self, writer: int, gpus: str | None) -> subprocess.Popen:
+        command = [sys.executable, "-m", "workers.engine_process", "--spec", self.spec.model_dump_json()]
+        command += ["--socket", str(self.socket), "--pulse", str(writer), "--parent", str(os.getpid())]
+        environment = dict(os.environ) if gpus is None else {**os.environ, "CUDA_VISIBLE_DEVICES": gpus}
+        try:
+            with self._log.open("ab") as log:
+                return subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=(writer,),
+                    process_group=0,
+                    env=environment,
+                )
+        finally:
+            os.close(writer)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the engine itself said that no other try would help."""
+        return bool(self._failure and self._failure["permanent"])
+
+    def read_pulse(self) -> bool:
+        """Take in signs of life; False when the process has closed its end, that is, died."""
+        try:
+            data = os.read(self.pipe, 65536)
+        except BlockingIOError:
+            return True
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        for line in lines:
+            self._take(json.loads(line))
+        return bool(data)
+
+    def _take(self, message: dict[str, object]) -> None:
+        self._last_sign = time.monotonic()
+        self.is_ready = self.is_ready or message["state"] == "ready"
+        if message["state"] == "failed":
+            self._failure = message
+
+    def overdue(self) -> str | None:
+        """Why the process must be killed, None while there is hope."""
+        now, limits = time.monotonic(), settings()
+        if self.is_ready and now - self._last_sign > limits.engine_stall_seconds:
+            return f"it gave no sign of life for {limits.engine_stall_seconds:g} s"
+        if not self.is_ready and now - self._begun > limits.engine_start_seconds:
+            return f"it took longer than {limits.engine_start_seconds:g} s to load (PARQUETRY_ENGINE_START_SECONDS)"
+        return None
+
+    def end(self) -> str:
+        """Kill the whole process group, reap it, and say why it ended."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        code = self._process.wait()
+        os.close(self.pipe)
+        self.socket.unlink(missing_ok=True)
+        return str(self._failure["reason"]) if self._failure else self._explain(code)
+
+    def _explain(self, code: int) -> str:
+        how = f"it was killed by {signal.Signals(-code).name}" if code < 0 else f"it ended with code {code}"
+        tail = self._last_lines()
+        return f"{how}; its last words: {tail}" if tail else how
+
+    def _last_lines(self) -> str:
+        with self._log.open("rb") as log:
+            size = log.seek(0, os.SEEK_END)
+            log.seek(max(size - _TAIL_BYTES, min(self._log_start, size)))
+            lines = log.read().decode("utf-8", "replace").splitlines()
+        return " | ".join(line.strip() for line in lines[-_TAIL_LINES:] if line.strip())
+
+
+def _trimmed_size(log: Path) -> int:
+    """Bytes in the log, which is started anew when it has grown large."""
+    size = log.stat().st_size if log.exists() else 0
+    if size <= _MAX_LOG_BYTES:
+        return size
+    log.replace(log.with_suffix(".old.log"))
+    return 0
+
+
+def cuda_devices(device: str) -> str | None:
+    """CUDA_VISIBLE_DEVICES for "cuda:1" or "cuda:0,1", counted among the GPUs this process sees; None for "cpu"."""
+    kind, _, numbers = device.partition(":")
+    if kind != "cuda":
+        return None
+    visible = visible_gpus()
+    names = numbers.split(",") if numbers else ["0"]
+    return ",".join(visible[int(name)] if visible else name for name in names)

@@ -1,0 +1,75 @@
+"""The engine's own process: `python -m workers.engine_process --spec JSON --socket PATH --pulse FD --parent PID`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import traceback
+from pathlib import Path
+
+from schemas.errors import ParquetryError, PermanentError
+from schemas.settings import settings
+from workers.engine import Engine
+from workers.engine_server import EngineServer
+from workers.engine_spec import EngineSpec
+from workers.leash import die_with_parent
+from workers.pulse import Pulse
+from workers.wire import listen
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Load the model, then serve it until killed. Whatever goes wrong is told to the supervisor as one sentence."""
+    options = _parse(arguments)
+    die_with_parent(options.parent)
+    logging.basicConfig(level=settings().log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    pulse = Pulse(options.pulse)
+    server = EngineServer(listen(options.socket), pulse)
+    try:
+        server.serve(_load(EngineSpec.model_validate_json(options.spec), server))
+    # the last stop: the process ends either way, and the supervisor must learn why
+    except Exception as error:  # noqa: BLE001
+        traceback.print_exc()
+        pulse.failed(sentence(error), permanent=is_permanent(error))
+    return 1
+
+
+def _load(spec: EngineSpec, server: EngineServer) -> Engine:
+    # the one import here that loads torch
+    from workers.backends import load_engine
+
+    return load_engine(spec, beat=server.attend)
+
+
+def sentence(error: BaseException) -> str:
+    """The error on one line, fit to be shown to whoever submitted the job."""
+    first_line = str(error).strip().partition("\n")[0][:500]
+    if isinstance(error, ParquetryError):
+        return first_line
+    if _is_out_of_memory(error):
+        return f"the device ran out of memory; choose a smaller model or a quantization ({first_line})"
+    return f"{type(error).__name__}: {first_line}"
+
+
+def is_permanent(error: BaseException) -> bool:
+    """Whether a second try would fail the same way: bad files and options would, a full device may not."""
+    if isinstance(error, ParquetryError):
+        return isinstance(error, PermanentError)
+    return isinstance(error, ValueError | TypeError | KeyError | AttributeError | ImportError | NotImplementedError)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m workers.engine_process", description=__doc__)
+    parser.add_argument("--spec", required=True, help="the EngineSpec as JSON")
+    parser.add_argument("--socket", required=True, type=Path, help="where to listen")
+    parser.add_argument("--pulse", required=True, type=int, help="file descriptor for signs of life")
+    parser.add_argument("--parent", required=True, type=int, help="process id of the supervisor")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""Lets several connections share one engine: one thread drives it, the others only move frames."""
+
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+from collections import defaultdict
+from dataclasses import replace
+
+from workers.engine import Engine
+from workers.messages import SUBMIT, read_requests, result_frames
+from workers.pulse import Pulse
+from workers.request import Request, Result
+from workers.wire import Frame, FrameBuffer, WireError, pack, receive
+
+_IDLE_S = 0.5
+
+
+class _Connection:
+    """One client. Its reader fills the server's inbox; its writer empties an outbox of its own."""
+
+    def __init__(self, connection: socket.socket, inbox: queue.SimpleQueue) -> None:
+        self.socket = connection
+        self._inbox = inbox
+        self._outbox: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
+        #: engine id of each unfinished request, by the client's own id
+        self.engine_ids: dict[int, int] = {}
+        for target in (self._read, self._write):
+            threading.Thread(target=target, daemon=True).start()
+
+    def send(self, frame: Frame) -> None:
+        self._outbox.put(frame)
+
+    def close(self) -> None:
+        self._outbox.put(None)
+        # wakes the reader too
+        try:
+            self.socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+    def _read(self) -> None:
+        buffer = FrameBuffer()
+        try:
+            while (frames := receive(self.socket, buffer)) is not None:
+                for frame in frames:
+                    self._inbox.put((self, frame))
+        except (WireError, OSError):
+            pass
+        self._inbox.put((self, None))
+
+    def _write(self) -> None:
+        try:
+            while (frame := self._outbox.get()) is not None:
+                self.socket.sendall(pack(frame))
+        except OSError:
+            # the reader sees the same end and reports it
+            pass
+
+
+class EngineServer:
+    """Serves an engine on a listening socket."""
+
+    def __init__(self, listener: socket.socket, pulse: Pulse) -> None:
+        self._listener = listener
+        self._pulse = pulse
+        self._engine: Engine | None = None
+        self._inbox: queue.SimpleQueue[tuple[_Connection, Frame | None]] = queue.SimpleQueue()
+        self._owners: dict[int, tuple[_Connection, int]] = {}
+        self._next_id = 0
+
+    def attend(self) -> None:
+        """Show a sign of life and take in what clients sent. Engines call it between the layers of long work."""
+        self._pulse.beat()
+        if self._engine is not None:
+            self._take_all()
+
+    def serve(self, engine: Engine) -> None:
+        """Drive the engine; does not return."""
+        self._engine = engine
+        threading.Thread(target=self._accept, daemon=True).start()
+        self._pulse.ready()
+        while True:
+            if not engine.num_unfinished:
+                self._take_one(_IDLE_S)
+            self.attend()
+            if engine.num_unfinished:
+                self._deliver(engine.step())
+
+    def _accept(self) -> None:
+        while True:
+            connection = _Connection(self._listener.accept()[0], self._inbox)
+            connection.send(Frame({"op": "hello", "describe": self._engine.describe()}))
+
+    def _take_one(self, timeout: float) -> None:
+        try:
+            self._take(*self._inbox.get(timeout=timeout))
+        except queue.Empty:
+            pass
+
+    def _take_all(self) -> None:
+        while not self._inbox.empty():
+            self._take_one(0.0)
+
+    def _take(self, connection: _Connection, frame: Frame | None) -> None:
+        if frame is None:
+            self._cancel(connection, list(connection.engine_ids))
+            connection.close()
+            return
+        try:
+            self._obey(connection, frame)
+        except (WireError, KeyError, TypeError, ValueError):
+            # a client that sends nonsense is dropped; the engine goes on for the others
+            connection.close()
+
+    def _obey(self, connection: _Connection, frame: Frame) -> None:
+        if frame.header["op"] == SUBMIT:
+            requests = read_requests(frame)
+            self._engine.add([self._adopt(connection, request) for request in requests])
+        elif frame.header["op"] == "cancel":
+            self._cancel(connection, frame.header["ids"])
+
+    def _adopt(self, connection: _Connection, request: Request) -> Request:
+        """The request under an id that is unique in the engine."""
+        self._next_id += 1
+        self._owners[self._next_id] = (connection, request.id)
+        connection.engine_ids[request.id] = self._next_id
+        return replace(request, id=self._next_id)
+
+    def _cancel(self, connection: _Connection, ids: list[int]) -> None:
+        found = [connection.engine_ids.pop(id) for id in ids if id in connection.engine_ids]
+        for id in found:
+            del self._owners[id]
+        self._engine.cancel(found)
+
+    def _deliver(self, results: list[Result]) -> None:
+        by_connection: dict[_Connection, list[Result]] = defaultdict(list)
+        for result in results:
+            owner = self._owners.pop(result.id, None)
+            if owner is not None:
+                connection, id = owner
+                del connection.engine_ids[id]
+                by_connection[connection].append(replace(result, id=id))
+        for connection, mine in by_connection.items():
+            for frame in result_frames(mine):
+                connection.send(frame)

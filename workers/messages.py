@@ -1,0 +1,162 @@
+"""Requests and results as frames: ids and arrays as one Arrow batch, sampling parameters once each in the header."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+
+import numpy as np
+import pyarrow as pa
+
+from workers.request import Completion, EncodeRequest, Encoding, GenerationRequest, Request, Result, SamplingParams
+from workers.wire import Frame, WireError
+
+#: requests or results one frame holds at most; keeps frames small and latency low
+_MAX_ITEMS = 1024
+SUBMIT = "submit"
+RESULTS = "results"
+
+
+def request_frames(requests: Sequence[Request]) -> Iterator[Frame]:
+    """Frames that carry the requests in order; one frame holds one kind."""
+    for chunk in _chunks(requests):
+        if isinstance(chunk[0], GenerationRequest):
+            yield _generation_frame(chunk)
+        else:
+            yield _encode_frame(chunk)
+
+
+def read_requests(frame: Frame) -> list[Request]:
+    """The requests of a frame. Raises WireError."""
+    batch = _read(frame.payload)
+    if frame.header.get("kind") == "generate":
+        return _generation_requests(frame, batch)
+    columns = zip(_ids(batch), _lists(batch, "token_ids"), _lists(batch, "token_type_ids"), strict=True)
+    return [EncodeRequest(id=id, token_ids=ids, token_type_ids=types) for id, ids, types in columns]
+
+
+def _generation_frame(requests: Sequence[GenerationRequest]) -> Frame:
+    numbers: dict[SamplingParams, int] = {}
+    columns = {
+        "id": pa.array([request.id for request in requests], pa.int64()),
+        "prompt_ids": _list_array([request.prompt_ids for request in requests], np.int32),
+        "row": pa.array([request.row for request in requests], pa.int64()),
+        "sample": pa.array([request.sample for request in requests], pa.int32()),
+        "params": pa.array([numbers.setdefault(request.params, len(numbers)) for request in requests], pa.int32()),
+    }
+    header = {"op": SUBMIT, "kind": "generate", "params": [asdict(params) for params in numbers]}
+    return Frame(header, _write(columns))
+
+
+def _generation_requests(frame: Frame, batch: pa.RecordBatch) -> list[Request]:
+    known = [_params(fields) for fields in frame.header["params"]]
+    names = ("row", "sample", "params")
+    columns = zip(_ids(batch), _lists(batch, "prompt_ids"), *(batch[name].to_pylist() for name in names), strict=True)
+    return [
+        GenerationRequest(id=id, prompt_ids=ids, row=row, sample=sample, params=known[number])
+        for id, ids, row, sample, number in columns
+    ]
+
+
+def _params(fields: dict) -> SamplingParams:
+    tuples = {name: tuple(fields[name]) for name in ("stop", "stop_ids")}
+    return SamplingParams(**{**fields, **tuples})
+
+
+def _encode_frame(requests: Sequence[EncodeRequest]) -> Frame:
+    columns = {
+        "id": pa.array([request.id for request in requests], pa.int64()),
+        "token_ids": _list_array([request.token_ids for request in requests], np.int32),
+        "token_type_ids": _list_array([request.token_type_ids for request in requests], np.int32),
+    }
+    return Frame({"op": SUBMIT, "kind": "encode"}, _write(columns))
+
+
+def result_frames(results: Sequence[Result]) -> Iterator[Frame]:
+    """Frames that carry the results in order."""
+    for chunk in _chunks(results):
+        if isinstance(chunk[0], Completion):
+            yield _completion_frame(chunk)
+        else:
+            yield _encoding_frame(chunk)
+
+
+def read_results(frame: Frame) -> list[Result]:
+    """The results of a frame. Raises WireError."""
+    batch = _read(frame.payload)
+    errors = batch["error"].to_pylist()
+    if frame.header.get("kind") == "encoding":
+        columns = zip(_ids(batch), _lists(batch, "values"), errors, strict=True)
+        return [Encoding(id=id, values=values, error=error) for id, values, error in columns]
+    reasons = batch["finish_reason"].to_pylist()
+    columns = zip(_ids(batch), _lists(batch, "output_ids"), reasons, _lists(batch, "logprobs"), errors, strict=True)
+    return [
+        Completion(id=id, output_ids=ids, finish_reason=reason, logprobs=logprobs, error=error)
+        for id, ids, reason, logprobs, error in columns
+    ]
+
+
+def _completion_frame(results: Sequence[Completion]) -> Frame:
+    columns = {
+        "id": pa.array([result.id for result in results], pa.int64()),
+        "output_ids": _list_array([result.output_ids for result in results], np.int32),
+        "finish_reason": pa.array([result.finish_reason for result in results], pa.string()),
+        "logprobs": _list_array([result.logprobs for result in results], np.float32),
+        "error": pa.array([result.error for result in results], pa.string()),
+    }
+    return Frame({"op": RESULTS, "kind": "completion"}, _write(columns))
+
+
+def _encoding_frame(results: Sequence[Encoding]) -> Frame:
+    columns = {
+        "id": pa.array([result.id for result in results], pa.int64()),
+        "values": _list_array([result.values for result in results], np.float32),
+        "error": pa.array([result.error for result in results], pa.string()),
+    }
+    return Frame({"op": RESULTS, "kind": "encoding"}, _write(columns))
+
+
+def _chunks(items: Sequence) -> Iterator[Sequence]:
+    return (items[start : start + _MAX_ITEMS] for start in range(0, len(items), _MAX_ITEMS))
+
+
+def _list_array(rows: Sequence[np.ndarray | None], dtype: type) -> pa.ListArray:
+    """Arrays of any length as one list column; None becomes null."""
+    lengths = [0 if row is None else len(row) for row in rows]
+    offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
+    present = [np.asarray(row, dtype=dtype) for row in rows if row is not None]
+    values = np.concatenate(present) if present else np.empty(0, dtype=dtype)
+    mask = pa.array([row is None for row in rows], pa.bool_())
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values), mask=mask)
+
+
+def _lists(batch: pa.RecordBatch, name: str) -> list[np.ndarray | None]:
+    """The rows of a list column as views of its buffer."""
+    column = batch[name]
+    values = column.values.to_numpy()
+    offsets = column.offsets.to_pylist()
+    nulls = column.is_null().to_pylist()
+    bounds = zip(offsets[:-1], offsets[1:], nulls, strict=True)
+    return [None if null else values[start:stop] for start, stop, null in bounds]
+
+
+def _ids(batch: pa.RecordBatch) -> list[int]:
+    return batch["id"].to_pylist()
+
+
+def _write(columns: dict[str, pa.Array]) -> bytes:
+    batch = pa.record_batch(columns)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as stream:
+        stream.write_batch(batch)
+    return sink.getvalue().to_pybytes()
+
+
+def _read(payload: bytes) -> pa.RecordBatch:
+    try:
+        with pa.ipc.open_stream(payload) as stream:
+            batch = stream.read_next_batch()
+        batch.validate(full=True)
+    except (pa.ArrowInvalid, StopIteration, OSError) as error:
+        raise WireError(f"a frame's payload is not an Arrow batch: {error}") from error
+    return batch

@@ -1,0 +1,175 @@
+"""Rows to requests: what each task makes of a batch of input rows before an engine sees them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from schemas.errors import InvalidValueError, RowError, UnsupportedOptionError
+from schemas.job import GenerationSpec, JobSpec
+from schemas.manifest import JobRecord
+from workers.cells import cells, text_of
+from workers.chat import ChatTemplate, read_messages, user_message, with_system
+from workers.checkpoint import Checkpoint
+from workers.prompts import Template
+from workers.request import EncodeRequest, GenerationRequest, Request, SamplingParams
+from workers.tokenization import Tokenizer, Tokens
+
+
+class Preparation(ABC):
+    """Turns input rows into token ids, and token ids into requests."""
+
+    #: requests made of one row
+    num_samples = 1
+
+    @abstractmethod
+    def tokens(self, batch: pa.RecordBatch) -> list[Tokens | RowError]:
+        """Token ids of each row, or what is wrong with it."""
+
+    @abstractmethod
+    def request(self, id: int, tokens: Tokens, row: int, sample: int) -> Request:
+        """One request of a row."""
+
+    @classmethod
+    def of(cls, record: JobRecord, checkpoint: Checkpoint, tokenizer: Tokenizer) -> Preparation:
+        """The preparation of the job's task. Raises BadInputErrors for a spec that does not fit the model."""
+        if record.spec.task == "generate":
+            return PromptPreparation(record, checkpoint, tokenizer)
+        return TextPreparation(record.spec, checkpoint, tokenizer)
+
+
+class PromptPreparation(Preparation):
+    """Prompts to continue: a rendered template or a column of messages, through the chat template or plain."""
+
+    def __init__(self, record: JobRecord, checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
+        self._prompt = record.spec.prompt
+        self._params = sampling_params(record.spec.generation)
+        self._tokenizer = tokenizer
+        self._template = None if self._prompt.template is None else Template.parse(self._prompt.template)
+        self._chat = ChatTemplate.of(checkpoint, self._prompt, now=_created(record))
+        self._limit = prompt_limit(record.spec, checkpoint)
+        self._why = f" beside max_new_tokens {self._params.max_new_tokens} in the model's {checkpoint.context_window}"
+        self.num_samples = record.spec.generation.n
+
+    def tokens(self, batch: pa.RecordBatch) -> list[Tokens | RowError]:
+        texts = [_or_error(self._text, row) for row in self._rows(batch)]
+        good = [text for text in texts if isinstance(text, str)]
+        # a chat template writes the special tokens itself
+        encoded = iter(
+            self._tokenizer.encode(
+                good,
+                special_tokens=self._chat is None,
+                limit=self._limit,
+                truncate=self._prompt.truncate,
+                why=f"{self._why}; shorten it, or set prompt.truncate",
+            )
+        )
+        return [_require_tokens(next(encoded)) if isinstance(text, str) else text for text in texts]
+
+    def request(self, id: int, tokens: Tokens, row: int, sample: int) -> Request:
+        return GenerationRequest(id=id, prompt_ids=tokens.ids, row=row, sample=sample, params=self._params)
+
+    def _rows(self, batch: pa.RecordBatch) -> list[dict[str, Any]]:
+        names = sorted(self._template.variables) if self._template else [self._prompt.messages]
+        columns = [cells(name, batch[name]) for name in names]
+        if not columns:
+            return [{} for _ in range(batch.num_rows)]
+        return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+    def _text(self, row: dict[str, Any]) -> str:
+        bad = next((value for value in row.values() if isinstance(value, RowError)), None)
+        if bad is not None:
+            raise bad
+        if self._template is None:
+            messages = read_messages(self._prompt.messages, row[self._prompt.messages])
+            return self._chat.render(with_system(messages, self._prompt.system))
+        text = self._template.render(row)
+        return text if self._chat is None else self._chat.render(user_message(text, self._prompt.system))
+
+
+class TextPreparation(Preparation):
+    """Texts, or pairs of texts, to classify, score or embed."""
+
+    def __init__(self, spec: JobSpec, checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
+        section = spec.embed if spec.task == "embed" else spec.classify
+        self._text = section.text
+        self._pair = None if spec.task == "embed" else spec.classify.text_pair
+        self._prefix = checkpoint.pooling.prompt if spec.task == "embed" and checkpoint.pooling else ""
+        self._limit = {"limit": checkpoint.context_window, "truncate": section.truncate}
+        self._limit["why"] = f" into the model's window; shorten the text, or set {spec.task}.truncate: right"
+        self._tokenizer = tokenizer
+
+    def tokens(self, batch: pa.RecordBatch) -> list[Tokens | RowError]:
+        firsts = [_or_error(self._read, self._text, value) for value in cells(self._text, batch[self._text])]
+        if self._pair is None:
+            return self._encode(firsts)
+        seconds = [_or_error(self._read, self._pair, value) for value in cells(self._pair, batch[self._pair])]
+        return self._encode([_both(*pair) for pair in zip(firsts, seconds, strict=True)])
+
+    def request(self, id: int, tokens: Tokens, row: int, sample: int) -> Request:
+        return EncodeRequest(id=id, token_ids=tokens.ids, token_type_ids=tokens.type_ids)
+
+    def _read(self, name: str, value: Any) -> str:
+        return self._prefix + text_of(name, value)
+
+    def _encode(self, inputs: Sequence[str | tuple[str, str] | RowError]) -> list[Tokens | RowError]:
+        good = [value for value in inputs if not isinstance(value, RowError)]
+        if self._pair is None:
+            encoded = iter(self._tokenizer.encode(good, special_tokens=True, **self._limit))
+        else:
+            encoded = iter(self._tokenizer.encode_pairs(good, **self._limit))
+        return [value if isinstance(value, RowError) else _require_tokens(next(encoded)) for value in inputs]
+
+
+def sampling_params(generation: GenerationSpec) -> SamplingParams:
+    """The spec's generation section as engines take it. Raises UnsupportedOptionError."""
+    for name in ("json_schema", "regex"):
+        if getattr(generation, name) is not None:
+            reason = "constrained generation is not built in; check the output instead"
+            raise UnsupportedOptionError(option=f"generation.{name}", reason=reason)
+    return SamplingParams(
+        max_new_tokens=generation.max_new_tokens,
+        temperature=generation.temperature,
+        top_p=generation.top_p,
+        top_k=generation.top_k,
+        seed=generation.seed,
+        stop=tuple(generation.stop),
+        logprobs=generation.logprobs,
+    )
+
+
+def prompt_limit(spec: JobSpec, checkpoint: Checkpoint) -> int:
+    """Tokens a prompt may have. Raises InvalidValueError when max_new_tokens leaves no room for any."""
+    wanted, window = spec.generation.max_new_tokens, checkpoint.context_window
+    if wanted >= window:
+        reason = f"the model's window is {window} tokens, prompt included"
+        raise InvalidValueError(key="generation.max_new_tokens", value=wanted, reason=reason)
+    return window - wanted
+
+
+def _created(record: JobRecord) -> datetime:
+    try:
+        return datetime.fromisoformat(record.created)
+    except ValueError:
+        return datetime.fromtimestamp(0, UTC)
+
+
+def _or_error(function, *args):
+    try:
+        return function(*args)
+    except RowError as error:
+        return error
+
+
+def _both(first: str | RowError, second: str | RowError) -> tuple[str, str] | RowError:
+    return next((value for value in (first, second) if isinstance(value, RowError)), (first, second))
+
+
+def _require_tokens(tokens: Tokens | RowError) -> Tokens | RowError:
+    if isinstance(tokens, Tokens) and not len(tokens.ids):
+        return RowError(reason="the text is empty, and the model's tokenizer makes no token of it")
+    return tokens

@@ -1,0 +1,42 @@
+"""An engine's signs of life: lines of JSON on a pipe to its supervisor."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+
+_EVERY_S = 1.0
+#: calls this often while an engine works; engines take it to show that they are alive
+Beat = Callable[[], None]
+
+
+class Pulse:
+    """The engine's end of the pipe."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._last = 0.0
+
+    def ready(self) -> None:
+        """The model is loaded."""
+        self._write({"state": "ready"})
+
+    def beat(self) -> None:
+        """Still alive; written at most once a second, so it may be called from inner loops."""
+        now = time.monotonic()
+        if now - self._last >= _EVERY_S:
+            self._last = now
+            self._write({"state": "alive"})
+
+    def failed(self, reason: str, *, permanent: bool) -> None:
+        """The engine ends; `permanent` means that another try would fail the same way."""
+        self._write({"state": "failed", "reason": reason[:2000], "permanent": permanent})
+
+    def _write(self, message: dict[str, object]) -> None:
+        try:
+            os.write(self._descriptor, json.dumps(message).encode() + b"\n")
+        except BrokenPipeError:
+            # the supervisor is gone, and with it whoever wanted results
+            os._exit(1)
