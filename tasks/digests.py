@@ -32,3 +32,10 @@ class Digests:
             chunk = self._client.execute_command("GET", self._keys.digests(job, first), NEVER_DECODE=True) or b""
             for index in range(min(DIGESTS_PER_KEY, num_shards - first)):
                 yield Digest.unpack(chunk[index * Digest.num_bytes : (index + 1) * Digest.num_bytes])
+
+    def error_rows(self, job: str, shard: int) -> int:
+        """Error rows of one committed part, 0 when nothing is known of it."""
+        first = shard % DIGESTS_PER_KEY * Digest.num_bytes
+        args = (self._keys.digests(job, shard), first, first + Digest.num_bytes - 1)
+        digest = Digest.unpack(self._client.execute_command("GETRANGE", *args, NEVER_DECODE=True))
+        return digest.error_rows if digest else 0

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from schemas.location import Location
 from schemas.manifest import JobRecord
 from schemas.states import JobState
 from schemas.status import JobStatus, ShardFailure
 from tasks.claim import CommittedPart
+from workers.engine_spec import EngineSpec
 
 #: how many failures a status carries
 MAX_FAILURES = 50
-
-
-def model_key(record: JobRecord) -> str:
-    """Equal for jobs that one loaded engine can serve."""
-    parts = [record.model_path, record.spec.task, record.spec.model.model_dump(mode="json")]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def ctl_fields(record: JobRecord, queue: str, done: Sequence[CommittedPart]) -> dict[str, Any]:
@@ -27,8 +21,8 @@ def ctl_fields(record: JobRecord, queue: str, done: Sequence[CommittedPart]) -> 
     return {
         "task": record.spec.task,
         "model": record.spec.model.id,
-        "model_key": model_key(record),
-        "output": record.spec.output.path,
+        "model_key": EngineSpec.of(record).key,
+        "output": str(Location.parse(record.spec.output.path)),
         "queue": queue,
         "priority": record.spec.priority,
         "shards": record.plan.num_shards,

@@ -214,6 +214,13 @@ class Ledger:
             bitmap = self.client.execute_command("GET", self.keys.of_job(job, "done"), NEVER_DECODE=True)
         return from_bitmap(bitmap or b"")
 
+    def reopen(self, job: str, shard: int, rows: int) -> bool:
+        """Queue a committed shard again because its part has vanished from storage."""
+        error_rows = self.digests.error_rows(job, shard)
+        digest = (shard % DIGESTS_PER_KEY * Digest.num_bytes, bytes(Digest.num_bytes))
+        more_keys = [self.keys.digests(job, shard)]
+        return bool(self._job("reopen", job, shard, job, rows, error_rows, *digest, more_keys=more_keys))
+
     def forget(self, job: str) -> None:
         """Drop what a finished job needs no more."""
         shards = self.status(job, max_failures=0).shards

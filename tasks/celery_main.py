@@ -1,0 +1,77 @@
+"""The Celery worker process of one device: `python -m tasks.celery_main`, started by the node. It never sees CUDA."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+from celery.signals import setup_logging, worker_process_init
+
+from schemas.settings import settings
+from tasks.app import make_app
+from tasks.permits import celery_queue
+from tasks.serve import use_slot
+from tasks.slot import Slot
+from workers.leash import die_with_parent
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(processName)s %(name)s: %(message)s"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve permits until told to stop. SIGQUIT: finish within `drain_seconds`, then stop."""
+    die_with_parent()
+    slot = _parse(arguments)
+    use_slot(slot)
+    _leash_children(os.getpid())
+    app = make_app(slot.url, slot.env, slot.queues)
+    app.set_current()
+    app.worker_main(_worker_arguments(slot))
+    return 0
+
+
+def _parse(arguments: list[str] | None) -> Slot:
+    parser = argparse.ArgumentParser(prog="python -m tasks.celery_main", description=__doc__)
+    parser.add_argument("--worker", required=True)
+    parser.add_argument("--queues", required=True)
+    parser.add_argument("--shards-in-flight", type=int, required=True)
+    parser.add_argument("--socket", type=Path, required=True)
+    options = parser.parse_args(arguments)
+    config = settings()
+    if config.broker_url is None:
+        parser.error("PARQUETRY_BROKER_URL is not set")
+    return Slot(
+        worker=options.worker,
+        url=config.broker_url,
+        env=config.env,
+        queues=tuple(options.queues.split(",")),
+        shards_in_flight=options.shards_in_flight,
+        socket=options.socket,
+        beat_s=config.beat_interval,
+    )
+
+
+def _leash_children(pid: int) -> None:
+    @worker_process_init.connect(weak=False)
+    def leash(**_: object) -> None:
+        die_with_parent(pid)
+
+    @setup_logging.connect(weak=False)
+    def log_plainly(**_: object) -> None:
+        logging.basicConfig(stream=sys.stderr, level=settings().log_level, format=LOG_FORMAT)
+
+
+def _worker_arguments(slot: Slot) -> list[str]:
+    return [
+        "worker",
+        *("--pool", "prefork", "--concurrency", str(slot.shards_in_flight)),
+        *("--queues", ",".join(map(celery_queue, slot.queues))),
+        *("--hostname", slot.worker, "--loglevel", settings().log_level),
+        *("--without-mingle", "--without-gossip"),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""One device of a node: the supervisor of its engine, and the Celery worker whose children feed it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tasks.ledger import Ledger
+from workers.leash import leashed
+from workers.supervisor import EngineSupervisor
+
+log = logging.getLogger(__name__)
+#: pause before a Celery worker that died is started again; doubled each time, until one lives this long
+FIRST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 30.0
+STEADY_S = 60.0
+KILL_WAIT_S = 5.0
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class DeviceWorker:
+    """Started and stopped from the node's main thread, to whose life the processes are leashed."""
+
+    def __init__(
+        self, *, device: str, folder: Path, url: str, queues: tuple[str, ...], shards_in_flight: int, name: str
+    ) -> None:
+        self.device = device
+        self.name = name
+        self._url = url
+        self._queues = queues
+        self._shards_in_flight = shards_in_flight
+        self._supervisor = EngineSupervisor(device, folder)
+        self._process: subprocess.Popen | None = None
+        self._started = 0.0
+        self._pause_s = FIRST_PAUSE_S
+
+    def start(self) -> None:
+        self._supervisor.start()
+        self._launch()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def revive(self) -> None:
+        """Start the Celery worker again when it has died, but not in a tight loop."""
+        if self.is_alive:
+            return
+        age = time.monotonic() - self._started
+        if age > STEADY_S:
+            self._pause_s = FIRST_PAUSE_S
+        if age > self._pause_s:
+            log.error("the worker of %s ended with code %s; starting it again", self.device, self._process.returncode)
+            self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
+            self._launch()
+
+    def announce(self, ledger: Ledger) -> None:
+        """Tell the ledger that this worker lives."""
+        ledger.roster.announce(
+            self.name,
+            host=socket.gethostname(),
+            device=self.device,
+            queues=self._queues,
+            slots=self._shards_in_flight,
+        )
+
+    def drain(self) -> None:
+        """Celery's soft shutdown: no more permits, and a bounded wait for the shards that run."""
+        if self.is_alive:
+            self._process.send_signal(signal.SIGQUIT)
+
+    def kill(self) -> None:
+        """Kill the Celery worker, its children and the engine; returns when they are gone."""
+        if self.is_alive:
+            self._process.kill()
+        if self._process is not None:
+            self._process.wait(KILL_WAIT_S)
+        self._supervisor.stop()
+
+    def _launch(self) -> None:
+        self._started = time.monotonic()
+        self._process = subprocess.Popen(
+            leashed(self._command()),
+            stdin=subprocess.DEVNULL,
+            # a Ctrl-C at the terminal must reach the node only, which stops things in order
+            start_new_session=True,
+            env=self._environment(),
+        )
+
+    def _command(self) -> list[str]:
+        return [
+            *(sys.executable, "-P", "-m", "tasks.celery_main", "--worker", self.name),
+            *("--queues", ",".join(self._queues), "--shards-in-flight", str(self._shards_in_flight)),
+            *("--socket", str(self._supervisor.socket)),
+        ]
+
+    def _environment(self) -> dict[str, str]:
+        # the URL may hold a password, which a command line would show to everybody on the machine
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+        return {**os.environ, "PYTHONPATH": path, "PARQUETRY_BROKER_URL": self._url}

@@ -1,0 +1,117 @@
+"""The end of a job: the manifest, then `_SUCCESS`. Safe to run twice, by two, and again after a crash at any line."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+from schemas.errors import PartInvalidError
+from schemas.location import Location
+from schemas.manifest import MANIFEST_FILE, SUCCESS_FILE, JobRecord, Manifest, PartRecord
+from schemas.shard import part_name
+from schemas.states import JobState
+from schemas.status import JobStatus
+from schemas.storage import Entry, Storage, open_storage
+from tasks.claim import Digest
+from tasks.failpoints import failpoint
+from tasks.found_part import find_part
+from tasks.job_record import read_record
+from tasks.ledger import Ledger
+from tasks.lock import lock
+
+log = logging.getLogger(__name__)
+#: a finalizer that died lets another one go on after this long
+LOCK_S = 60.0
+
+
+def finalize(ledger: Ledger, job: str) -> JobState:
+    """End the job if nothing of it is left to run; the state it is in now.
+
+    One process at a time does it. Storage errors leave the job as it is; the reconciler tries again.
+    """
+    with lock(ledger, f"finalize:{job}", LOCK_S) as held:
+        status = ledger.status(job)
+        if held and _is_over(status):
+            _end(ledger, status)
+    return ledger.status(job).state
+
+
+def _is_over(status: JobStatus) -> bool:
+    left = status.shards - status.shards_done - status.shards_failed
+    return not status.state.is_final and left == 0
+
+
+def _end(ledger: Ledger, status: JobStatus) -> None:
+    if status.shards_failed:
+        ledger.set_state(status.job, JobState.FAILED)
+        log.error("job %s ended with %d failed shards", status.job, status.shards_failed)
+    elif seal(ledger, status.job, open_storage(Location.parse(status.output))):
+        ledger.set_state(status.job, JobState.DONE)
+        ledger.forget(status.job)
+        log.info("job %s is done: %d rows", status.job, status.rows_done)
+
+
+def seal(ledger: Ledger, job: str, storage: Storage) -> bool:
+    """Write what makes the output readable; False when a part has vanished and its shard was queued again."""
+    record = read_record(storage, job)
+    entries = {entry.path: entry for entry in storage.list("part-")}
+    if missing := [shard for shard in range(record.plan.num_shards) if part_name(shard) not in entries]:
+        _reopen(ledger, record, missing)
+        return False
+    failpoint("manifest")
+    manifest = _manifest(ledger, record, storage, entries)
+    if not storage.put_if_absent(MANIFEST_FILE, manifest.model_dump_json(indent=1).encode()):
+        _require_same(storage, manifest)
+    failpoint("success")
+    storage.put_if_absent(SUCCESS_FILE, b"")
+    failpoint("attempts")
+    storage.discard_attempts()
+    return True
+
+
+def _reopen(ledger: Ledger, record: JobRecord, missing: list[int]) -> None:
+    log.error("job %s: %d committed parts have vanished from %s", record.job, len(missing), record.spec.output.path)
+    for shard in missing:
+        ledger.reopen(record.job, shard, record.plan.shard(shard).num_rows)
+
+
+def _manifest(ledger: Ledger, record: JobRecord, storage: Storage, entries: dict[str, Entry]) -> Manifest:
+    if extra := sorted(set(entries) - {part_name(shard) for shard in range(record.plan.num_shards)}):
+        log.warning("%s holds %d parts that are not of job %s", record.spec.output.path, len(extra), record.job)
+    parts = tuple(_parts(ledger, record, storage, entries))
+    return Manifest(
+        job=record.job,
+        rows=sum(part.rows for part in parts),
+        error_rows=sum(part.error_rows for part in parts),
+        parts=parts,
+    )
+
+
+def _parts(ledger: Ledger, record: JobRecord, storage: Storage, entries: dict[str, Entry]) -> Iterator[PartRecord]:
+    bounds = record.plan.bounds
+    for shard, digest in enumerate(ledger.digests.read(record.job, record.plan.num_shards)):
+        if digest is None:
+            # committed before this broker knew the job: the part itself has to be read
+            yield find_part(storage, record, shard).part
+        else:
+            yield _part(digest, entries[part_name(shard)], shard, bounds[shard + 1] - bounds[shard])
+
+
+def _part(digest: Digest, entry: Entry, shard: int, rows: int) -> PartRecord:
+    return PartRecord(
+        path=entry.path,
+        shard=shard,
+        fence=digest.fence,
+        rows=rows,
+        error_rows=digest.error_rows,
+        size=entry.size,
+        sha256=digest.sha256,
+        etag=entry.etag,
+    )
+
+
+def _require_same(storage: Storage, manifest: Manifest) -> None:
+    """Somebody wrote a manifest before: it must be of the same parts."""
+    there = Manifest.model_validate_json(storage.read(MANIFEST_FILE))
+    if [part.sha256 for part in there.parts] != [part.sha256 for part in manifest.parts]:
+        raise PartInvalidError(path=MANIFEST_FILE, shard="any", reason="an earlier manifest lists other parts")

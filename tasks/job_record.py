@@ -1,0 +1,33 @@
+"""Reads `_job.json`: the spec and plan of a job, which live in its output and nowhere else."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from pydantic import ValidationError
+
+from schemas.errors import OutputTakenError, UnreadableFileError
+from schemas.location import Location
+from schemas.manifest import JOB_FILE, JobRecord
+from schemas.storage import Storage, open_storage
+
+
+def read_record(storage: Storage, job: str | None = None) -> JobRecord:
+    """The record of an output, which must be of `job` when that is given.
+
+    Raises UnreadableFileError, OutputTakenError, StorageError.
+    """
+    path = storage.root.join(JOB_FILE)
+    try:
+        record = JobRecord.model_validate_json(storage.read(JOB_FILE))
+    except ValidationError as error:
+        raise UnreadableFileError(path=path, reason=error.errors(include_url=False)[0]["msg"]) from None
+    if job is not None and record.job != job:
+        raise OutputTakenError(path=storage.root, job=record.job)
+    return record
+
+
+@lru_cache(maxsize=4)
+def cached_record(output: str, job: str) -> JobRecord:
+    """The record, read once by a process: a plan of a million shards is worth keeping."""
+    return read_record(open_storage(Location.parse(output)), job)

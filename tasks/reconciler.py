@@ -1,0 +1,79 @@
+"""Repairs what faults leave behind: expired leases, lost permits, counters, jobs whose finalizer died."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from schemas.errors import ParquetryError
+from tasks.claim import Unfinished
+from tasks.finalize import finalize
+from tasks.ledger import Ledger
+from tasks.lock import lock
+from tasks.permits import top_up
+
+log = logging.getLogger(__name__)
+#: every so many passes the slower checks are made as well
+AUDIT_EVERY = 12
+
+
+class Reconciler:
+    """Every node has one; a lock lets one of them work at a time."""
+
+    def __init__(self, ledger: Ledger, url: str, interval_s: float) -> None:
+        self._ledger = ledger
+        self._url = url
+        self._interval_s = interval_s
+        self._passes = 0
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask it to end; a pass under way is not waited for, since it may hang with the broker."""
+        self._stopping.set()
+
+    def reconcile(self) -> bool:
+        """One pass; False when another reconciler is at it. Raises BrokerUnreachableError."""
+        with lock(self._ledger, "reconcile", max(self._interval_s * 3, 10.0)) as held:
+            if held:
+                self._repair_all()
+        return held
+
+    def _repair_all(self) -> None:
+        self._passes += 1
+        for entry in self._ledger.census():
+            self._repair(entry)
+        # after the repairs, which may have queued shards or ended jobs
+        for queue in {entry.queue for entry in self._ledger.census()}:
+            if count := top_up(self._ledger, self._url, queue, issued_by="reconciler"):
+                log.debug("%d permits for queue %s", count, queue)
+
+    def _repair(self, entry: Unfinished) -> None:
+        reaped = self._ledger.reap(entry.job)
+        if reaped.lost:
+            log.warning("job %s: %d leases expired, %d shards failed by it", entry.job, reaped.lost, reaped.failed)
+        if self._passes % AUDIT_EVERY == 0:
+            self._audit(entry.job)
+        if entry.left - reaped.failed == 0:
+            self._finalize(entry.job)
+
+    def _audit(self, job: str) -> None:
+        audit = self._ledger.audit(job)
+        if audit.done_off or audit.put_back:
+            log.error("job %s: counter was off by %d, %d shards were lost", job, audit.done_off, audit.put_back)
+
+    def _finalize(self, job: str) -> None:
+        try:
+            finalize(self._ledger, job)
+        except ParquetryError as error:
+            log.error("job %s cannot be finalized yet: %s", job, error)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(self._interval_s):
+            try:
+                self.reconcile()
+            except ParquetryError as error:
+                log.warning("%s", error)

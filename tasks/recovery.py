@@ -1,0 +1,80 @@
+"""Rebuilds a job in a ledger that does not know it, or not all of it, from what its output holds."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from schemas.errors import BadInputError
+from schemas.location import Location
+from schemas.manifest import JOB_FILE, MANIFEST_FILE, SUCCESS_FILE, JobRecord, Manifest
+from schemas.shard import part_name
+from schemas.states import JobState
+from schemas.storage import Storage, open_storage
+from tasks.claim import CommittedPart
+from tasks.finalize import finalize
+from tasks.found_part import find_part
+from tasks.job_record import read_record
+from tasks.ledger import Ledger
+
+log = logging.getLogger(__name__)
+#: footers read at once; they are small and far away
+READERS = 8
+
+
+class NoJobHereError(BadInputError):
+    """There is no job in {path}: it has no _job.json."""
+
+
+def recover(output: str, ledger: Ledger, *, queue: str = "default") -> JobRecord:
+    """Enter the job of an output into the ledger with every committed part counted; nothing is computed.
+
+    A job the ledger knows only gains the parts it missed; one that is done stays untouched. Raises NoJobHereError,
+    UnreadableFileError, PartInvalidError, StorageError, BrokerUnreachableError.
+    """
+    storage = open_storage(Location.parse(output))
+    if storage.head(JOB_FILE) is None:
+        raise NoJobHereError(path=storage.root)
+    record = read_record(storage)
+    known = record.job in ledger.job_names()
+    if known and ledger.status(record.job, max_failures=0).state is JobState.DONE:
+        return record
+    if not known and (sealed := _sealed(storage, record)):
+        _register_done(ledger, record, queue, sealed)
+    else:
+        _count_parts(ledger, record, storage, queue, known=known)
+        finalize(ledger, record.job)
+    return record
+
+
+def _sealed(storage: Storage, record: JobRecord) -> Manifest | None:
+    """The manifest of a finished output: it was checked when it was written, so no part is read again."""
+    if storage.head(SUCCESS_FILE) is None:
+        return None
+    data = storage.try_read(MANIFEST_FILE)
+    manifest = Manifest.model_validate_json(data) if data else None
+    return manifest if manifest and manifest.job == record.job else None
+
+
+def _register_done(ledger: Ledger, record: JobRecord, queue: str, manifest: Manifest) -> None:
+    ledger.register(record, queue, done=[CommittedPart(part=part) for part in manifest.parts])
+    ledger.set_state(record.job, JobState.DONE)
+    ledger.forget(record.job)
+
+
+def _count_parts(ledger: Ledger, record: JobRecord, storage: Storage, queue: str, *, known: bool) -> None:
+    counted = ledger.committed(record.job) if known else set()
+    present = {entry.path for entry in storage.list("part-")}
+    shards = [s for s in range(record.plan.num_shards) if s not in counted and part_name(s) in present]
+    found = _read_parts(storage, record, shards)
+    if not ledger.register(record, queue, done=found):
+        for entry in found:
+            ledger.adopt(record.job, entry.part, entry.counts)
+    log.info("job %s: %d parts were found, %d of them new", record.job, len(present), len(found))
+
+
+def _read_parts(storage: Storage, record: JobRecord, shards: Iterable[int]) -> list[CommittedPart]:
+    with ThreadPoolExecutor(READERS) as pool:
+        return [part for part in pool.map(partial(find_part, storage, record), shards) if part is not None]

@@ -1,0 +1,21 @@
+"""What a Celery process knows of the device it serves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """One device's place in the node; its prefork children share it."""
+
+    #: the name under which leases are held
+    worker: str
+    url: str
+    env: str
+    queues: tuple[str, ...]
+    shards_in_flight: int
+    #: where the device's supervisor listens
+    socket: Path
+    beat_s: float
