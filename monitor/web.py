@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from starlette.routing import Route
 from monitor.access import COOKIE, Gate, allowed_hosts, require_token
 from monitor.metrics import render
 from monitor.observer import JobLedger, Observer
-from schemas.errors import ExitCode, ParquetryError, UnknownJobError
+from schemas.errors import ExitCode, ParquetryError, UnknownJobError, UnusableEnvironmentError
 from schemas.states import JobState
 
 PAGE = Path(__file__).parent / "page"
@@ -42,17 +43,36 @@ CHANGES: dict[str, Callable[[JobLedger, str], object]] = {
 MAX_LOGIN_BYTES = 4096
 
 
+class BindError(UnusableEnvironmentError):
+    """The dashboard cannot listen on {host} port {port}: {reason}. Choose others with --host and --port."""
+
+
 def create_app(ledger: JobLedger, token: str | None = None) -> Starlette:
     """The ASGI application. With a token every page but /login and /healthz asks for it."""
     return Dashboard(Observer(ledger), Gate(token)).app
 
 
-def serve(ledger: JobLedger, *, host: str, port: int, token: str | None) -> None:
-    """Run the page until interrupted. Raises TokenRequiredError for an open bind without a token."""
+def serve(ledger: JobLedger, *, host: str, port: int, token: str | None, announce: Callable[[str], object]) -> None:
+    """Run the page until interrupted; `announce` gets its address (port 0 takes a free one).
+
+    Raises TokenRequiredError for an open bind without a token, BindError.
+    """
     require_token(host, token)
     import uvicorn
 
-    uvicorn.run(create_app(ledger, token), host=host, port=port, log_level="warning", server_header=False)
+    with _listen(host, port) as listener:
+        name = f"[{host}]" if ":" in host else host
+        announce(f"http://{name}:{listener.getsockname()[1]}")
+        config = uvicorn.Config(create_app(ledger, token), log_level="warning", server_header=False)
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise BindError(host=host, port=port, reason=error.strerror) from None
 
 
 class Dashboard:

@@ -7,5 +7,6 @@
 
 from parquetry.api import Job, run, submit
 from schemas import __version__
+from schemas.errors import ParquetryError
 
-__all__ = ["Job", "__version__", "run", "submit"]
+__all__ = ["Job", "ParquetryError", "__version__", "run", "submit"]

@@ -82,14 +82,14 @@ class _UniqueKeys(yaml.SafeLoader):
 
 
 def apply_override(data: dict[str, Any], text: str) -> None:
-    """Put `a.b=c` into `data`, where c is read as YAML. Sections that are missing or empty are made."""
+    """Put `a.b=c` into `data`, where c is read as YAML, else taken as text. Missing and empty sections are made."""
     name, separator, value = text.partition("=")
     *sections, key = name.strip().split(".")
     if not separator or not key or not all(sections):
         raise OverrideError(text=repr(text), reason="write it as key=value, for example model.quantization=nf4")
     for section in sections:
         data = _section(data, section, text)
-    data[key] = _value(value, text)
+    data[key] = _value(value)
 
 
 def _section(data: dict[str, Any], name: str, text: str) -> dict[str, Any]:
@@ -100,8 +100,9 @@ def _section(data: dict[str, Any], name: str, text: str) -> dict[str, Any]:
     return data[name]
 
 
-def _value(value: str, text: str) -> Any:
+def _value(text: str) -> Any:
     try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise OverrideError(text=repr(text), reason=_describe(error)) from None
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        # a template such as {{ text }} is no YAML; where text does not belong, the spec's validation says so
+        return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -71,10 +72,10 @@ def dashboard(
     from monitor.web import serve
 
     token = settings().dashboard_token
+    # said before the broker is asked, so that the answer does not depend on it
     require_token(host, token)
-    ledger = open_ledger()
-    print(f"Dashboard on http://{host}:{port}", flush=True)
-    serve(ledger, host=host, port=port, token=token)
+    announce = partial(print, "Dashboard on", flush=True)
+    serve(open_ledger(), host=host, port=port, token=token, announce=announce)
 
 
 def doctor(

@@ -45,13 +45,20 @@ def test_an_override_may_hold_equals_signs_and_be_empty():
     assert data == {"prompt": {"template": "a=b"}, "input": {"limit": None}}
 
 
+def test_an_override_that_is_no_yaml_is_text(spec_path):
+    spec = load_spec(spec_path, ["prompt.template=Say: {{ text }}"])
+    assert spec.prompt.template == "Say: {{ text }}"
+    with pytest.raises(InvalidValueError, match=r"input\.limit is '\['"):
+        load_spec(spec_path, ["input.limit=["])
+
+
 def test_an_empty_section_is_made():
     data = {"generation": None}
     apply_override(data, "generation.seed=3")
     assert data == {"generation": {"seed": 3}}
 
 
-@pytest.mark.parametrize("text", ["model", "=x", ".id=x", "model.=x", "task.kind=x", "model.id=[", "model..id=x"])
+@pytest.mark.parametrize("text", ["model", "=x", ".id=x", "model.=x", "task.kind=x", "model..id=x"])
 def test_an_unusable_override_is_named(text):
     with pytest.raises(OverrideError, match="--set") as caught:
         apply_override({"task": "generate"}, text)
