@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib.util
 
 import torch
 
+from workers.packed import flash
 from workers.packed.attention import AttentionBackend
-from workers.packed.kv_cache import LayerShape
 from workers.packed.sdpa import SdpaBackend
 
 
-def choose_backend(name: str, device: torch.device, layers: Sequence[LayerShape]) -> AttentionBackend:
+def choose_backend(name: str, device: torch.device) -> AttentionBackend:
     """The backend that `name` asks for; `auto` knows the best one for the device. ValueError says what to use."""
-    if name == "sdpa" or (name == "auto" and device.type != "cuda"):
+    if name == "auto":
+        name = best_name(device)
+    if name == "sdpa":
         return SdpaBackend()
     if device.type != "cuda":
         raise ValueError(f"attention {name!r} needs a CUDA device; use attention: sdpa or auto on {device.type}")
-    raise ValueError(f"attention {name!r} is not available")
+    if name == "flash_attention_2" and not flash.has_package():
+        raise ValueError(
+            "attention 'flash_attention_2' needs the flash-attn package; install it or use attention: auto"
+        )
+    # Importing the kernels imports Triton, which a CPU build of torch does not bring.
+    from workers.packed import kernels
+
+    kinds = (kernels.TritonBackend, kernels.TorchVarlenBackend, kernels.FlashAttentionBackend)
+    return {kind.name: kind for kind in kinds}[name]()
+
+
+def best_name(device: torch.device) -> str:
+    """flash-attn when it is there, then torch's own varlen kernel; plain SDPA off CUDA or without Triton."""
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return "sdpa"
+    return "flash_attention_2" if flash.has_package() else "torch_varlen"

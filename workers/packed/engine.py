@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import time
 from collections import Counter
 from collections.abc import Collection
 from collections.abc import Sequence as Many
@@ -19,7 +20,7 @@ from workers.packed.backends import choose_backend
 from workers.packed.blocks import BlockPool
 from workers.packed.kv_cache import attach_caches, detach_caches
 from workers.packed.lanes import LaneTable
-from workers.packed.memory import plan_cache
+from workers.packed.memory import plan_num_blocks
 from workers.packed.options import PackedOptions
 from workers.packed.probe import UnsupportedModel, probe_layers
 from workers.packed.runner import InFlight, ModelRunner
@@ -27,6 +28,7 @@ from workers.packed.sampler import Sampler, SamplingMode, sampling_mode
 from workers.packed.scheduler import Batch, Scheduler
 from workers.packed.self_check import check_engine
 from workers.packed.sequence import Sequence
+from workers.packed.startup import capture_graphs, speed_up
 from workers.packed.step_tensors import DeviceLanes
 from workers.packed.stop import StopMatcher
 from workers.request import Completion, GenerationRequest, Request, Result
@@ -35,6 +37,8 @@ log = logging.getLogger(__name__)
 
 #: a token budget below this is not worth shrinking to
 MIN_TOKEN_BUDGET = 64
+#: blocks of the small cache that the self check runs on
+NUM_PROBE_BLOCKS = 16
 
 
 class PackedEngine(Engine):
@@ -67,17 +71,26 @@ class PackedEngine(Engine):
         on_cuda = self.device.type == "cuda"
         self._lookahead = on_cuda if self.options.lookahead is None else self.options.lookahead
         self._layers = probe_layers(model)
-        self.backend = choose_backend(self.options.attention, self.device, self._layers)
+        self.backend = choose_backend(self.options.attention, self.device)
         self._implementation = model.config._attn_implementation
         model.set_attn_implementation(IMPLEMENTATION)
         self._build()
 
     def _build(self) -> None:
-        """Size the cache and make everything that depends on its size."""
-        plan = plan_cache(self.model, self._layers, self.backend, self.options, self.max_model_len)
-        attach_caches(self._layers, plan.num_blocks, plan.block_size, self.device)
-        num_lanes, max_blocks = self.options.num_lanes, -(-self.max_model_len // plan.block_size)
-        self.pool = BlockPool(plan.num_blocks, plan.block_size)
+        """Make the runner, prove it on a small cache, speed it up, then size the cache by what is left."""
+        start = time.perf_counter()
+        block_size = self.options.block_size or self.backend.block_size
+        num_lanes, max_blocks = self.options.num_lanes, -(-self.max_model_len // block_size)
+        device_lanes = DeviceLanes(num_lanes, max_blocks, block_size, self.device)
+        sampler = Sampler(num_lanes, self.model.config.get_text_config().vocab_size, self.device)
+        self.runner = ModelRunner(self.model, self.backend, device_lanes, sampler)
+        attach_caches(self._layers, NUM_PROBE_BLOCKS, block_size, self.device)
+        check_engine(self.model, self.runner)
+        self._undo = speed_up(self.model, self._layers, self.options)
+        num_blocks = plan_num_blocks(self._layers, self.runner, self.options, self.max_model_len)
+        attach_caches(self._layers, num_blocks, block_size, self.device)
+        self.runner.graphs = capture_graphs(self.runner, self.options, num_blocks)
+        self.pool = BlockPool(num_blocks, block_size)
         self.lanes = LaneTable(num_lanes, max_blocks)
         self.scheduler = Scheduler(
             self.pool,
@@ -86,13 +99,10 @@ class PackedEngine(Engine):
             max_model_len=self.max_model_len,
             prefix_cache=self.options.prefix_cache,
         )
-        device_lanes = DeviceLanes(num_lanes, max_blocks, plan.block_size, self.device)
-        sampler = Sampler(num_lanes, self.model.config.get_text_config().vocab_size, self.device)
-        self.runner = ModelRunner(self.model, self.backend, device_lanes, sampler)
-        check_engine(self.model, self.runner)
+        self.startup_s = time.perf_counter() - start
         log.info(
-            "packed engine: attention %s, %d blocks of %d tokens, budget %d tokens, %d lanes",
-            self.backend.name, plan.num_blocks, plan.block_size, self.options.token_budget, num_lanes,
+            "packed engine: attention %s, %d blocks of %d tokens, budget %d tokens, %d lanes, ready in %.1f s",
+            self.backend.name, num_blocks, block_size, self.options.token_budget, num_lanes, self.startup_s,
         )  # fmt: skip
 
     @staticmethod
@@ -264,6 +274,8 @@ class PackedEngine(Engine):
     def close(self) -> None:
         """Give the model back as it came and free the cache. The engine is of no use afterwards."""
         detach_caches(self._layers)
+        self._undo()
+        self.runner.graphs = None
         self.model.set_attn_implementation(self._implementation)
 
 

@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
-from torch import nn
 
-from workers.packed.attention import AttentionBackend
 from workers.packed.kv_cache import LayerShape
 from workers.packed.options import PackedOptions
-
-
-@dataclass(frozen=True)
-class CachePlan:
-    """The size of the KV cache."""
-
-    num_blocks: int
-    block_size: int
+from workers.packed.runner import ModelRunner
 
 
 def free_bytes(device: torch.device, fraction: float) -> int:
@@ -31,7 +21,7 @@ def free_bytes(device: torch.device, fraction: float) -> int:
     return int(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * fraction / 4)
 
 
-def plan_num_blocks(available: int, bytes_per_block: int, max_useful: int) -> int:
+def fit_blocks(available: int, bytes_per_block: int, max_useful: int) -> int:
     """Blocks for `available` bytes, never more than `max_useful`. Raises MemoryError when not even one fits."""
     count = min(available // bytes_per_block, max_useful)
     if count < 1:
@@ -42,18 +32,28 @@ def plan_num_blocks(available: int, bytes_per_block: int, max_useful: int) -> in
     return count
 
 
-def plan_cache(
-    model: nn.Module,
-    layers: Sequence[LayerShape],
-    backend: AttentionBackend,
-    options: PackedOptions,
-    max_model_len: int,
-) -> CachePlan:
-    """Block size and count: what the options say, else what the backend likes and the memory holds."""
-    block_size = options.block_size or backend.block_size
+def plan_num_blocks(
+    layers: Sequence[LayerShape], runner: ModelRunner, options: PackedOptions, max_model_len: int
+) -> int:
+    """The blocks the options ask for, else what is left beside the largest step."""
     if options.num_blocks is not None:
-        return CachePlan(options.num_blocks, block_size)
+        return options.num_blocks
+    device, block_size = runner.lanes.device, runner.lanes.block_size
+    available = free_bytes(device, options.memory_fraction) - activation_bytes(runner, options, max_model_len)
     per_block = block_size * sum(layer.bytes_per_token for layer in layers)
     # More than every lane at its longest is of no use; the prefix cache may have as much again.
     useful = 2 * options.num_lanes * -(-max_model_len // block_size)
-    return CachePlan(plan_num_blocks(free_bytes(model.device, options.memory_fraction), per_block, useful), block_size)
+    return fit_blocks(available, per_block, useful)
+
+
+def activation_bytes(runner: ModelRunner, options: PackedOptions, max_model_len: int) -> int:
+    """Peak memory of the largest step, measured by running it; 0 on a CPU."""
+    device = runner.lanes.device
+    if device.type != "cuda":
+        return 0
+    torch.cuda.synchronize(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    runner.rehearse(options.token_budget, options.num_lanes, max_model_len)
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before

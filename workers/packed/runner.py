@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.packed.attention import AttentionBackend, computing
+from workers.packed.graphs import DecodeGraphs
 from workers.packed.sampler import Sampler, SamplingMode
 from workers.packed.scheduler import Batch
 from workers.packed.step_tensors import DeviceLanes, StepBuilder, StepTensors
@@ -47,6 +48,7 @@ class ModelRunner:
         self.lanes = lanes
         self.sampler = sampler
         self.builder = StepBuilder(lanes)
+        self.graphs: DecodeGraphs | None = None
         #: rows that graph replays computed for nobody
         self.num_padding_tokens = 0
 
@@ -55,7 +57,10 @@ class ModelRunner:
         """Start one step; `epochs` (num_sampled,) are handed on to whoever collects it."""
         if batch.admitted:
             self.sampler.admit(batch.admitted)
-        tokens, logprobs = self.run(self.builder.build(batch), mode)
+        if self.graphs is not None and self.graphs.takes(batch):
+            tokens, logprobs = self.graphs.replay(batch, mode)
+        else:
+            tokens, logprobs = self.run(self.builder.build(batch), mode)
         return self.send_back(batch.sampled_lanes, epochs, tokens, logprobs)
 
     def run(self, step: StepTensors, mode: SamplingMode) -> tuple[Tensor, Tensor | None]:
@@ -64,6 +69,11 @@ class ModelRunner:
         tokens, logprobs = self.sampler.sample(logits, step.sample_lanes, step.sample_positions, mode)
         self.lanes.tokens[step.sample_lanes] = tokens
         return tokens, logprobs
+
+    @torch.inference_mode()
+    def rehearse(self, num_tokens: int, num_sampled: int, max_model_len: int) -> None:
+        """Compute the largest step there can be, for nobody: it compiles, and it shows the peak memory."""
+        self.run(self.builder.rehearsal(num_tokens, num_sampled, max_model_len), SamplingMode.GREEDY)
 
     def forward(self, step: StepTensors) -> Tensor:
         """Logits (num_sampled, vocab) of the rows to sample."""

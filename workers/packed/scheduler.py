@@ -103,6 +103,8 @@ class Scheduler:
         """The next step, or None when nothing can be computed now."""
         lanes = self.lanes
         decodes = self._grow(self._decoding[lanes.computed[self._decoding] < lanes.end[self._decoding]])
+        # Longest context first: attention programs start in this order, so the last ones to end are short.
+        decodes = decodes[np.argsort(-lanes.computed[decodes], kind="stable")]
         batch = Batch(decodes, lanes.computed[decodes], lanes.last_block[decodes], [])
         lanes.computed[decodes] += 1
         self._fill(batch, self.token_budget - len(decodes))

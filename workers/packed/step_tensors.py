@@ -41,11 +41,15 @@ class StepTensors:
 
 
 def upload(arrays: list[np.ndarray], device: torch.device) -> list[Tensor]:
-    """Copy int32 arrays to the device in one transfer that does not wait."""
-    flat = torch.from_numpy(np.concatenate(arrays).astype(np.int32, copy=False))
+    """Copy int32 arrays to the device in one transfer that does not wait; each arrives aligned to 16 bytes."""
+    starts = np.cumsum([0, *(-(-len(array) // 4) * 4 for array in arrays)])
+    flat = np.zeros(starts[-1], dtype=np.int32)
+    for start, array in zip(starts, arrays, strict=False):
+        flat[start : start + len(array)] = array
+    sent = torch.from_numpy(flat)
     if device.type == "cuda":
-        flat = flat.pin_memory().to(device, non_blocking=True)
-    return list(flat.split([len(array) for array in arrays]))
+        sent = sent.pin_memory().to(device, non_blocking=True)
+    return [sent[start : start + len(array)] for start, array in zip(starts.tolist(), arrays, strict=False)]
 
 
 def chunk_slots(chunk: PrefillChunk, positions: np.ndarray, block_size: int) -> np.ndarray:
@@ -112,6 +116,21 @@ class StepBuilder:
             "sample_rows": np.concatenate([np.arange(len(batch.decode_lanes), dtype=np.int32), ends[last] - 1]),
             "sample_lanes": batch.sampled_lanes,
         }
+
+    def rehearsal(self, num_tokens: int, num_sampled: int, max_model_len: int) -> StepTensors:
+        """Fresh prompts of `num_tokens` in all that belong to nobody: they are written to the last lane's block 0."""
+        device, size = self.lanes.device, self.lanes.block_size
+        lens = [max_model_len] * (num_tokens // max_model_len) + [num_tokens % max_model_len]
+        lens = [length for length in lens if length]
+        positions = torch.cat([torch.arange(length, device=device) for length in lens])
+        context = torch.tensor(lens, dtype=torch.int32, device=device)
+        cu_seqlens = torch.tensor([0, *np.cumsum(lens)], dtype=torch.int32, device=device)
+        lanes = torch.full((len(lens),), len(self.lanes.tokens) - 1, dtype=torch.int32, device=device)
+        part = PrefillPart(cu_seqlens, max(lens), context, max(lens), lanes, True, lens, lens)
+        attention = AttentionStep(positions % size, self.lanes.tables, size, 0, lanes[:0], context[:0], 1, part)
+        rows = torch.arange(num_sampled, device=device) % num_tokens
+        padding = torch.full_like(rows, len(self.lanes.tokens) - 1)
+        return StepTensors(torch.zeros_like(positions), positions, attention, rows, padding, rows)
 
     @staticmethod
     def _prefill_part(batch: Batch, sent: dict[str, Tensor]) -> PrefillPart:

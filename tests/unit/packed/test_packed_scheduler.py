@@ -35,7 +35,7 @@ def test_prefill_chunks_fill_what_decodes_leave() -> None:
     steps = [scheduler.schedule() for _ in range(3)]
     assert [shape(step) for step in steps] == [(0, [(0, 10), (0, 6)]), (1, [(6, 20)]), (2, [])]
     assert [len(step.sampled_lanes) for step in steps] == [1, 2, 2]
-    assert steps[2].positions.tolist() == [11, 20]
+    assert steps[2].positions.tolist() == [20, 11]
 
 
 def test_nothing_is_scheduled_past_the_limit() -> None:

@@ -1,0 +1,110 @@
+"""The Triton kernels against the reference backend: on a CUDA device, else in Triton's interpreter."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cpu":
+    # Triton reads it when it is imported, for its own library functions as well.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+pytest.importorskip("triton", reason="this build of torch brings no Triton")
+
+from workers.packed.attention import AttentionSpec, AttentionStep, PrefillPart  # noqa: E402
+from workers.packed.kernels import TritonBackend  # noqa: E402
+from workers.packed.sdpa import SdpaBackend  # noqa: E402
+
+LENS = [1, 70, 33, 150]
+SPECS = {
+    "plain": AttentionSpec(0.25),
+    "window": AttentionSpec(0.25, window=20),
+    "softcap": AttentionSpec(0.25, softcap=2.0),
+    "sinks": AttentionSpec(0.25, window=40, sinks=torch.tensor([0.3, -1.0, 2.0, 0.0])),
+}
+
+
+def on_device(spec: AttentionSpec) -> AttentionSpec:
+    sinks = None if spec.sinks is None else spec.sinks.to(DEVICE)
+    return AttentionSpec(spec.scale, spec.window, spec.softcap, sinks)
+
+
+def make_step(block_size: int, query_lens: list[int] | None, lens: list[int] = LENS) -> AttentionStep:
+    """Decodes, or chunks of `query_lens`, of sequences of `lens` tokens whose blocks are scattered."""
+    n, width = len(lens), -(-max(lens) // block_size)
+    order = torch.randperm(n * width, generator=torch.Generator().manual_seed(1))
+    tables = order.view(n, width).to(DEVICE, torch.int32)
+    lanes = torch.arange(n - 1, -1, -1, dtype=torch.int32, device=DEVICE)
+    context = torch.tensor(lens, dtype=torch.int32, device=DEVICE)
+    slots = torch.empty(0, dtype=torch.int64, device=DEVICE)
+    if query_lens is None:
+        return AttentionStep(slots, tables, block_size, n, lanes, context, max(lens))
+    cu = torch.tensor([0, *query_lens]).cumsum(0).to(DEVICE, torch.int32)
+    part = PrefillPart(cu, max(query_lens), context, max(lens), lanes, False, query_lens, lens)
+    return AttentionStep(slots, tables, block_size, 0, lanes[:0], context[:0], 1, part)
+
+
+def make_caches(step: AttentionStep, key_dim: int, value_dim: int, kv_heads: int = 2) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    count = step.tables.numel()
+    shapes = [(count, kv_heads, step.block_size, dim) for dim in (key_dim, value_dim)]
+    return [torch.randn(shape, generator=generator).to(DEVICE) for shape in shapes]
+
+
+def make_q(num_tokens: int, key_dim: int) -> torch.Tensor:
+    """(num_tokens, 4, key_dim) with the strides the hook meets: heads outermost."""
+    q = torch.randn(4, num_tokens, key_dim, generator=torch.Generator().manual_seed(3))
+    return q.to(DEVICE).transpose(0, 1)
+
+
+@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize(("block_size", "dims"), [(16, (16, 16)), (64, (24, 16)), (128, (32, 32))])
+def test_decode_equals_the_reference(name: str, block_size: int, dims: tuple[int, int]) -> None:
+    step, spec = make_step(block_size, None), on_device(SPECS[name])
+    caches, q = make_caches(step, *dims), make_q(len(LENS), dims[0])
+    got = TritonBackend().decode(q, *caches, step, spec)
+    assert torch.allclose(got, SdpaBackend().decode(q, *caches, step, spec), atol=1e-4)
+
+
+def test_decode_without_splits_equals_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.packed.paged_decode.MAX_SPLITS", 1)
+    for spec in SPECS.values():
+        step, spec = make_step(32, None), on_device(spec)
+        caches, q = make_caches(step, 16, 16), make_q(len(LENS), 16)
+        got = TritonBackend().decode(q, *caches, step, spec)
+        assert torch.allclose(got, SdpaBackend().decode(q, *caches, step, spec), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize(("block_size", "dims"), [(16, (16, 16)), (64, (24, 16))])
+def test_prefill_equals_the_reference(name: str, block_size: int, dims: tuple[int, int]) -> None:
+    query_lens = [1, 40, 33, 65]
+    step, spec = make_step(block_size, query_lens), on_device(SPECS[name])
+    caches, q = make_caches(step, *dims), make_q(sum(query_lens), dims[0])
+    fresh = make_caches(make_step(block_size, query_lens), *dims)
+    keys, values = (gather_new(cache, step, query_lens) for cache in fresh)
+    got = TritonBackend().prefill(q, keys, values, *caches, step, spec)
+    want = SdpaBackend().prefill(q, keys, values, *caches, step, spec)
+    assert torch.allclose(got, want, atol=1e-4)
+
+
+def gather_new(cache: torch.Tensor, step: AttentionStep, query_lens: list[int]) -> torch.Tensor:
+    """The keys or values of the chunks themselves, as the model would pass them."""
+    parts = []
+    for lane, count, length in zip(step.prefill.lanes.tolist(), query_lens, LENS, strict=True):
+        at = torch.arange(length - count, length, device=cache.device)
+        parts.append(cache[step.tables[lane, at // step.block_size].long(), :, at % step.block_size])
+    return torch.cat(parts)
+
+
+def test_store_writes_only_its_slots() -> None:
+    step = make_step(16, None)
+    k_cache, v_cache = make_caches(step, 24, 16)
+    k, v = (torch.randn(2, 3, dim, device=DEVICE).transpose(0, 1) for dim in (24, 16))
+    slots = torch.tensor([5, 16, 40], device=DEVICE)
+    wanted = k_cache.clone(), v_cache.clone()
+    SdpaBackend().write(k, v, *wanted, slots)
+    TritonBackend().write(k, v, k_cache, v_cache, slots)
+    assert torch.equal(k_cache, wanted[0]) and torch.equal(v_cache, wanted[1])

@@ -1,0 +1,86 @@
+"""Projections that read the same input run as one matrix product: q, k and v, and gate and up.
+
+The weights of the parts become views of the merged weight, so nothing is held twice and a state dict stays as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+GROUPS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+
+
+class MergedLinear(nn.Module):
+    """Several linear layers over one input, which is what stock attention and MLP classes give them."""
+
+    def __init__(self, parts: list[nn.Linear]) -> None:
+        super().__init__()
+        self.widths = [part.out_features for part in parts]
+        self.weight = merge_parameters([part.weight for part in parts])
+        biases = [part.bias for part in parts if part.bias is not None]
+        self.bias = merge_parameters(biases) if biases else None
+        self.outputs: list[Tensor] = []
+
+    def compute(self, x: Tensor) -> None:
+        """Compute every part; each is taken once."""
+        self.outputs = list(F.linear(x, self.weight, self.bias).split(self.widths, -1))
+
+
+class MergedPart(nn.Module):
+    """Stands where one of the linear layers stood. The first one computes, the last one lets go of the results."""
+
+    def __init__(self, merged: MergedLinear, index: int) -> None:
+        super().__init__()
+        self.index = index
+        self.is_last = index == len(merged.widths) - 1
+        # In a list, so that the merged weight is not registered once per part.
+        self.owner = [merged]
+
+    def forward(self, x: Tensor) -> Tensor:
+        merged = self.owner[0]
+        if self.index == 0:
+            merged.compute(x)
+        output = merged.outputs[self.index]
+        if self.is_last:
+            merged.outputs = []
+        return output
+
+
+def merge_parameters(parameters: list[nn.Parameter]) -> Tensor:
+    """One tensor of all rows; the parameters become views of it."""
+    merged = torch.cat([parameter.data for parameter in parameters])
+    for parameter, rows in zip(parameters, merged.split([len(p) for p in parameters]), strict=True):
+        parameter.data = rows
+    return merged
+
+
+def can_merge(parts: list[nn.Module | None]) -> bool:
+    """Plain half-precision linear layers of one kind: a quantized or adapted one is a class of its own."""
+    if any(type(part) is not nn.Linear or part._forward_hooks or part._forward_pre_hooks for part in parts):
+        return False
+    kinds = {(part.in_features, part.bias is None, part.weight.dtype, part.weight.device) for part in parts}
+    return len(kinds) == 1 and parts[0].weight.dtype in (torch.float16, torch.bfloat16)
+
+
+def merge_projections(model: nn.Module) -> Callable[[], None]:
+    """Merge what can be merged, in place; returns the function that puts the linear layers back."""
+    replaced: list[tuple[nn.Module, str, nn.Module]] = []
+    for module in list(model.modules()):
+        for names in GROUPS:
+            parts = [getattr(module, name, None) for name in names]
+            if not can_merge(parts):
+                continue
+            merged = MergedLinear(parts)
+            for index, (name, part) in enumerate(zip(names, parts, strict=True)):
+                replaced.append((module, name, part))
+                setattr(module, name, MergedPart(merged, index))
+
+    def put_back() -> None:
+        for module, name, part in replaced:
+            setattr(module, name, part)
+
+    return put_back

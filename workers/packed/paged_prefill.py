@@ -1,0 +1,104 @@
+"""Triton kernel: chunks of queries against paged keys and values, for prompts that have something before the chunk."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from workers.packed.attention import AttentionSpec, AttentionStep
+from workers.packed.paged_decode import _soft_cap
+
+
+@triton.jit
+def _prefill_kernel(
+    q_ptr, k_ptr, v_ptr, out_ptr, sink_ptr, table_ptr, lane_ptr, len_ptr, cu_ptr,
+    q_stride, q_head_stride, k_block_stride, k_head_stride, v_block_stride, v_head_stride, table_stride, scale,
+    num_heads: tl.constexpr, group: tl.constexpr,
+    key_dim: tl.constexpr, key_pad: tl.constexpr, value_dim: tl.constexpr, value_pad: tl.constexpr,
+    block_size: tl.constexpr, rows: tl.constexpr, tile: tl.constexpr,
+    window: tl.constexpr, softcap: tl.constexpr, has_sinks: tl.constexpr, precision: tl.constexpr,
+):  # fmt: skip
+    head, chunk = tl.program_id(1), tl.program_id(2)
+    begin, end = tl.load(cu_ptr + chunk), tl.load(cu_ptr + chunk + 1)
+    # The last rows of a chunk see the most keys: start them first.
+    row_start = (tl.num_programs(0) - 1 - tl.program_id(0)) * rows
+    if row_start < end - begin:
+        length = tl.load(len_ptr + chunk)
+        before = length - (end - begin)
+        table = table_ptr + tl.load(lane_ptr + chunk).to(tl.int64) * table_stride
+        kv_head = head // group
+        row = row_start + tl.arange(0, rows)
+        real = row < end - begin
+        position = before + row
+        key_at, value_at = tl.arange(0, key_pad), tl.arange(0, value_pad)
+        q_row = (begin + row).to(tl.int64)
+        q_at = q_row[:, None] * q_stride + head * q_head_stride + key_at[None, :]
+        q = tl.load(q_ptr + q_at, mask=real[:, None] & (key_at[None, :] < key_dim), other=0.0)
+        start = 0
+        if window > 0:
+            start = tl.maximum(before + row_start - window + 1, 0) // tile * tile
+        stop = tl.minimum(before + row_start + rows, length)
+        top = tl.full([rows], float("-inf"), tl.float32)
+        total = tl.zeros([rows], tl.float32)
+        acc = tl.zeros([rows, value_pad], tl.float32)
+        offsets = tl.arange(0, tile)
+        for at in range(start, stop, tile):
+            key = at + offsets
+            block = tl.load(table + key // block_size, mask=key < length, other=0).to(tl.int64)
+            slot = key % block_size
+            k_row = block * k_block_stride + kv_head * k_head_stride + slot * key_dim
+            v_row = block * v_block_stride + kv_head * v_head_stride + slot * value_dim
+            k_mask = (key < length)[None, :] & (key_at[:, None] < key_dim)
+            v_mask = (key < length)[:, None] & (value_at[None, :] < value_dim)
+            k = tl.load(k_ptr + k_row[None, :] + key_at[:, None], mask=k_mask, other=0.0)
+            v = tl.load(v_ptr + v_row[:, None] + value_at[None, :], mask=v_mask, other=0.0)
+            scores = tl.dot(q, k, input_precision=precision) * scale
+            if softcap > 0.0:
+                scores = _soft_cap(scores, softcap)
+            seen = key[None, :] <= position[:, None]
+            if window > 0:
+                seen = seen & (position[:, None] - key[None, :] < window)
+            scores = tl.where(seen, scores, float("-inf"))
+            new_top = tl.maximum(top, tl.max(scores, 1))
+            safe_top = tl.where(new_top == float("-inf"), 0.0, new_top)
+            weights = tl.exp(scores - safe_top[:, None])
+            fade = tl.exp(top - safe_top)
+            total = total * fade + tl.sum(weights, 1)
+            acc = acc * fade[:, None] + tl.dot(weights.to(v.dtype), v, input_precision=precision)
+            top = new_top
+        if has_sinks:
+            sink = tl.load(sink_ptr + head).to(tl.float32)
+            last_top = tl.maximum(top, sink)
+            fade = tl.exp(top - last_top)
+            total = total * fade + tl.exp(sink - last_top)
+            acc = acc * fade[:, None]
+        out_at = (q_row[:, None] * num_heads + head) * value_dim + value_at[None, :]
+        kept = real[:, None] & (value_at[None, :] < value_dim)
+        tl.store(out_ptr + out_at, (acc / total[:, None]).to(out_ptr.dtype.element_ty), mask=kept)
+
+
+def paged_prefill(q: Tensor, k_cache: Tensor, v_cache: Tensor, step: AttentionStep, spec: AttentionSpec) -> Tensor:
+    """q (num_chunk_tokens, num_heads, key_dim) of `step.prefill`; keys and values are read from the blocks alone."""
+    part = step.prefill
+    assert part is not None
+    num_tokens, num_heads, key_dim = q.shape
+    num_kv_heads, value_dim = k_cache.shape[1], v_cache.shape[3]
+    key_pad = triton.next_power_of_2(key_dim)
+    is_wide = key_pad > 128 or q.dtype == torch.float32
+    rows, tile = (32, 32) if is_wide else (128, 64)
+    out = q.new_empty(num_tokens, num_heads, value_dim)
+    grid = (triton.cdiv(part.max_seqlen, rows), num_heads, len(part.query_lens))
+    _prefill_kernel[grid](
+        q, k_cache, v_cache, out, out if spec.sinks is None else spec.sinks,
+        step.tables, part.lanes, part.context_lens, part.cu_seqlens,
+        q.stride(0), q.stride(1), k_cache.stride(0), k_cache.stride(1), v_cache.stride(0), v_cache.stride(1),
+        step.tables.stride(0), spec.scale,
+        num_heads=num_heads, group=num_heads // num_kv_heads,
+        key_dim=key_dim, key_pad=key_pad, value_dim=value_dim, value_pad=triton.next_power_of_2(value_dim),
+        block_size=step.block_size, rows=rows, tile=tile,
+        window=spec.window, softcap=spec.softcap, has_sinks=spec.sinks is not None,
+        precision="ieee" if q.dtype == torch.float32 else "tf32", num_warps=8 if rows == 128 else 4, num_stages=3,
+    )  # fmt: skip
+    return out

@@ -1,0 +1,42 @@
+"""Triton kernel: new keys and values to their slots."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit
+def _store_kernel(
+    k_ptr, v_ptr, k_cache_ptr, v_cache_ptr, slot_ptr,
+    k_stride, k_head_stride, v_stride, v_head_stride, k_block_stride, v_block_stride,
+    num_heads: tl.constexpr, heads_pad: tl.constexpr, key_dim: tl.constexpr, key_pad: tl.constexpr,
+    value_dim: tl.constexpr, value_pad: tl.constexpr, block_size: tl.constexpr,
+):  # fmt: skip
+    token = tl.program_id(0).to(tl.int64)
+    slot = tl.load(slot_ptr + token)
+    block, offset = slot // block_size, slot % block_size
+    head = tl.arange(0, heads_pad)[:, None]
+    key_at, value_at = tl.arange(0, key_pad)[None, :], tl.arange(0, value_pad)[None, :]
+    k_mask = (head < num_heads) & (key_at < key_dim)
+    v_mask = (head < num_heads) & (value_at < value_dim)
+    k = tl.load(k_ptr + token * k_stride + head * k_head_stride + key_at, mask=k_mask)
+    v = tl.load(v_ptr + token * v_stride + head * v_head_stride + value_at, mask=v_mask)
+    k_at = block * k_block_stride + (head * block_size + offset) * key_dim + key_at
+    v_at = block * v_block_stride + (head * block_size + offset) * value_dim + value_at
+    tl.store(k_cache_ptr + k_at, k, mask=k_mask)
+    tl.store(v_cache_ptr + v_at, v, mask=v_mask)
+
+
+def store(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
+    """k and v (num_tokens, num_kv_heads, dim), innermost stride 1; slot_mapping (num_tokens,) int64."""
+    num_tokens, num_heads, key_dim = k.shape
+    value_dim = v.shape[2]
+    _store_kernel[(num_tokens,)](
+        k, v, k_cache, v_cache, slot_mapping,
+        k.stride(0), k.stride(1), v.stride(0), v.stride(1), k_cache.stride(0), v_cache.stride(0),
+        num_heads=num_heads, heads_pad=triton.next_power_of_2(num_heads),
+        key_dim=key_dim, key_pad=triton.next_power_of_2(key_dim),
+        value_dim=value_dim, value_pad=triton.next_power_of_2(value_dim), block_size=k_cache.shape[2], num_warps=4,
+    )  # fmt: skip
