@@ -68,8 +68,13 @@ def _text_facts(file: FoundFile, stream: BinaryIO, columns: Collection[str] | No
     with open_text(stream, format_of(file.path)) as reader:
         for batch in reader:
             rows += batch.num_rows
-            data_bytes += sum(batch.column(n).nbytes for n in batch.schema.names if columns is None or n in columns)
+            data_bytes += _batch_bytes(batch, columns)
         return _facts(file, reader.schema, [rows], data_bytes)
+
+
+def _batch_bytes(batch: pa.RecordBatch, columns: Collection[str] | None) -> int:
+    pairs = zip(batch.schema.names, batch.columns, strict=True)
+    return sum(column.nbytes for name, column in pairs if columns is None or name in columns)
 
 
 def _facts(file: FoundFile, schema: pa.Schema, group_rows: list[int], data_bytes: int) -> FileFacts:

@@ -26,6 +26,8 @@ class InputTable:
     files: tuple[InputFile, ...]
     #: columns that are read, hive partition columns last; without metadata
     schema: pa.Schema
+    #: every column of the first file, read or not
+    columns: tuple[str, ...]
     #: rows of each row group of each file
     group_rows: list[list[int]]
     #: mean uncompressed bytes of a row, in the columns that are read
@@ -51,6 +53,7 @@ def find_inputs(spec: InputSpec) -> InputTable:
     return InputTable(
         files=tuple(_input_file(fact) for fact in facts),
         schema=_common_schema(facts, spec.columns),
+        columns=tuple(facts[0].schema.names),
         group_rows=[fact.group_rows for fact in facts],
         row_bytes=sum(fact.data_bytes for fact in facts) / num_rows,
     )

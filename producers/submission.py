@@ -135,7 +135,7 @@ def _take_up(spec: JobSpec, output: Storage, ledger: Ledger, *, is_known: bool) 
         # loaded only here: recovery reads parts
         from tasks.recovery import recover
 
-        recover(output.root, ledger)
+        recover(str(output.root), ledger, queue=queue_of(spec))
     return record
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -16,6 +16,7 @@ from schemas.errors import InvalidValueError, MissingColumnError, UnsupportedOpt
 from schemas.job import JobSpec
 from workers.chat import ChatTemplate
 from workers.checkpoint import Checkpoint
+from workers.preparation import prompt_limit
 from workers.prompts import Template
 
 #: options of the job spec that are refused for now, when they are set, and why
@@ -51,6 +52,7 @@ def validate(spec: JobSpec) -> CheckedJob:
     template = _template_variables(spec)
     require_outside_input(spec)
     table = find_inputs(spec.input)
+    _require_columns(((name, "input.columns") for name in spec.input.columns or ()), table.columns)
     _check_columns(spec, table.schema, template)
     return CheckedJob(spec, table, _check_model(spec))
 
@@ -77,18 +79,21 @@ def _template_variables(spec: JobSpec) -> Iterable[str]:
 
 def _check_columns(spec: JobSpec, schema: pa.Schema, template: Iterable[str]) -> None:
     wanted = [
-        *((name, "input.columns") for name in spec.input.columns or ()),
         *((name, "output.keep") for name in spec.output.keep or ()),
         *spec.needed_columns.items(),
         *((name, "prompt.template") for name in template),
     ]
-    for name, where in wanted:
-        if name not in schema.names:
-            near = suggestion(name, schema.names)
-            raise MissingColumnError(where=where, column=name, suggestion=near, columns=", ".join(schema.names))
+    _require_columns(wanted, schema.names)
     _check_names(spec, schema)
     if spec.task == "generate" and spec.prompt.messages:
         _check_messages(spec.prompt.messages, schema.field(spec.prompt.messages).type)
+
+
+def _require_columns(wanted: Iterable[tuple[str, str]], known: Collection[str]) -> None:
+    for name, where in wanted:
+        if name not in known:
+            near = suggestion(name, known)
+            raise MissingColumnError(where=where, column=name, suggestion=near, columns=", ".join(known))
 
 
 def _check_names(spec: JobSpec, schema: pa.Schema) -> None:
@@ -110,18 +115,11 @@ def _check_messages(column: str, kind: pa.DataType) -> None:
 def _check_model(spec: JobSpec) -> Checkpoint:
     checkpoint = Checkpoint.resolve(spec.model)
     if spec.task == "generate":
-        _check_window(spec, checkpoint)
+        prompt_limit(spec, checkpoint)
         ChatTemplate.of(checkpoint, spec.prompt, now=datetime.now(UTC))
     if spec.task == "classify":
         _check_labels(spec, checkpoint)
     return checkpoint
-
-
-def _check_window(spec: JobSpec, checkpoint: Checkpoint) -> None:
-    asked, window = spec.generation.max_new_tokens, checkpoint.context_window
-    if asked >= window:
-        reason = f"the model's context window is {window} tokens, and the prompt needs some of them"
-        raise InvalidValueError(key="generation.max_new_tokens", value=asked, reason=reason)
 
 
 def _check_labels(spec: JobSpec, checkpoint: Checkpoint) -> None:

@@ -1,0 +1,142 @@
+"""A job before it is submitted: its size, a tokenized sample, and whether the weights fit the card."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+from pydantic import BaseModel, ConfigDict
+
+from producers.devices import smallest_gpu_bytes
+from producers.submission import prepare, queue_of
+from schemas.errors import RowError
+from schemas.job import JobSpec, ModelSpec
+from schemas.manifest import JobRecord
+from schemas.shard import Shard, ShardPlan
+from workers.checkpoint import Checkpoint
+from workers.preparation import Preparation
+from workers.reader import input_schema, read_shard
+from workers.tokenization import Tokenizer
+
+SAMPLE_ROWS = 256
+#: places of the input the sample is taken from
+_SAMPLE_PLACES = 8
+#: part of a device's memory that weights may fill; the rest is for the cache, activations and CUDA itself
+_WEIGHTS_SHARE = 0.8
+_DTYPE_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
+#: bytes a quantized weight takes, scales included
+_QUANTIZED_BYTES = {"int8": 1.06, "int8-weight-only": 1.06, "fp8": 1.03, "nf4": 0.56, "fp4": 0.56}
+
+
+class Plan(BaseModel):
+    """What a job would be. Token counts are estimates from a sample; nothing was written or queued."""
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+    job: str
+    task: str
+    model: str
+    output: str
+    queue: str
+    rows: int
+    files: int
+    shards: int
+    #: of the largest shard
+    rows_per_shard: int
+    sampled_rows: int
+    #: sampled rows that would become error rows, for example because they are too long
+    sampled_error_rows: int
+    mean_prompt_tokens: float
+    max_prompt_tokens: int
+    #: of the whole job
+    prompt_tokens: int
+    #: of the whole job, if every row used all of max_new_tokens; 0 for tasks that generate nothing
+    max_output_tokens: int
+    context_window: int
+    #: bytes of the weights on disk
+    weight_bytes: int
+    #: bytes they take on a device, as dtype and quantization ask for
+    device_weight_bytes: int
+    #: memory of the smallest GPU here, None when there is none
+    device_bytes: int | None
+    #: None when device_bytes is not known
+    weights_fit: bool | None
+
+
+def plan(spec: JobSpec, *, sample_rows: int = SAMPLE_ROWS, device_bytes: int | None = None) -> Plan:
+    """Validate the spec, count, and tokenize up to `sample_rows` rows from all over the input.
+
+    `device_bytes` is the memory of the device to plan for, by default that of this machine's smallest GPU. Raises what
+    `submission.prepare` raises.
+    """
+    record = prepare(spec)
+    checkpoint = Checkpoint.resolve(record.spec.model)
+    lengths, num_errors = _sample(record, checkpoint, sample_rows)
+    mean = sum(lengths) / max(len(lengths), 1)
+    shards = record.plan
+    device_bytes = smallest_gpu_bytes() if device_bytes is None else device_bytes
+    needed = device_weight_bytes(checkpoint, record.spec.model)
+    return Plan(
+        job=record.job,
+        task=record.spec.task,
+        model=record.spec.model.id,
+        output=record.spec.output.path,
+        queue=queue_of(record.spec),
+        rows=shards.num_rows,
+        files=len(shards.files),
+        shards=shards.num_shards,
+        rows_per_shard=max(stop - start for start, stop in pairwise(shards.bounds)),
+        sampled_rows=len(lengths) + num_errors,
+        sampled_error_rows=num_errors,
+        mean_prompt_tokens=mean,
+        max_prompt_tokens=max(lengths, default=0),
+        prompt_tokens=round(mean * shards.num_rows),
+        max_output_tokens=_max_output_tokens(record),
+        context_window=checkpoint.context_window,
+        weight_bytes=checkpoint.weight_bytes,
+        device_weight_bytes=needed,
+        device_bytes=device_bytes,
+        weights_fit=None if device_bytes is None else needed <= device_bytes * _WEIGHTS_SHARE,
+    )
+
+
+def _sample(record: JobRecord, checkpoint: Checkpoint, num_rows: int) -> tuple[list[int], int]:
+    """Prompt lengths of the sampled rows that have any, and how many have none."""
+    preparation = Preparation.of(record, checkpoint, Tokenizer.load(checkpoint.folder))
+    schema = input_schema(record)
+    lengths, num_errors = [], 0
+    for shard in _spread(record.plan, num_rows):
+        for batch in read_shard(record, shard, schema):
+            for tokens in preparation.tokens(batch):
+                if isinstance(tokens, RowError):
+                    num_errors += 1
+                else:
+                    lengths.append(len(tokens.ids))
+    return lengths, num_errors
+
+
+def _spread(plan: ShardPlan, num_rows: int) -> Iterator[Shard]:
+    """About `num_rows` rows: the first few of evenly spaced shards, since shards tend to begin with a row group."""
+    places = min(_SAMPLE_PLACES, plan.num_shards)
+    each = max(1, num_rows // places)
+    for place in range(places):
+        index = place * plan.num_shards // places
+        start, stop = plan.bounds[index], plan.bounds[index + 1]
+        bounds = sorted({0, start, min(start + each, stop)})
+        yield ShardPlan(files=plan.files, bounds=tuple(bounds)).shard(len(bounds) - 2)
+
+
+def _max_output_tokens(record: JobRecord) -> int:
+    generation = record.spec.generation
+    return record.plan.num_rows * generation.max_new_tokens * generation.n if record.spec.task == "generate" else 0
+
+
+def device_weight_bytes(checkpoint: Checkpoint, model: ModelSpec) -> int:
+    """Bytes the weights take on a device. A checkpoint that is quantized already is loaded as it lies on disk."""
+    config = checkpoint.text_config
+    stored = config.get("dtype") or config.get("torch_dtype") or "bfloat16"
+    if "quantization_config" in checkpoint.config or stored not in _DTYPE_BYTES:
+        return checkpoint.weight_bytes
+    wanted = _DTYPE_BYTES[stored if model.dtype == "auto" else model.dtype]
+    each = wanted if model.quantization == "none" else _QUANTIZED_BYTES[model.quantization]
+    return round(checkpoint.weight_bytes / _DTYPE_BYTES[stored] * each)
