@@ -115,10 +115,19 @@ def _numbers(status: JobStatus, progress: Progress) -> dict[str, str]:
 
 
 def failure_lines(status: JobStatus) -> list[str]:
-    """Why shards failed, the first few of them."""
-    lines = [f"shard {f.shard}: {safe_text(f.reason)} ({f.attempts} attempts)" for f in status.failures]
+    """Why shards failed: a line a reason with the shards it explains, the first few of both."""
+    by_reason: dict[str, list[int]] = {}
+    for failure in status.failures:
+        by_reason.setdefault(safe_text(failure.reason), []).append(failure.shard)
+    lines = [f"{_shards(shards)}: {reason}" for reason, shards in by_reason.items()]
     more = len(lines) - SHOWN_FAILURES
-    return lines[:SHOWN_FAILURES] + ([f"and {more} more"] if more > 0 else [])
+    return lines[:SHOWN_FAILURES] + ([f"and {more} more reasons"] if more > 0 else [])
+
+
+def _shards(shards: list[int]) -> str:
+    shown = ", ".join(map(str, shards[:SHOWN_FAILURES]))
+    more = len(shards) - SHOWN_FAILURES
+    return f"{'shard' if len(shards) == 1 else 'shards'} {shown}{f' and {more} more' if more > 0 else ''}"
 
 
 def sample_table(rows: pa.Table) -> Table:

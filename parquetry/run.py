@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parquetry.bars import Display, Silent, live_display
@@ -32,6 +33,8 @@ class FinishedRun:
     #: rows this run itself added; 0 when everything was there already
     rows_added: int
     seconds: float
+    #: the worker's log, None when no worker was needed
+    log: Path | None
     #: the configured broker's ledger, None when the run had a broker of its own
     ledger: Ledger | None
 
@@ -48,11 +51,13 @@ def run_job(spec: JobSpec, *, workers: int | None = None, show: bool = False) ->
         job = submit(spec, ledger, broker_url=url).job
         before = take_up(ledger, job)
         command = WorkerCommand(url=url, queue=before.queue, cpu_engines=workers)
-        after = before if before.state.is_final else follow(ledger, job, command, show=show)
+        log = None if before.state.is_final else log_path(job)
+        after = before if log is None else follow(ledger, job, command, log, show=show)
         return FinishedRun(
             status=after,
             rows_added=after.rows_done - before.rows_done,
             seconds=time.monotonic() - started,
+            log=log,
             ledger=ledger if settings().broker_url else None,
         )
 
@@ -77,10 +82,10 @@ def take_up(ledger: Ledger, job: str) -> JobStatus:
     return ledger.status(job)
 
 
-def follow(ledger: Ledger, job: str, command: WorkerCommand, *, show: bool) -> JobStatus:
+def follow(ledger: Ledger, job: str, command: WorkerCommand, log: Path, *, show: bool) -> JobStatus:
     """Keep a worker alive and show progress until the job has ended."""
     display: Display = live_display(console(stderr=True)) if show else Silent()
-    with LocalWorker(command, log_path(job)) as worker, display:
+    with LocalWorker(command, log) as worker, display:
         while True:
             status = ledger.status(job)
             display.show(status)

@@ -26,7 +26,7 @@ def print_run(finished: FinishedRun, sample_rows: int) -> None:
     for line in failure_lines(finished.status):
         screen.print(line)
     if finished.status.state is JobState.FAILED:
-        screen.print("The same command tries the failed shards again.")
+        screen.print(f"The same command tries the failed shards again. The worker's log: {finished.log}")
     rows = head(finished.status.output, sample_rows)
     if rows is not None and rows.num_rows:
         screen.print(sample_table(rows))

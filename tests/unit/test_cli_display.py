@@ -57,11 +57,15 @@ def test_jobs_table_has_a_line_a_job():
     assert rendered(jobs_table([job_status(), job_status(job="other")])).count("400 of 1,000") == 2
 
 
-def test_failures_are_listed_up_to_a_limit():
-    failures = tuple(ShardFailure(shard=i, attempts=3, reason="no\nluck") for i in range(8))
-    lines = failure_lines(job_status(failures=failures))
-    assert lines[0] == "shard 0: no\\nluck (3 attempts)"
-    assert lines[-1] == "and 3 more"
+def test_failures_are_grouped_by_reason_up_to_a_limit():
+    one = ShardFailure(shard=9, attempts=1, reason="odd")
+    failures = (*(ShardFailure(shard=i, attempts=3, reason="no\nluck") for i in range(8)), one)
+    assert failure_lines(job_status(failures=failures)) == [
+        "shards 0, 1, 2, 3, 4 and 3 more: no\\nluck",
+        "shard 9: odd",
+    ]
+    many = tuple(ShardFailure(shard=i, attempts=1, reason=f"reason {i}") for i in range(7))
+    assert failure_lines(job_status(failures=many))[-1] == "and 2 more reasons"
 
 
 def test_summary_says_what_is_known_and_no_more():
