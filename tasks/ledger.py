@@ -51,7 +51,7 @@ class Ledger:
         self.policy = policy or Policy.of()
         self.scripts = Scripts(client)
         self.roster = Roster(self.scripts, self.keys)
-        self.digests = Digests(client, self.keys)
+        self.digests = Digests(client, self.scripts.url, self.keys)
 
     def _job(self, name: str, job: str, *args: Any, more_keys: Sequence[str] = ()) -> Any:
         return self.scripts(name, [*self.keys.job(job), *more_keys], list(args))

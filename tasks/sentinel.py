@@ -7,6 +7,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from schemas.errors import BrokerRefusedError, redact
@@ -38,7 +40,9 @@ class SentinelUrl:
     def connect(self, timeout_s: float, **options: Any) -> redis.Redis:
         """A client of whichever server is the master at the time."""
         username, _, password = self.login.rstrip("@").partition(":")
-        sentinel = Sentinel(list(self.hosts), socket_timeout=timeout_s)
+        # the client's own retry covers a failover; asking each Sentinel many times as well would only add to it
+        once = Retry(NoBackoff(), 0)
+        sentinel = Sentinel(list(self.hosts), socket_timeout=timeout_s, retry=once)
         return sentinel.master_for(
             self.master, db=self.db, username=unquote(username) or None, password=unquote(password) or None, **options
         )

