@@ -1,0 +1,171 @@
+"""Chooses and loads the engine of a spec."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import logging
+
+import tokenizers
+import torch
+from torch import nn
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
+
+from schemas.errors import UnsupportedOptionError
+from workers.checkpoint import Checkpoint
+from workers.engine import Engine
+from workers.engine_spec import EngineSpec
+from workers.heads import choose_activation, label_scores, pool, unit_length
+from workers.loading import attention_name, dtype_name, load_model
+from workers.pulse import Beat
+from workers.torch_encoder import Head, TorchEncoder
+from workers.transformers_generate import TransformersGenerate
+
+log = logging.getLogger(__name__)
+_CPU_TOKEN_BUDGET = 4096
+_CUDA_ENCODER_TOKEN_BUDGET = 32768
+#: share of the free device memory that keys and values of a padded batch may fill
+_KV_SHARE = 0.4
+_PACKED_ATTENTION = ("auto", "sdpa", "triton", "flash_attention_2")
+
+
+def load_engine(spec: EngineSpec, *, beat: Beat = lambda: None) -> Engine:
+    """Load the model and put the best engine on top. `beat` is called as a sign of life from inside long work.
+
+    Raises UnsupportedOptionError, MissingPackageError, ModelNotFoundError and the like, each with what to change.
+    """
+    if spec.model.backend in ("onnxruntime", "optimum"):
+        reason = "this version serves models through torch; set model.backend to auto or transformers"
+        raise UnsupportedOptionError(option=f"model.backend {spec.model.backend}", reason=reason)
+    checkpoint = Checkpoint.resolve(spec.model)
+    if spec.task == "generate":
+        return _load_generator(spec, checkpoint, beat)
+    if spec.model.backend == "packed":
+        reason = "the packed engine generates only; set model.backend to auto"
+        raise UnsupportedOptionError(option=f"model.backend packed for task {spec.task}", reason=reason)
+    return _load_encoder(spec, checkpoint, beat)
+
+
+def _load_generator(spec: EngineSpec, checkpoint: Checkpoint, beat: Beat) -> Engine:
+    is_encoder_decoder = bool(checkpoint.config.get("is_encoder_decoder"))
+    model = load_model(spec, checkpoint, AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM)
+    tokenizer = tokenizers.Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json"))
+    reason = "model.backend is transformers"
+    if spec.model.backend != "transformers":
+        packed = _try_packed(spec, checkpoint, model, tokenizer)
+        if isinstance(packed, Engine):
+            return packed
+        reason = packed
+        if spec.model.backend == "packed":
+            raise UnsupportedOptionError(option="model.backend packed", reason=reason)
+        log.warning("this model runs through transformers' padded generate, not the packed engine: %s", reason)
+    _beat_in_layers(model, beat)
+    return TransformersGenerate(
+        model,
+        tokenizer,
+        eos_ids=checkpoint.eos_ids,
+        pad_id=checkpoint.pad_id,
+        token_budget=spec.token_budget or _generation_budget(model),
+        about={**_about(spec, model), "why_not_packed": reason},
+        beat=beat,
+    )
+
+
+def _load_encoder(spec: EngineSpec, checkpoint: Checkpoint, beat: Beat) -> Engine:
+    if spec.task == "embed":
+        model = load_model(spec, checkpoint, AutoModel)
+        head, facts = _embedding_head(spec, checkpoint, model)
+    else:
+        model = load_model(spec, checkpoint, AutoModelForSequenceClassification)
+        head, facts = _classification_head(spec, model)
+    _beat_in_layers(model, beat)
+    # a classifier on a decoder finds each row's last token by the padding id
+    model.config.pad_token_id = checkpoint.pad_id
+    budget = _CPU_TOKEN_BUDGET if spec.device == "cpu" else _CUDA_ENCODER_TOKEN_BUDGET
+    return TorchEncoder(
+        model,
+        head,
+        pad_id=checkpoint.pad_id,
+        max_tokens=checkpoint.context_window,
+        token_budget=spec.token_budget or budget,
+        about={**_about(spec, model), **facts},
+    )
+
+
+def _embedding_head(spec: EngineSpec, checkpoint: Checkpoint, model: nn.Module) -> tuple[Head, dict[str, str]]:
+    mode = spec.pooling or "auto"
+    if mode == "auto":
+        mode = checkpoint.pooling.mode if checkpoint.pooling else "mean"
+
+    def head(output: object, mask: torch.Tensor) -> torch.Tensor:
+        vectors = pool(output.last_hidden_state, mask, mode)
+        return unit_length(vectors) if spec.normalize else vectors
+
+    return head, {"pooling": mode, "embedding_dim": str(model.config.hidden_size)}
+
+
+def _classification_head(spec: EngineSpec, model: nn.Module) -> tuple[Head, dict[str, str]]:
+    activation = choose_activation(model.config, spec.task)
+
+    def head(output: object, mask: torch.Tensor) -> torch.Tensor:
+        return label_scores(output.logits, activation)
+
+    return head, {"activation": activation, "num_labels": str(model.config.num_labels)}
+
+
+def _try_packed(
+    spec: EngineSpec, checkpoint: Checkpoint, model: nn.Module, tokenizer: tokenizers.Tokenizer
+) -> Engine | str:
+    """The packed engine on this model, or why it cannot serve it."""
+    if spec.model.attention not in _PACKED_ATTENTION:
+        return f"it has no attention {spec.model.attention}"
+    if importlib.util.find_spec("workers.packed.engine") is None:
+        return "it is not part of this installation"
+    from workers.packed.engine import PackedEngine
+    from workers.packed.options import PackedOptions
+    from workers.packed.probe import UnsupportedModel
+
+    reason = PackedEngine.unsupported_reason(model)
+    if reason is not None:
+        return reason
+    options = {"attention": spec.model.attention, "compile": spec.model.compile}
+    options["max_model_len"] = checkpoint.context_window
+    if spec.token_budget is not None:
+        options["token_budget"] = spec.token_budget
+    attention = model.config._attn_implementation
+    try:
+        return PackedEngine(model, tokenizer, checkpoint.eos_ids, PackedOptions(**options))
+    except UnsupportedModel as error:
+        # it failed its own check on the loaded weights; the model goes back to stock attention
+        model.set_attn_implementation(attention)
+        return str(error)
+
+
+def _generation_budget(model: nn.Module) -> int:
+    """Tokens a padded batch may come to hold: a fixed number on a CPU, else what fits beside the weights."""
+    if model.device.type == "cpu":
+        return 2 * _CPU_TOKEN_BUDGET
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    token_bytes = 2 * config.num_hidden_layers * heads * head_dim * model.dtype.itemsize
+    free_bytes, _ = torch.cuda.mem_get_info(model.device)
+    return max(_CPU_TOKEN_BUDGET, int(free_bytes * _KV_SHARE) // token_bytes)
+
+
+def _beat_in_layers(model: nn.Module, beat: Beat) -> None:
+    """Show life before every layer: on a slow device one forward pass may take longer than a stall is allowed to."""
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList):
+            for layer in module:
+                layer.register_forward_pre_hook(lambda _module, _args: beat())
+
+
+def _about(spec: EngineSpec, model: nn.Module) -> dict[str, str]:
+    return {
+        "attention": attention_name(model, spec),
+        "dtype": dtype_name(model),
+        "quantization": spec.model.quantization,
+        "device": torch.cuda.get_device_name() if model.device.type == "cuda" else "cpu",
+        **{name: importlib.metadata.version(name) for name in ("torch", "transformers")},
+    }

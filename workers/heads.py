@@ -1,0 +1,57 @@
+"""What stands on top of an encoder: label scores of a classifier, or one pooled vector."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from schemas.errors import UnsupportedOptionError
+from schemas.job import Task
+
+
+def label_scores(logits: Tensor, activation: str) -> Tensor:
+    """(num_rows, num_labels) logits to float32 scores; activation is softmax, sigmoid or none."""
+    logits = logits.float()
+    if activation == "softmax":
+        return logits.softmax(-1)
+    return logits.sigmoid() if activation == "sigmoid" else logits
+
+
+def choose_activation(config: object, task: Task) -> str:
+    """Softmax over several labels, sigmoid for labels that exclude nothing, none for a regression.
+
+    Pair scores become 0 to 1 unless the model says that it scores without a limit.
+    """
+    problem, num_labels = getattr(config, "problem_type", None), config.num_labels
+    if task == "score":
+        if num_labels != 1:
+            reason = f"the model has {num_labels} outputs; a pair score needs one, so use task classify"
+            raise UnsupportedOptionError(option="task score", reason=reason)
+        return "none" if problem == "regression" or _is_unlimited(config) else "sigmoid"
+    if problem == "multi_label_classification":
+        return "sigmoid"
+    return "none" if problem == "regression" or num_labels == 1 else "softmax"
+
+
+def _is_unlimited(config: object) -> bool:
+    said = getattr(config, "sentence_transformers", None) or {}
+    return str(said.get("activation_fn", "")).endswith("Identity")
+
+
+def pool(hidden: Tensor, mask: Tensor, mode: str) -> Tensor:
+    """(num_rows, dim) float32 of hidden (num_rows, length, dim) and a right-padded mask (num_rows, length)."""
+    hidden = hidden.float()
+    if mode == "cls":
+        return hidden[:, 0]
+    if mode == "last":
+        last = mask.sum(1) - 1
+        return hidden[torch.arange(len(hidden), device=hidden.device), last]
+    if mode == "max":
+        return hidden.masked_fill(~mask.bool()[:, :, None], -torch.inf).amax(1)
+    weights = mask[:, :, None].float()
+    return (hidden * weights).sum(1) / weights.sum(1)
+
+
+def unit_length(vectors: Tensor) -> Tensor:
+    """Each row scaled to length one; a zero row stays zero."""
+    return nn.functional.normalize(vectors, dim=-1)

@@ -1,0 +1,81 @@
+"""When each row of a batch ends: its own length, its own stop ids and strings, or because nobody wants it any more."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import tokenizers
+import torch
+from tokenizers.decoders import DecodeStream
+from torch import Tensor
+from transformers import StoppingCriteria
+
+from workers.pulse import Beat
+from workers.request import GenerationRequest
+
+
+class StopWords:
+    """Watches one row's text as it grows."""
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer, words: Sequence[str]) -> None:
+        self._tokenizer = tokenizer
+        self._words = words
+        self._stream = DecodeStream(skip_special_tokens=True)
+        self._keep = max(map(len, words)) - 1
+        self._tail = ""
+
+    def completes(self, token: int) -> bool:
+        """Take one token; whether a stop string is complete with it."""
+        seen = self._tail + (self._stream.step(self._tokenizer, token) or "")
+        self._tail = seen[max(len(seen) - self._keep, 0) :]
+        return any(word in seen for word in self._words)
+
+
+class RowStopping(StoppingCriteria):
+    """Marks rows as done. The model's own end-of-sequence ids are left to transformers."""
+
+    def __init__(
+        self,
+        requests: Sequence[GenerationRequest],
+        tokenizer: tokenizers.Tokenizer,
+        cancelled: Collection[int],
+        beat: Beat,
+    ) -> None:
+        self._requests = requests
+        self._limits = [request.params.max_new_tokens for request in requests]
+        self._words = {
+            index: StopWords(tokenizer, request.params.stop)
+            for index, request in enumerate(requests)
+            if request.params.stop
+        }
+        self._watched = {index for index, r in enumerate(requests) if r.params.stop or r.params.stop_ids}
+        self._cancelled = cancelled
+        self._beat = beat
+        self._num_outputs = 0
+        self._done = [False] * len(requests)
+        #: outputs of a row at which its stop string was complete
+        self.matched: dict[int, int] = {}
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:
+        """(num_rows,) bool: rows that are done."""
+        self._beat()
+        self._num_outputs += 1
+        # only rows with stops need their tokens on the host, which waits for the device
+        last = input_ids[:, -1].tolist() if self._watched else []
+        for index, request in enumerate(self._requests):
+            if not self._done[index]:
+                self._done[index] = self._ends(index, request, last)
+        return torch.tensor(self._done, device=input_ids.device)
+
+    def _ends(self, index: int, request: GenerationRequest, last: list[int]) -> bool:
+        stops = index in self._watched and self._stops(index, request, last)
+        return stops or self._num_outputs >= self._limits[index] or request.id in self._cancelled
+
+    def _stops(self, index: int, request: GenerationRequest, last: list[int]) -> bool:
+        if last[index] in request.params.stop_ids:
+            return True
+        words = self._words.get(index)
+        if words is None or not words.completes(last[index]):
+            return False
+        self.matched[index] = self._num_outputs
+        return True
