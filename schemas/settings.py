@@ -51,6 +51,8 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(20.0, ge=0)
     #: refuse input and output locations outside these roots; empty allows all
     allowed_roots: list[str] = []
+    #: "module:function" that makes every engine here from its EngineSpec, in place of a model's own
+    engine_factory: str | None = Field(None, pattern=r"^[\w.]+:\w+$")
     #: operator's permission to run code that comes with a model
     trust_remote_code: bool = False
     dashboard_token: str | None = None

@@ -1,0 +1,1 @@
+"""One module a fault; each has `run(profile, seed, folder) -> list[Outcome]`."""

@@ -1,0 +1,52 @@
+"""T3: SIGTERM at random moments, to a machine whose shards take longer than it may."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+
+from tests.chaos.arena import Arena
+from tests.chaos.job import Job
+from tests.chaos.report import Outcome
+
+SHARD_ROWS = 10
+#: (SIGTERMs, shards)
+SIZES = {"short": (4, 24), "long": (200, 1200)}
+GRACE_S = 30.0
+RELEASE_S = 5.0
+TAKEOVER_S = 10.0
+
+
+def run(profile: str, seed: int, folder: Path) -> list[Outcome]:
+    signals, shards = SIZES[profile]
+    draw = random.Random(seed)
+    with Arena(folder, ms_per_row=300.0, drain_seconds=1.0, lease_seconds=60.0) as arena:
+        job = arena.job(shards * SHARD_ROWS, SHARD_ROWS)
+        for _ in range(2):
+            arena.start_worker()
+        arena.wait_for_workers(2)
+        outcome = Outcome(fault="T3 SIGTERM", injected=signals, slowest_s=0.0)
+        for _ in range(signals):
+            time.sleep(draw.uniform(0.5, 3.0))
+            _drain(arena, job, draw, outcome)
+        # the rest needs no long lease and no slow engine to prove anything
+        job.wait_for_end(1200.0)
+        job.judge(outcome)
+        outcome.recomputed = job.recomputed(SHARD_ROWS)
+        return [outcome]
+
+
+def _drain(arena: Arena, job: Job, draw: random.Random, outcome: Outcome) -> None:
+    """SIGTERM one machine; the lease is far too long for anything but a release to free its shards in time."""
+    victim = draw.choice(arena.workers)
+    held = arena.held_by(job, victim)
+    took = victim.stop(GRACE_S)
+    arena.workers.remove(victim)
+    outcome.require(took < GRACE_S and victim.exit_code == 0, f"exit {victim.exit_code} after {took:.1f} s")
+    left = arena.held_by(job, victim)
+    outcome.require(not left, f"shards {sorted(left)} were still leased when the machine had stopped")
+    arena.start_worker()
+    waited = arena.wait_for_takeover(job, held)
+    outcome.slowest_s = max(outcome.slowest_s, waited)
+    outcome.require(waited <= TAKEOVER_S, f"a released shard waited {waited:.1f} s")

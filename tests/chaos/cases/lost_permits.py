@@ -1,0 +1,42 @@
+"""T4: a machine is stopped while it waits for permits, gets one, and is killed before it can write that down."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+from tests.chaos.arena import Arena
+from tests.chaos.process import signal_all
+from tests.chaos.report import Outcome
+
+COUNTS = {"short": 3, "long": 50}
+REPAIR_S = 15.0
+
+
+def run(profile: str, seed: int, folder: Path) -> list[Outcome]:
+    outcome = Outcome(fault="T4 kill -9 between BRPOP and its note", injected=COUNTS[profile], slowest_s=0.0)
+    with Arena(folder) as arena:
+        for number in range(COUNTS[profile]):
+            _lose_one(arena, number, outcome)
+    outcome.require(outcome.slowest_s <= REPAIR_S, f"a permit was missed for {outcome.slowest_s:.1f} s")
+    return [outcome]
+
+
+def _lose_one(arena: Arena, number: int, outcome: Outcome) -> None:
+    worker = arena.start_worker(in_flight=1)
+    known = arena.server.client().zcard("pq:chaos:workers")
+    arena.wait_for_workers(known + 1)
+    # time for Celery to reach its BRPOP
+    time.sleep(2.5)
+    frozen = worker.freeze()
+    job = arena.job(40, 10, name=f"out-{number}")
+    time.sleep(0.1)
+    signal_all(frozen, signal.SIGKILL)
+    arena.kill_worker(worker)
+    helper = arena.start_worker()
+    begin = time.monotonic()
+    job.wait_for_end(60.0)
+    outcome.slowest_s = max(outcome.slowest_s, time.monotonic() - begin)
+    job.judge(outcome)
+    arena.kill_worker(helper)
