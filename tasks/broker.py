@@ -11,6 +11,7 @@ import redis
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
+from redis.sentinel import MasterNotFoundError
 
 from schemas.errors import BrokerRefusedError, BrokerUnreachableError, redact
 from tasks.keys import Keys
@@ -42,13 +43,15 @@ def translated(url: str) -> Iterator[None]:
     """Turn errors of the connection into ours, which name the broker without its password."""
     try:
         yield
-    except (*RETRYABLE, redis.sentinel.MasterNotFoundError) as error:
+    except (*RETRYABLE, MasterNotFoundError) as error:
         raise BrokerUnreachableError(url=redact(url), reason=_reason(error)) from None
     except (RedisError, ValueError) as error:
         raise BrokerRefusedError(url=redact(url), reason=_reason(error)) from None
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, MasterNotFoundError):
+        return "no Sentinel that answers knows the master"
     return (str(error).strip().rstrip(".") or type(error).__name__)[:200]
 
 

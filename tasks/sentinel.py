@@ -41,8 +41,8 @@ class SentinelUrl:
         """A client of whichever server is the master at the time."""
         username, _, password = self.login.rstrip("@").partition(":")
         # the client's own retry covers a failover; asking each Sentinel many times as well would only add to it
-        once = Retry(NoBackoff(), 0)
-        sentinel = Sentinel(list(self.hosts), socket_timeout=timeout_s, retry=once)
+        asking = {"socket_timeout": timeout_s, "retry": Retry(NoBackoff(), 0)}
+        sentinel = Sentinel(list(self.hosts), sentinel_kwargs=asking)
         return sentinel.master_for(
             self.master, db=self.db, username=unquote(username) or None, password=unquote(password) or None, **options
         )
