@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import sys
 import traceback
@@ -35,6 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _load(spec: EngineSpec, server: EngineServer) -> Engine:
+    if factory := settings().engine_factory:
+        module, _, name = factory.partition(":")
+        return getattr(importlib.import_module(module), name)(spec)
     # the one import here that loads torch
     from workers.backends import load_engine
 
