@@ -117,8 +117,8 @@ def _sample(record: JobRecord, checkpoint: Checkpoint, num_rows: int) -> tuple[l
 
 def _spread(plan: ShardPlan, num_rows: int) -> Iterator[Shard]:
     """About `num_rows` rows: the first few of evenly spaced shards, since shards tend to begin with a row group."""
-    places = min(_SAMPLE_PLACES, plan.num_shards)
-    each = max(1, num_rows // places)
+    places = plan.num_shards if num_rows >= plan.num_rows else min(_SAMPLE_PLACES, plan.num_shards)
+    each = max(1, num_rows // places) if num_rows < plan.num_rows else plan.num_rows
     for place in range(places):
         index = place * plan.num_shards // places
         start, stop = plan.bounds[index], plan.bounds[index + 1]

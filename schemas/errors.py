@@ -223,9 +223,9 @@ class PermitFormatError(PermanentError):
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"` for the known name nearest to `name`, else the empty string."""
+    """`" (did you mean 'x'?)"` for the known name nearest to `name`, else the empty string."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def redact(url: str) -> str:

@@ -1,0 +1,159 @@
+"""Submitting against a real server: the output first, the queue second, and the same job as often as you like."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import redis
+
+from producers.submission import submit
+from schemas.errors import BrokerUnreachableError, InputReplacedError, OutputLostError, OutputTakenError
+from schemas.job import JobSpec
+from schemas.manifest import JobRecord
+from schemas.states import JobState
+from tasks import permits
+from tasks.ledger import Ledger
+from tests.unit.tiny_model import make_model
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        pq.write_table(pa.table({"text": ["x"] * 100}), tmp_path / "in" / f"{name}.parquet")
+    make_model(tmp_path / "model")
+    return tmp_path
+
+
+@pytest.fixture
+def spec(folder):
+    def make(**sections) -> JobSpec:
+        return JobSpec.parse(
+            {
+                "task": "embed",
+                "input": {"path": f"{folder}/in"},
+                "output": {"path": f"{folder}/out"},
+                "model": {"id": f"{folder}/model"},
+                "shards": {"rows": 50},
+                **sections,
+            }
+        )
+
+    return make
+
+
+def test_submitted(spec, ledger, folder, server):
+    made = submit(spec(), ledger, broker_url=server.url)
+    assert made.created
+    status = ledger.status(made.job)
+    assert (status.state, status.shards, status.rows, status.queue) == (JobState.RUNNING, 4, 200, "default")
+    record = JobRecord.model_validate_json((folder / "out" / "_job.json").read_text())
+    assert record == made.record
+    assert record.plan.bounds == (0, 50, 100, 150, 200)
+    assert permits.outstanding(ledger, "default") > 0
+
+
+def test_the_same_again_is_the_same_job(spec, ledger, folder):
+    first = submit(spec(), ledger)
+    before = os.stat(folder / "out" / "_job.json")
+    again = submit(spec(priority=0), ledger)
+    assert not again.created
+    assert again.record == first.record
+    assert os.stat(folder / "out" / "_job.json") == before
+    assert len(ledger.jobs()) == 1
+
+
+def test_optimum_jobs_go_to_their_own_queue(spec, ledger, folder):
+    made = submit(spec(model={"id": f"{folder}/model", "backend": "optimum"}), ledger)
+    assert ledger.status(made.job).queue == "optimum"
+
+
+def test_another_spec_on_that_output_is_refused(spec, ledger):
+    first = submit(spec(), ledger)
+    with pytest.raises(OutputTakenError, match=first.job):
+        submit(spec(shards={"rows": 60}), ledger)
+
+
+def test_a_queue_that_forgot_the_job_learns_of_it(spec, ledger, client):
+    made = submit(spec(), ledger)
+    for key in client.scan_iter(f"{ledger.keys.prefix}*"):
+        client.delete(key)
+    assert not submit(spec(), ledger).created
+    assert ledger.status(made.job).shards_pending == 4
+
+
+def test_a_submission_cut_short_before_the_queue_is_completed(spec, ledger, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "register", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            submit(spec(), ledger)
+    made = submit(spec(), ledger)
+    assert not made.created
+    assert ledger.status(made.job).shards_pending == 4
+
+
+def _killed(*_args, **_options):
+    raise KeyboardInterrupt
+
+
+def test_many_submissions_at_once_make_one_job(spec, server, env):
+    barrier, made, failures = threading.Barrier(6), [], []
+
+    def run() -> None:
+        with redis.Redis(unix_socket_path=f"{server.folder}/s", decode_responses=True) as client:
+            barrier.wait()
+            try:
+                made.append(submit(spec(), Ledger(client, env)))
+            except Exception as error:  # noqa: BLE001
+                failures.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert len({submission.job for submission in made}) == 1
+    assert sum(submission.created for submission in made) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        (lambda folder: os.utime(folder / "in" / "a.parquet", ns=(1, 1)), "a.parquet has changed"),
+        (lambda folder: (folder / "in" / "b.parquet").unlink(), "b.parquet is gone"),
+        (lambda folder: (folder / "in" / "a.parquet").unlink(), "a.parquet is gone"),
+        (lambda folder: (folder / "in" / "c.parquet").write_bytes(b"x"), "c.parquet was added"),
+        (lambda folder: (folder / "in" / "aa.parquet").write_bytes(b"x"), "aa.parquet was added"),
+    ],
+)
+def test_a_changed_input_is_refused(spec, ledger, folder, change, difference):
+    submit(spec(), ledger)
+    change(folder)
+    with pytest.raises(InputReplacedError, match=difference):
+        submit(spec(), ledger)
+
+
+def test_files_behind_the_limit_do_not_matter(spec, ledger, folder):
+    limited = spec(input={"path": f"{folder}/in", "limit": 100})
+    submit(limited, ledger)
+    (folder / "in" / "b.parquet").unlink()
+    assert not submit(limited, ledger).created
+
+
+def test_an_unreachable_broker_leaves_nothing_behind(spec, folder):
+    nowhere = redis.Redis(unix_socket_path=f"{folder}/no-server", decode_responses=True)
+    with nowhere as client, pytest.raises(BrokerUnreachableError):
+        submit(spec(), Ledger(client, "test"))
+    assert not (folder / "out").exists()
+
+
+def test_an_output_that_was_removed_is_named(spec, ledger, folder):
+    made = submit(spec(), ledger)
+    (folder / "out" / "_job.json").unlink()
+    with pytest.raises(OutputLostError, match=made.job):
+        submit(spec(), ledger)

@@ -1,0 +1,195 @@
+"""Permits, states, settings, errors and output columns."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import pickle
+
+import pyarrow as pa
+import pytest
+
+from schemas import errors
+from schemas.columns import output_schema, reserved_names
+from schemas.errors import (
+    BrokerUnreachableError,
+    InvalidValueError,
+    ParquetryError,
+    PermitFormatError,
+    UnknownKeyError,
+    redact,
+    suggestion,
+)
+from schemas.job import JobSpec
+from schemas.permit import MAX_PERMIT_BYTES, Permit
+from schemas.settings import SettingError, load_settings
+from schemas.states import JOB_TRANSITIONS, SHARD_TRANSITIONS, JobState, ShardState, may_become
+
+
+class TestPermit:
+    def test_round_trip(self):
+        permit = Permit(queue="optimum", issued_by="worker")
+        assert Permit.decode(json.loads(json.dumps(permit.encode()))) == permit
+
+    def test_the_longest_is_small(self):
+        longest = Permit(queue="q" * 64, issued_by="w" * 64)
+        assert len(json.dumps(longest.encode())) < MAX_PERMIT_BYTES
+
+    @pytest.mark.parametrize(
+        "message",
+        [
+            None,
+            [],
+            "permit",
+            {"version": 2},
+            {"version": "1"},
+            {"queue": ""},
+            {"queue": "a b"},
+            {"queue": "q" * 65},
+            {"queue": "default\n"},
+            {"issued_by": "w" * 65},
+            {"shard": 3},
+        ],
+    )
+    def test_malformed(self, message):
+        with pytest.raises(PermitFormatError):
+            Permit.decode(message)
+
+
+class TestStates:
+    def test_every_state_has_its_transitions(self):
+        assert set(JOB_TRANSITIONS) == set(JobState)
+        assert set(SHARD_TRANSITIONS) == set(ShardState)
+
+    def test_done_is_the_end(self):
+        assert not any(may_become(JobState.DONE, state) for state in JobState)
+        assert SHARD_TRANSITIONS[ShardState.COMMITTED] == frozenset()
+
+    @pytest.mark.parametrize("state", [s for s in JobState if s is not JobState.DONE])
+    def test_every_other_state_can_still_be_done(self, state):
+        reached, frontier = {state}, {state}
+        while frontier:
+            frontier = {target for source in frontier for target in JOB_TRANSITIONS[source]} - reached
+            reached |= frontier
+        assert JobState.DONE in reached
+
+    def test_no_state_becomes_itself(self):
+        assert not any(may_become(state, state) for state in JobState)
+
+
+class TestSettings:
+    @pytest.fixture(autouse=True)
+    def empty_folder(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+
+    def test_defaults(self):
+        settings = load_settings()
+        assert settings.lease_seconds == 60
+        assert settings.beat_interval == 15
+
+    def test_environment_wins_over_the_file(self, tmp_path, monkeypatch):
+        (tmp_path / "parquetry.toml").write_text("lease_seconds = 30\nmax_attempts = 7\n")
+        assert load_settings().lease_seconds == 30
+        monkeypatch.setenv("PARQUETRY_LEASE_SECONDS", "45")
+        settings = load_settings()
+        assert (settings.lease_seconds, settings.max_attempts) == (45, 7)
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("LEASE_SECONDS", "soon"),
+            ("LEASE_SECONDS", "0"),
+            ("BEAT_SECONDS", "-1"),
+            ("MAX_ATTEMPTS", "0"),
+            ("ENV", "a b"),
+            ("BROKER_URL", "amqp://host"),
+            ("LOG_LEVEL", "LOUD"),
+        ],
+    )
+    def test_a_wrong_value_is_named(self, monkeypatch, name, value):
+        monkeypatch.setenv(f"PARQUETRY_{name}", value)
+        with pytest.raises(SettingError, match=f"The setting PARQUETRY_{name} is"):
+            load_settings()
+
+    def test_beats_must_fit_the_lease(self):
+        with pytest.raises(SettingError, match="at least three beats"):
+            load_settings(lease_seconds=10, beat_seconds=5)
+
+    def test_an_unknown_setting_in_the_file_is_named(self, tmp_path):
+        (tmp_path / "parquetry.toml").write_text("lease_second = 30\n")
+        with pytest.raises(SettingError, match="LEASE_SECOND"):
+            load_settings()
+
+
+def every_error() -> list[type[ParquetryError]]:
+    classes = [value for _, value in inspect.getmembers(errors, inspect.isclass)]
+    return [value for value in classes if issubclass(value, ParquetryError)]
+
+
+class TestErrors:
+    @pytest.mark.parametrize("kind", every_error())
+    def test_the_docstring_is_a_sentence(self, kind):
+        assert kind.__doc__.rstrip().endswith((".", "{reason}"))
+
+    def test_an_error_survives_pickling(self):
+        error = InvalidValueError(key="a.b", value=1, reason="it is {odd}")
+        again = pickle.loads(pickle.dumps(error))  # noqa: S301
+        assert (type(again), str(again), again.fields) == (InvalidValueError, str(error), error.fields)
+
+    @pytest.mark.parametrize(
+        ("url", "shown"),
+        [
+            ("redis://user:secret@host:6379/0", "redis://host:6379/0"),
+            ("rediss://:secret@host", "rediss://host"),
+            ("redis://host", "redis://host"),
+            ("redis+socket:///run/s", "redis+socket:///run/s"),
+            ("redis://user:p@ss@host", "redis://host"),
+        ],
+    )
+    def test_redacted(self, url, shown):
+        assert redact(url) == shown
+        assert "secret" not in str(BrokerUnreachableError(url=redact(url), reason="refused"))
+
+    def test_suggestion(self):
+        assert suggestion("txet", ["text", "id"]) == " (did you mean 'text'?)"
+        assert suggestion("zzz", ["text", "id"]) == ""
+        assert str(UnknownKeyError(key="'a'", suggestion="")) == "The job spec has an unknown key 'a'."
+
+
+def make_spec(task: str, **sections) -> JobSpec:
+    base = {"task": task, "input": {"path": "in"}, "output": {"path": "out"}, "model": {"id": "m"}}
+    if task == "generate":
+        base["prompt"] = {"template": "x"}
+    if task == "score":
+        base["classify"] = {"text_pair": "b"}
+    return JobSpec.parse({**base, **sections})
+
+
+class TestColumns:
+    KEPT = pa.schema({"id": pa.int64()})
+
+    @pytest.mark.parametrize(
+        ("spec", "names"),
+        [
+            (make_spec("generate"), ["output", "finish_reason", "prompt_tokens", "output_tokens"]),
+            (
+                make_spec("generate", generation={"logprobs": True}),
+                ["output", "finish_reason", "prompt_tokens", "output_tokens", "logprobs"],
+            ),
+            (make_spec("classify"), ["label", "score"]),
+            (make_spec("classify", classify={"all_scores": True}), ["label", "score", "scores"]),
+            (make_spec("score"), ["score"]),
+            (make_spec("embed"), ["embedding"]),
+        ],
+    )
+    def test_names_and_order(self, spec, names):
+        schema = output_schema(spec, self.KEPT, embedding_dim=4)
+        assert schema.names == ["id", "row", *names, "error"]
+        assert reserved_names(spec) == set(schema.names) - {"id"}
+        assert not schema.field("row").nullable
+
+    def test_types(self):
+        several = output_schema(make_spec("generate", generation={"n": 2, "temperature": 1.0}), self.KEPT)
+        assert several.field("output").type == pa.list_(pa.string())
+        embedding = output_schema(make_spec("embed", embed={"dtype": "float32"}), self.KEPT, embedding_dim=4)
+        assert embedding.field("embedding").type == pa.list_(pa.float32(), 4)
