@@ -33,7 +33,7 @@ class Source:
         """Raises LocationError. A local path that exists is itself, whatever characters it has."""
         magic = _MAGIC.search(text)
         if magic is None or os.path.exists(text):
-            return cls(text, Location.parse(text))
+            return cls(text, _location(text))
         folder = text[: magic.start()].rpartition("/")[0]
         if folder.endswith(":/"):
             # the bucket itself has a star, which no store can list
@@ -106,6 +106,14 @@ def _files_of(source: Source) -> Iterator[FoundFile]:
         if source.matches(entry.path) and _is_readable(entry.path, source):
             location = _checked(source.base.join(entry.path))
             yield FoundFile(location, entry, _partitions(entry.path))
+
+
+def _location(text: str) -> Location:
+    location = Location.parse(text)
+    if not (location.is_local and os.path.islink(text) and os.path.isfile(text)):
+        return location
+    # a link's own name tells the format, the name it leads to may not
+    return Location.parse(os.path.dirname(text) or ".").join(os.path.basename(text))
 
 
 def _named_file(location: Location, entry: Entry) -> FoundFile:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -12,26 +12,12 @@ import pyarrow as pa
 from producers.inputs import InputTable, find_inputs
 from producers.output_folder import require_outside_input
 from schemas.columns import reserved_names
-from schemas.errors import InvalidValueError, MissingColumnError, UnsupportedOptionError, suggestion
+from schemas.errors import InvalidValueError, MissingColumnError, suggestion
 from schemas.job import JobSpec
 from workers.chat import ChatTemplate
 from workers.checkpoint import Checkpoint
-from workers.preparation import prompt_limit
+from workers.preparation import prompt_limit, sampling_params
 from workers.prompts import Template
-
-#: options of the job spec that are refused for now, when they are set, and why
-_UNSUPPORTED: tuple[tuple[str, Callable[[JobSpec], object], str], ...] = (
-    (
-        "generation.json_schema",
-        lambda spec: spec.generation.json_schema,
-        "this version cannot constrain what a model writes; ask for JSON in the prompt",
-    ),
-    (
-        "generation.regex",
-        lambda spec: spec.generation.regex,
-        "this version cannot constrain what a model writes; describe the format in the prompt",
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -58,9 +44,9 @@ def validate(spec: JobSpec) -> CheckedJob:
 
 
 def _check_options(spec: JobSpec) -> None:
-    for option, is_set, reason in _UNSUPPORTED:
-        if is_set(spec):
-            raise UnsupportedOptionError(option=option, reason=reason)
+    if spec.task == "generate":
+        # workers know which generation options their engines have
+        sampling_params(spec.generation)
     _require_distinct("input.columns", spec.input.columns)
     _require_distinct("output.keep", spec.output.keep)
 

@@ -235,6 +235,7 @@ def test_a_linked_file_keeps_its_name(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.parquet").symlink_to(tmp_path / "store" / "c0ffee")
     assert names(find(tmp_path / "in"), tmp_path) == ["in/a.parquet"]
+    assert names(find(tmp_path / "in" / "a.parquet"), tmp_path) == ["in/a.parquet"]
 
 
 @pytest.mark.parametrize("path", ["http://h/a.parquet", "s3://b*/a", "/x\x00.parquet", "/x\x00/*.parquet", "s3:/b/*"])

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from producers import validation
 from producers.submission import job_id, located, prepare
 from producers.validation import validate
 from schemas.errors import (
@@ -100,7 +101,7 @@ def test_a_good_spec_is_prepared(spec, folder):
 )
 def test_a_missing_column_is_named_with_the_nearest(spec, sections, where):
     message = refusal(spec(**sections), MissingColumnError)
-    assert message.startswith(f"{where} names the column 'txet', which the input does not have; did you mean 'text'?")
+    assert message.startswith(f"{where} names the column 'txet', which the input does not have (did you mean 'text'?)")
 
 
 def test_a_column_that_is_not_read_is_missing(spec):
@@ -165,11 +166,12 @@ def test_the_window_may_be_filled_but_for_one_token(spec):
     prepare(spec(generation={"max_new_tokens": WINDOW - 1}))
 
 
-@pytest.mark.parametrize("option", [{"regex": "a+"}, {"json_schema": {"type": "object"}}])
-def test_what_is_not_built_is_refused(spec, option):
-    assert f"generation.{next(iter(option))} is not supported" in refusal(
-        spec(generation=option), UnsupportedOptionError
-    )
+def test_what_engines_cannot_do_is_refused(spec, monkeypatch):
+    def refuse(_generation):
+        raise UnsupportedOptionError(option="generation.regex", reason="no engine has it")
+
+    monkeypatch.setattr(validation, "sampling_params", refuse)
+    assert "generation.regex is not supported" in refusal(spec(), UnsupportedOptionError)
 
 
 def test_labels_must_fit_the_model(spec, folder):
