@@ -14,6 +14,7 @@ from pathlib import Path
 from schemas.settings import settings, visible_gpus
 from workers.engine_spec import EngineSpec
 
+_ROOT = Path(__file__).resolve().parent.parent
 _TAIL_BYTES = 4096
 _TAIL_LINES = 3
 _MAX_LOG_BYTES = 8 << 20
@@ -36,9 +37,9 @@ class EngineChild:
         self._process = self._start(writer, gpus)
 
     def _start(self, writer: int, gpus: str | None) -> subprocess.Popen:
-        command = [sys.executable, "-m", "workers.engine_process", "--spec", self.spec.model_dump_json()]
+        # -P: a file in the working directory must not pass for one of our modules
+        command = [sys.executable, "-P", "-m", "workers.engine_process", "--spec", self.spec.model_dump_json()]
         command += ["--socket", str(self.socket), "--pulse", str(writer), "--parent", str(os.getpid())]
-        environment = dict(os.environ) if gpus is None else {**os.environ, "CUDA_VISIBLE_DEVICES": gpus}
         try:
             with self._log.open("ab") as log:
                 return subprocess.Popen(
@@ -48,7 +49,7 @@ class EngineChild:
                     stderr=log,
                     pass_fds=(writer,),
                     process_group=0,
-                    env=environment,
+                    env=_environment(gpus),
                 )
         finally:
             os.close(writer)
@@ -108,6 +109,12 @@ class EngineChild:
             log.seek(max(size - _TAIL_BYTES, min(self._log_start, size)))
             lines = log.read().decode("utf-8", "replace").splitlines()
         return " | ".join(line.strip() for line in lines[-_TAIL_LINES:] if line.strip())
+
+
+def _environment(gpus: str | None) -> dict[str, str]:
+    """Ours, with our own modules importable and only the engine's GPUs visible."""
+    path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": path} | ({} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus})
 
 
 def _trimmed_size(log: Path) -> int:

@@ -53,8 +53,8 @@ class EngineSpec(BaseModel):
 
     @cached_property
     def key(self) -> str:
-        """16 hex digits: equal for equal engines, whatever the device."""
-        text = self.model_dump_json(exclude={"device"})
+        """16 hex digits: equal for equal engines, whatever the machine they run on."""
+        text = self.model_dump_json(exclude={"device", "token_budget"})
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

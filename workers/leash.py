@@ -45,7 +45,8 @@ def _watch_parent(parent: int) -> None:
 
 def leashed(command: list[str]) -> list[str]:
     """The command line that runs `command` leashed to the calling thread."""
-    return [sys.executable, "-m", "workers.leash", "--parent", str(os.getpid()), *command]
+    # as a file, so that it starts whatever the working directory and the search path are
+    return [sys.executable, "-P", __file__, "--parent", str(os.getpid()), *command]
 
 
 def _run_watched(command: list[str], parent: int) -> int:

@@ -1,0 +1,152 @@
+"""Tiny models with random weights, made offline: folders as `save_pretrained` leaves them, ready to be loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+WINDOW = 256
+LABELS = ["negative", "neutral", "positive"]
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+_CORPUS = [
+    "the quick brown fox jumps over the lazy dog",
+    "a table of rows and a model that reads them one by one",
+    "parquet files hold columns, and columns hold values",
+    "good bad fine great terrible awful lovely film book song",
+]
+
+
+def write_causal_lm(folder: Path, *, chat: bool = True, window: int = WINDOW) -> Path:
+    """A two-layer Llama with grouped heads over a byte-level BPE tokenizer."""
+    tokenizer = _byte_tokenizer(chat=chat)
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in ("<s>", "<|im_end|>", "<pad>")}
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=window,
+            bos_token_id=ids["<s>"],
+            eos_token_id=ids["<|im_end|>"],
+            pad_token_id=ids["<pad>"],
+            # sharp enough that the likeliest token is never a matter of rounding
+            initializer_range=0.3,
+        )
+    )
+    return _save(folder, model, tokenizer)
+
+
+def write_classifier(folder: Path, *, labels: list[str] | None = None, problem_type: str | None = None) -> Path:
+    """A two-layer BERT with a classification head; one label makes a regression or a pair scorer."""
+    labels = LABELS if labels is None else labels
+    tokenizer = _word_tokenizer()
+    torch.manual_seed(1)
+    config = _bert_config(len(tokenizer))
+    config.update({"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}})
+    config.problem_type = problem_type
+    return _save(folder, BertForSequenceClassification(config), tokenizer)
+
+
+def write_embedder(folder: Path, *, pooling: str = "mean") -> Path:
+    """A two-layer BERT in a sentence-transformers folder that pools and normalizes."""
+    tokenizer = _word_tokenizer()
+    torch.manual_seed(2)
+    _save(folder, BertModel(_bert_config(len(tokenizer))), tokenizer)
+    kinds = {"0": ("", "Transformer"), "1": ("1_Pooling", "Pooling"), "2": ("2_Normalize", "Normalize")}
+    modules = [
+        {"idx": int(name), "name": name, "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for name, (path, kind) in kinds.items()
+    ]
+    _write_json(folder / "modules.json", modules)
+    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": 32, "do_lower_case": False})
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    modes = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens", "last": "lasttoken"}
+    flags = {f"pooling_mode_{name}": mode == pooling for mode, name in modes.items()}
+    _write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": 32, **flags})
+    return folder
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The folder's tokenizer as transformers sees it, to compare with."""
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def _bert_config(vocab_size: int) -> BertConfig:
+    return BertConfig(
+        vocab_size=vocab_size,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        initializer_range=0.3,
+    )
+
+
+def _byte_tokenizer(*, chat: bool) -> PreTrainedTokenizerFast:
+    special = ["<pad>", "<s>", "<|im_start|>", "<|im_end|>"]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(_CORPUS, trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="<|im_end|>", pad_token="<pad>"
+    )
+    fast.chat_template = CHAT_TEMPLATE if chat else None
+    return fast
+
+
+def _word_tokenizer() -> PreTrainedTokenizerFast:
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(vocab_size=200, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(_CORPUS, trainer)
+    ids = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ids
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+def _save(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Path:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _write_json(file: Path, content: object) -> None:
+    file.write_text(json.dumps(content), encoding="utf-8")
