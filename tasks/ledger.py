@@ -65,8 +65,7 @@ class Ledger:
         items = list(pending_items(record.plan.num_shards, shards))
         fields = job_entry.ctl_fields(record, queue, done)
         flat = [item for pair in fields.items() for item in pair]
-        bitmap = to_bitmap(shards) if shards else b""
-        args = (record.job, bitmap, len(items), *items, *flat)
+        args = (record.job, to_bitmap(shards), len(items), *items, *flat)
         created = bool(self._job("register", record.job, *args, more_keys=[self.keys.jobs]))
         if created:
             self.digests.put(record.job, [entry.part for entry in done])

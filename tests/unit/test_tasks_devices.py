@@ -1,0 +1,34 @@
+"""Which engines a node starts."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasks import devices as module
+from tasks.devices import GpusPerEngineError, devices
+
+
+@pytest.mark.parametrize(
+    ("gpus", "group", "cpu_engines", "names"),
+    [
+        (("0", "1"), 1, None, ["cuda:0", "cuda:1"]),
+        (("0", "1", "2", "3"), 2, None, ["cuda:0,1", "cuda:2,3"]),
+        (("GPU-8a56",), 1, None, ["cuda:GPU-8a56"]),
+        ((), 1, None, ["cpu"]),
+        (None, 1, 2, ["cpu", "cpu"]),
+        (("0",), 1, 1, ["cuda:0", "cpu"]),
+    ],
+)
+def test_devices(gpus, group: int, cpu_engines, names: list[str]):
+    assert devices(gpus, group, cpu_engines) == names
+
+
+def test_gpus_that_do_not_fit_the_groups_are_refused():
+    with pytest.raises(GpusPerEngineError, match=r"3 GPUs .* groups of 2"):
+        devices(("0", "1", "2"), 2, None)
+
+
+@pytest.mark.parametrize(("visible", "names"), [([], ["cpu"]), (["3", "5"], ["cuda:3", "cuda:5"])])
+def test_all_visible(monkeypatch, visible: list[str], names: list[str]):
+    monkeypatch.setattr(module, "visible_gpus", lambda: visible)
+    assert devices(None, 1, None) == names
