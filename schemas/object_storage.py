@@ -6,7 +6,7 @@ from a location.
 
 from __future__ import annotations
 
-import io
+import os
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.exceptions import AlreadyExistsError
 from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store
 
 from schemas.errors import PutIfAbsentError, StorageError
 from schemas.location import Location
 from schemas.manifest import ATTEMPTS_FOLDER
+from schemas.object_file import ObjectFile, first_line, translated
 from schemas.storage import Entry, Storage
 
 #: files up to this many bytes are created by one conditional put, larger ones are uploaded in parts and then copied
@@ -36,12 +37,12 @@ class ObjectStorage(Storage):
 
     def __init__(self, root: Location) -> None:
         super().__init__(root)
-        with _translated("opening", root):
+        with translated("opening", root):
             self._store = _open_store(root)
 
     def list(self, prefix: str = "") -> list[Entry]:
         folder = self._key(prefix.rpartition("/")[0])
-        with _translated("listing", self.root):
+        with translated("listing", self.root):
             found = [self._entry(meta) for page in obstore.list(self._store, folder or None) for meta in page]
         return sorted((e for e in found if e.path.startswith(prefix)), key=lambda entry: entry.path)
 
@@ -50,14 +51,14 @@ class ObjectStorage(Storage):
         return Entry(path=path, size=meta["size"], etag=(meta["e_tag"] or meta["version"] or "").strip('"'))
 
     def head(self, path: str) -> Entry | None:
-        with _translated("looking up", self.root.join(path)):
+        with translated("looking up", self.root.join(path)):
             try:
                 return self._entry(obstore.head(self._store, self._key(path)))
             except FileNotFoundError:
                 return None
 
     def try_read(self, path: str) -> bytes | None:
-        with _translated("reading", self.root.join(path)):
+        with translated("reading", self.root.join(path)):
             try:
                 return bytes(obstore.get(self._store, self._key(path)).bytes())
             except FileNotFoundError:
@@ -70,11 +71,11 @@ class ObjectStorage(Storage):
         return ObjectFile(self._store, self._key(path), size=entry.size)  # type: ignore[return-value]
 
     def put(self, path: str, data: bytes) -> None:
-        with _translated("writing", self.root.join(path)):
+        with translated("writing", self.root.join(path)):
             obstore.put(self._store, self._key(path), data)
 
     def put_if_absent(self, path: str, data: bytes) -> bool:
-        with _translated("writing", self.root.join(path)):
+        with translated("writing", self.root.join(path)):
             return self._create(self._key(path), data)
 
     def _create(self, key: str, data: bytes | Path) -> bool:
@@ -90,7 +91,7 @@ class ObjectStorage(Storage):
             yield Path(folder) / Path(name).name
 
     def publish(self, attempt: Path, name: str) -> bool:
-        with _translated("publishing", self.root.join(name)):
+        with translated("publishing", self.root.join(name)):
             if attempt.stat().st_size <= MAX_SINGLE_PUT:
                 return self._create(self._key(name), attempt)
             # a taken name is seen before the upload, and decided by the copy
@@ -113,7 +114,7 @@ class ObjectStorage(Storage):
         return True
 
     def delete(self, path: str) -> None:
-        with _translated("deleting", self.root.join(path)):
+        with translated("deleting", self.root.join(path)):
             self._remove(self._key(path))
 
     def _remove(self, key: str) -> None:
@@ -128,14 +129,14 @@ class ObjectStorage(Storage):
 
     def probe(self) -> None:
         name = self._key(f"{ATTEMPTS_FOLDER}/probe-{uuid.uuid4().hex}")
-        with _translated("writing", self.root):
+        with translated("writing", self.root):
             try:
                 self._create(name, b"probe")
                 self.require_refusal(second_create=self._create(name, b"probe"))
                 self._copy(name, f"{name}-copy")
                 self.require_refusal(second_create=self._copy(name, f"{name}-copy"))
             except NotImplementedError as error:
-                raise PutIfAbsentError(path=self.root, reason=_first_line(error)) from error
+                raise PutIfAbsentError(path=self.root, reason=first_line(error)) from error
             finally:
                 self._remove(name)
                 self._remove(f"{name}-copy")
@@ -144,56 +145,24 @@ class ObjectStorage(Storage):
         return self.root.join(path).path if path else self.root.path
 
 
-class ObjectFile(io.RawIOBase):
-    """An object as a seekable file; every read is one ranged request."""
+class _Process:
+    """The client's threads do not survive a fork, and calls would wait for them for ever."""
 
-    def __init__(self, store: ObjectStore, key: str, *, size: int) -> None:
-        super().__init__()
-        self._store, self._key, self._size, self._position = store, key, size, 0
+    used_by: int | None = None
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        length = min(len(view), self._size - self._position)
-        if length <= 0:
-            return 0
-        with _translated("reading", self._key):
-            data = obstore.get_range(self._store, self._key, start=self._position, length=length)
-        view[: len(data)] = memoryview(data)
-        self._position += len(data)
-        return len(data)
+    @classmethod
+    def require_own(cls, root: Location) -> None:
+        cls.used_by = cls.used_by or os.getpid()
+        if cls.used_by != os.getpid():
+            reason = f"this process was forked from {cls.used_by}, which had used an object store before"
+            raise StorageError(operation="opening", path=root, reason=reason)
 
 
 def _open_store(root: Location) -> ObjectStore:
+    _Process.require_own(root)
     options: dict[str, Any] = {"retry_config": _RETRIES, "config": _CLIENT}
     if root.scheme == "s3":
         return S3Store(root.bucket, copy_if_not_exists="multipart", **options)
     if root.scheme == "gs":
         return GCSStore(root.bucket, **options)
     return AzureStore(root.bucket, **options)
-
-
-@contextmanager
-def _translated(operation: str, path: object) -> Iterator[None]:
-    try:
-        yield
-    # obstore raises ValueError for a key it cannot express and for a client it cannot configure
-    except (BaseError, OSError, ValueError) as error:
-        raise StorageError(operation=operation, path=path, reason=_first_line(error)) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

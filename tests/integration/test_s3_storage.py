@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Iterator
 
@@ -131,6 +132,20 @@ def test_probe_names_a_store_that_overwrites(storage, monkeypatch):
     with pytest.raises(PutIfAbsentError, match="second create"):
         storage.probe()
     monkeypatch.undo()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_is_told_instead_of_waiting_for_ever(s3, storage):
+    storage.put("a", b"x")
+    child = os.fork()
+    if child == 0:
+        try:
+            open_storage(storage.root)
+        except StorageError as error:
+            os._exit(0 if "was forked from" in str(error) else 2)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_query_does_not_choose_the_server(s3, storage):
