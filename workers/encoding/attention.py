@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface
 
+from workers.encoding.tiles import TILE_ROWS
+
 IMPLEMENTATION = "parquetry_encoder"
+#: tokens of the longest row up to which our kernel beats the general flash attention
+LONGEST_TILED = 512
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +30,9 @@ class Segments:
     max_seqlen: int
     #: (count, length) of neighbouring rows that are equally long
     runs: list[tuple[int, int]]
+    #: (num_tiles, 3) int32 and (1,) int32 on the device, see `tiles`
+    table: Tensor | None = None
+    num_tiles: Tensor | None = None
 
 
 class _Current:
@@ -61,7 +70,23 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int, causal: b
         return attend_runs(q, k, v, segments.runs, scale, window, causal)
     if q.dtype == torch.float32:
         return _attend_efficient(q, k, v, segments, scale, causal)
+    if serves_tiles(segments.max_seqlen, q.shape[-1]):
+        return _attend_tiles(q, k, v, segments, scale, window, causal)
     return _attend_flash(q, k, v, segments, scale, window, causal)
+
+
+def serves_tiles(max_seqlen: int, head_dim: int) -> bool:
+    """Whether our kernel is the faster one: rows are short and a head fits a tile."""
+    return _HAS_TRITON and max_seqlen <= LONGEST_TILED and head_dim <= 128
+
+
+def attention_name(device: torch.device, dtype: torch.dtype) -> str:
+    """What `attend` uses, for provenance."""
+    if device.type != "cuda":
+        return "sdpa, rows of equal length together"
+    if dtype == torch.float32:
+        return "memory-efficient varlen"
+    return "triton tiles, flash varlen for long rows" if _HAS_TRITON else "flash varlen"
 
 
 def attend_runs(
@@ -92,6 +117,15 @@ def _band(length: int, window: int, causal: bool, device: torch.device) -> Tenso
     at = torch.arange(length, device=device)
     distance = at[:, None] - at[None, :]
     return (distance < window) & (distance >= 0) if causal else distance.abs() < window
+
+
+def _attend_tiles(
+    q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float, window: int, causal: bool
+) -> Tensor:
+    from workers.encoding.triton_varlen import varlen_attention
+
+    assert segments.table is not None and segments.num_tiles is not None
+    return varlen_attention(q, k, v, segments.table, segments.num_tiles, scale, window, causal, rows=TILE_ROWS)
 
 
 def _attend_flash(

@@ -61,6 +61,11 @@ def max_row_tokens(config: PreTrainedConfig) -> int | None:
     return int(positions) - position_start(config) if positions else None
 
 
+def head_dim_of(config: PreTrainedConfig) -> int:
+    """Size of one attention head."""
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
 def _value(config: PreTrainedConfig, key: str) -> Any:
     return getattr(config, key, None)
 

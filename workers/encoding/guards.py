@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from schemas.errors import EngineRefusedError
 from workers.encoding import attention
 from workers.encoding.batch import PackedBatch, pack
-from workers.encoding.families import config_reason, max_row_tokens, position_start
+from workers.encoding.families import config_reason, head_dim_of, max_row_tokens, position_start
 from workers.request import EncodeRequest
 
 #: largest relative error of a row's hidden states against the model's own attention, by dtype
@@ -40,7 +40,7 @@ def _device_reason(model: PreTrainedModel) -> str | None:
     config, parameter = model.config, next(model.parameters())
     if not parameter.is_cuda:
         return None
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    head_dim = head_dim_of(config)
     if head_dim % 8 or head_dim > 256:
         return f"the varlen kernels take head sizes in steps of 8 up to 256, not {head_dim}"
     grouped = getattr(config, "num_key_value_heads", None) not in (None, config.num_attention_heads)
@@ -71,6 +71,16 @@ def check_packed(model: PreTrainedModel, body: Body) -> None:
     moved = _error(others[:shared], packed[:shared])
     _require(moved, ISOLATION[model.dtype], "a packed row changes with its neighbours")
     _require(_error(packed, own), TOLERANCE[model.dtype], "packed rows differ from rows alone")
+
+
+def require_unchanged(model: PreTrainedModel, body: Body, change: Callable[[], object]) -> None:
+    """Make a change that must not move packed hidden states beyond rounding. Raises EngineRefusedError."""
+    batch = pack(_probes(model)[0])
+    with torch.inference_mode():
+        before = body(batch)[0].float()
+        change()
+        after = body(batch)[0].float()
+    _require(_error(after, before), TOLERANCE[model.dtype], "faster kernels change the hidden states")
 
 
 def _require(error: float, limit: float, what: str) -> None:

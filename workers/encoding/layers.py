@@ -16,8 +16,9 @@ def layers_of(model: PreTrainedModel) -> list[nn.Module]:
 
 
 def compile_layers(model: PreTrainedModel) -> bool:
-    """Compile every block for any number of tokens; False when the model has no list of blocks."""
+    """Compile every block, and the embeddings, for any number of tokens; False when there is no list of blocks."""
     layers = layers_of(model)
-    for layer in layers:
+    embeddings = getattr(model.base_model, "embeddings", None)
+    for layer in [*layers, *([embeddings] if layers and embeddings is not None else [])]:
         layer.compile(dynamic=True)
     return bool(layers)

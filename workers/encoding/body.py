@@ -1,0 +1,72 @@
+"""A model without its head, over packed batches."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from schemas.errors import EngineRefusedError
+from workers.encoding.attention import IMPLEMENTATION, computing
+from workers.encoding.batch import PackedBatch
+from workers.encoding.device_batch import DeviceBatch, HostSegments, layout_of, upload
+from workers.encoding.families import max_row_tokens, position_start
+from workers.encoding.guards import check_packed
+from workers.encoding.rows import RowLimits
+
+
+class PackedBody:
+    """Hidden states of packed batches, through the attention hook."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._module = model.base_model
+        self._takes_types = _takes_types(self._module)
+        self.position_start = position_start(model.config)
+        self.device = next(model.parameters()).device
+        self.dtype = model.dtype
+        model.set_attn_implementation(IMPLEMENTATION)
+
+    @classmethod
+    def checked(cls, model: PreTrainedModel) -> PackedBody:
+        """Raises EngineRefusedError, and leaves the model as it was, when packed rows come out wrong."""
+        own = model.config._attn_implementation
+        body = cls(model)
+        try:
+            check_packed(model, body)
+        except EngineRefusedError:
+            # the caller may still want to run the model padded
+            model.set_attn_implementation(own)
+            raise
+        return body
+
+    def __call__(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+        """The last hidden states (num_tokens, dim), and cu_seqlens (num_rows + 1,) on the device."""
+        layout, segments = layout_of(batch), self.segments(batch)
+        buffer = upload(layout.host(batch, self.position_start), self.device)
+        return self.forward(layout.split(buffer, segments)), segments.cu_seqlens
+
+    def segments(self, batch: PackedBatch) -> HostSegments:
+        """Where the batch's rows are."""
+        return HostSegments(upload(batch.cu_seqlens, self.device), batch.max_seqlen, batch.runs)
+
+    def forward(self, batch: DeviceBatch) -> Tensor:
+        """(num_tokens, dim) hidden states of a batch that is on the device."""
+        # segment ids are always given: some models would otherwise slice a table no longer than their longest row
+        inputs: dict[str, Any] = {"token_type_ids": batch.types} if self._takes_types else {}
+        with computing(batch.segments):
+            out = self._module(input_ids=batch.ids, position_ids=batch.positions, attention_mask=None, **inputs)
+        return out.last_hidden_state[0]
+
+
+def limits_of(model: PreTrainedModel) -> RowLimits:
+    """What rows the model takes."""
+    config = model.config
+    types = getattr(config, "type_vocab_size", 0) if _takes_types(model.base_model) else 0
+    return RowLimits(vocab_size=config.vocab_size, max_tokens=max_row_tokens(config), type_vocab_size=types or 0)
+
+
+def _takes_types(body: PreTrainedModel) -> bool:
+    parameters = inspect.signature(body.forward).parameters
+    return "token_type_ids" in parameters and bool(getattr(body.config, "type_vocab_size", 0))
