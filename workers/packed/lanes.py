@@ -26,6 +26,7 @@ class LaneTable:
         self.num_outputs = np.zeros(num_lanes, dtype=np.int32)
         self.max_outputs = np.zeros(num_lanes, dtype=np.int32)
         self.epoch = np.zeros(num_lanes, dtype=np.int64)
+        self.request_id = np.zeros(num_lanes, dtype=np.int64)
         #: lanes whose stops need a look at each token in Python
         self.watched = np.zeros(num_lanes, dtype=bool)
         #: what the sampler has to do for the lane
@@ -45,6 +46,7 @@ class LaneTable:
         sequence.lane = lane
         self.sequences[lane] = sequence
         request = sequence.request
+        self.request_id[lane] = request.id
         self.end[lane] = max_tokens - 1
         self.max_outputs[lane] = max_tokens - sequence.num_prompt_tokens
         self.watched[lane] = bool(request.params.stop or request.params.stop_ids)

@@ -6,6 +6,8 @@ joins them. The grid depends on the number of sequences alone, never on their le
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -16,6 +18,18 @@ from workers.packed.attention import AttentionSpec, AttentionStep
 #: programs that keep every multiprocessor of a large card busy
 TARGET_PROGRAMS = 528
 MAX_SPLITS = 16
+
+
+class Launch(NamedTuple):
+    """How the decode kernel is cut: keys per iteration, warps per program, loads in flight."""
+
+    tile: int
+    num_warps: int
+    num_stages: int
+
+
+NARROW = Launch(64, 4, 3)
+WIDE = Launch(32, 4, 2)
 
 
 @triton.jit
@@ -148,16 +162,17 @@ def paged_decode(q: Tensor, k_cache: Tensor, v_cache: Tensor, step: AttentionSte
     stats = out if splits == 1 else q.new_empty(num_rows, num_heads, splits, 2, dtype=torch.float32)
     sinks = out if spec.sinks is None else spec.sinks
     key_pad = triton.next_power_of_2(key_dim)
-    tile = 32 if key_pad > 128 else 64
+    launch = WIDE if key_pad > 128 else NARROW
     _decode_kernel[(num_kv_heads, splits, num_rows)](
         q, k_cache, v_cache, out, partial, stats, sinks, step.tables, step.decode_lanes, step.decode_lens,
         q.stride(0), q.stride(1), k_cache.stride(0), k_cache.stride(1), v_cache.stride(0), v_cache.stride(1),
         step.tables.stride(0), spec.scale,
         num_heads=num_heads, group=group, group_pad=max(16, triton.next_power_of_2(group)),
         key_dim=key_dim, key_pad=key_pad, value_dim=value_dim, value_pad=value_pad,
-        block_size=step.block_size, tile=tile, num_splits=splits,
+        block_size=step.block_size, tile=launch.tile, num_splits=splits,
         window=spec.window, softcap=spec.softcap, has_sinks=spec.sinks is not None,
-        precision="ieee" if q.dtype == torch.float32 else "tf32", num_warps=4, num_stages=3,
+        precision="ieee" if q.dtype == torch.float32 else "tf32",
+        num_warps=launch.num_warps, num_stages=launch.num_stages,
     )  # fmt: skip
     if splits > 1:
         _join_kernel[(num_heads, num_rows)](

@@ -1,0 +1,119 @@
+"""The packed engine on a CUDA device: kernels, compiled layers and graphs give the tokens of the eager model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from workers.packed.engine import PackedEngine
+from workers.packed.options import PackedOptions
+from workers.request import Completion, GenerationRequest, SamplingParams
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
+    pytest.mark.filterwarnings("default"),
+]
+SIZES = {
+    "vocab_size": 512, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 64, "max_position_embeddings": 512, "initializer_range": 0.2,
+}  # fmt: skip
+FAMILIES = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
+
+
+def make_model(family: str, dtype: torch.dtype) -> torch.nn.Module:
+    torch.manual_seed(0)
+    config, model = FAMILIES[family]
+    return model(config(**SIZES)).to("cuda", dtype).eval()
+
+
+def make_requests(lens: list[int], **params) -> list[GenerationRequest]:
+    rng = np.random.default_rng(0)
+    sampling = SamplingParams(**params)
+    prompts = [rng.integers(0, 512, n).astype(np.int32) for n in lens]
+    return [GenerationRequest(id=i, row=i, prompt_ids=ids, params=sampling) for i, ids in enumerate(prompts)]
+
+
+def run_all(engine: PackedEngine, requests: list[GenerationRequest]) -> list[Completion]:
+    engine.add(requests)
+    done: dict[int, Completion] = {}
+    while engine.num_unfinished:
+        done.update({completion.id: completion for completion in engine.step()})
+        engine.check_integrity()
+    return [done[i] for i in sorted(done)]
+
+
+def greedy_gaps(model: torch.nn.Module, request: GenerationRequest, output: np.ndarray) -> np.ndarray:
+    """How far below the eager model's best logit each chosen token lies, under the engine's own history."""
+    ids = torch.from_numpy(np.concatenate([request.prompt_ids, output]).astype(np.int64))[None].cuda()
+    with torch.inference_mode():
+        logits = model(ids).logits[0, len(request.prompt_ids) - 1 : -1].float()
+    chosen = logits.gather(-1, ids[0, len(request.prompt_ids) :, None])[:, 0]
+    return (logits.amax(-1) - chosen).cpu().numpy()
+
+
+LENS = [1, 3, 300, 64, 17, 130, 33, 200]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("attention", ["auto", "triton", "torch_varlen", "sdpa"])
+def test_every_backend_follows_the_eager_model(family: str, attention: str) -> None:
+    model = make_model(family, torch.bfloat16)
+    options = PackedOptions(attention=attention, token_budget=128, max_num_seqs=8, num_blocks=200, compile=False)
+    engine = PackedEngine(model, None, (), options)
+    requests = make_requests(LENS, max_new_tokens=24)
+    done = run_all(engine, requests)
+    engine.close()
+    # bf16 cannot decide near-ties: every chosen token must be the best one or next to it.
+    gaps = np.concatenate([greedy_gaps(model, r, c.output_ids) for r, c in zip(requests, done, strict=True)])
+    scale = 0.05 * 16
+    assert gaps.max() < scale
+    assert np.mean(gaps == 0) > 0.9
+
+
+def test_compiled_layers_and_graphs_follow_the_eager_model() -> None:
+    model = make_model("llama", torch.bfloat16)
+    engine = PackedEngine(model, None, (), PackedOptions(token_budget=256, max_num_seqs=8, num_blocks=200))
+    assert engine.runner.graphs is not None
+    requests = make_requests(LENS, max_new_tokens=24)
+    done = run_all(engine, requests)
+    engine.close()
+    gaps = np.concatenate([greedy_gaps(model, r, c.output_ids) for r, c in zip(requests, done, strict=True)])
+    assert gaps.max() < 0.8
+    assert np.mean(gaps == 0) > 0.9
+
+
+def test_graph_replay_equals_eager_steps() -> None:
+    model = make_model("llama", torch.float32)
+    results = []
+    for graphs in (False, True):
+        options = PackedOptions(
+            attention="triton", token_budget=128, max_num_seqs=8, num_blocks=60, compile=False, graphs=graphs
+        )
+        engine = PackedEngine(model, None, (), options)
+        sampling = {"max_new_tokens": 24, "temperature": 0.8, "top_p": 0.9, "repetition_penalty": 1.1, "logprobs": True}
+        results.append(run_all(engine, make_requests(LENS, **sampling)))
+        engine.close()
+    same = [a.output_ids.tolist() == b.output_ids.tolist() for a, b in zip(*results, strict=True)]
+    assert all(same)
+
+
+def test_real_out_of_memory_is_survived() -> None:
+    model = make_model("llama", torch.bfloat16)
+    engine = PackedEngine(
+        model, None, (), PackedOptions(token_budget=4096, max_num_seqs=8, num_blocks=200, compile=False, graphs=False)
+    )
+    launch, calls = engine.runner.launch, []
+
+    def starving(*args):
+        calls.append(None)
+        if len(calls) == 3:
+            torch.empty(1 << 50, device="cuda")
+        return launch(*args)
+
+    engine.runner.launch = starving
+    done = run_all(engine, make_requests(LENS, max_new_tokens=8))
+    assert all(len(completion.output_ids) == 8 for completion in done)
+    assert engine.stats()["out_of_memory"] == 1
