@@ -168,6 +168,26 @@ class MissingPackageError(UnusableEnvironmentError):
     """{feature} needs the package {package}, which is not installed here; run: pip install '{install}'."""
 
 
+class ModelTooLargeError(BadInputError):
+    """The model {model} takes {needed} as {kind}, but {where} may hold {allowed}: {missing} are missing; {remedy}."""
+
+
+class UnsupportedQuantizationError(BadInputError):
+    """model.quantization {quantization} cannot be used here: {reason}."""
+
+
+class UnsupportedAttentionError(BadInputError):
+    """model.attention {attention} cannot be used here: {reason}. Supported here: {supported}."""
+
+
+class AdapterMismatchError(BadInputError):
+    """The adapter {adapter} does not fit the model {model}: {reason}."""
+
+
+class GrammarError(BadInputError):
+    """The {kind} cannot be compiled into a grammar: {reason}."""
+
+
 # Engine
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import logging
 
 import tokenizers
@@ -16,7 +15,9 @@ from workers.checkpoint import Checkpoint
 from workers.engine import Engine
 from workers.engine_spec import EngineSpec
 from workers.heads import choose_activation, label_scores, pool, unit_length
-from workers.loading import attention_name, dtype_name, load_model
+from workers.loading.attention_choice import PACKED_ONLY, attention_name
+from workers.loading.model import dtype_name, is_spread, load_model
+from workers.loading.placement import memory_fraction
 from workers.pulse import Beat
 from workers.torch_encoder import Head, TorchEncoder
 from workers.transformers_generate import TransformersGenerate
@@ -26,7 +27,11 @@ _CPU_TOKEN_BUDGET = 4096
 _CUDA_ENCODER_TOKEN_BUDGET = 32768
 #: share of the free device memory that keys and values of a padded batch may fill
 _KV_SHARE = 0.4
-_PACKED_ATTENTION = ("auto", "sdpa", "triton", "flash_attention_2")
+#: what the packed engine takes of model.attention; it computes sdpa under whichever kernel the model is pinned to
+_PACKED_ATTENTION = {
+    **{name: name for name in ("auto", "sdpa", "triton", "flash_attention_2")},
+    **{f"sdpa-{kernel}": "sdpa" for kernel in ("flash", "efficient", "math", "cudnn")},
+}
 
 
 def load_engine(spec: EngineSpec, *, beat: Beat = lambda: None) -> Engine:
@@ -56,8 +61,8 @@ def _load_generator(spec: EngineSpec, checkpoint: Checkpoint, beat: Beat) -> Eng
         if isinstance(packed, Engine):
             return packed
         reason = packed
-        if spec.model.backend == "packed":
-            raise UnsupportedOptionError(option="model.backend packed", reason=reason)
+        if spec.model.backend == "packed" or spec.model.attention in PACKED_ONLY:
+            raise UnsupportedOptionError(option=_packed_option(spec), reason=reason)
         log.warning("this model runs through transformers' padded generate, not the packed engine: %s", reason)
     _beat_in_layers(model, beat)
     return TransformersGenerate(
@@ -113,14 +118,19 @@ def _classification_head(spec: EngineSpec, model: nn.Module) -> tuple[Head, dict
     return head, {"activation": activation, "num_labels": str(model.config.num_labels)}
 
 
+def _packed_option(spec: EngineSpec) -> str:
+    """The option that asks for the packed engine and no other."""
+    return "model.backend packed" if spec.model.backend == "packed" else f"model.attention {spec.model.attention}"
+
+
 def _try_packed(
     spec: EngineSpec, checkpoint: Checkpoint, model: nn.Module, tokenizer: tokenizers.Tokenizer
 ) -> Engine | str:
     """The packed engine on this model, or why it cannot serve it."""
     if spec.model.attention not in _PACKED_ATTENTION:
         return f"it has no attention {spec.model.attention}"
-    if importlib.util.find_spec("workers.packed.engine") is None:
-        return "it is not part of this installation"
+    if is_spread(model):
+        return "its weights are spread over several devices"
     from workers.packed.engine import PackedEngine
     from workers.packed.options import PackedOptions
     from workers.packed.probe import UnsupportedModel
@@ -128,8 +138,9 @@ def _try_packed(
     reason = PackedEngine.unsupported_reason(model)
     if reason is not None:
         return reason
-    options = {"attention": spec.model.attention, "compile": spec.model.compile}
+    options = {"attention": _PACKED_ATTENTION[spec.model.attention], "compile": spec.model.compile}
     options["max_model_len"] = checkpoint.context_window
+    options["memory_fraction"] = memory_fraction(spec.model, spec.device, default=PackedOptions.memory_fraction)
     if spec.token_budget is not None:
         options["token_budget"] = spec.token_budget
     attention = model.config._attn_implementation
@@ -163,7 +174,7 @@ def _beat_in_layers(model: nn.Module, beat: Beat) -> None:
 
 def _about(spec: EngineSpec, model: nn.Module) -> dict[str, str]:
     return {
-        "attention": attention_name(model, spec),
+        "attention": attention_name(model, spec.model.attention),
         "dtype": dtype_name(model),
         "quantization": spec.model.quantization,
         "device": torch.cuda.get_device_name() if model.device.type == "cuda" else "cpu",

@@ -1,0 +1,1 @@
+"""Configured loading: quantization, attention, devices and adapters of one model, refused before weights are read."""

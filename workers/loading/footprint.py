@@ -1,0 +1,35 @@
+"""Bytes a model's weights take once they are loaded, from the headers of its files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from schemas.job import Quantization
+from workers.loading.tensor_headers import TensorHeader
+
+_DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+#: bytes a weight of a quantized matrix takes; the scales of 4-bit blocks are in it, those of rows are added
+_QUANTIZED_BYTES: dict[str, float] = {"int8": 1, "fp8": 1, "int8-weight-only": 1, "nf4": 0.516, "fp4": 0.516}
+_ROW_SCALE_BYTES = 4
+#: parts of a name that stay as they are: tables and heads, and experts, which are loaded fused into one tensor
+_KEPT = ("embed", "lm_head", "wte", "wpe", "norm", "score.", "classifier.", "experts.")
+
+
+def loaded_bytes(headers: Mapping[str, TensorHeader], *, dtype: str, quantization: Quantization = "none") -> int:
+    """Bytes of all weights as `dtype`, with the matrices of linear layers in the quantization's own format."""
+    return sum(_tensor_bytes(name, header, dtype, quantization) for name, header in headers.items())
+
+
+def _tensor_bytes(name: str, header: TensorHeader, dtype: str, quantization: Quantization) -> int:
+    if not header.is_float:
+        return header.num_bytes
+    if quantization != "none" and is_quantizable(name, header):
+        scales = _ROW_SCALE_BYTES * header.shape[0] if _QUANTIZED_BYTES[quantization] == 1 else 0
+        return int(header.num_elements * _QUANTIZED_BYTES[quantization]) + scales
+    return header.num_elements * _DTYPE_BYTES[dtype]
+
+
+def is_quantizable(name: str, header: TensorHeader) -> bool:
+    """Whether the tensor is the matrix of a linear layer between the first and the last."""
+    is_matrix = len(header.shape) == 2 and name.endswith(".weight")
+    return is_matrix and not any(part in name for part in _KEPT)

@@ -1,0 +1,117 @@
+"""The one function that turns an engine spec into a loaded model."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.utils import logging as transformers_logging
+
+from schemas.errors import ModelNotFoundError
+from schemas.settings import settings
+from workers.checkpoint import Checkpoint
+from workers.engine_spec import EngineSpec
+from workers.loading.adapters import merge
+from workers.loading.attention_choice import AttentionLimits, use_attention
+from workers.loading.card import cards
+from workers.loading.placement import Placement, device_key
+from workers.loading.plan import LoadingPlan
+from workers.loading.quantization import RECIPES, quantization_config
+
+log = logging.getLogger(__name__)
+
+
+def load_model(spec: EngineSpec, checkpoint: Checkpoint, auto_class: Any, **options: Any) -> nn.Module:
+    """The model in eval mode on its devices, through a transformers Auto class, with its adapter merged.
+
+    Safetensors only, and no code from the folder unless the operator allows it. Everything that the files, the
+    options and the cards can tell is refused before a weight is read; see `LoadingPlan.place` for the errors.
+    """
+    quieten()
+    plan = LoadingPlan(spec.model, checkpoint)
+    devices = cards(spec.device)
+    card = devices[device_key(spec.device)]
+    config = AutoConfig.from_pretrained(checkpoint.folder, **_trust())
+    limits = AttentionLimits.of(_model_class(auto_class, config), card, plan.dtype(card.kind))
+    placement = plan.place(spec.device, devices, limits)
+    model = _read(plan, placement, auto_class, card.kind, task=spec.task, options=options)
+    use_attention(model, spec.model.attention)
+    return model.eval().requires_grad_(False)
+
+
+def quieten() -> None:
+    """Keep progress bars, and lines that one matrix product after the other repeats, out of the worker's log."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+
+
+def _trust() -> dict[str, bool]:
+    return {"trust_remote_code": settings().trust_remote_code, "local_files_only": True}
+
+
+def _model_class(auto_class: Any, config: PreTrainedConfig) -> type | None:
+    """The class that will be loaded, None where the checkpoint brings its own or the task has none for it."""
+    if type(config) not in auto_class._model_mapping:
+        return None
+    found = auto_class._model_mapping[type(config)]
+    return found[0] if isinstance(found, tuple) else found
+
+
+def _read(
+    plan: LoadingPlan, placement: Placement, auto_class: Any, kind: str, *, task: str, options: dict[str, Any]
+) -> nn.Module:
+    dtype = plan.dtype(kind)
+    quantization = quantization_config(plan.model, dtype)
+    # torchao's tensors cannot take an adapter in, so they are made after it is merged
+    is_late = plan.adapter is not None and plan.model.quantization in _LATE
+    given = {} if quantization is None or is_late else {"quantization_config": quantization}
+    model, report = auto_class.from_pretrained(
+        plan.checkpoint.folder,
+        dtype=getattr(torch, dtype),
+        device_map=placement.device_map,
+        max_memory=placement.max_memory,
+        use_safetensors=True,
+        output_loading_info=True,
+        **_trust(),
+        **given,
+        **options,
+    )
+    _require_all_weights(plan, report["missing_keys"], task)
+    if plan.adapter is not None:
+        model = merge(model, plan.adapter, name=plan.model.id)
+    if is_late:
+        _quantize_late(model, quantization)
+    return model
+
+
+_LATE = frozenset(name for name, recipe in RECIPES.items() if recipe.package == "torchao")
+
+
+def _quantize_late(model: nn.Module, config: Any) -> None:
+    """Quantize every linear layer but the last in place."""
+    from torchao.quantization import quantize_
+
+    head = model.get_output_embeddings()
+    quantize_(model, config.quant_type, lambda module, _: isinstance(module, nn.Linear) and module is not head)
+
+
+def _require_all_weights(plan: LoadingPlan, missing: list[str], task: str) -> None:
+    """A head that the files lack would be made of random numbers. A pooler that nobody reads may be missing."""
+    if missing and task != "embed":
+        names = sorted(missing)
+        reason = f"its files lack {len(names)} of the weights that task {task} needs, such as {names[0]}"
+        raise ModelNotFoundError(model=plan.model.id, reason=reason)
+
+
+def is_spread(model: nn.Module) -> bool:
+    """Whether the weights lie on more than one device."""
+    return len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1
+
+
+def dtype_name(model: nn.Module) -> str:
+    """bfloat16 and the like."""
+    return str(model.dtype).removeprefix("torch.")

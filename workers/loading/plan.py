@@ -1,0 +1,84 @@
+"""What loading one model comes to, and every refusal that needs no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from schemas.errors import UnsupportedAttentionError
+from schemas.job import ModelSpec
+from workers.checkpoint import Checkpoint
+from workers.loading.adapters import Adapter
+from workers.loading.attention_choice import PACKED_ONLY, PADDED_ONLY, AttentionLimits, check_attention
+from workers.loading.card import Card
+from workers.loading.footprint import loaded_bytes
+from workers.loading.placement import Device, Placement, device_key, parse_limits, place, require_room
+from workers.loading.precision import resolve_dtype
+from workers.loading.quantization import check_options, check_quantization
+from workers.loading.stored_quantization import check_stored, stored_method
+from workers.loading.tensor_headers import TensorHeader, read_headers
+
+
+@dataclass(frozen=True)
+class LoadingPlan:
+    """One model under one job's options. Nothing here imports torch."""
+
+    model: ModelSpec
+    checkpoint: Checkpoint
+
+    @cached_property
+    def headers(self) -> dict[str, TensorHeader]:
+        """The checkpoint's tensors by name."""
+        return read_headers(self.checkpoint.weight_files)
+
+    @cached_property
+    def adapter(self) -> Adapter | None:
+        """The LoRA adapter of the job. Raises ModelNotFoundError or UnsafeWeightsError."""
+        return None if self.model.adapter is None else Adapter.resolve(self.model.adapter)
+
+    def dtype(self, kind: str) -> str:
+        """The dtype of the weights on a device of `kind`."""
+        return resolve_dtype(self.model, self.checkpoint.config, kind)
+
+    def needed_bytes(self, kind: str) -> int:
+        """Bytes the weights will take on a device of `kind`."""
+        return loaded_bytes(self.headers, dtype=self.dtype(kind), quantization=self.model.quantization)
+
+    def check(self) -> None:
+        """Refuse what no worker could load: at submit, before the kind of card is known. Raises BadInputErrors."""
+        dtype = self.dtype("cuda")
+        check_options(self.model, dtype, stored=stored_method(self.checkpoint.config))
+        if self.model.attention.startswith("flash_attention") and dtype == "float32":
+            reason = "it takes bfloat16 or float16, and model.dtype is float32"
+            supported = "eager, sdpa and its kernels"
+            raise UnsupportedAttentionError(attention=self.model.attention, reason=reason, supported=supported)
+        require_room(self.model, self.needed_bytes("cuda"), parse_limits(self.model))
+        if self.adapter is not None:
+            self.adapter.check(self.model.id, self.headers)
+
+    def place(self, device: str, cards: Mapping[Device, Card], limits: AttentionLimits) -> Placement:
+        """Refuse what this worker cannot load, and say where the weights go.
+
+        Raises MissingPackageError, ModelTooLargeError, UnsupportedQuantizationError, UnsupportedAttentionError or
+        AdapterMismatchError.
+        """
+        card = cards[device_key(device)]
+        self.check()
+        check_stored(self.checkpoint.config, card)
+        check_quantization(self.model, card)
+        _check_backend(self.model, limits)
+        check_attention(self.model.attention, limits)
+        return place(self.model, self.needed_bytes(card.kind), cards, device=device)
+
+
+#: model.backend -> choices of attention that only the other one serves
+_FOREIGN = {"transformers": PACKED_ONLY, "packed": PADDED_ONLY}
+
+
+def _check_backend(model: ModelSpec, limits: AttentionLimits) -> None:
+    foreign = _FOREIGN.get(model.backend, frozenset())
+    if model.attention in foreign:
+        reason = f"model.backend is {model.backend}, which does not have it"
+        supported = ", ".join(choice for choice in limits.supported if choice not in foreign)
+        raise UnsupportedAttentionError(attention=model.attention, reason=reason, supported=supported)

@@ -1,0 +1,34 @@
+"""The dtype weights are loaded in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from schemas.job import ModelSpec
+
+HALF = ("bfloat16", "float16")
+_KNOWN = ("float32", *HALF)
+
+
+def resolve_dtype(model: ModelSpec, config: Mapping[str, Any], kind: str = "cuda") -> str:
+    """float32, bfloat16 or float16 for a device of `kind` (cpu or cuda): what the job says, else the checkpoint's own.
+
+    Left open, it is float32 on a CPU, where half precision is slow. Quantized weights and flash attention turn
+    float32 into bfloat16: the one computes in half precision anyway, the other has no kernel for anything else.
+    """
+    if model.dtype != "auto":
+        return model.dtype
+    if model.quantization == "fp8":
+        return "bfloat16"
+    needs_half = model.quantization != "none" or model.attention.startswith("flash_attention")
+    stored = _stored_dtype(config)
+    if kind == "cpu" and not needs_half:
+        return "float32"
+    return "bfloat16" if stored == "float32" and needs_half else stored
+
+
+def _stored_dtype(config: Mapping[str, Any]) -> str:
+    found = config.get("dtype") or config.get("torch_dtype") or (config.get("text_config") or {}).get("dtype")
+    name = str(found or "float32").removeprefix("torch.")
+    return name if name in _KNOWN else "float32"
