@@ -10,6 +10,7 @@ from typing import Protocol, Self
 from rich.console import Console
 from rich.progress import BarColumn, Task, TextColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Column
 from rich.text import Text
 
 from monitor.progress import History, Progress
@@ -68,9 +69,9 @@ class Bars:
 
     def __init__(self, console: Console) -> None:
         self._history = History()
-        self._rich = RichProgress(
-            TextColumn("{task.description}"), BarColumn(bar_width=None), _Numbers(""), console=console, expand=True
-        )
+        numbers = _Numbers("", table_column=Column(no_wrap=True, overflow="ellipsis"))
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), numbers)
+        self._rich = RichProgress(*columns, console=console, expand=True)
         self._task = self._rich.add_task("starting", total=None, numbers="")
 
     def __enter__(self) -> Self:
@@ -88,7 +89,7 @@ class Bars:
         started = progress.rows_done > 0 or status.state.is_final
         self._rich.update(
             self._task,
-            description=f"{status.job} {status.state}",
+            description=status.state.value,
             total=max(progress.rows, 1) if started else None,
             completed=progress.rows_done,
             numbers=summary(status, progress),
@@ -111,6 +112,8 @@ def summary(status: JobStatus, progress: Progress) -> str:
         texts.append(f"{duration(progress.eta_s)} left")
     if status.error_rows:
         texts.append(f"{status.error_rows:,} error rows")
+    if status.retries:
+        texts.append(f"{status.retries:,} retries")
     if status.shards_failed:
         texts.append(f"{status.shards_failed:,} failed shards")
     return ", ".join(texts)

@@ -5,21 +5,32 @@ from __future__ import annotations
 import tempfile
 from typing import TYPE_CHECKING, Any
 
-from parquetry.display import console, print_json, safe_text, sample_table
+from parquetry.display import console, failure_lines, print_json, safe_text, sample_table
+from schemas.errors import ExitCode, ParquetryError
 from schemas.job import JobSpec
+from schemas.states import JobState
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
     from producers.planning import Plan
 
 
+class TrialFailedError(ParquetryError):
+    """The first {rows} rows did not run: {reason}"""
+
+    exit_code = ExitCode.FAILED_SHARDS
+
+
 def trial(spec: JobSpec, rows: int) -> pa.Table:
-    """The output of the first `rows` rows, run with an embedded broker and one worker."""
+    """The output of the first `rows` rows, run for real. Raises TrialFailedError."""
     from parquetry.output import read_output
     from parquetry.run import run_job
 
     with tempfile.TemporaryDirectory(prefix="parquetry-trial-") as folder:
-        run_job(limited(spec, rows, folder), show=True)
+        finished = run_job(limited(spec, rows, folder), show=True)
+        if finished.status.state is not JobState.DONE:
+            raise TrialFailedError(rows=rows, reason="; ".join(failure_lines(finished.status)))
         return read_output(folder)
 
 

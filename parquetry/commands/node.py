@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from typing import Annotated
 
@@ -40,6 +41,7 @@ def worker(
     devices = parse_gpus(gpus)
     from tasks.node import NodeOptions, run_node
 
+    share_cores(cpu_engines or 1)
     options = NodeOptions(
         broker_url=configured_url(),
         gpus=devices,
@@ -49,6 +51,13 @@ def worker(
         shards_in_flight=shards_in_flight or settings().shards_in_flight,
     )
     raise typer.Exit(run_node(options))
+
+
+def share_cores(engines: int) -> None:
+    """Several engines on the CPU share its cores out, or they would all wait for each other's threads."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if engines > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // engines)))
 
 
 def parse_gpus(text: str | None) -> tuple[str, ...] | None:

@@ -1,0 +1,88 @@
+"""Real processes, small models, one input folder for the session."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from parquetry.embedded import find_server
+from tests.acceptance.commands import Shell, wait_until
+from tests.acceptance.tables import write_folder, write_odd_file
+
+
+@pytest.fixture(scope="session")
+def shell_of() -> Callable[[Path], Shell]:
+    """Makes the shell that works in a folder."""
+    return Shell
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    """A shell of the test's own; whatever it started must be gone at the end."""
+    shell = Shell(tmp_path)
+    yield shell
+    wait_until(lambda: not shell.processes(), f"the end of {shell.processes()}")
+
+
+@pytest.fixture(scope="session")
+def generator() -> Path:
+    return Path("/tmp/pq-cli/llama")
+
+
+@pytest.fixture(scope="session")
+def encoder() -> Path:
+    return Path("/tmp/pq-cli/bert")
+
+
+@pytest.fixture(scope="session")
+def table_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """10,003 rows in three files."""
+    return write_folder(tmp_path_factory.mktemp("input") / "table")
+
+
+@pytest.fixture(scope="session")
+def odd_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The rows that break things, and no others."""
+    return write_odd_file(tmp_path_factory.mktemp("odd") / "odd.parquet")
+
+
+@pytest.fixture
+def broker_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server on a TCP port, as a fleet has one."""
+    port = _free_port()
+    options = [
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--dir",
+        str(tmp_path_factory.mktemp("broker")),
+    ]
+    server = subprocess.Popen([str(find_server()), *options], stdout=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: _answers(port), "the broker")
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _answers(port: int) -> bool:
+    try:
+        with redis.Redis(port=port) as client:
+            return bool(client.ping())
+    except redis.RedisError:
+        return False

@@ -1,0 +1,46 @@
+"""The Python API, in a process of its own."""
+
+import subprocess
+import sys
+
+from tests.acceptance.tables import write_file
+
+SCRIPT = """
+import sys
+import parquetry
+from schemas.states import JobState
+
+assert "torch" not in sys.modules
+spec = {
+    "task": "embed",
+    "input": {"path": "in.parquet"},
+    "output": {"path": "out", "keep": ["id"]},
+    "model": {"id": sys.argv[1]},
+    "embed": {"text": "text"},
+}
+job = parquetry.run(spec)
+assert job.status().state is JobState.DONE
+assert job.wait(timeout=0).rows_done == 30
+table = job.to_table()
+assert table["row"].to_pylist() == list(range(30))
+assert job.to_table(["id"]).column_names == ["id"]
+assert "torch" not in sys.modules
+try:
+    job.pause()
+except parquetry.ParquetryError as error:
+    print(error)
+try:
+    parquetry.submit(spec)
+except parquetry.ParquetryError as error:
+    print(error)
+"""
+
+
+def test_run_from_python(shell, encoder):
+    write_file(shell.folder / "in.parquet", 30)
+    arguments = shell.arguments([sys.executable, "-c", SCRIPT, str(encoder)])
+    ended = subprocess.run(**arguments, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    gone, unset = ended.stdout.splitlines()
+    assert "has ended" in gone
+    assert "PARQUETRY_BROKER_URL" in unset

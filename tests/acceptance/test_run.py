@@ -1,0 +1,129 @@
+"""`parquetry run`: a whole job on this machine, every row exactly once, and nothing done twice."""
+
+import json
+
+import pyarrow.compute as pc
+import pytest
+
+from tests.acceptance.commands import Shell
+from tests.acceptance.tables import NUM_ROWS, ODD_TEXTS, assert_every_row_once, read_parts
+
+NULL_ROWS = [row for row, text in ODD_TEXTS.items() if text is None]
+
+
+@pytest.fixture(scope="module")
+def embedded_job(tmp_path_factory, table_folder, encoder):
+    """The shell and the answer of one finished run of 10,003 rows on two CPU engines."""
+    shell = Shell(tmp_path_factory.mktemp("run"))
+    shell.spec(
+        "embed",
+        task="embed",
+        input={"path": str(table_folder)},
+        output={"path": "out", "keep": ["id"]},
+        model={"id": str(encoder)},
+        embed={"text": "text", "dtype": "float32"},
+        shards={"rows": 1500},
+    )
+    ended = shell.run("run", "embed.yaml", "--workers", 2, "--json")
+    assert ended.returncode == 0, ended.stderr
+    return shell, json.loads(ended.stdout)
+
+
+def test_every_row_comes_once_and_in_order(embedded_job):
+    shell, _ = embedded_job
+    table = read_parts(shell.folder / "out")
+    assert_every_row_once(table, NUM_ROWS)
+    assert table.column_names == ["id", "row", "embedding", "error"]
+
+
+def test_errors_are_where_they_belong(embedded_job):
+    shell, answer = embedded_job
+    table = read_parts(shell.folder / "out")
+    failed = table.filter(pc.is_valid(table["error"]))
+    assert failed["row"].to_pylist() == NULL_ROWS
+    assert set(failed["error"].to_pylist()) == {"text is null"}
+    assert answer["error_rows"] == len(NULL_ROWS)
+
+
+def test_an_embedding_is_there_exactly_where_no_error_is(embedded_job):
+    shell, _ = embedded_job
+    table = read_parts(shell.folder / "out")
+    assert pc.is_null(table["embedding"]).to_pylist() == pc.is_valid(table["error"]).to_pylist()
+
+
+def test_nothing_is_left_over(embedded_job):
+    shell, _ = embedded_job
+    assert shell.processes() == {}
+    names = {path.name for path in (shell.folder / "out").iterdir() if not path.name.startswith("part-")}
+    assert names - {"_attempts"} == {"_job.json", "_manifest.json", "_SUCCESS"}
+    assert not list((shell.folder / "out").glob("_attempts/*"))
+
+
+def test_the_answer_counts_what_was_done(embedded_job):
+    _, answer = embedded_job
+    assert (answer["state"], answer["rows"], answer["rows_done"]) == ("done", NUM_ROWS, NUM_ROWS)
+    assert (answer["rows_added"], answer["shards_done"]) == (NUM_ROWS, 7)
+
+
+def test_the_same_command_again_computes_nothing(embedded_job):
+    shell, _ = embedded_job
+    before = {path: path.stat().st_mtime_ns for path in (shell.folder / "out").iterdir()}
+    logs = list(shell.folder.glob("state/logs/*"))
+    ended = shell.run("run", "embed.yaml", "--workers", 2)
+    assert ended.returncode == 0, ended.stderr
+    assert "nothing was computed" in ended.stdout
+    assert {path: path.stat().st_mtime_ns for path in (shell.folder / "out").iterdir()} == before
+    # a worker would have left a log
+    assert list(shell.folder.glob("state/logs/*")) == logs
+
+
+def test_another_spec_on_that_output_is_refused(embedded_job):
+    shell, _ = embedded_job
+    ended = shell.run("run", "embed.yaml", "--set", "embed.normalize=false")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "another job" in ended.stderr
+
+
+def test_generation_with_the_rows_that_break_things(shell, odd_file, generator):
+    shell.spec(
+        "generate",
+        task="generate",
+        input={"path": str(odd_file)},
+        output={"path": "out"},
+        model={"id": str(generator)},
+        prompt={"template": "Say: {{ text }}"},
+        generation={"max_new_tokens": 6},
+        shards={"rows": 4},
+    )
+    ended = shell.run("run", "generate.yaml")
+    assert ended.returncode == 0, ended.stderr
+    table = read_parts(shell.folder / "out")
+    assert_every_row_once(table, len(ODD_TEXTS))
+    too_long = [row for row, text in enumerate(ODD_TEXTS.values()) if text and len(text) > 50_000]
+    nulls = [row for row, text in enumerate(ODD_TEXTS.values()) if text is None]
+    failed = table.filter(pc.is_valid(table["error"]))
+    assert failed["row"].to_pylist() == sorted(too_long + nulls)
+    assert set(failed["finish_reason"].to_pylist()) == {"error"}
+    assert pc.is_null(table["output"]).to_pylist() == pc.is_valid(table["error"]).to_pylist()
+    assert table["text"].to_pylist() == list(ODD_TEXTS.values())
+    # the sample at the end shows rows, and no control character of theirs reaches the terminal
+    assert "Output: " in ended.stdout
+    assert "\x00" not in ended.stdout
+
+
+def test_plan_counts_without_writing_and_tries_rows(shell, odd_file, generator):
+    shell.spec(
+        "generate",
+        task="generate",
+        input={"path": str(odd_file)},
+        output={"path": "out"},
+        model={"id": str(generator)},
+        prompt={"template": "Say: {{ text }}"},
+        generation={"max_new_tokens": 3},
+    )
+    ended = shell.run("plan", "generate.yaml", "--rows", 3, "--json")
+    assert ended.returncode == 0, ended.stderr
+    plan = json.loads(ended.stdout)
+    assert plan["rows"] == len(ODD_TEXTS)
+    assert [row["row"] for row in plan["sample"]] == [0, 1, 2]
+    assert not (shell.folder / "out").exists()
