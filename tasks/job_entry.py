@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from schemas.job import JobSpec
 from schemas.location import Location
 from schemas.manifest import JobRecord
 from schemas.states import JobState
@@ -14,6 +15,11 @@ from workers.engine_spec import EngineSpec
 
 #: how many failures a status carries
 MAX_FAILURES = 50
+
+
+def queue_of(spec: JobSpec) -> str:
+    """The queue whose workers can run the job: Optimum needs an environment of its own."""
+    return "optimum" if spec.model.backend == "optimum" else "default"
 
 
 def ctl_fields(record: JobRecord, queue: str, done: Sequence[CommittedPart]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from schemas.storage import Storage, open_storage
 from tasks.claim import CommittedPart
 from tasks.finalize import finalize
 from tasks.found_part import find_part
+from tasks.job_entry import queue_of
 from tasks.job_record import read_record
 from tasks.ledger import Ledger
 
@@ -28,7 +29,7 @@ class NoJobHereError(BadInputError):
     """There is no job in {path}: it has no _job.json."""
 
 
-def recover(output: str, ledger: Ledger, *, queue: str = "default") -> JobRecord:
+def recover(output: str, ledger: Ledger, *, queue: str | None = None) -> JobRecord:
     """Enter the job of an output into the ledger with every committed part counted; nothing is computed.
 
     A job the ledger knows only gains the parts it missed; one that is done stays untouched. Raises NoJobHereError,
@@ -38,6 +39,7 @@ def recover(output: str, ledger: Ledger, *, queue: str = "default") -> JobRecord
     if storage.head(JOB_FILE) is None:
         raise NoJobHereError(path=storage.root)
     record = read_record(storage)
+    queue = queue or queue_of(record.spec)
     known = record.job in ledger.job_names()
     if known and ledger.status(record.job, max_failures=0).state is JobState.DONE:
         return record

@@ -1,0 +1,301 @@
+"""One shard at a time through the real runner: engine process, storage and server are real."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from schemas.manifest import MANIFEST_FILE, SUCCESS_FILE, Manifest
+from schemas.settings import load_settings, settings
+from schemas.shard import part_name
+from schemas.states import JobState
+from tasks import failpoints, outcome
+from tasks.claim import Claim
+from tasks.ledger import Ledger
+from tasks.outcome import run_claim
+from tasks.slot import Slot
+from tests.chaos.checker import check
+from tests.integration.jobs_on_disk import ENGINE, DiskJob, make_job
+from workers.supervisor import EngineSupervisor
+
+QUEUES = ("default",)
+STEPS = sorted(re.findall(r'failpoint\("(\w+)"\)', "".join(p.read_text() for p in Path("tasks").glob("*.py"))))
+#: those a single shard passes on its way, each of them once or more
+ON_THE_WAY = [
+    "started", "not_found", "attempt", "engine", "progress", "computed", "verified", "prepare", "prepared",
+    "published", "commit", "committed", "claimed",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def supervisor(tmp_path_factory) -> Iterator[EngineSupervisor]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PARQUETRY_ENGINE_FACTORY", ENGINE)
+        patch.setenv("PARQUETRY_ENGINE_STALL_SECONDS", "2")
+        settings.cache_clear()
+        supervisor = EngineSupervisor("cpu", tmp_path_factory.mktemp("slot"))
+        supervisor.start()
+        yield supervisor
+        supervisor.stop()
+    settings.cache_clear()
+
+
+@pytest.fixture
+def slot(supervisor: EngineSupervisor, server, env: str) -> Slot:
+    return Slot(
+        worker="w",
+        url=server.url,
+        env=env,
+        queues=QUEUES,
+        shards_in_flight=1,
+        socket=supervisor.socket,
+        beat_s=0.05,
+    )
+
+
+@pytest.fixture
+def no_engine(slot: Slot) -> Slot:
+    """A slot where any work on the GPU would fail."""
+    return Slot(**{**vars(slot), "socket": Path("/nowhere/slot.sock")})
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """One folder for all, so that the engine stays loaded."""
+    return tmp_path_factory.mktemp("model")
+
+
+@pytest.fixture(autouse=True)
+def no_rest(monkeypatch) -> None:
+    monkeypatch.setattr(outcome, "FIRST_REST_S", 0.0)
+
+
+@pytest.fixture
+def arm(monkeypatch, tmp_path):
+    """Set failpoints for the processes of this test."""
+
+    def arm(text: str) -> None:
+        config = load_settings(failpoints=text, state_dir=tmp_path / "state")
+        monkeypatch.setattr(failpoints, "settings", lambda: config)
+
+    return arm
+
+
+def run_one(ledger: Ledger, slot: Slot) -> Claim | None:
+    claim = ledger.claim(slot.worker, QUEUES)
+    if claim is not None:
+        run_claim(ledger, claim, slot)
+    return claim
+
+
+def run_all(ledger: Ledger, slot: Slot, limit: int = 30) -> int:
+    """Claim and run until there is nothing left; how many claims it took."""
+    for count in range(limit):
+        if run_one(ledger, slot) is None:
+            return count
+    raise AssertionError(f"still not over after {limit} claims")
+
+
+def assert_whole(job: DiskJob, ledger: Ledger) -> None:
+    """The invariants, by the checker that knows nothing of us, and the ledger's own count."""
+    assert ledger.status(job.name).state is JobState.DONE
+    assert check(Path(job.storage.root.path), job.table).violations == []
+    status = ledger.status(job.name)
+    assert status.shards_done == len(ledger.committed(job.name)) == len(job.parts())
+
+
+def test_job_ends_done_with_manifest_and_success(tmp_path, model, ledger: Ledger, slot: Slot):
+    job = make_job(tmp_path, ledger, model=model)
+    assert run_all(ledger, slot) == 3
+    assert_whole(job, ledger)
+    status = ledger.status(job.name)
+    assert (status.rows_done, status.error_rows, status.retries) == (30, 0, 0)
+    assert status.prompt_tokens == status.output_tokens > 0
+    assert not (tmp_path / "out" / "_attempts").exists()
+
+
+def test_published_but_unreported_part_is_adopted_without_an_engine(tmp_path, model, ledger, slot, no_engine, arm):
+    job = make_job(tmp_path, ledger, model=model, rows=10)
+    arm("published:raise")
+    run_one(ledger, slot)
+    assert (job.parts(), ledger.status(job.name).shards_done) == ([part_name(0)], 0)
+    written = (tmp_path / "out" / part_name(0)).stat().st_mtime_ns
+    run_one(ledger, no_engine)
+    assert (tmp_path / "out" / part_name(0)).stat().st_mtime_ns == written
+    assert_whole(job, ledger)
+    assert ledger.status(job.name).prompt_tokens > 0
+
+
+@pytest.mark.parametrize("step", ON_THE_WAY)
+def test_fault_at_any_step_costs_one_attempt_and_no_row(step: str, tmp_path, model, ledger, slot, arm):
+    assert step in STEPS
+    job = make_job(tmp_path, ledger, model=model, rows=20)
+    arm(f"{step}:raise")
+    if step == "claimed":
+        with pytest.raises(failpoints.FailpointError):
+            run_one(ledger, slot)
+        ledger.release(ledger.holdings("w")[0])
+    run_all(ledger, slot)
+    assert_whole(job, ledger)
+
+
+@pytest.mark.parametrize("step", ["manifest", "success", "attempts", "last"])
+def test_finalizer_that_dies_is_followed_by_another(step: str, tmp_path, model, ledger, slot, arm):
+    job = make_job(tmp_path, ledger, model=model, rows=10)
+    arm(f"{step}:raise")
+    with pytest.raises(failpoints.FailpointError):
+        run_one(ledger, slot)
+    assert ledger.status(job.name).state is JobState.RUNNING
+    outcome.finalize(ledger, job.name)
+    assert_whole(job, ledger)
+
+
+def test_zombie_that_wakes_after_its_heir_changes_nothing(tmp_path, model, ledger, slot):
+    job = make_job(tmp_path, ledger, model=model, rows=20)
+    zombie = ledger.claim("zombie", QUEUES)
+    ledger.client.zadd(ledger.keys.of_job(job.name, "lease"), {str(zombie.shard): 0})
+    ledger.reap(job.name)
+    run_all(ledger, slot)
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    run_claim(ledger, zombie, slot)
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
+    assert_whole(job, ledger)
+
+
+def test_lease_lost_while_publishing_ends_in_adoption(tmp_path, model, ledger, slot, monkeypatch):
+    """The zombie's part is first under the final name: it counts, and the heir's work is not written."""
+    job = make_job(tmp_path, ledger, model=model, rows=10)
+    claim = ledger.claim("w", QUEUES)
+
+    def steal(name: str) -> None:
+        if name == "published":
+            ledger.client.hset(ledger.keys.of_job(job.name, "tok"), "0", "99:heir")
+
+    monkeypatch.setattr("tasks.runner.failpoint", steal)
+    run_claim(ledger, claim, slot)
+    assert_whole(job, ledger)
+
+
+def test_lease_lost_before_publishing_publishes_nothing(tmp_path, model, ledger, slot, monkeypatch):
+    job = make_job(tmp_path, ledger, model=model, rows=10)
+    claim = ledger.claim("w", QUEUES)
+
+    def steal(name: str) -> None:
+        if name == "verified":
+            ledger.client.hset(ledger.keys.of_job(job.name, "tok"), "0", "99:heir")
+
+    monkeypatch.setattr("tasks.runner.failpoint", steal)
+    run_claim(ledger, claim, slot)
+    assert job.parts() == []
+
+
+def test_changed_attempt_never_gets_the_final_name(tmp_path, model, ledger, slot, monkeypatch):
+    job = make_job(tmp_path, ledger, model=model, rows=10)
+
+    def flip(name: str) -> None:
+        if name == "computed":
+            attempt = next((tmp_path / "out" / "_attempts").iterdir())
+            data = bytearray(attempt.read_bytes())
+            data[100] ^= 1
+            attempt.write_bytes(data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.runner.failpoint", flip)
+        run_one(ledger, slot)
+    assert job.parts() == []
+    assert ledger.status(job.name).retries == 1
+    run_all(ledger, slot)
+    assert_whole(job, ledger)
+
+
+def test_foreign_file_under_a_final_name_fails_the_shard(tmp_path, model, ledger, slot):
+    job = make_job(tmp_path, ledger, model=model, rows=20)
+    job.storage.put(part_name(0), b"not a part")
+    run_all(ledger, slot)
+    status = ledger.status(job.name)
+    assert (status.state, status.shards_done) == (JobState.FAILED, 1)
+    assert part_name(0) in status.failures[0].reason
+    assert job.storage.head(SUCCESS_FILE) is None
+
+
+def test_failed_job_is_retried_and_done(tmp_path, model, ledger, slot):
+    job = make_job(tmp_path, ledger, model=model, rows=20)
+    job.storage.put(part_name(0), b"not a part")
+    run_all(ledger, slot)
+    job.storage.delete(part_name(0))
+    assert ledger.retry(job.name) == 1
+    run_all(ledger, slot)
+    assert_whole(job, ledger)
+
+
+def test_changed_input_fails_the_shard_with_the_file(tmp_path, model, ledger, slot):
+    job = make_job(tmp_path, ledger, model=model, rows=10)
+    job.table.write_bytes(job.table.read_bytes() + b"x")
+    run_one(ledger, slot)
+    status = ledger.status(job.name)
+    assert status.state is JobState.FAILED
+    assert "in.parquet" in status.failures[0].reason
+
+
+@pytest.mark.parametrize("spell", ["KILL", "SEGV", "HANG"])
+def test_engine_that_dies_once_costs_one_attempt(spell: str, tmp_path, ledger, slot, monkeypatch):
+    job = make_job(tmp_path, ledger, rows=10, spells={4: spell})
+    monkeypatch.setenv("CHAOS_LOG", str(tmp_path / "log"))
+    run_all(ledger, slot)
+    assert_whole(job, ledger)
+    assert ledger.status(job.name).retries == 1
+
+
+def test_cancel_stops_a_running_shard(tmp_path, ledger, slot, monkeypatch):
+    monkeypatch.setenv("CHAOS_MS_PER_ROW", "50")
+    job = make_job(tmp_path, ledger, rows=400, rows_per_shard=400)
+    claim = ledger.claim("w", QUEUES)
+    thread = threading.Thread(target=run_claim, args=(ledger, claim, slot))
+    thread.start()
+    while not ledger.status(job.name).running_rows:
+        time.sleep(0.05)
+    ledger.set_state(job.name, JobState.CANCELLED)
+    thread.join(timeout=10)
+    assert not thread.is_alive()
+    status = ledger.status(job.name)
+    assert (status.shards_running, status.shards_pending, status.retries) == (0, 1, 0)
+    assert job.parts() == []
+
+
+def test_two_at_once_write_one_part(tmp_path, model, ledger, slot):
+    job = make_job(tmp_path, ledger, model=model, rows=10)
+    first = ledger.claim("w", QUEUES)
+    ledger.client.zadd(ledger.keys.of_job(job.name, "lease"), {"0": 0})
+    ledger.reap(job.name)
+    second = ledger.claim("w", QUEUES)
+    threads = [threading.Thread(target=run_claim, args=(ledger, claim, slot)) for claim in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert_whole(job, ledger)
+
+
+def test_model_folder_that_vanished_is_told(tmp_path, ledger, slot):
+    job = make_job(tmp_path, ledger, rows=10)
+    shutil.rmtree(tmp_path / "model")
+    run_all(ledger, slot)
+    status = ledger.status(job.name)
+    assert status.state is JobState.FAILED
+    assert "model" in status.failures[0].reason
+
+
+def test_manifest_agrees_with_the_files(tmp_path, model, ledger, slot):
+    job = make_job(tmp_path, ledger, model=model)
+    run_all(ledger, slot)
+    manifest = Manifest.model_validate_json(job.storage.read(MANIFEST_FILE))
+    entries = {entry.path: entry for entry in job.storage.list("part-")}
+    assert [part.path for part in manifest.parts] == sorted(entries)
+    assert all(entries[part.path].etag == part.etag for part in manifest.parts)
+    assert all(entries[part.path].size == part.size for part in manifest.parts)
