@@ -9,12 +9,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from schemas.errors import InvalidValueError, RowError, UnsupportedOptionError
+from schemas.errors import InvalidValueError, RowError
 from schemas.job import GenerationSpec, JobSpec
 from schemas.manifest import JobRecord
 from workers.cells import cells, text_of
 from workers.chat import ChatTemplate, read_messages, user_message, with_system
 from workers.checkpoint import Checkpoint
+from workers.grammar.grammar import Grammar
 from workers.prompts import Template
 from workers.request import EncodeRequest, GenerationRequest, Request, SamplingParams
 from workers.tokenization import Tokenizer, Tokens
@@ -126,11 +127,8 @@ class TextPreparation(Preparation):
 
 
 def sampling_params(generation: GenerationSpec) -> SamplingParams:
-    """The spec's generation section as engines take it. Raises UnsupportedOptionError."""
-    for name in ("json_schema", "regex"):
-        if getattr(generation, name) is not None:
-            reason = "constrained generation is not built in; check the output instead"
-            raise UnsupportedOptionError(option=f"generation.{name}", reason=reason)
+    """The spec's generation section as engines take it."""
+    grammar = Grammar.of(generation)
     return SamplingParams(
         max_new_tokens=generation.max_new_tokens,
         temperature=generation.temperature,
@@ -139,6 +137,7 @@ def sampling_params(generation: GenerationSpec) -> SamplingParams:
         seed=generation.seed,
         stop=tuple(generation.stop),
         logprobs=generation.logprobs,
+        grammar=None if grammar is None else grammar.text,
     )
 
 

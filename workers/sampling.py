@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
+from workers.grammar.padded import BatchGrammars
 from workers.noise import gumbel_noise, request_key
 from workers.request import GenerationRequest, SamplingParams
 
@@ -20,7 +21,14 @@ class RowSampling(LogitsProcessor):
     tokens do not depend on which rows share its batch.
     """
 
-    def __init__(self, requests: Sequence[GenerationRequest], prompt_ids: Tensor, prompt_mask: Tensor) -> None:
+    def __init__(
+        self,
+        requests: Sequence[GenerationRequest],
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        grammars: BatchGrammars | None = None,
+    ) -> None:
+        self._grammars = grammars
         params = [request.params for request in requests]
         device = prompt_ids.device
         self._prompt_lengths = torch.tensor([len(request.prompt_ids) for request in requests], device=device)
@@ -39,7 +47,8 @@ class RowSampling(LogitsProcessor):
         if self._start is None:
             self._start = input_ids.shape[1]
         raw = scores.float()
-        scores = self._penalty(raw, input_ids[:, self._start :])
+        scores = raw if self._grammars is None else self._grammars.constrain(raw)
+        scores = self._penalty(scores, input_ids[:, self._start :])
         if len(self._random):
             scores = self._randomise(scores, input_ids.shape[1] - self._start)
         if self._wants_logprobs:

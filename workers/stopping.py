@@ -10,8 +10,9 @@ from tokenizers.decoders import DecodeStream
 from torch import Tensor
 from transformers import StoppingCriteria
 
+from workers.grammar.padded import BatchGrammars
 from workers.pulse import Beat
-from workers.request import GenerationRequest
+from workers.request import GenerationRequest, SamplingParams
 
 
 class StopWords:
@@ -40,7 +41,9 @@ class RowStopping(StoppingCriteria):
         tokenizer: tokenizers.Tokenizer,
         cancelled: Collection[int],
         beat: Beat,
+        grammars: BatchGrammars | None = None,
     ) -> None:
+        self._grammars = grammars
         self._requests = requests
         self._limits = [request.params.max_new_tokens for request in requests]
         self._words = {
@@ -48,12 +51,12 @@ class RowStopping(StoppingCriteria):
             for index, request in enumerate(requests)
             if request.params.stop
         }
-        self._watched = {index for index, r in enumerate(requests) if r.params.stop or r.params.stop_ids}
+        self._watched = {index for index, request in enumerate(requests) if _needs_tokens(request.params)}
         self._cancelled = cancelled
         self._beat = beat
         self._num_outputs = 0
         self._done = [False] * len(requests)
-        #: outputs of a row at which its stop string was complete
+        #: outputs of a row at which its stop string, or the text its grammar asks for, was complete
         self.matched: dict[int, int] = {}
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:
@@ -74,8 +77,13 @@ class RowStopping(StoppingCriteria):
     def _stops(self, index: int, request: GenerationRequest, last: list[int]) -> bool:
         if last[index] in request.params.stop_ids:
             return True
+        is_whole = self._grammars is not None and self._grammars.push(index, last[index])
         words = self._words.get(index)
-        if words is None or not words.completes(last[index]):
+        if not is_whole and (words is None or not words.completes(last[index])):
             return False
         self.matched[index] = self._num_outputs
         return True
+
+
+def _needs_tokens(params: SamplingParams) -> bool:
+    return bool(params.stop or params.stop_ids or params.grammar)

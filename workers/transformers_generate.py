@@ -10,8 +10,11 @@ import torch
 from torch import nn
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
+from schemas.errors import GrammarError
 from workers.batching import LengthSorted
 from workers.engine import Engine
+from workers.grammar.grammars import Grammars
+from workers.grammar.padded import BatchGrammars
 from workers.pulse import Beat
 from workers.request import Completion, GenerationRequest, Request, Result
 from workers.sampling import RowSampling
@@ -41,6 +44,7 @@ class TransformersGenerate(Engine):
         self._about = about or {}
         self._beat = beat
         self._vocab_size = model.get_input_embeddings().weight.shape[0]
+        self._grammars = Grammars(tokenizer, self._vocab_size, self._eos_ids, model.device)
         self._is_encoder_decoder = bool(model.config.is_encoder_decoder)
         # left padding: every row's newest token stands in the last column
         self._waiting: LengthSorted[GenerationRequest] = LengthSorted(token_budget=token_budget, max_rows=_MAX_ROWS)
@@ -74,6 +78,11 @@ class TransformersGenerate(Engine):
             return "the prompt has no tokens"
         if int(request.prompt_ids.max()) >= self._vocab_size or int(request.prompt_ids.min()) < 0:
             return "the prompt has token ids that the model does not know; its tokenizer.json is of another model"
+        try:
+            if request.params.grammar is not None:
+                self._grammars.start(request.params.grammar)
+        except GrammarError as error:
+            return str(error)
         return None
 
     def step(self) -> list[Result]:
@@ -109,8 +118,9 @@ class TransformersGenerate(Engine):
     @torch.inference_mode()
     def _run(self, batch: list[GenerationRequest]) -> list[Completion]:
         ids, mask = self._padded(batch)
-        sampling = RowSampling(batch, ids, mask)
-        stopping = RowStopping(batch, self._tokenizer, self._cancelled, self._beat)
+        grammars = BatchGrammars(self._grammars, [request.params.grammar for request in batch])
+        sampling = RowSampling(batch, ids, mask, grammars)
+        stopping = RowStopping(batch, self._tokenizer, self._cancelled, self._beat, grammars)
         output = self._model.generate(
             input_ids=ids,
             attention_mask=mask,
@@ -123,7 +133,9 @@ class TransformersGenerate(Engine):
         logprobs = sampling.logprobs()
         self._counters["padding_tokens"] += int((mask == 0).sum())
         return [
-            self._completion(request, outputs[index], stopping.matched.get(index), logprobs, index)
+            _failed(request, problem)
+            if (problem := grammars.problem(index))
+            else self._completion(request, outputs[index], stopping.matched.get(index), logprobs, index)
             for index, request in enumerate(batch)
         ]
 

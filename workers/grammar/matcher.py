@@ -16,13 +16,17 @@ class RowMatcher:
     def __init__(self, matcher: object, eos_ids: Collection[int]) -> None:
         self.matcher = matcher
         self._eos_ids = eos_ids
+        self._is_over = False
 
     def push(self, token: int) -> bool:
         """Take one token; True when the text is complete with it, so that nothing may follow."""
-        if token in self._eos_ids:
+        # what comes after the end is padding, or a token that was on its way already
+        if self._is_over or token in self._eos_ids:
+            self._is_over = True
             return False
         self.matcher.consume_token(token)
-        return self.matcher.is_stopped()
+        self._is_over = self.matcher.is_stopped()
+        return self._is_over
 
     @property
     def error(self) -> str | None:
@@ -41,7 +45,7 @@ class GrammarCompiler:
 
         self.vocab_size = vocab_size
         self._eos_ids = frozenset(eos_ids)
-        self._tokenizer = LLTokenizer(tokenizer.to_str(), n_vocab=vocab_size, eos_token=sorted(eos_ids))
+        self._tokenizer = LLTokenizer(tokenizer.to_str(), n_vocab=vocab_size, eos_token=sorted(eos_ids) or None)
         self._executor = LLExecutor()
         self._compiled: dict[str, object] = {}
 

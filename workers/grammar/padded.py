@@ -4,33 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from workers.grammar.bitmask import apply_bitmask
-from workers.grammar.matcher import GrammarCompiler, RowMatcher
+from workers.grammar.grammars import Grammars
+from workers.grammar.matcher import RowMatcher
 
 
 class BatchGrammars:
-    """The matchers of the rows of one batch, None for rows that are free. Tokens reach them through `push`."""
+    """The matchers of the rows of one batch, None for rows that are free. `constrain` and `push` take turns."""
 
-    def __init__(self, compiler: GrammarCompiler, texts: Sequence[str | None]) -> None:
-        self._compiler = compiler
-        self.rows: list[RowMatcher | None] = [None if text is None else compiler.start(text) for text in texts]
-        #: rows that have ended; transformers fills them up with padding, which no grammar allows
-        self._ended = [False] * len(texts)
+    def __init__(self, grammars: Grammars, texts: Sequence[str | None]) -> None:
+        self._grammars = grammars
+        self._rows: list[RowMatcher | None] = [None if text is None else grammars.start(text) for text in texts]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether every row is free."""
+        return all(row is None for row in self._rows)
 
     def constrain(self, scores: Tensor) -> Tensor:
         """scores (num_rows, vocab_size) with -inf at every token a row may not write next."""
-        active = [None if ended else row for row, ended in zip(self.rows, self._ended, strict=True)]
-        masks = torch.from_numpy(self._compiler.masks(active)).to(scores.device)
-        return apply_bitmask(scores, masks)
+        return scores if self.is_empty else apply_bitmask(scores, self._grammars.masks(self._rows))
 
     def push(self, index: int, token: int) -> bool:
-        """Tell the row's matcher its newest token; True when its text is complete with it."""
-        row = self.rows[index]
+        """Tell a row's matcher its newest token; True when its text is complete with it."""
+        row = self._rows[index]
         return row is not None and row.push(token)
 
-    def end(self, index: int) -> None:
-        """The row takes no more tokens."""
-        self._ended[index] = True
+    def problem(self, index: int) -> str | None:
+        """Why the row's output is not to be used, or None."""
+        row = self._rows[index]
+        return None if row is None else row.error

@@ -8,13 +8,16 @@ import time
 from collections import Counter
 from collections.abc import Collection
 from collections.abc import Sequence as Many
+from functools import partial
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
-from torch import nn
+from torch import Tensor, nn
 
+from schemas.errors import GrammarError
 from workers.engine import Engine
+from workers.grammar.grammars import Grammars
 from workers.packed.attention import IMPLEMENTATION
 from workers.packed.backends import choose_backend
 from workers.packed.blocks import BlockPool
@@ -45,8 +48,8 @@ class PackedEngine(Engine):
     """Generates with one causal language model on one device.
 
     `model` is loaded and in eval mode; it runs through the packed hook until `close`. `tokenizer` is needed for stop
-    strings only. `eos_ids` end every sequence and are no part of its output. Raises UnsupportedModel when the hook
-    cannot serve the model or its logits do not agree with the eager model.
+    strings and grammars only. `eos_ids` end every sequence and are no part of its output. Raises UnsupportedModel
+    when the hook cannot serve the model or its logits do not agree with the eager model.
     """
 
     def __init__(
@@ -82,7 +85,9 @@ class PackedEngine(Engine):
         block_size = self.options.block_size or self.backend.block_size
         num_lanes, max_blocks = self.options.num_lanes, -(-self.max_model_len // block_size)
         device_lanes = DeviceLanes(num_lanes, max_blocks, block_size, self.device)
-        sampler = Sampler(num_lanes, self.model.config.get_text_config().vocab_size, self.device)
+        vocab_size = self.model.config.get_text_config().vocab_size
+        sampler = Sampler(num_lanes, vocab_size, self.device)
+        self._grammars = Grammars(self.tokenizer, vocab_size, self._eos_ids.tolist(), self.device)
         self.runner = ModelRunner(self.model, self.backend, device_lanes, sampler)
         attach_caches(self._layers, NUM_PROBE_BLOCKS, block_size, self.device)
         check_engine(self.model, self.runner)
@@ -115,19 +120,30 @@ class PackedEngine(Engine):
         return None
 
     def add(self, requests: Many[Request]) -> None:
-        """Queue generation requests. Raises ValueError for stop strings without a tokenizer."""
+        """Queue generation requests. Raises ValueError for stop strings or a grammar without a tokenizer."""
         for request in requests:
             assert isinstance(request, GenerationRequest)
             sequence = Sequence(request)
             if request.params.max_new_tokens < 1:
                 self._ready.append(Completion(id=request.id, output_ids=sequence.tokens[:0], finish_reason="length"))
                 continue
-            if request.params.stop:
-                if self.tokenizer is None:
-                    raise ValueError("stop strings need a tokenizer; use stop_ids or load one")
-                sequence.matcher = StopMatcher(self.tokenizer, request.params.stop)
+            try:
+                self._watch(sequence)
+            except GrammarError as error:
+                self._ready.append(sequence.fail(str(error)))
+                continue
             self._sequences[request.id] = sequence
             self.scheduler.add(sequence)
+
+    def _watch(self, sequence: Sequence) -> None:
+        """Give the sequence what looks at its tokens one by one. Raises GrammarError."""
+        params = sequence.request.params
+        if params.stop:
+            if self.tokenizer is None:
+                raise ValueError("stop strings need a tokenizer; use stop_ids or load one")
+            sequence.matcher = StopMatcher(self.tokenizer, params.stop)
+        if params.grammar is not None:
+            sequence.grammar = self._grammars.start(params.grammar)
 
     def step(self) -> list[Result]:
         """Launch the next step, collect the one before it, return what finished."""
@@ -151,13 +167,25 @@ class PackedEngine(Engine):
             self.lanes.mode[sequence.lane] = sampling_mode(sequence.request.params)
         lanes = batch.sampled_lanes
         mode = SamplingMode(int(np.bitwise_or.reduce(self.lanes.mode[lanes], initial=0)))
+        allow = partial(self._allow, lanes) if mode & SamplingMode.GRAMMAR else None
         try:
-            in_flight = self.runner.launch(batch, self.lanes.epoch[lanes], mode)
+            in_flight = self.runner.launch(batch, self.lanes.epoch[lanes], mode, allow)
         except torch.cuda.OutOfMemoryError:
             self._shrink()
             return ()
         self._count(batch)
         return (in_flight,)
+
+    def _allow(self, lanes: np.ndarray) -> Tensor:
+        """Token masks of `lanes` (num_sampled,), which need the tokens of the step before."""
+        self._collect_pending()
+        sequences = [self.lanes.sequences[lane] for lane in lanes.tolist()]
+        return self._grammars.masks([None if sequence is None else sequence.grammar for sequence in sequences])
+
+    def _collect_pending(self) -> None:
+        for in_flight in self._pending:
+            self._collect(in_flight)
+        self._pending = ()
 
     def _count(self, batch: Batch) -> None:
         self._counters["steps"] += 1
@@ -166,9 +194,7 @@ class PackedEngine(Engine):
 
     def _shrink(self) -> None:
         """After an out-of-memory: halve the token budget and start every running sequence again."""
-        for in_flight in self._pending:
-            self._collect(in_flight)
-        self._pending = ()
+        self._collect_pending()
         budget = self.scheduler.token_budget // 2
         if budget < MIN_TOKEN_BUDGET:
             raise MemoryError(f"out of memory at a token budget of {2 * budget}, and it cannot shrink more")
@@ -199,11 +225,10 @@ class PackedEngine(Engine):
         return stopped
 
     def _matched(self, lanes: np.ndarray, tokens: np.ndarray, stopped: np.ndarray) -> np.ndarray:
-        """(num_sampled,) bool: the token completes a stop string and is part of the output."""
+        """(num_sampled,) bool: the token completes the output and is part of it."""
         matched = np.zeros(len(lanes), dtype=bool)
         for index in np.flatnonzero(self.lanes.watched[lanes] & ~stopped).tolist():
-            matcher = self._sequence_at(lanes[index]).matcher
-            matched[index] = matcher is not None and matcher.push(int(tokens[index]))
+            matched[index] = self._sequence_at(lanes[index]).completed_by(int(tokens[index]))
         return matched
 
     def _sequence_at(self, lane: int) -> Sequence:
@@ -215,6 +240,7 @@ class PackedEngine(Engine):
         sequence = self._sequence_at(lane)
         length = int(self.lanes.num_outputs[lane]) - stopped
         wants_logprobs = sequence.request.params.logprobs
+        problem = sequence.problem
         completion = Completion(
             id=sequence.request.id,
             output_ids=self.lanes.outputs[lane, :length].copy(),
@@ -224,7 +250,7 @@ class PackedEngine(Engine):
         self.scheduler.release(sequence)
         self._counters["prompt_tokens"] += sequence.num_prompt_tokens
         self._counters["output_tokens"] += length
-        self._finish(sequence, completion)
+        self._finish(sequence, completion if problem is None else sequence.fail(problem))
 
     def _finish(self, sequence: Sequence, completion: Completion) -> None:
         del self._sequences[sequence.request.id]

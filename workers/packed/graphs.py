@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from workers.packed.attention import AttentionStep
 from workers.packed.sampler import SamplingMode
 from workers.packed.scheduler import Batch
-from workers.packed.step_tensors import StepTensors
+from workers.packed.step_tensors import Choice, StepTensors
 
 if TYPE_CHECKING:
     from workers.packed.runner import ModelRunner
@@ -38,7 +38,8 @@ class DecodeGraphs:
         self.padding_lane = len(runner.lanes.tokens) - 1
         self.padding_block = padding_block
         self.inputs = torch.zeros(3 * max_size, dtype=torch.int32, device=runner.lanes.device)
-        self._graphs: dict[tuple[int, SamplingMode], tuple[torch.cuda.CUDAGraph, Output]] = {}
+        #: what a graph leaves behind: tokens and log-probabilities, or a Choice where it has no mode
+        self._graphs: dict[tuple[int, SamplingMode | None], tuple[torch.cuda.CUDAGraph, Any]] = {}
         self._pool = torch.cuda.graph_pool_handle()
         self._size_for = self._round_up_table(max_size)
 
@@ -65,15 +66,27 @@ class DecodeGraphs:
     @torch.inference_mode()
     def replay(self, batch: Batch, mode: SamplingMode) -> Output:
         """Run one decode step; the outputs are views of graph memory, (num_decodes,) long."""
+        tokens, logprobs = self._replay(batch, mode)
+        count = len(batch.decode_lanes)
+        return tokens[:count], None if logprobs is None else logprobs[:count]
+
+    @torch.inference_mode()
+    def replay_forward(self, batch: Batch) -> Choice:
+        """Run one decode step up to its logits, for tokens whose masks are still on their way."""
+        choice = self._replay(batch, None)
+        count = len(batch.decode_lanes)
+        return Choice(choice.logits[:count], choice.lanes[:count], choice.positions[:count])
+
+    def _replay(self, batch: Batch, mode: SamplingMode | None) -> Any:
         count = len(batch.decode_lanes)
         size = self._size_for[count]
         if (size, mode) not in self._graphs:
             self._capture(size, mode)
         self._fill(batch, size)
-        graph, (tokens, logprobs) = self._graphs[size, mode]
+        graph, output = self._graphs[size, mode]
         graph.replay()
         self.runner.num_padding_tokens += size - count
-        return tokens[:count], None if logprobs is None else logprobs[:count]
+        return output
 
     def _fill(self, batch: Batch, size: int) -> None:
         """Lanes, positions and blocks of the decodes; padding rows compute position 0 of the padding lane."""
@@ -100,17 +113,21 @@ class DecodeGraphs:
         return StepTensors(tables.tokens[lanes], positions, attention, rows, lanes, positions + 1)
 
     @torch.inference_mode()
-    def _capture(self, size: int, mode: SamplingMode) -> None:
-        """Warm up on the padding lane, then capture."""
+    def _capture(self, size: int, mode: SamplingMode | None) -> None:
+        """Warm up on the padding lane, then capture; without a mode the step ends at its logits."""
         host = torch.zeros(3, size, dtype=torch.int32)
         host[0], host[2] = self.padding_lane, self.padding_block
         self.inputs[: 3 * size].copy_(host.view(-1))
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            self.runner.run(self._step(size), mode)
+            self._run(size, mode)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, stream=stream):
-            output = self.runner.run(self._step(size), mode)
+            output = self._run(size, mode)
         self._graphs[size, mode] = (graph, output)
+
+    def _run(self, size: int, mode: SamplingMode | None) -> Any:
+        step = self._step(size)
+        return self.runner.choice(step) if mode is None else self.runner.run(step, mode)

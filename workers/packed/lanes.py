@@ -49,7 +49,7 @@ class LaneTable:
         self.request_id[lane] = request.id
         self.end[lane] = max_tokens - 1
         self.max_outputs[lane] = max_tokens - sequence.num_prompt_tokens
-        self.watched[lane] = bool(request.params.stop or request.params.stop_ids)
+        self.watched[lane] = bool(request.params.stop or request.params.stop_ids or request.params.grammar)
         self._restore(lane, sequence.tokens[sequence.num_prompt_tokens :])
         return lane
 

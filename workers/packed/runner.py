@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from workers.packed.attention import AttentionBackend, computing
 from workers.packed.graphs import DecodeGraphs
 from workers.packed.sampler import Sampler, SamplingMode
 from workers.packed.scheduler import Batch
-from workers.packed.step_tensors import DeviceLanes, StepBuilder, StepTensors
+from workers.packed.step_tensors import Choice, DeviceLanes, StepBuilder, StepTensors
 
 
 @dataclass
@@ -53,11 +54,19 @@ class ModelRunner:
         self.num_padding_tokens = 0
 
     @torch.inference_mode()
-    def launch(self, batch: Batch, epochs: np.ndarray, mode: SamplingMode) -> InFlight:
-        """Start one step; `epochs` (num_sampled,) are handed on to whoever collects it."""
+    def launch(
+        self, batch: Batch, epochs: np.ndarray, mode: SamplingMode, allow: Callable[[], Tensor] | None = None
+    ) -> InFlight:
+        """Start one step; `epochs` (num_sampled,) are handed on to whoever collects it.
+
+        `allow` returns the token masks of the sampled rows. It is called while the device computes the logits, so
+        the host may wait for the step before and still keep the device busy.
+        """
         if batch.admitted:
             self.sampler.admit(batch.admitted)
-        if self.graphs is not None and self.graphs.takes(batch):
+        if allow is not None:
+            tokens, logprobs = self.run_allowed(batch, mode, allow)
+        elif self.graphs is not None and self.graphs.takes(batch):
             tokens, logprobs = self.graphs.replay(batch, mode)
         else:
             tokens, logprobs = self.run(self.builder.build(batch), mode)
@@ -65,9 +74,26 @@ class ModelRunner:
 
     def run(self, step: StepTensors, mode: SamplingMode) -> tuple[Tensor, Tensor | None]:
         """Forward and sample one step; the token table takes the new tokens."""
-        logits = self.forward(step)
-        tokens, logprobs = self.sampler.sample(logits, step.sample_lanes, step.sample_positions, mode)
-        self.lanes.tokens[step.sample_lanes] = tokens
+        return self.choose(self.choice(step), mode)
+
+    def run_allowed(
+        self, batch: Batch, mode: SamplingMode, allow: Callable[[], Tensor]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Like `run`, with masks that arrive while the logits are on their way."""
+        if self.graphs is not None and self.graphs.takes(batch):
+            choice = self.graphs.replay_forward(batch)
+        else:
+            choice = self.choice(self.builder.build(batch))
+        return self.choose(choice, mode, allow())
+
+    def choice(self, step: StepTensors) -> Choice:
+        """What the step samples from."""
+        return Choice(self.forward(step), step.sample_lanes, step.sample_positions)
+
+    def choose(self, choice: Choice, mode: SamplingMode, allowed: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Sample the next tokens and put them into the token table."""
+        tokens, logprobs = self.sampler.sample(choice.logits, choice.lanes, choice.positions, mode, allowed)
+        self.lanes.tokens[choice.lanes] = tokens
         return tokens, logprobs
 
     @torch.inference_mode()

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workers.grammar.bitmask import apply_bitmask
 from workers.packed.race import gumbel_noise, request_key
 from workers.packed.sequence import Sequence
 from workers.packed.threshold import keep_min_p, keep_top_k, keep_top_p
@@ -26,6 +27,8 @@ class SamplingMode(IntFlag):
     FILTER = 2
     PENALTY = 4
     LOGPROBS = 8
+    #: some lanes may not write every token, and which they may is known only when the token before is
+    GRAMMAR = 16
 
 
 def sampling_mode(params: SamplingParams) -> SamplingMode:
@@ -37,6 +40,8 @@ def sampling_mode(params: SamplingParams) -> SamplingMode:
             mode |= SamplingMode.FILTER
     if params.repetition_penalty != 1 or params.presence_penalty or params.frequency_penalty:
         mode |= SamplingMode.PENALTY
+    if params.grammar is not None:
+        mode |= SamplingMode.GRAMMAR
     return mode | SamplingMode.LOGPROBS if params.logprobs else mode
 
 
@@ -88,13 +93,17 @@ class Sampler:
         self.counts[sequence.lane] = torch.bincount(outputs, minlength=self.vocab_size).to(torch.int16)
 
     def sample(
-        self, logits: Tensor, lanes: Tensor, positions: Tensor, mode: SamplingMode
+        self, logits: Tensor, lanes: Tensor, positions: Tensor, mode: SamplingMode, allowed: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """logits (num_sampled, vocab), lanes and positions of the new tokens (num_sampled,) int64.
+
+        `allowed` (num_sampled, vocab / 32) int32 has a bit for each token that a row may write, None allows all.
 
         Returns tokens (num_sampled,) int64 and, when the mode asks, their log-probabilities under the bare model.
         """
         scores = logits.float() if mode else logits
+        if allowed is not None:
+            scores = apply_bitmask(scores, allowed)
         if mode & SamplingMode.PENALTY:
             scores = self._penalise(scores, lanes)
         if mode & SamplingMode.RANDOM:

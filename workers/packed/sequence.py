@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from workers.grammar.matcher import RowMatcher
+from workers.packed.stop import StopMatcher
 from workers.request import Completion, GenerationRequest
 
 
@@ -14,7 +16,7 @@ class Sequence:
     the sequence holds a lane, its newest outputs live in the lane table.
     """
 
-    __slots__ = ("blocks", "keys", "lane", "matcher", "request", "tokens")
+    __slots__ = ("blocks", "grammar", "keys", "lane", "matcher", "request", "tokens")
 
     def __init__(self, request: GenerationRequest) -> None:
         self.request = request
@@ -22,7 +24,8 @@ class Sequence:
         self.lane = -1
         self.blocks: list[int] = []
         self.keys: list[bytes] | None = None
-        self.matcher = None
+        self.matcher: StopMatcher | None = None
+        self.grammar: RowMatcher | None = None
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -31,6 +34,17 @@ class Sequence:
     @property
     def num_tokens(self) -> int:
         return len(self.tokens)
+
+    def completed_by(self, token: int) -> bool:
+        """Show its newest token to its stop strings and grammar; True when the output ends with it."""
+        is_stop = self.matcher is not None and self.matcher.push(token)
+        is_whole = self.grammar is not None and self.grammar.push(token)
+        return is_stop or is_whole
+
+    @property
+    def problem(self) -> str | None:
+        """Why the output is not to be used, or None."""
+        return None if self.grammar is None else self.grammar.error
 
     def resume_from(self, outputs: np.ndarray) -> None:
         """Forget the lane and recompute from the prompt and the `outputs` (num_outputs,) known so far."""

@@ -40,6 +40,15 @@ class StepTensors:
     sample_positions: Tensor
 
 
+@dataclass
+class Choice:
+    """What a step samples from: logits (num_sampled, vocab), and the lanes and positions of the new tokens."""
+
+    logits: Tensor
+    lanes: Tensor
+    positions: Tensor
+
+
 def upload(arrays: list[np.ndarray], device: torch.device) -> list[Tensor]:
     """Copy int32 arrays to the device in one transfer that does not wait; each arrives aligned to 16 bytes."""
     starts = np.cumsum([0, *(-(-len(array) // 4) * 4 for array in arrays)])

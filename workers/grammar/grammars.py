@@ -1,0 +1,42 @@
+"""The grammars of one engine: compiled when the first request brings one, asked for masks at every step."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import tokenizers
+import torch
+from torch import Tensor
+
+from workers.grammar.matcher import GrammarCompiler, RowMatcher
+from workers.loading.packages import require
+
+
+class Grammars:
+    """Compiles each grammar once and uploads masks. The tokenizer is compiled when the first grammar comes."""
+
+    def __init__(
+        self, tokenizer: tokenizers.Tokenizer | None, vocab_size: int, eos_ids: Collection[int], device: torch.device
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
+        self._eos_ids = eos_ids
+        self._device = device
+        self._compiler: GrammarCompiler | None = None
+
+    def start(self, text: str) -> RowMatcher:
+        """A matcher for one row. Raises GrammarError, MissingPackageError, and ValueError without a tokenizer."""
+        if self._tokenizer is None:
+            raise ValueError("a grammar needs a tokenizer")
+        require("llguidance", feature="a grammar")
+        if self._compiler is None:
+            self._compiler = GrammarCompiler(self._tokenizer, self._vocab_size, self._eos_ids)
+        return self._compiler.start(text)
+
+    def masks(self, rows: Sequence[RowMatcher | None]) -> Tensor:
+        """(num_rows, mask_width) int32 on the device: what each row may write next. The copy does not wait."""
+        assert self._compiler is not None
+        masks = torch.from_numpy(self._compiler.masks(rows))
+        if self._device.type != "cuda":
+            return masks
+        return masks.pin_memory().to(self._device, non_blocking=True)
