@@ -159,7 +159,7 @@ class Ledger:
 
     def lose(self, claim: Claim, reason: str, *, rest_s: float = 0.0) -> ReleaseReply:
         """Give the shard back after a fault; it is set aside when its attempts are used up."""
-        return self._release(claim, self.policy.max_attempts, reason, rest_s)
+        return self._release(claim, self.policy.loss_limit, reason, rest_s)
 
     def _release(self, claim: Claim, limit: int, reason: str, rest_s: float) -> ReleaseReply:
         rest = (limit, reason[:MAX_REASON], int(rest_s * 1000))
@@ -173,7 +173,7 @@ class Ledger:
 
     def reap(self, job: str) -> Reaped:
         """Take back the job's expired leases."""
-        lost, failed, rested = self._job("reap", job, job, self.policy.max_attempts, REAP_AT_ONCE)
+        lost, failed, rested = self._job("reap", job, job, self.policy.loss_limit, REAP_AT_ONCE)
         return Reaped(lost=lost, failed=failed, rested=rested)
 
     def audit(self, job: str) -> Audit:

@@ -27,6 +27,7 @@ from tasks.found_part import find_part
 from tasks.job_record import cached_record
 from tasks.lease import Lease
 from tasks.ledger import Ledger
+from tasks.sieve import Sieve, careful
 from tasks.slot import Slot
 from workers.engine_client import EngineClient
 from workers.engine_spec import EngineSpec
@@ -95,8 +96,17 @@ class ShardRunner:
                 on_progress=self.progress,
             )
 
-    def engine(self) -> EngineClient:
-        return EngineClient.connect(self.slot.socket, EngineSpec.of(self.record), on_wait=self.lease.check)
+    def engine(self) -> EngineClient | Sieve:
+        """The engine of our device; a quarantined shard gets one for itself, and may outlive it."""
+        spec = EngineSpec.of(self.record)
+        if self.claim.lost < self.ledger.policy.max_attempts:
+            return self.connect(spec)
+        log.warning("job %s: shard %d runs in quarantine", self.claim.job, self.claim.shard)
+        failpoint("quarantine")
+        return Sieve(lambda: self.connect(careful(spec)))
+
+    def connect(self, spec: EngineSpec) -> EngineClient:
+        return EngineClient.connect(self.slot.socket, spec, on_wait=self.lease.check)
 
     def progress(self, done: ShardProgress) -> None:
         failpoint("progress")

@@ -116,7 +116,7 @@ def env() -> str:
 
 @pytest.fixture
 def policy() -> Policy:
-    return Policy(lease_s=60.0, max_attempts=3, starvation_s=300.0)
+    return Policy(lease_s=60.0, max_attempts=3, starvation_s=300.0, careful_attempts=0)
 
 
 @pytest.fixture

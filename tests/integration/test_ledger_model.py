@@ -38,9 +38,13 @@ class LedgerModel(RuleBasedStateMachine):
         super().__init__()
         self.client = connect(self.url)
         env = uuid.uuid4().hex[:12]
-        self.ledger = Ledger(self.client, env, Policy(lease_s=60, max_attempts=MAX_ATTEMPTS, starvation_s=300))
+        self.ledger = Ledger(
+            self.client, env, Policy(lease_s=60, max_attempts=MAX_ATTEMPTS, starvation_s=300, careful_attempts=0)
+        )
         #: the same, but every lease it grants is over at once
-        self.hasty = Ledger(self.client, env, Policy(lease_s=0, max_attempts=MAX_ATTEMPTS, starvation_s=300))
+        self.hasty = Ledger(
+            self.client, env, Policy(lease_s=0, max_attempts=MAX_ATTEMPTS, starvation_s=300, careful_attempts=0)
+        )
         self.state = JobState.RUNNING
         self.claims: list[Claim] = []
         self.owner: dict[int, Claim] = {}

@@ -19,6 +19,7 @@ from tasks import failpoints, outcome
 from tasks.claim import Claim
 from tasks.ledger import Ledger
 from tasks.outcome import run_claim
+from tasks.policy import Policy
 from tasks.slot import Slot
 from tests.chaos.checker import check
 from tests.integration.jobs_on_disk import ENGINE, DiskJob, make_job
@@ -57,6 +58,12 @@ def slot(supervisor: EngineSupervisor, server, env: str) -> Slot:
         socket=supervisor.socket,
         beat_s=0.05,
     )
+
+
+@pytest.fixture
+def policy() -> Policy:
+    """As in life: after three lost leases a shard runs in quarantine."""
+    return Policy(lease_s=60.0, max_attempts=3, starvation_s=300.0)
 
 
 @pytest.fixture
@@ -299,3 +306,15 @@ def test_manifest_agrees_with_the_files(tmp_path, model, ledger, slot):
     assert [part.path for part in manifest.parts] == sorted(entries)
     assert all(entries[part.path].etag == part.etag for part in manifest.parts)
     assert all(entries[part.path].size == part.size for part in manifest.parts)
+
+
+def test_row_that_kills_every_engine_becomes_an_error_row(tmp_path, ledger: Ledger, slot: Slot):
+    """Its neighbours, in its shard and in others, get their output."""
+    job = make_job(tmp_path, ledger, rows=40, rows_per_shard=20, spells={7: "POISON", 12: "POISON"})
+    assert run_all(ledger, slot) == 2 + 3
+    assert_whole(job, ledger)
+    status = ledger.status(job.name)
+    assert (status.error_rows, status.retries) == (2, 3)
+    errors = job.column(part_name(0), "error")
+    assert [row for row, error in enumerate(errors) if error] == [7, 12]
+    assert "alone" in errors[7]
