@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+
 from schemas.job import JobSpec
 from schemas.manifest import JobRecord, PartRecord
 from schemas.shard import InputFile, ShardPlan, part_name
@@ -37,3 +40,12 @@ def make_part(shard: int, *, fence: int = 1, rows: int = 10, error_rows: int = 0
         sha256=f"{shard + 1:064x}",
         etag="x",
     )
+
+
+def in_threads(work: Callable[[], object], count: int) -> None:
+    """Call `work` in `count` threads at once, and wait for them."""
+    threads = [threading.Thread(target=work) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()

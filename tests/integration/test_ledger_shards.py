@@ -14,7 +14,7 @@ from tasks.broker import connect
 from tasks.claim import BeatReply, Claim, CommitReply, Counts, PrepareReply, Progress, ReleaseReply
 from tasks.ledger import Ledger
 from tasks.policy import Policy
-from tests.integration.records import make_part, make_record
+from tests.integration.records import in_threads, make_part, make_record
 
 QUEUES = ("default",)
 #: a lease that is over before the next command
@@ -276,11 +276,3 @@ def test_reason_is_kept_short_and_whole(ledger: Ledger, reason: str):
 def take(items, gate: threading.Lock):
     with gate:
         return next(items, None)
-
-
-def in_threads(work, count: int) -> None:
-    threads = [threading.Thread(target=work) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
