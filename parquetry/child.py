@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 ROOT = Path(__file__).resolve().parent.parent
+POLL_SECONDS = 0.05
 
 
 def start(command: Sequence[str], log: IO[bytes], **environment: str) -> subprocess.Popen[bytes]:
@@ -33,17 +35,19 @@ def python(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
-def stop(process: subprocess.Popen[bytes], grace_s: float) -> None:
-    """SIGTERM, then SIGKILL after `grace_s` seconds. An interrupt while waiting kills at once."""
+def stop(process: subprocess.Popen[bytes], grace_s: float, is_idle: Callable[[], bool] = lambda: False) -> None:
+    """SIGTERM, then SIGKILL after `grace_s` seconds, or as soon as `is_idle` says that nothing is waited for.
+
+    An interrupt while waiting kills at once.
+    """
     process.terminate()
+    deadline = time.monotonic() + grace_s
     try:
-        process.wait(grace_s)
-    except subprocess.TimeoutExpired:
-        pass
+        while process.poll() is None and time.monotonic() < deadline and not is_idle():
+            time.sleep(POLL_SECONDS)
     finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+        process.kill()
+        process.wait()
 
 
 def tail(path: Path, lines: int) -> str:

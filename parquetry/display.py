@@ -25,6 +25,8 @@ STATE_STYLES = {
 }
 MAX_CELL = 200
 SHOWN_FAILURES = 5
+#: columns a sample leaves out
+COUNT_COLUMNS = ("finish_reason", "prompt_tokens", "output_tokens")
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -131,13 +133,19 @@ def _shards(shards: list[int]) -> str:
 
 
 def sample_table(rows: pa.Table) -> Table:
-    """Rows of the output, long cells cut."""
+    """Rows of the output, long cells cut; counts, and an empty error column, make room for the text."""
     table = Table(show_lines=True)
+    hidden = {*COUNT_COLUMNS, *(["error"] if _all_null(rows, "error") else [])}
+    rows = rows.select([name for name in rows.column_names if name not in hidden])
     for name in rows.column_names:
-        table.add_column(Text(safe_text(name)))
+        table.add_column(Text(safe_text(name)), overflow="fold")
     for row in rows.to_pylist():
         table.add_row(*(Text(_cell(value)) for value in row.values()))
     return table
+
+
+def _all_null(rows: pa.Table, column: str) -> bool:
+    return column in rows.column_names and rows[column].null_count == rows.num_rows
 
 
 def _cell(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -42,11 +43,12 @@ class WorkerCommand:
 
 
 class LocalWorker:
-    """A leashed `parquetry worker`. Leaving the context drains it."""
+    """A leashed `parquetry worker`. Leaving the context drains it, no longer than until `is_idle`."""
 
-    def __init__(self, command: WorkerCommand, log: Path) -> None:
+    def __init__(self, command: WorkerCommand, log: Path, is_idle: Callable[[], bool] = lambda: False) -> None:
         self._command = command
         self._log = log
+        self._is_idle = is_idle
         self._deaths = 0
         self._rows_at_death = 0
 
@@ -56,7 +58,7 @@ class LocalWorker:
         return self
 
     def __exit__(self, *error: object) -> None:
-        child.stop(self._process, settings().drain_seconds + STOP_MARGIN_SECONDS)
+        child.stop(self._process, settings().drain_seconds + STOP_MARGIN_SECONDS, self._is_idle)
 
     def revive(self, rows_done: int) -> None:
         """Start the worker again if it has died. Raises WorkerDiedError when it dies without getting anywhere."""

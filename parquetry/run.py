@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from tasks.ledger import Ledger
 
 POLL_SECONDS = 0.25
+STOPPING = "Stopping: running shards have {seconds:g} s to finish; Ctrl-C again stops at once."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,11 +87,29 @@ def take_up(ledger: Ledger, job: str) -> JobStatus:
 def follow(ledger: Ledger, job: str, command: WorkerCommand, log: Path, *, show: bool) -> JobStatus:
     """Keep a worker alive and show progress until the job has ended."""
     display: Display = live_display(console(stderr=True)) if show else Silent()
-    with LocalWorker(command, log) as worker, display:
-        while True:
-            status = ledger.status(job)
-            display.show(status)
-            if status.state.is_final:
-                return status
-            worker.revive(status.rows_done)
-            time.sleep(POLL_SECONDS)
+    with LocalWorker(command, log, lambda: may_leave(ledger, job)) as worker:
+        try:
+            with display:
+                return _follow(ledger, job, worker, display)
+        except KeyboardInterrupt:
+            if show:
+                print(STOPPING.format(seconds=settings().drain_seconds), file=sys.stderr)
+            raise
+
+
+def _follow(ledger: Ledger, job: str, worker: LocalWorker, display: Display) -> JobStatus:
+    while True:
+        status = ledger.status(job)
+        display.show(status)
+        if status.state.is_final:
+            return status
+        worker.revive(status.rows_done)
+        time.sleep(POLL_SECONDS)
+
+
+def may_leave(ledger: Ledger, job: str) -> bool:
+    """Whether the worker has nothing left to finish. On a shared broker it may hold other people's shards."""
+    if settings().broker_url is not None:
+        return False
+    status = ledger.status(job, max_failures=0)
+    return status.state.is_final or status.shards_running == 0

@@ -39,7 +39,7 @@ def run(
     try:
         finished = run_job(job, workers=workers, show=True)
     except KeyboardInterrupt:
-        print("Stopped. The same command continues from the committed shards.", file=sys.stderr)
+        print("Stopped. The same command continues from the finished shards.", file=sys.stderr)
         raise
     _print_json(run_as_dict(finished)) if as_json else print_run(finished, SAMPLE_ROWS)
     raise typer.Exit(ExitCode.DONE if finished.status.state is JobState.DONE else ExitCode.FAILED_SHARDS)
@@ -52,10 +52,9 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Say what a job would do, without doing it: rows, shards, tokens, memory."""
-    from producers.planning import plan as make_plan
-
     from parquetry.spec_file import load_spec
     from parquetry.trial import print_plan, trial
+    from producers.planning import plan as make_plan
 
     job = load_spec(spec, overrides or ())
     made = make_plan(job)

@@ -30,13 +30,19 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
 
 
 @pytest.fixture(scope="session")
-def generator() -> Path:
-    return Path("/tmp/pq-cli/llama")
+def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model that continues text."""
+    from tests.models import write_causal_lm
+
+    return write_causal_lm(tmp_path_factory.mktemp("generator"), chat=False)
 
 
 @pytest.fixture(scope="session")
-def encoder() -> Path:
-    return Path("/tmp/pq-cli/bert")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model that embeds text."""
+    from tests.models import write_embedder
+
+    return write_embedder(tmp_path_factory.mktemp("encoder"))
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,8 @@ import signal
 from tests.acceptance.commands import wait_until
 from tests.acceptance.tables import assert_every_row_once, read_parts, write_file
 
-NUM_ROWS = 1200
+NUM_ROWS = 400
+SHARD_ROWS = 20
 
 
 def num_parts(shell):
@@ -29,8 +30,8 @@ def test_kill_then_interrupt_then_the_end(shell, generator):
         output={"path": "out", "keep": ["id"]},
         model={"id": str(generator)},
         prompt={"template": "Say: {{ text }}"},
-        generation={"max_new_tokens": 32},
-        shards={"rows": 40},
+        generation={"max_new_tokens": 24},
+        shards={"rows": SHARD_ROWS},
     )
     with shell.start("run", "job.yaml") as process:
         run_until_more_parts(shell, process)
@@ -48,6 +49,6 @@ def test_kill_then_interrupt_then_the_end(shell, generator):
     kept = {path: path.stat().st_mtime_ns for path in (shell.folder / "out").glob("part-*.parquet")}
     ended = shell.run("run", "job.yaml", "--json")
     assert ended.returncode == 0, ended.stderr
-    assert json.loads(ended.stdout)["rows_added"] == NUM_ROWS - 40 * len(kept)
+    assert json.loads(ended.stdout)["rows_added"] == NUM_ROWS - SHARD_ROWS * len(kept)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert_every_row_once(read_parts(shell.folder / "out"), NUM_ROWS)

@@ -46,6 +46,13 @@ def test_sample_rows_keep_markup_as_text():
     assert "384 values" in text
 
 
+def test_a_sample_leaves_out_counts_and_an_empty_error_column():
+    rows = pa.table({"output": ["a"], "prompt_tokens": [3], "error": pa.array([None], pa.string())})
+    assert "error" not in rendered(sample_table(rows))
+    assert "prompt_tokens" not in rendered(sample_table(rows))
+    assert "too long" in rendered(sample_table(rows.set_column(2, "error", [["too long"]])))
+
+
 def test_status_shows_rows_speed_and_output():
     status = job_status(rows_done=1000, state=JobState.DONE, ended=1050.0)
     text = rendered(status_table(status, Progress.of([status])))

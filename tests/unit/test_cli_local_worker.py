@@ -79,5 +79,13 @@ def test_a_process_that_ignores_sigterm_is_killed(tmp_path):
     assert process.returncode == -9
 
 
+def test_an_idle_process_is_not_waited_for(tmp_path):
+    text = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"
+    with (tmp_path / "log").open("wb") as sink:
+        process = child.start([sys.executable, "-c", text], sink)
+    child.stop(process, grace_s=600, is_idle=lambda: True)
+    assert process.returncode is not None
+
+
 def test_the_tail_of_no_file_is_empty(tmp_path):
     assert child.tail(tmp_path / "none", 3) == ""
