@@ -16,6 +16,7 @@ from schemas.errors import InvalidValueError, MissingColumnError, suggestion
 from schemas.job import JobSpec
 from workers.chat import ChatTemplate
 from workers.checkpoint import Checkpoint
+from workers.loading.plan import LoadingPlan
 from workers.preparation import prompt_limit, sampling_params
 from workers.prompts import Template
 
@@ -100,6 +101,7 @@ def _check_messages(column: str, kind: pa.DataType) -> None:
 
 def _check_model(spec: JobSpec) -> Checkpoint:
     checkpoint = Checkpoint.resolve(spec.model)
+    LoadingPlan(spec.model, checkpoint).check()
     if spec.task == "generate":
         prompt_limit(spec, checkpoint)
         ChatTemplate.of(checkpoint, spec.prompt, now=datetime.now(UTC))

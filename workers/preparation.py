@@ -127,8 +127,10 @@ class TextPreparation(Preparation):
 
 
 def sampling_params(generation: GenerationSpec) -> SamplingParams:
-    """The spec's generation section as engines take it."""
+    """The spec's generation section as engines take it. Raises GrammarError and MissingPackageError."""
     grammar = Grammar.of(generation)
+    if grammar is not None:
+        grammar.check()
     return SamplingParams(
         max_new_tokens=generation.max_new_tokens,
         temperature=generation.temperature,

@@ -8,6 +8,7 @@ from typing import Any
 
 from schemas.errors import GrammarError
 from schemas.job import GenerationSpec
+from workers.loading.packages import require
 
 #: no free white space between the parts of a document: a model that may write spaces may write nothing else
 _JSON_OPTIONS = {"whitespace_flexible": False}
@@ -51,7 +52,8 @@ class Grammar:
         return LLMatcher.grammar_from_regex(self.source)
 
     def check(self) -> None:
-        """Raise GrammarError with the library's reason unless it compiles. The library must be installed."""
+        """Raise GrammarError with the library's reason unless it compiles, MissingPackageError without the library."""
+        require("llguidance", feature=_KEYS[self.kind])
         from llguidance import LLMatcher
 
         if self.kind == "choices" and not self.source:

@@ -98,8 +98,9 @@ def merge(model: Any, adapter: Adapter, *, name: str) -> Any:
     from peft import PeftModel
 
     with warnings.catch_warnings():
-        # Merging into quantized weights rounds; the job asked for both.
+        # Merging into quantized weights rounds, which the job asked for; and peft uses names transformers has renamed.
         warnings.filterwarnings("ignore", message="Merge lora module to")
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         try:
             merged = PeftModel.from_pretrained(model, adapter.folder).merge_and_unload()
         except (ValueError, RuntimeError, KeyError) as error:

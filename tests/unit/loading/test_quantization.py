@@ -1,0 +1,105 @@
+"""Which quantization runs where, and what it needs."""
+
+from __future__ import annotations
+
+import pytest
+
+from schemas.errors import ExitCode, MissingPackageError, UnsupportedQuantizationError
+from schemas.job import ModelSpec
+from tests.unit.loading.spec_cases import A100, CPU, H100, T4
+from workers.loading import packages
+from workers.loading.packages import PACKAGES
+from workers.loading.precision import resolve_dtype
+from workers.loading.quantization import RECIPES, check_options, check_quantization, int8_threshold
+from workers.loading.stored_quantization import _CARD_NEEDS, _NEEDS, check_stored, stored_method
+
+
+def model(quantization: str = "none", **options: object) -> ModelSpec:
+    return ModelSpec(id="m", quantization=quantization, **options)
+
+
+@pytest.fixture
+def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "find_spec", lambda _: None)
+
+
+@pytest.mark.parametrize("card", [CPU, T4, A100])
+def test_fp8_is_refused_off_its_cards(card) -> None:
+    with pytest.raises(UnsupportedQuantizationError, match=r"compute capability 8\.9") as caught:
+        check_quantization(model("fp8"), card)
+    assert caught.value.exit_code == ExitCode.BAD_INPUT
+
+
+def test_fp8_takes_bfloat16_only() -> None:
+    with pytest.raises(UnsupportedQuantizationError, match="float16"):
+        check_options(model("fp8", dtype="float16"), "float16", stored=None)
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_a_missing_package_is_named(nothing_installed, name: str) -> None:
+    with pytest.raises(MissingPackageError, match=RECIPES[name].package):
+        check_quantization(model(name), H100)
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_a_checkpoint_is_not_quantized_twice(name: str) -> None:
+    with pytest.raises(UnsupportedQuantizationError, match="already quantized"):
+        check_options(model(name), "bfloat16", stored="gptq")
+
+
+@pytest.mark.parametrize(
+    ("method", "package"),
+    [("gptq", "optimum"), ("awq", "gptqmodel"), ("compressed-tensors", "compressed-tensors"), ("gguf", "gguf")],
+)
+def test_what_a_stored_quantization_needs_is_named(nothing_installed, method: str, package: str) -> None:
+    config = {"quantization_config": {"quant_method": method}}
+    assert stored_method(config) == method
+    with pytest.raises(MissingPackageError, match=package):
+        check_stored(config, H100)
+
+
+@pytest.mark.parametrize("method", ["fp8", "mxfp4"])
+def test_kernels_are_needed_on_cards_alone(monkeypatch, method: str) -> None:
+    monkeypatch.setattr(packages, "is_installed", lambda module: module != "kernels")
+    config = {"quantization_config": {"quant_method": method}}
+    check_stored(config, CPU)
+    with pytest.raises(MissingPackageError, match="kernels"):
+        check_stored(config, H100)
+
+
+def test_an_unknown_method_is_refused() -> None:
+    with pytest.raises(UnsupportedQuantizationError, match="no loader knows"):
+        check_stored({"quantization_config": {"quant_method": "zip"}}, H100)
+
+
+def test_every_package_can_be_named() -> None:
+    modules = {m for needs in (*_NEEDS.values(), *_CARD_NEEDS.values()) for m in needs}
+    assert modules | {recipe.package for recipe in RECIPES.values()} <= PACKAGES.keys()
+
+
+def test_plain_checkpoints_need_nothing(nothing_installed) -> None:
+    assert stored_method({}) is None
+    check_stored({}, CPU)
+
+
+def test_outliers_are_sought_by_the_padded_back_end_alone() -> None:
+    assert int8_threshold(model("int8", backend="transformers")) == 6.0
+    assert int8_threshold(model("int8")) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("options", "stored", "kind", "dtype"),
+    [
+        ({}, "bfloat16", "cuda", "bfloat16"),
+        ({}, "float32", "cuda", "float32"),
+        ({}, "bfloat16", "cpu", "float32"),
+        ({"dtype": "float16"}, "bfloat16", "cpu", "float16"),
+        ({"quantization": "nf4"}, "float32", "cpu", "bfloat16"),
+        ({"quantization": "fp8"}, "float16", "cuda", "bfloat16"),
+        ({"attention": "flash_attention_2"}, "float32", "cuda", "bfloat16"),
+        ({"dtype": "float32", "attention": "flash_attention_2"}, "bfloat16", "cuda", "float32"),
+        ({}, "float8_e4m3fn", "cuda", "float32"),
+    ],
+)
+def test_the_dtype_is_resolved(options: dict, stored: str, kind: str, dtype: str) -> None:
+    assert resolve_dtype(ModelSpec(id="m", **options), {"torch_dtype": stored}, kind) == dtype
