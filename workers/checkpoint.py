@@ -184,16 +184,6 @@ class Checkpoint:
         return content if isinstance(content, dict) else {}
 
 
-def adapter_folder(adapter: str) -> Path:
-    """The folder of a LoRA adapter. Raises ModelNotFoundError, UnsafeWeightsError."""
-    folder = Path(adapter).expanduser()
-    if not (folder / "adapter_config.json").is_file():
-        raise ModelNotFoundError(model=adapter, reason="there is no folder with an adapter_config.json")
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise UnsafeWeightsError(model=adapter)
-    return folder
-
-
 def _token_text(value: object) -> str | None:
     if isinstance(value, dict):
         value = value.get("content")

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.columns import ERROR, ROW, task_fields
-from schemas.errors import PartInvalidError
+from schemas.errors import PartInvalidError, StorageError
 from schemas.job import JobSpec
 from schemas.manifest import JobRecord
 from schemas.shard import Shard
@@ -63,6 +63,9 @@ def inspect(file: BinaryIO, name: str, record: JobRecord, shard: Shard, *, etag:
                 or _row_problem(parquet, shard)
             )
     except (pa.ArrowException, OSError) as error:
+        # the system's errors carry a number and may pass; those about the content do not
+        if isinstance(error, OSError) and error.errno is not None:
+            raise StorageError(operation="reading", path=name, reason=error.strerror) from error
         problem = f"it is not a whole Parquet file ({str(error).partition(chr(10))[0][:200]})"
     if problem:
         raise PartInvalidError(path=name, shard=shard.index, reason=problem)

@@ -10,7 +10,14 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas.errors import InputChangedError, MissingColumnError, UnreadableFileError, suggestion
+from schemas.errors import (
+    InputChangedError,
+    MissingColumnError,
+    ParquetryError,
+    StorageError,
+    UnreadableFileError,
+    suggestion,
+)
 from schemas.formats import format_of, open_text
 from schemas.job import JobSpec
 from schemas.location import Location
@@ -94,11 +101,18 @@ def _opened(file: InputFile) -> Iterator[BinaryIO]:
     try:
         with closing(storage.open(location.name)) as stream:
             yield stream
-    except (pa.ArrowException, UnicodeDecodeError) as error:
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         _require_unchanged(storage, location.name, file)
-        reason = str(error).strip().partition("\n")[0][:300].rstrip(".")
-        raise UnreadableFileError(path=file.path, reason=reason) from error
+        raise _read_error(file, error) from error
     _require_unchanged(storage, location.name, file)
+
+
+def _read_error(file: InputFile, error: Exception) -> ParquetryError:
+    """Arrow's complaints about content carry no error number; those of the system do, and may pass."""
+    reason = str(error).strip().partition("\n")[0][:300].rstrip(".")
+    if isinstance(error, OSError) and error.errno is not None:
+        return StorageError(operation="reading", path=file.path, reason=reason)
+    return UnreadableFileError(path=file.path, reason=reason)
 
 
 def _require_unchanged(storage: Storage, name: str, file: InputFile) -> None:

@@ -85,8 +85,8 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             _require(len(left) + _magnitude(right))
         if operator == "*" and not (isinstance(left, int | float) and isinstance(right, int | float)):
             _require(_magnitude(left) * _magnitude(right))
-        if operator == "**" and abs(_magnitude(right)) > 64:
-            raise SecurityError("an exponent above 64")
+        if operator == "**" and isinstance(left, int) and isinstance(right, int):
+            _require(left.bit_length() * abs(right))
         if operator == "%" and isinstance(left, str):
             _check_growth("format", (left,))
         return super().call_binop(context, operator, left, right)

@@ -30,7 +30,6 @@ def _blocks(file: Path, size: int) -> Iterator[bytes]:
         if size <= _BLOCK_BYTES * _BLOCKS:
             yield stream.read()
             return
-        stride = (size - _BLOCK_BYTES) // (_BLOCKS - 1)
         for number in range(_BLOCKS):
-            stream.seek(number * stride)
+            stream.seek(number * (size - _BLOCK_BYTES) // (_BLOCKS - 1))
             yield stream.read(_BLOCK_BYTES)

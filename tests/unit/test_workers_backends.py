@@ -1,0 +1,51 @@
+"""Which engine a spec gets, and what is refused with a sentence."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="the torch extra is not installed")
+pytest.importorskip("transformers", reason="the torch extra is not installed")
+
+from schemas.errors import UnsupportedOptionError  # noqa: E402
+from schemas.job import ModelSpec  # noqa: E402
+from workers.backends import load_engine  # noqa: E402
+from workers.engine_spec import EngineSpec  # noqa: E402
+
+
+def spec_of(folder, task="generate", **model) -> EngineSpec:
+    return EngineSpec(task=task, model_path=str(folder), model=ModelSpec(id=str(folder), **model))
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "reason"),
+    [
+        ("generate", {"backend": "onnxruntime"}, "backend onnxruntime"),
+        ("generate", {"backend": "optimum"}, "backend optimum"),
+        ("classify", {"backend": "packed"}, "generates only"),
+    ],
+)
+def test_unsupported_options(causal_lm, task, options, reason):
+    with pytest.raises(UnsupportedOptionError, match=reason):
+        load_engine(spec_of(causal_lm, task, **options))
+
+
+def test_auto_takes_the_packed_engine_where_it_can(causal_lm):
+    pytest.importorskip("workers.packed.engine")
+
+    assert load_engine(spec_of(causal_lm)).describe()["backend"] == "packed"
+
+
+def test_auto_falls_back_aloud(causal_lm, caplog):
+    engine = load_engine(spec_of(causal_lm, attention="eager"))
+
+    assert engine.describe()["backend"] == "transformers"
+    assert "eager" in engine.describe()["why_not_packed"]
+    assert "padded generate" in caplog.text
+
+
+def test_equal_specs_share_an_engine_and_others_do_not(causal_lm):
+    spec = spec_of(causal_lm)
+
+    assert spec.key == spec_of(causal_lm).model_copy(update={"device": "cuda:0"}).key
+    assert len({spec.key, spec_of(causal_lm, dtype="float16").key, spec_of(causal_lm, "classify").key}) == 3

@@ -1,0 +1,168 @@
+"""Model folders: what is read off them, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from schemas.errors import MissingTokenizerError, ModelNotFoundError, UnsafeWeightsError, UnsupportedOptionError
+from schemas.job import ModelSpec
+from workers.checkpoint import Checkpoint
+from workers.weights import fingerprint
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The least a model folder may hold."""
+    write(tmp_path, "config.json", {"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 512})
+    write(tmp_path, "tokenizer.json", {"added_tokens": [{"id": 7, "content": "<end>"}]})
+    (tmp_path / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    return tmp_path
+
+
+def write(folder: Path, name: str, content: object) -> None:
+    (folder / name).write_text(json.dumps(content))
+
+
+def resolve(folder: Path) -> Checkpoint:
+    return Checkpoint.resolve(ModelSpec(id=str(folder)))
+
+
+def test_a_local_folder_is_found_relative_to_the_working_directory(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+
+    checkpoint = Checkpoint.resolve(ModelSpec(id=folder.name))
+
+    assert checkpoint.folder == folder
+    assert checkpoint.reference == str(folder)
+    assert checkpoint.weight_bytes == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("config.json", ModelNotFoundError),
+        ("model.safetensors", UnsafeWeightsError),
+        ("tokenizer.json", MissingTokenizerError),
+    ],
+)
+def test_an_incomplete_folder_is_refused(folder, name, error):
+    (folder / name).unlink()
+
+    with pytest.raises(error, match=str(folder)):
+        resolve(folder)
+
+
+def test_pickled_weights_are_no_weights(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+    with pytest.raises(UnsafeWeightsError):
+        resolve(folder)
+
+
+def test_a_shard_that_the_index_names_must_be_there(folder):
+    write(folder, "model.safetensors.index.json", {"weight_map": {"a": "model-1.safetensors"}})
+
+    with pytest.raises(ModelNotFoundError, match=r"model-1\.safetensors"):
+        resolve(folder)
+
+
+def test_a_model_with_code_of_its_own_is_refused(folder):
+    write(folder, "config.json", {"auto_map": {"AutoModel": "modeling.Evil"}})
+
+    with pytest.raises(UnsupportedOptionError, match="TRUST_REMOTE_CODE"):
+        resolve(folder)
+
+
+@pytest.mark.parametrize("name", ["no/such/folder/at/all", "../elsewhere", "/nowhere"])
+def test_what_is_neither_folder_nor_hub_id_is_not_looked_up(name):
+    with pytest.raises(ModelNotFoundError, match="no such folder"):
+        Checkpoint.resolve(ModelSpec(id=name))
+
+
+def test_eos_ids_come_from_every_place_that_names_one(folder):
+    write(folder, "config.json", {"eos_token_id": 1})
+    write(folder, "generation_config.json", {"eos_token_id": [2, 1]})
+    write(folder, "tokenizer_config.json", {"eos_token": {"content": "<end>"}})
+
+    assert resolve(folder).eos_ids == (1, 2, 7)
+
+
+@pytest.mark.parametrize(
+    ("config", "limits", "window"),
+    [
+        ({"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 512}, {"model_max_length": 128}, 512),
+        ({"architectures": ["BertModel"], "max_position_embeddings": 512}, {"model_max_length": 128}, 128),
+        ({"architectures": ["BertModel"], "max_position_embeddings": 512}, {"model_max_length": 1e30}, 512),
+        ({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}, {}, 512),
+        ({"architectures": ["X"], "text_config": {"max_position_embeddings": 64}}, {}, 64),
+        ({"architectures": ["MambaForCausalLM"]}, {}, 1 << 20),
+    ],
+)
+def test_context_window(folder, config, limits, window):
+    write(folder, "config.json", config)
+    write(folder, "tokenizer_config.json", limits)
+
+    assert resolve(folder).context_window == window
+
+
+def test_labels_are_ordered_by_number(folder):
+    write(folder, "config.json", {"id2label": {"10": "k", "9": "j", "0": "a"}})
+
+    assert resolve(folder).labels == ["a", "j", "k"]
+
+
+def test_a_named_default_among_several_chat_templates(folder):
+    templates = [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]
+    write(folder, "tokenizer_config.json", {"chat_template": templates})
+
+    assert resolve(folder).chat_template == "D"
+
+
+def test_pooling_of_a_sentence_transformers_folder(folder):
+    write(folder, "modules.json", [{"type": "a.Transformer", "path": ""}, {"type": "a.Pooling", "path": "p"}])
+    (folder / "p").mkdir()
+    write(folder / "p", "config.json", {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False})
+
+    assert (resolve(folder).pooling.mode, resolve(folder).pooling.normalize) == ("cls", False)
+
+
+@pytest.mark.parametrize(
+    "config", [{"pooling_mode_mean_sqrt_len_tokens": True}, {"pooling_mode": ["cls", "mean"]}, {"pooling_mode": "x"}]
+)
+def test_an_unknown_pooling_is_refused_rather_than_guessed(folder, config):
+    write(folder, "modules.json", [{"type": "a.Pooling", "path": "p"}])
+    (folder / "p").mkdir()
+    write(folder / "p", "config.json", config)
+
+    with pytest.raises(UnsupportedOptionError, match="not built in"):
+        _ = resolve(folder).pooling
+
+
+def test_a_dense_module_is_refused_rather_than_ignored(folder):
+    write(folder, "modules.json", [{"type": "sentence_transformers.models.Dense", "path": "d"}])
+
+    with pytest.raises(UnsupportedOptionError, match="Dense"):
+        _ = resolve(folder).pooling
+
+
+def test_fingerprint_sees_a_changed_weight_and_a_renamed_file(tmp_path):
+    file = tmp_path / "a.safetensors"
+    file.write_bytes(bytes(20 << 20))
+    before = fingerprint([file])
+
+    with file.open("r+b") as stream:
+        stream.seek(-1, 2)
+        stream.write(b"\x01")
+
+    assert fingerprint([file]) != before
+    assert fingerprint([file.rename(tmp_path / "b.safetensors")]) != before
+
+
+def test_unreadable_json_names_the_file(folder):
+    (folder / "config.json").write_text("{")
+
+    with pytest.raises(ModelNotFoundError, match=r"config\.json cannot be read"):
+        resolve(folder)

@@ -1,0 +1,83 @@
+"""Job records over files a test wrote, and an engine client without a process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas.formats import format_of, open_text
+from schemas.job import JobSpec
+from schemas.location import Location
+from schemas.manifest import JobRecord
+from schemas.shard import InputFile, ShardPlan
+from schemas.storage import open_storage
+from workers.engine import Engine
+from workers.request import Request, Result
+
+
+def input_file(path: Path, **partitions: str) -> InputFile:
+    """The file as it is now."""
+    entry = open_storage(Location.parse(str(path.parent))).head(path.name)
+    return InputFile(
+        path=str(path), num_rows=_count_rows(path), size=entry.size, etag=entry.etag, partitions=partitions
+    )
+
+
+def _count_rows(path: Path) -> int:
+    if format_of(path.name) == "parquet":
+        return pq.ParquetFile(path).metadata.num_rows
+    with path.open("rb") as file, open_text(file, format_of(path.name)) as reader:
+        return sum(batch.num_rows for batch in reader)
+
+
+def make_record(files: Sequence[Path | InputFile], *, rows_per_shard: int = 10**9, **spec: Any) -> JobRecord:
+    """A job over these files, cut every `rows_per_shard` rows."""
+    infos = tuple(file if isinstance(file, InputFile) else input_file(file) for file in files)
+    rows = sum(info.num_rows for info in infos)
+    bounds = (*range(0, rows, rows_per_shard), rows)
+    base = {
+        "task": "generate",
+        "input": {"path": infos[0].path},
+        "output": {"path": "out"},
+        "model": {"id": "none"},
+        "prompt": {"template": "{{ text }}"},
+    }
+    parsed = JobSpec.parse({**base, **spec})
+    return JobRecord(
+        job="job-0123456789ab",
+        created="2026-01-02T03:04:05+00:00",
+        spec=parsed,
+        model_path=parsed.model.id,
+        plan=ShardPlan(files=infos, bounds=bounds),
+    )
+
+
+def write_table(path: Path, columns: dict[str, Any], **options: Any) -> Path:
+    """A Parquet file."""
+    pq.write_table(columns if isinstance(columns, pa.Table) else pa.table(columns), path, **options)
+    return path
+
+
+class DirectClient:
+    """Stands for an EngineClient: drives the engine in the caller's thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.cancelled: list[int] = []
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        self.engine.add(requests)
+
+    def results(self, timeout: float = 0.0) -> list[Result]:
+        return self.engine.step() if self.engine.num_unfinished else []
+
+    def cancel(self, ids: Sequence[int]) -> None:
+        self.cancelled += ids
+        self.engine.cancel(ids)
+
+    def describe(self) -> dict[str, str]:
+        return self.engine.describe()
