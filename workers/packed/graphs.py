@@ -41,6 +41,8 @@ class DecodeGraphs:
         #: what a graph leaves behind: tokens and log-probabilities, or a Choice where it has no mode
         self._graphs: dict[tuple[int, SamplingMode | None], tuple[torch.cuda.CUDAGraph, Any]] = {}
         self._pool = torch.cuda.graph_pool_handle()
+        # One for all: every stream brings a matmul workspace and a part of the allocator's memory of its own.
+        self._stream = torch.cuda.Stream()
         self._size_for = self._round_up_table(max_size)
 
     def _round_up_table(self, max_size: int) -> list[int]:
@@ -118,7 +120,7 @@ class DecodeGraphs:
         host = torch.zeros(3, size, dtype=torch.int32)
         host[0], host[2] = self.padding_lane, self.padding_block
         self.inputs[: 3 * size].copy_(host.view(-1))
-        stream = torch.cuda.Stream()
+        stream = self._stream
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             self._run(size, mode)

@@ -13,7 +13,10 @@ from workers.packed.runner import ModelRunner
 
 
 def free_bytes(device: torch.device, fraction: float) -> int:
-    """Bytes the cache may take: on CUDA what `fraction` of the card leaves, on a CPU a quarter of what is free."""
+    """Bytes the cache may take: on CUDA what `fraction` of the card leaves, on a CPU a quarter of what is free.
+
+    The rest of the card is for captured graphs and for what other libraries allocate.
+    """
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -39,7 +42,8 @@ def plan_num_blocks(
     if options.num_blocks is not None:
         return options.num_blocks
     device, block_size = runner.lanes.device, runner.lanes.block_size
-    available = free_bytes(device, options.memory_fraction) - activation_bytes(runner, options, max_model_len)
+    peak = activation_bytes(runner, options, max_model_len)
+    available = free_bytes(device, options.memory_fraction) - peak
     per_block = block_size * sum(layer.bytes_per_token for layer in layers)
     # More than every lane at its longest is of no use; the prefix cache may have as much again.
     useful = 2 * options.num_lanes * -(-max_model_len // block_size)
@@ -56,4 +60,6 @@ def activation_bytes(runner: ModelRunner, options: PackedOptions, max_model_len:
     torch.cuda.reset_peak_memory_stats(device)
     runner.rehearse(options.token_budget, options.num_lanes, max_model_len)
     torch.cuda.synchronize(device)
-    return torch.cuda.max_memory_allocated(device) - before
+    peak = torch.cuda.max_memory_allocated(device) - before
+    torch.cuda.empty_cache()
+    return peak

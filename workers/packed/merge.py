@@ -62,6 +62,9 @@ def can_merge(parts: list[nn.Module | None]) -> bool:
     """Plain half-precision linear layers of one kind: a quantized or adapted one is a class of its own."""
     if any(type(part) is not nn.Linear or part._forward_hooks or part._forward_pre_hooks for part in parts):
         return False
+    # torchao keeps the layer's class and quantizes by the type of its weight
+    if any(type(part.weight) is not nn.Parameter for part in parts):
+        return False
     kinds = {(part.in_features, part.bias is None, part.weight.dtype, part.weight.device) for part in parts}
     return len(kinds) == 1 and parts[0].weight.dtype in (torch.float16, torch.bfloat16)
 

@@ -28,7 +28,7 @@ class Launch(NamedTuple):
     num_stages: int
 
 
-NARROW = Launch(64, 4, 3)
+NARROW = Launch(32, 2, 4)
 WIDE = Launch(32, 4, 2)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -9,6 +11,57 @@ from torch import Tensor
 
 from workers.packed.attention import AttentionSpec, AttentionStep
 from workers.packed.paged_decode import _soft_cap
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def _absorb(
+    acc, total, top, q, k_ptr, v_ptr, table, at, length, position, kv_head, scale,
+    k_block_stride, k_head_stride, v_block_stride, v_head_stride,
+    key_dim: tl.constexpr, key_pad: tl.constexpr, value_dim: tl.constexpr, value_pad: tl.constexpr,
+    block_size: tl.constexpr, tile: tl.constexpr, is_masked: tl.constexpr,
+    window: tl.constexpr, softcap: tl.constexpr, precision: tl.constexpr,
+):  # fmt: skip
+    """One tile of keys, starting at `at`. Scores are kept in powers of two, whose exponential is one instruction."""
+    key = at + tl.arange(0, tile)
+    key_at, value_at = tl.arange(0, key_pad), tl.arange(0, value_pad)
+    if block_size >= tile:
+        block = tl.load(table + at // block_size).to(tl.int64)
+        slot = at % block_size + tl.arange(0, tile)
+    else:
+        block = tl.load(table + key // block_size, mask=key < length, other=0).to(tl.int64)
+        slot = key % block_size
+    k_row = block * k_block_stride + kv_head * k_head_stride + slot * key_dim
+    v_row = block * v_block_stride + kv_head * v_head_stride + slot * value_dim
+    if is_masked:
+        k_mask = (key < length)[None, :] & (key_at[:, None] < key_dim)
+        v_mask = (key < length)[:, None] & (value_at[None, :] < value_dim)
+        k = tl.load(k_ptr + k_row[None, :] + key_at[:, None], mask=k_mask, other=0.0)
+        v = tl.load(v_ptr + v_row[:, None] + value_at[None, :], mask=v_mask, other=0.0)
+    elif key_pad != key_dim or value_pad != value_dim:
+        k = tl.load(k_ptr + k_row[None, :] + key_at[:, None], mask=key_at[:, None] < key_dim, other=0.0)
+        v = tl.load(v_ptr + v_row[:, None] + value_at[None, :], mask=value_at[None, :] < value_dim, other=0.0)
+    else:
+        k = tl.load(k_ptr + k_row[None, :] + key_at[:, None])
+        v = tl.load(v_ptr + v_row[:, None] + value_at[None, :])
+    scores = tl.dot(q, k, input_precision=precision) * scale
+    if softcap > 0.0:
+        scores = _soft_cap(scores, softcap)
+    scores *= LOG2_E
+    if is_masked:
+        seen = key[None, :] <= position[:, None]
+        if window > 0:
+            seen = seen & (position[:, None] - key[None, :] < window)
+        scores = tl.where(seen, scores, float("-inf"))
+    new_top = tl.maximum(top, tl.max(scores, 1))
+    # Behind a window a row may have seen no key yet; its maximum is -inf and must not turn into NaN.
+    safe_top = tl.where(new_top == float("-inf"), 0.0, new_top)
+    weights = tl.exp2(scores - safe_top[:, None])
+    fade = tl.exp2(top - safe_top)
+    total = total * fade + tl.sum(weights, 1)
+    acc = acc * fade[:, None] + tl.dot(weights.to(v.dtype), v, input_precision=precision)
+    return acc, total, new_top
 
 
 @triton.jit
@@ -36,47 +89,48 @@ def _prefill_kernel(
         q_row = (begin + row).to(tl.int64)
         q_at = q_row[:, None] * q_stride + head * q_head_stride + key_at[None, :]
         q = tl.load(q_ptr + q_at, mask=real[:, None] & (key_at[None, :] < key_dim), other=0.0)
-        start = 0
-        if window > 0:
-            start = tl.maximum(before + row_start - window + 1, 0) // tile * tile
-        stop = tl.minimum(before + row_start + rows, length)
         top = tl.full([rows], float("-inf"), tl.float32)
         total = tl.zeros([rows], tl.float32)
         acc = tl.zeros([rows, value_pad], tl.float32)
-        offsets = tl.arange(0, tile)
-        for at in range(start, stop, tile):
-            key = at + offsets
-            block = tl.load(table + key // block_size, mask=key < length, other=0).to(tl.int64)
-            slot = key % block_size
-            k_row = block * k_block_stride + kv_head * k_head_stride + slot * key_dim
-            v_row = block * v_block_stride + kv_head * v_head_stride + slot * value_dim
-            k_mask = (key < length)[None, :] & (key_at[:, None] < key_dim)
-            v_mask = (key < length)[:, None] & (value_at[None, :] < value_dim)
-            k = tl.load(k_ptr + k_row[None, :] + key_at[:, None], mask=k_mask, other=0.0)
-            v = tl.load(v_ptr + v_row[:, None] + value_at[None, :], mask=v_mask, other=0.0)
-            scores = tl.dot(q, k, input_precision=precision) * scale
-            if softcap > 0.0:
-                scores = _soft_cap(scores, softcap)
-            seen = key[None, :] <= position[:, None]
-            if window > 0:
-                seen = seen & (position[:, None] - key[None, :] < window)
-            scores = tl.where(seen, scores, float("-inf"))
-            new_top = tl.maximum(top, tl.max(scores, 1))
-            safe_top = tl.where(new_top == float("-inf"), 0.0, new_top)
-            weights = tl.exp(scores - safe_top[:, None])
-            fade = tl.exp(top - safe_top)
-            total = total * fade + tl.sum(weights, 1)
-            acc = acc * fade[:, None] + tl.dot(weights.to(v.dtype), v, input_precision=precision)
-            top = new_top
+        # [0, clear) every row sees every key; [clear, stop) is masked.
+        clear = (before + row_start + 1) // tile * tile
+        if window > 0:
+            clear = tl.maximum(before + row_start - window + 1, 0) // tile * tile
+        else:
+            for at in range(0, clear, tile):
+                acc, total, top = _absorb(
+                    acc, total, top, q, k_ptr, v_ptr, table, at, length, position, kv_head, scale,
+                    k_block_stride, k_head_stride, v_block_stride, v_head_stride, key_dim, key_pad, value_dim,
+                    value_pad, block_size, tile, False, window, softcap, precision,
+                )  # fmt: skip
+        for at in range(clear, tl.minimum(before + row_start + rows, length), tile):
+            acc, total, top = _absorb(
+                acc, total, top, q, k_ptr, v_ptr, table, at, length, position, kv_head, scale,
+                k_block_stride, k_head_stride, v_block_stride, v_head_stride, key_dim, key_pad, value_dim,
+                value_pad, block_size, tile, True, window, softcap, precision,
+            )  # fmt: skip
         if has_sinks:
-            sink = tl.load(sink_ptr + head).to(tl.float32)
+            sink = tl.load(sink_ptr + head).to(tl.float32) * LOG2_E
             last_top = tl.maximum(top, sink)
-            fade = tl.exp(top - last_top)
-            total = total * fade + tl.exp(sink - last_top)
+            fade = tl.exp2(top - last_top)
+            total = total * fade + tl.exp2(sink - last_top)
             acc = acc * fade[:, None]
         out_at = (q_row[:, None] * num_heads + head) * value_dim + value_at[None, :]
         kept = real[:, None] & (value_at[None, :] < value_dim)
         tl.store(out_ptr + out_at, (acc / total[:, None]).to(out_ptr.dtype.element_ty), mask=kept)
+
+
+class PrefillLaunch(NamedTuple):
+    """How the prefill kernel is cut: queries per program, keys per iteration, warps, loads in flight."""
+
+    rows: int
+    tile: int
+    num_warps: int
+    num_stages: int
+
+
+NARROW = PrefillLaunch(128, 64, 8, 3)
+WIDE = PrefillLaunch(32, 32, 4, 2)
 
 
 def paged_prefill(q: Tensor, k_cache: Tensor, v_cache: Tensor, step: AttentionStep, spec: AttentionSpec) -> Tensor:
@@ -86,10 +140,9 @@ def paged_prefill(q: Tensor, k_cache: Tensor, v_cache: Tensor, step: AttentionSt
     num_tokens, num_heads, key_dim = q.shape
     num_kv_heads, value_dim = k_cache.shape[1], v_cache.shape[3]
     key_pad = triton.next_power_of_2(key_dim)
-    is_wide = key_pad > 128 or q.dtype == torch.float32
-    rows, tile = (32, 32) if is_wide else (128, 64)
+    launch = WIDE if key_pad > 128 or q.dtype == torch.float32 else NARROW
     out = q.new_empty(num_tokens, num_heads, value_dim)
-    grid = (triton.cdiv(part.max_seqlen, rows), num_heads, len(part.query_lens))
+    grid = (triton.cdiv(part.max_seqlen, launch.rows), num_heads, len(part.query_lens))
     _prefill_kernel[grid](
         q, k_cache, v_cache, out, out if spec.sinks is None else spec.sinks,
         step.tables, part.lanes, part.context_lens, part.cu_seqlens,
@@ -97,8 +150,9 @@ def paged_prefill(q: Tensor, k_cache: Tensor, v_cache: Tensor, step: AttentionSt
         step.tables.stride(0), spec.scale,
         num_heads=num_heads, group=num_heads // num_kv_heads,
         key_dim=key_dim, key_pad=key_pad, value_dim=value_dim, value_pad=triton.next_power_of_2(value_dim),
-        block_size=step.block_size, rows=rows, tile=tile,
+        block_size=step.block_size, rows=launch.rows, tile=launch.tile,
         window=spec.window, softcap=spec.softcap, has_sinks=spec.sinks is not None,
-        precision="ieee" if q.dtype == torch.float32 else "tf32", num_warps=8 if rows == 128 else 4, num_stages=3,
+        precision="ieee" if q.dtype == torch.float32 else "tf32",
+        num_warps=launch.num_warps, num_stages=launch.num_stages,
     )  # fmt: skip
     return out

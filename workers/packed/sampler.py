@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from workers.grammar.bitmask import apply_bitmask
-from workers.packed.race import gumbel_noise, request_key
+from workers.packed.race import Draw, race_in_torch, race_on_gpu, request_key
 from workers.packed.sequence import Sequence
-from workers.packed.threshold import keep_min_p, keep_top_k, keep_top_p
 from workers.request import SamplingParams
 
 TEMPERATURE, TOP_P, MIN_P, REPETITION, PRESENCE, FREQUENCY = range(6)
@@ -106,9 +105,7 @@ class Sampler:
             scores = apply_bitmask(scores, allowed)
         if mode & SamplingMode.PENALTY:
             scores = self._penalise(scores, lanes)
-        if mode & SamplingMode.RANDOM:
-            scores = self._randomise(scores, lanes, positions, mode)
-        tokens = scores.argmax(-1)
+        tokens = self._pick(scores, lanes, positions, mode) if mode & SamplingMode.RANDOM else scores.argmax(-1)
         if mode & SamplingMode.PENALTY and self.counts is not None:
             self.counts[lanes, tokens] += 1
         if not mode & SamplingMode.LOGPROBS:
@@ -116,17 +113,22 @@ class Sampler:
         chosen = logits.float().log_softmax(-1).gather(-1, tokens[:, None])
         return tokens, chosen[:, 0]
 
-    def _randomise(self, scores: Tensor, lanes: Tensor, positions: Tensor, mode: SamplingMode) -> Tensor:
+    def _pick(self, scores: Tensor, lanes: Tensor, positions: Tensor, mode: SamplingMode) -> Tensor:
+        """A draw for every row with a temperature, the best token for the others."""
         floats, ints = self.floats[lanes], self.ints[lanes]
-        temperature = floats[:, TEMPERATURE]
-        is_random = temperature > 0
-        scores = scores / torch.where(is_random, temperature, 1.0)[:, None]
-        if mode & SamplingMode.FILTER:
-            scores = keep_top_k(scores, ints[:, TOP_K])
-            scores = keep_top_p(scores, floats[:, TOP_P])
-            scores = keep_min_p(scores, floats[:, MIN_P])
-        noise = gumbel_noise(ints[:, KEY_LOW:], positions, scores.shape[-1])
-        return torch.where(is_random[:, None], scores + noise, scores)
+        race = race_on_gpu if scores.device.type == "cuda" else race_in_torch
+        return race(
+            scores,
+            Draw(
+                temperature=floats[:, TEMPERATURE],
+                top_k=ints[:, TOP_K],
+                top_p=floats[:, TOP_P],
+                min_p=floats[:, MIN_P],
+                keys=ints[:, KEY_LOW:],
+                positions=positions,
+                is_filtered=bool(mode & SamplingMode.FILTER),
+            ),
+        )
 
     def _penalise(self, scores: Tensor, lanes: Tensor) -> Tensor:
         """Repetition counts prompt and output; presence and frequency count the output alone."""

@@ -146,6 +146,9 @@ class Scheduler:
         finished: list[int] = []
         while budget > 0 and (sequence := self._next_prefill(batch)) is not None:
             start = int(self.lanes.computed[sequence.lane])
+            # Whole prompts attend without reading the cache back, so one is cut only when the step would be half empty.
+            if sequence.num_tokens - start > budget and 2 * budget < self.token_budget:
+                break
             chunk = PrefillChunk(sequence, sequence.lane, start, min(sequence.num_tokens, start + budget))
             batch.chunks.append(chunk)
             budget -= chunk.stop - start

@@ -45,5 +45,6 @@ def capture_graphs(runner: ModelRunner, options: PackedOptions, num_blocks: int)
     except RuntimeError as error:
         log.warning("decode runs without CUDA graphs: %s", str(error).splitlines()[0])
         return None
+    torch.cuda.empty_cache()
     log.info("captured %d decode sizes in %.1f s", len(graphs.sizes), seconds)
     return graphs

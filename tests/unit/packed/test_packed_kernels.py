@@ -15,6 +15,7 @@ pytest.importorskip("triton", reason="this build of torch brings no Triton")
 
 from workers.packed.attention import AttentionSpec, AttentionStep, PrefillPart  # noqa: E402
 from workers.packed.kernels import TritonBackend  # noqa: E402
+from workers.packed.race import Draw, race_in_torch, race_on_gpu, request_key  # noqa: E402
 from workers.packed.sdpa import SdpaBackend  # noqa: E402
 
 LENS = [1, 70, 33, 150]
@@ -108,3 +109,20 @@ def test_store_writes_only_its_slots() -> None:
     SdpaBackend().write(k, v, *wanted, slots)
     TritonBackend().write(k, v, k_cache, v_cache, slots)
     assert torch.equal(k_cache, wanted[0]) and torch.equal(v_cache, wanted[1])
+
+
+@pytest.mark.parametrize("is_filtered", [False, True])
+def test_races_equal_the_reference(is_filtered: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.packed.race_kernels.TILE", 256)
+    scores = torch.randn(6, 1000, generator=torch.Generator().manual_seed(0)) * 3
+    draw = Draw(
+        temperature=torch.tensor([1.0, 0.7, 0.0, 1.5, 1.0, 0.5]),
+        top_k=torch.tensor([0, 5, 3, 50, 2000, 7]),
+        top_p=torch.tensor([1.0, 0.9, 0.5, 1.0, 0.8, 0.95]),
+        min_p=torch.tensor([0.0, 0.0, 0.0, 0.1, 0.01, 0.0]),
+        keys=torch.tensor([request_key(0, row, 0) for row in range(6)]),
+        positions=torch.arange(6) + 7,
+        is_filtered=is_filtered,
+    )
+    there = Draw(**{name: x.to(DEVICE) if torch.is_tensor(x) else x for name, x in vars(draw).items()})
+    assert torch.equal(race_on_gpu(scores.to(DEVICE), there).cpu(), race_in_torch(scores, draw))

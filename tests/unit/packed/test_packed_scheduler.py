@@ -30,12 +30,19 @@ def shape(batch: Batch) -> tuple[int, list[tuple[int, int]]]:
 
 def test_prefill_chunks_fill_what_decodes_leave() -> None:
     scheduler = make_scheduler(token_budget=16)
-    for first, length in ((100, 10), (200, 20)):
+    for first, length in ((100, 8), (200, 22)):
         scheduler.add(make_sequence(length, first=first))
     steps = [scheduler.schedule() for _ in range(3)]
-    assert [shape(step) for step in steps] == [(0, [(0, 10), (0, 6)]), (1, [(6, 20)]), (2, [])]
+    assert [shape(step) for step in steps] == [(0, [(0, 8), (0, 8)]), (1, [(8, 22)]), (2, [])]
     assert [len(step.sampled_lanes) for step in steps] == [1, 2, 2]
-    assert steps[2].positions.tolist() == [20, 11]
+    assert steps[2].positions.tolist() == [22, 9]
+
+
+def test_a_prompt_is_not_cut_for_less_than_half_a_step() -> None:
+    scheduler = make_scheduler(token_budget=16)
+    for first, length in ((100, 10), (200, 7)):
+        scheduler.add(make_sequence(length, first=first))
+    assert [shape(scheduler.schedule()) for _ in range(2)] == [(0, [(0, 10)]), (1, [(0, 7)])]
 
 
 def test_nothing_is_scheduled_past_the_limit() -> None:
