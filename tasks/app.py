@@ -7,7 +7,6 @@ from typing import Any
 from celery import Celery
 from kombu import Queue
 
-from schemas.settings import settings
 from tasks.broker import kombu_url, transport_options
 from tasks.permits import PUBLISH_RETRIES, celery_queue
 
@@ -67,5 +66,4 @@ def _of_node(url: str, env: str, queues: tuple[str, ...]) -> dict[str, Any]:
         "visibility_timeout": transport_options(url, env)["visibility_timeout"],
         "task_queues": [Queue(celery_queue(queue)) for queue in queues],
         "task_default_queue": celery_queue(queues[0]),
-        "worker_soft_shutdown_timeout": settings().drain_seconds,
     }

@@ -18,9 +18,9 @@ from tasks.keys import Keys
 from tasks.sentinel import SentinelUrl
 
 #: a silent peer is noticed after this long
-SOCKET_TIMEOUT_S = 30.0
+SOCKET_TIMEOUT_S = 10.0
 CONNECT_TIMEOUT_S = 5.0
-HEALTH_CHECK_S = 10
+HEALTH_CHECK_S = 5
 #: a command may be sent twice: every script is idempotent, or leaves a lease that ends by itself
 RETRIES = 3
 RETRYABLE = (redis.ConnectionError, redis.TimeoutError, ConnectionError, TimeoutError)

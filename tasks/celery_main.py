@@ -21,7 +21,7 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(processName)s %(name)s: %(message)s"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve permits until told to stop. SIGQUIT: finish within `drain_seconds`, then stop."""
+    """Serve permits until SIGTERM, then end with the shards that run."""
     die_with_parent()
     slot = _parse(arguments)
     use_slot(slot)
@@ -61,6 +61,9 @@ def _leash_children(pid: int) -> None:
     @setup_logging.connect(weak=False)
     def log_plainly(**_: object) -> None:
         logging.basicConfig(stream=sys.stderr, level=settings().log_level, format=LOG_FORMAT)
+        # a line for every permit received and served says nothing that our own lines do not
+        for chatty in ("celery.worker.strategy", "celery.app.trace"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def _worker_arguments(slot: Slot) -> list[str]:

@@ -71,9 +71,12 @@ class DeviceWorker:
         )
 
     def drain(self) -> None:
-        """Celery's soft shutdown: no more permits, and a bounded wait for the shards that run."""
+        """Celery's warm shutdown: no more permits, and an end when the running shards have ended.
+
+        Not the soft one, which always sleeps out its whole time; how long a shard may take is the node's to say.
+        """
         if self.is_alive:
-            self._process.send_signal(signal.SIGQUIT)
+            self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """Kill the Celery worker, its children and the engine; returns when they are gone."""

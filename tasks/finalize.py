@@ -20,16 +20,15 @@ from tasks.ledger import Ledger
 from tasks.lock import lock
 
 log = logging.getLogger(__name__)
-#: a finalizer that died lets another one go on after this long
-LOCK_S = 60.0
 
 
 def finalize(ledger: Ledger, job: str) -> JobState:
     """End the job if nothing of it is left to run; the state it is in now.
 
-    One process at a time does it. Storage errors leave the job as it is; the reconciler tries again.
+    One process at a time does it; when it dies another follows after the time of a lease. Storage errors leave the job
+    as it is; the reconciler tries again.
     """
-    with lock(ledger, f"finalize:{job}", LOCK_S) as held:
+    with lock(ledger, f"finalize:{job}", ledger.policy.lease_s) as held:
         status = ledger.status(job)
         if held and _is_over(status):
             _end(ledger, status)

@@ -32,6 +32,11 @@ class Keys:
         return f"{self.prefix}open"
 
     @property
+    def live(self) -> str:
+        """SET of jobs that may still need somebody."""
+        return f"{self.prefix}live"
+
+    @property
     def workers(self) -> str:
         """ZSET of workers by last sign of life."""
         return f"{self.prefix}workers"
@@ -48,8 +53,8 @@ class Keys:
         return f"{self.prefix}{{{job}}}:{name}"
 
     def job(self, job: str) -> list[str]:
-        """The job's keys in the order of JOB_KEYS, then the open index."""
-        return [*(self.of_job(job, name) for name in JOB_KEYS), self.open]
+        """The job's keys in the order of JOB_KEYS, then the two indexes of jobs."""
+        return [*(self.of_job(job, name) for name in JOB_KEYS), self.open, self.live]
 
     def digests(self, job: str, shard: int) -> str:
         """STRING of fixed-width commit digests of DIGESTS_PER_KEY neighbouring shards."""

@@ -185,7 +185,7 @@ class Ledger:
 
     def census(self) -> list[Unfinished]:
         """Every job that still needs somebody."""
-        flat = iter(self.scripts("census", [self.keys.jobs], [self.keys.prefix]))
+        flat = iter(self.scripts("census", [self.keys.live], [self.keys.prefix]))
         rows = zip(flat, flat, flat, flat, flat, strict=True)
         return [Unfinished(job=j, queue=q, state=s, pending=int(p), left=int(n)) for j, q, s, p, n in rows]
 

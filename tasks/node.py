@@ -29,8 +29,6 @@ log = logging.getLogger(__name__)
 TICK_S = 0.2
 #: how often a node says that its workers live
 ANNOUNCE_S = 5.0
-#: what the processes may take beyond the drain time before they are killed
-STOP_MARGIN_S = 3.0
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -141,7 +139,7 @@ class Node:
         log.info("draining: running shards have %g s", settings().drain_seconds)
         for worker in self._workers:
             worker.drain()
-        deadline = time.monotonic() + settings().drain_seconds + STOP_MARGIN_S
+        deadline = time.monotonic() + settings().drain_seconds
         while any(worker.is_alive for worker in self._workers) and time.monotonic() < deadline:
             time.sleep(TICK_S)
         for worker in self._workers:

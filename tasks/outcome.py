@@ -65,6 +65,7 @@ def run_claim(ledger: Ledger, claim: Claim, slot: Slot) -> None:
     try:
         with Lease(ledger, claim, slot.beat_s) as lease:
             reply = ShardRunner(ledger, lease, slot).run()
+        log.info("job %s shard %d: %s", claim.job, claim.shard, reply.lower())
     # whatever a shard does must not take the worker with it; it is told to the ledger, and bounded by its attempts
     except Exception as error:  # noqa: BLE001
         reply = settle(ledger, claim, error)

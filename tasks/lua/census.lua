@@ -1,14 +1,14 @@
 -- Every job that still needs somebody: running, paused, or ended with leases out.
 -- Returns job, queue, state, pending shards, shards left to commit or fail, in turn.
 --
--- KEYS[1] <p>jobs          ZSET  every job, by creation time
+-- KEYS[1] <p>live          SET   jobs that may still need somebody; those that do not are taken out here
 -- <p>{job}:ctl             HASH  state, queue, shards, done
 -- <p>{job}:lease           ZSET  leased shard -> deadline in ms
 -- <p>{job}:bad             HASH  failed shard -> "attempts:reason"
 --
 -- ARGV[1] prefix <p>
 local found = {}
-for _, job in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
+for _, job in ipairs(redis.call('SMEMBERS', KEYS[1])) do
   local key = ARGV[1] .. '{' .. job .. '}:'
   local ctl = redis.call('HMGET', key .. 'ctl', 'state', 'queue', 'shards', 'done')
   local leases = redis.call('ZCARD', key .. 'lease')
@@ -18,6 +18,8 @@ for _, job in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
     for _, value in ipairs({job, ctl[2], ctl[1], pending, left}) do
       table.insert(found, value)
     end
+  else
+    redis.call('SREM', KEYS[1], job)
   end
 end
 return found

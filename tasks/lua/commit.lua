@@ -8,7 +8,7 @@
 -- KEYS[6] <p>{job}:att    HASH    shard -> leases lost
 -- KEYS[7] <p>{job}:bad    HASH    failed shard -> "attempts:reason"
 -- KEYS[8] <p>{job}:run    HASH    leased shard -> progress
--- KEYS[10] <p>{job}:dig:<n>  STRING  fixed-width digests of committed parts
+-- KEYS[11] <p>{job}:dig:<n>  STRING  fixed-width digests of committed parts
 --
 -- ARGV[1] shard   ARGV[2] "fence:worker"
 -- ARGV[3] "1" when the part was found in storage and verified: it is the truth, whoever holds the lease
@@ -30,7 +30,7 @@ redis.call('ZREM', KEYS[3], shard)
 for _, key in ipairs({KEYS[4], KEYS[6], KEYS[7], KEYS[8]}) do
   redis.call('HDEL', key, shard)
 end
-redis.call('SETRANGE', KEYS[10], ARGV[8], ARGV[9])
+redis.call('SETRANGE', KEYS[11], ARGV[8], ARGV[9])
 redis.call('HINCRBY', ctl, 'rows_done', ARGV[4])
 redis.call('HINCRBY', ctl, 'error_rows', ARGV[5])
 redis.call('HINCRBY', ctl, 'prompt_tokens', ARGV[6])

@@ -4,11 +4,12 @@
 -- KEYS[2] <p>{job}:pend   LIST    pending shards, each item "7" or an inclusive range "7-99"
 -- KEYS[5] <p>{job}:done   STRING  bitmap, bit i set when shard i is committed
 -- KEYS[9] <p>open         ZSET    running jobs with pending shards, by priority
--- KEYS[10] <p>jobs        ZSET    every job, by creation time in ms
+-- KEYS[10] <p>live        SET     jobs that may still need somebody
+-- KEYS[11] <p>jobs        ZSET    every job, by creation time in ms
 --
 -- ARGV[1] job   ARGV[2] bitmap of committed shards, may be empty   ARGV[3] number of pending items
 -- ARGV[4..] pending items, then field and value of ctl in turn
-local ctl, pend, done, open, jobs = KEYS[1], KEYS[2], KEYS[5], KEYS[9], KEYS[10]
+local ctl, pend, done, open, jobs = KEYS[1], KEYS[2], KEYS[5], KEYS[9], KEYS[11]
 if redis.call('EXISTS', ctl) == 1 then
   return 0
 end
@@ -30,6 +31,7 @@ if #ARGV[2] > 0 then
   redis.call('SET', done, ARGV[2])
 end
 redis.call('ZADD', jobs, now, ARGV[1])
+redis.call('SADD', KEYS[10], ARGV[1])
 if num_items > 0 then
   redis.call('ZADD', open, redis.call('HGET', ctl, 'priority'), ARGV[1])
 end

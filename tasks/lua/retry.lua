@@ -6,6 +6,7 @@
 -- KEYS[6] <p>{job}:att    HASH  shard -> leases lost
 -- KEYS[7] <p>{job}:bad    HASH  failed shard -> "attempts:reason"
 -- KEYS[9] <p>open         ZSET  running jobs with pending shards, by priority
+-- KEYS[10] <p>live        SET   jobs that may still need somebody
 --
 -- ARGV[1] job
 local ctl = KEYS[1]
@@ -22,6 +23,7 @@ redis.call('DEL', KEYS[7])
 if state == 'failed' and #shards > 0 then
   redis.call('HSET', ctl, 'state', 'running')
   redis.call('HDEL', ctl, 'ended')
+  redis.call('SADD', KEYS[10], ARGV[1])
   state = 'running'
 end
 if state == 'running' and #shards > 0 then

@@ -4,6 +4,7 @@
 -- KEYS[1] <p>{job}:ctl    HASH  state, priority, ended
 -- KEYS[2] <p>{job}:pend   LIST  pending shards
 -- KEYS[9] <p>open         ZSET  running jobs with pending shards, by priority
+-- KEYS[10] <p>live        SET   jobs that may still need somebody
 --
 -- ARGV[1] job   ARGV[2] state wanted   ARGV[3] "1" when that state is final
 -- ARGV[4..] states from which it may be reached
@@ -31,5 +32,6 @@ if ARGV[3] == '1' then
   redis.call('HSET', ctl, 'ended', time[1] * 1000 + math.floor(time[2] / 1000))
 else
   redis.call('HDEL', ctl, 'ended')
+  redis.call('SADD', KEYS[10], job)
 end
 return {1, state}

@@ -141,3 +141,15 @@ def test_environments_do_not_see_each_other(ledger: Ledger, client, policy):
     ledger.register(make_record())
     assert other.jobs() == []
     assert other.claim("w", QUEUES) is None
+
+
+def test_census_forgets_jobs_that_need_nobody_until_they_do_again(ledger: Ledger, client):
+    for job in ("done", "failed", "cancelled"):
+        ledger.register(make_record(job, shards=1))
+        ledger.fail(ledger.claim("w", QUEUES), "no")
+        ledger.set_state(job, JobState(job))
+    assert ledger.census() == []
+    assert client.scard(ledger.keys.live) == 0
+    ledger.retry("failed")
+    ledger.set_state("cancelled", JobState.RUNNING)
+    assert {entry.job for entry in ledger.census()} == {"failed", "cancelled"}
