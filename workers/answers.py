@@ -28,7 +28,8 @@ class Outcome:
 
     @property
     def is_complete(self) -> bool:
-        return self.error is not None or all(result is not None for result in self.results)
+        """Whether every sample has its result; a row that no engine sees has none to wait for."""
+        return all(result is not None for result in self.results)
 
     def take(self, sample: int, result: Result) -> None:
         """Store one sample's result; the error of any sample is the row's."""
