@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from tasks.ledger import Ledger
+from tasks.silence import PATIENCE_S, Silence
 from workers.leash import leashed
 from workers.supervisor import EngineSupervisor
 
@@ -39,6 +40,7 @@ class DeviceWorker:
         self._process: subprocess.Popen | None = None
         self._started = 0.0
         self._pause_s = FIRST_PAUSE_S
+        self._silence = Silence(name, queues, shards_in_flight)
 
     def start(self) -> None:
         self._supervisor.start()
@@ -59,6 +61,13 @@ class DeviceWorker:
             log.error("the worker of %s ended with code %s; starting it again", self.device, self._process.returncode)
             self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
             self._launch()
+
+    def watch(self, ledger: Ledger) -> None:
+        """Kill a Celery worker that lives but serves nothing; `revive` starts another."""
+        if self.is_alive and self._silence.is_too_long(ledger):
+            log.error("the worker of %s has left permits lying for %g s; starting it again", self.device, PATIENCE_S)
+            self._silence.forget()
+            self._process.kill()
 
     def announce(self, ledger: Ledger) -> None:
         """Tell the ledger that this worker lives."""

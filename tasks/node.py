@@ -133,6 +133,7 @@ class Node:
         for worker in self._workers:
             if worker.is_alive:
                 worker.announce(self._ledger)
+                worker.watch(self._ledger)
 
     def _drain(self) -> None:
         """Take no more permits, give running shards their time, then give back what is left."""

@@ -2,7 +2,7 @@
 -- Returns {job, shard, fence, lost attempts, output, deadline in ms}, or nil when nothing may be claimed.
 --
 -- KEYS[1] <p>open          ZSET    running jobs with pending shards, by priority (0 first)
--- KEYS[2] <p>worker:<id>   HASH    the worker; fields model and model_key tell what its engine has loaded
+-- KEYS[2] <p>worker:<id>   HASH    the worker; model and model_key tell what its engine has loaded, asked when it came last
 -- <p>{job}:ctl             HASH    state, queue, model_key, served (ms of the last grant), fence
 -- <p>{job}:pend            LIST    pending shards, each item "7" or an inclusive range "7-99"
 -- <p>{job}:lease           ZSET    leased shard -> deadline in ms
@@ -127,9 +127,6 @@ local function grant(job, shard)
   redis.call('HSET', key(job, 'tok'), shard, fence .. ':' .. worker)
   local model = redis.call('HMGET', ctl, 'model', 'model_key')
   redis.call('HSET', worker_key, 'model', model[1], 'model_key', model[2])
-  if redis.call('PTTL', worker_key) < 0 then
-    redis.call('PEXPIRE', worker_key, FORGET_MS)
-  end
   if redis.call('EXISTS', key(job, 'pend')) == 0 then
     redis.call('ZREM', open, job)
   end
@@ -137,6 +134,10 @@ local function grant(job, shard)
   return {job, shard, fence, lost, redis.call('HGET', ctl, 'output'), now + ttl}
 end
 
+redis.call('HSET', worker_key, 'asked', now)
+if redis.call('PTTL', worker_key) < 0 then
+  redis.call('PEXPIRE', worker_key, FORGET_MS)
+end
 while true do
   local job = choose(candidates())
   if not job then

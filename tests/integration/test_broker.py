@@ -13,6 +13,7 @@ from tasks import permits
 from tasks.broker import connect
 from tasks.broker_check import check
 from tasks.ledger import Ledger
+from tasks.silence import PATIENCE_S, Silence
 from tests.integration.records import make_record
 
 
@@ -131,3 +132,25 @@ def test_roster_tells_who_lives(ledger: Ledger, client):
 
 def announce(ledger: Ledger, name: str, slots: int, queues: tuple[str, ...] = ("default",)) -> None:
     ledger.roster.announce(name, host="h", device="cpu", queues=queues, slots=slots)
+
+
+def test_worker_that_leaves_permits_lying_is_noticed(server, ledger: Ledger):
+    ledger.register(make_record(shards=4))
+    now = [0.0]
+    silence = Silence("w", ("default",), 2, clock=lambda: now[0])
+
+    def later(seconds: float) -> bool:
+        now[0] += seconds
+        return silence.is_too_long(ledger)
+
+    assert not later(1000), "nothing was asked of it"
+    permits.issue(server.url, "default", 2, env=ledger.keys.env)
+    assert not later(1000), "the permits came a moment ago"
+    assert not later(PATIENCE_S - 1)
+    ledger.claim("w", ("default",))
+    assert not later(2), "it has just come for a shard"
+    assert not later(1)
+    assert later(PATIENCE_S + 1)
+    ledger.claim("w", ("default",))
+    assert not later(1000)
+    assert not later(1000), "both of its slots are taken"
