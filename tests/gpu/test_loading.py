@@ -1,0 +1,194 @@
+"""Loading on a CUDA card: each quantization in both back ends, attention kernels, memory limits, grammars in graphs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from schemas.errors import ModelTooLargeError, UnsupportedAttentionError
+from schemas.job import ModelSpec
+from workers.backends import load_engine
+from workers.checkpoint import Checkpoint
+from workers.engine import Engine
+from workers.engine_spec import EngineSpec
+from workers.grammar.grammar import Grammar
+from workers.loading.attention_choice import use_attention
+from workers.loading.model import load_model
+from workers.loading.packages import is_installed
+from workers.loading.quantization import RECIPES
+from workers.packed.engine import PackedEngine
+from workers.packed.options import PackedOptions
+from workers.request import Completion, GenerationRequest, SamplingParams
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
+    pytest.mark.filterwarnings("default"),
+]
+QUANTIZATIONS = ["none", *sorted(RECIPES)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of three layers, wide enough for every kernel, with the tiny byte tokenizer."""
+    from tests.models import write_causal_lm
+
+    folder = write_causal_lm(tmp_path_factory.mktemp("lm"))
+    vocab_size = json.loads((folder / "config.json").read_text())["vocab_size"]
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=vocab_size, hidden_size=256, intermediate_size=512, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=64, max_position_embeddings=512, initializer_range=0.1, eos_token_id=3,
+    )  # fmt: skip
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+def spec_of(folder: Path, **model: object) -> EngineSpec:
+    options = ModelSpec(id=str(folder), **{"dtype": "bfloat16", **model})
+    return EngineSpec(task="generate", model_path=str(folder), model=options, device="cuda:0", token_budget=1024)
+
+
+def load(folder: Path, **model: object) -> torch.nn.Module:
+    if model.get("quantization", "none") != "none" and not is_installed(RECIPES[model["quantization"]].package):
+        pytest.skip(f"{RECIPES[model['quantization']].package} is not installed")
+    spec = spec_of(folder, **model)
+    return load_model(spec, Checkpoint.resolve(spec.model), AutoModelForCausalLM)
+
+
+def packed(model: torch.nn.Module, **options: object) -> PackedEngine:
+    return PackedEngine(model, None, (), PackedOptions(max_num_seqs=16, num_blocks=256, max_model_len=256, **options))
+
+
+def requests(count: int = 6, **params: object) -> list[GenerationRequest]:
+    sampling = SamplingParams(**{"max_new_tokens": 12, **params})
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(5, 250, 4 + 7 * i).astype(np.int32) for i in range(count)]
+    return [GenerationRequest(id=i, row=i, prompt_ids=ids, params=sampling) for i, ids in enumerate(prompts)]
+
+
+def complete(engine: Engine, batch: list[GenerationRequest]) -> list[Completion]:
+    engine.add(batch)
+    done = {}
+    while engine.num_unfinished:
+        done.update((result.id, result) for result in engine.step())
+    assert all(result.error is None for result in done.values())
+    return [done[i] for i in sorted(done)]
+
+
+def ids_of(completions: list[Completion]) -> list[list[int]]:
+    return [completion.output_ids.tolist() for completion in completions]
+
+
+@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+def test_graphs_keep_the_tokens(folder: Path, quantization: str) -> None:
+    """Compiled layers round differently, so graphs are compared without them."""
+    model = load(folder, quantization=quantization)
+    plain = packed(model, compile=False, graphs=False)
+    without = ids_of(complete(plain, requests()))
+    plain.close()
+    engine = packed(model, compile=False)
+    assert engine.runner.graphs is not None
+    assert ids_of(complete(engine, requests())) == without
+
+
+@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+def test_compiled_layers_generate(folder: Path, quantization: str) -> None:
+    engine = packed(load(folder, quantization=quantization))
+    assert engine.runner.graphs is not None
+    assert all(len(ids) == 12 for ids in ids_of(complete(engine, requests())))
+
+
+@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+def test_logits_stay_close_to_the_plain_model(folder: Path, quantization: str) -> None:
+    ids = torch.arange(5, 105, device="cuda")[None]
+    with torch.inference_mode():
+        want = load(folder)(input_ids=ids).logits.float()
+        got = load(folder, quantization=quantization)(input_ids=ids).logits.float()
+    limit = 0.35 if quantization in ("nf4", "fp4") else 0.12
+    assert float((got - want).norm() / want.norm()) < limit
+
+
+@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+def test_the_padded_back_end_generates(folder: Path, quantization: str) -> None:
+    if quantization != "none" and not is_installed(RECIPES[quantization].package):
+        pytest.skip(f"{RECIPES[quantization].package} is not installed")
+    engine = load_engine(spec_of(folder, quantization=quantization, backend="transformers"))
+    assert all(ids for ids in ids_of(complete(engine, requests())))
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "sdpa-efficient", "sdpa-math", "sdpa-cudnn"])
+def test_attention_serves_padded_batches(folder: Path, attention: str) -> None:
+    engine = load_engine(spec_of(folder, attention=attention, backend="transformers"))
+    assert engine.describe()["attention"] == attention
+    assert all(ids for ids in ids_of(complete(engine, requests())))
+
+
+def test_attention_changes_without_reloading(folder: Path) -> None:
+    model = load(folder)
+    addresses = [weight.data_ptr() for weight in model.parameters()]
+    held = torch.cuda.memory_allocated()
+    for attention in ("eager", "sdpa-efficient", "sdpa"):
+        use_attention(model, attention)
+        model(input_ids=torch.arange(5, 50, device="cuda")[None])
+    for name in ("triton", "sdpa"):
+        engine = packed(model, attention=name, compile=False, graphs=False)
+        complete(engine, requests(2))
+        engine.close()
+    assert [weight.data_ptr() for weight in model.parameters()] == addresses
+    assert torch.cuda.memory_allocated() - held < 64 << 20
+
+
+def test_a_kernel_that_takes_no_mask_is_refused(folder: Path) -> None:
+    with pytest.raises(UnsupportedAttentionError, match="takes no mask"):
+        load_engine(spec_of(folder, attention="sdpa-flash"))
+
+
+def test_flash_attention_refuses_float32(folder: Path) -> None:
+    with pytest.raises(UnsupportedAttentionError, match="float32"):
+        load_engine(spec_of(folder, attention="flash_attention_2", dtype="float32"))
+
+
+def test_a_memory_limit_is_obeyed(folder: Path) -> None:
+    # CUDA's own context and workspaces are outside of what tensors take
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
+    limit = before + (6 << 30)
+    engine = load_engine(spec_of(folder, max_memory={"0": str(limit)}, compile=False))
+    complete(engine, requests())
+    assert torch.cuda.memory_reserved() <= limit
+    with pytest.raises(ModelTooLargeError, match="are missing"):
+        load_engine(spec_of(folder, max_memory={"0": "100KiB"}))
+
+
+def test_weights_that_do_not_fit_the_card_are_offloaded(folder: Path) -> None:
+    engine = load_engine(spec_of(folder, max_memory={"0": "3MB", "cpu": "1GiB"}))
+    assert engine.describe()["backend"] == "transformers"
+    assert all(ids for ids in ids_of(complete(engine, requests(2))))
+
+
+@pytest.mark.parametrize("options", [{}, {"compile": False}])
+def test_grammars_hold_in_graphs(folder: Path, options: dict) -> None:
+    pytest.importorskip("llguidance")
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    schema = {
+        "type": "object",
+        "properties": {"label": {"enum": ["good", "bad"]}, "n": {"type": "integer", "minimum": 0, "maximum": 99}},
+        "required": ["label", "n"],
+        "additionalProperties": False,
+    }
+    settings = PackedOptions(max_num_seqs=16, num_blocks=256, max_model_len=256, **options)
+    engine = PackedEngine(load(folder), tokenizer, (3,), settings)
+    assert engine.runner.graphs is not None
+    text = Grammar("json_schema", schema).text
+    done = complete(engine, requests(18, grammar=text, temperature=1.0, max_new_tokens=60))
+    for completion in done:
+        document = json.loads(tokenizer.decode(completion.output_ids.tolist()))
+        assert document["label"] in ("good", "bad") and 0 <= document["n"] <= 99
