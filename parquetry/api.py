@@ -53,7 +53,7 @@ def run(spec: SpecLike, *, workers: int | None = None, show: bool = False) -> Jo
         show: draw progress on stderr.
 
     """
-    from parquetry.run import run_job
+    from parquetry.local_run import run_job
 
     finished = run_job(as_spec(spec), workers=workers, show=show)
     return Job(finished.status.job, finished.status.output, finished.ledger, finished.status)

@@ -9,7 +9,7 @@ from parquetry.output import head
 from schemas.states import JobState
 
 if TYPE_CHECKING:
-    from parquetry.run import FinishedRun
+    from parquetry.local_run import FinishedRun
 
 
 def run_as_dict(finished: FinishedRun) -> dict[str, Any]:

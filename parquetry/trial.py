@@ -24,8 +24,8 @@ class TrialFailedError(ParquetryError):
 
 def trial(spec: JobSpec, rows: int) -> pa.Table:
     """The output of the first `rows` rows, run for real. Raises TrialFailedError."""
+    from parquetry.local_run import run_job
     from parquetry.output import read_output
-    from parquetry.run import run_job
 
     with tempfile.TemporaryDirectory(prefix="parquetry-trial-") as folder:
         finished = run_job(limited(spec, rows, folder), show=True)

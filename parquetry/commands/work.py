@@ -31,7 +31,7 @@ def run(
 
     Ctrl-C stops it in order; the same command continues where it stopped.
     """
-    from parquetry.run import run_job
+    from parquetry.local_run import run_job
     from parquetry.spec_file import load_spec
     from parquetry.summary import print_run, run_as_dict
 

@@ -23,6 +23,7 @@ assert job.status().state is JobState.DONE
 assert job.wait(timeout=0).rows_done == 30
 table = job.to_table()
 assert table["row"].to_pylist() == list(range(30))
+assert parquetry.run(spec).to_table().equals(table)
 assert job.to_table(["id"]).column_names == ["id"]
 assert "torch" not in sys.modules
 try:

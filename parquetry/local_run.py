@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from parquetry.broker import open_ledger
 from parquetry.display import console
 from parquetry.embedded import embedded_server
 from parquetry.local_worker import LocalWorker, WorkerCommand, log_path
+from schemas.errors import MissingPackageError
 from schemas.job import JobSpec
 from schemas.settings import settings
 from schemas.states import JobState
@@ -54,6 +56,8 @@ def run_job(spec: JobSpec, *, workers: int | None = None, show: bool = False) ->
         before = take_up(ledger, job)
         command = WorkerCommand(url=url, queue=before.queue, cpu_engines=workers)
         log = None if before.state.is_final else log_path(job)
+        if log is not None:
+            require_engine(spec.model.backend)
         after = before if log is None else follow(ledger, job, command, log, show=show)
         return FinishedRun(
             status=after,
@@ -62,6 +66,16 @@ def run_job(spec: JobSpec, *, workers: int | None = None, show: bool = False) ->
             log=log,
             ledger=ledger if settings().broker_url else None,
         )
+
+
+def require_engine(backend: str) -> None:
+    """Raises MissingPackageError now, where the worker could only fail shard after shard."""
+    is_onnx = backend in ("onnxruntime", "optimum")
+    needed, extra = (("onnxruntime",), "onnx") if is_onnx else (("torch", "transformers", "accelerate"), "torch")
+    for package in needed:
+        if find_spec(package) is None:
+            feature = "running a job on this machine"
+            raise MissingPackageError(feature=feature, package=package, install=f"parquetry[{extra}]")
 
 
 @contextmanager
