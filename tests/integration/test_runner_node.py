@@ -144,7 +144,8 @@ def test_nothing_survives_a_killed_node_and_its_shards_are_taken_over(tmp_path, 
     wait_until(lambda: all(is_gone(pid) for pid in tree), 5, "the end of its processes")
     start(CHAOS_MS_PER_ROW="1")
     assert_whole(ledger, job)
-    assert 1 <= ledger.status(job.name).retries <= 2
+    # the children outlive the engine by a moment, in which each may give its shard back and take one more
+    assert 2 <= ledger.status(job.name).retries <= 4
 
 
 @pytest.mark.parametrize("victim", ["tasks.celery_main", "workers.engine_process"])
