@@ -88,7 +88,11 @@ def measure_speed(args: argparse.Namespace) -> list[dict[str, Any]]:
         command = [sys.executable, "-c", code, str(HERE), args.shape, str(args.layers), name]
         subprocess.run(command, check=True)
         processes = {name: start(name, folder, args) for name in args.quantizations}
-        return [finish(name, process, args.timeout) for name, process in processes.items()]
+        reports = []
+        for name, process in processes.items():
+            reports.append(finish(name, process, args.timeout))
+            print(json.dumps(reports[-1]), file=sys.stderr, flush=True)
+        return reports
 
 
 def speed_table(reports: list[dict[str, Any]], batches: list[str]) -> list[str]:

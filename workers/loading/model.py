@@ -97,6 +97,7 @@ def _quantize_late(model: nn.Module, config: Any) -> None:
 
     head = model.get_output_embeddings()
     quantize_(model, config.quant_type, lambda module, _: isinstance(module, nn.Linear) and module is not head)
+    model.config.quantization_config = config
 
 
 def _require_all_weights(plan: LoadingPlan, missing: list[str], task: str) -> None:

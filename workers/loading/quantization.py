@@ -47,18 +47,21 @@ def _four_bit(kind: str) -> Callable[[str, float], Any]:
     return build
 
 
+# torchao would change inductor's settings for the whole process, and with them the precision of float32 products.
+
+
 def _fp8(dtype: str, _: float) -> Any:
     from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow
     from transformers import TorchAoConfig
 
-    return TorchAoConfig(Float8DynamicActivationFloat8WeightConfig(granularity=PerRow()))
+    return TorchAoConfig(Float8DynamicActivationFloat8WeightConfig(granularity=PerRow(), set_inductor_config=False))
 
 
 def _int8_weight_only(dtype: str, _: float) -> Any:
     from torchao.quantization import Int8WeightOnlyConfig
     from transformers import TorchAoConfig
 
-    return TorchAoConfig(Int8WeightOnlyConfig(version=2))
+    return TorchAoConfig(Int8WeightOnlyConfig(version=2, set_inductor_config=False))
 
 
 RECIPES: dict[str, Recipe] = {
