@@ -96,6 +96,11 @@ class Arena:
         key = f"pq:{ENV}:workers"
         wait_until(lambda: self.server.client().zcard(key) >= count, timeout_s, f"{count} workers")
 
+    def serving(self) -> list[Process]:
+        """The workers that have announced themselves, and so may be drained."""
+        names = [name.decode() for name in self.server.client().zrange(f"pq:{ENV}:workers", 0, -1)]
+        return [worker for worker in self.workers if any(f"-{worker.pid}-" in name for name in names)]
+
     def kill_worker(self, worker: Process) -> None:
         """The power of its machine fails."""
         self.workers.remove(worker)

@@ -86,7 +86,7 @@ def _check_footer(findings: Findings, part: Path, record: dict[str, Any]) -> Non
     bounds = record["plan"]["bounds"]
     footer = pq.ParquetFile(part)
     notes = {key.decode(): value.decode() for key, value in (footer.schema_arrow.metadata or {}).items()}
-    findings.require(notes.get("parquetry.job") == record["job"], f"I2: {part.name} says job {notes.get('parquetry.job')}")
+    findings.require(notes.get("parquetry.job") == record["job"], f"I2: {part.name} has the footer of another job")
     findings.require(notes.get("parquetry.shard") == str(index), f"I2: {part.name} has the footer of another shard")
     rows = footer.read(columns=["row"]).column("row").to_pylist()
     findings.require(rows == list(range(bounds[index], bounds[index + 1])), f"I2: {part.name} holds other rows")

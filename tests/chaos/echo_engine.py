@@ -22,8 +22,9 @@ from workers.engine import Engine
 from workers.engine_spec import EngineSpec
 from workers.request import Completion, GenerationRequest
 
-#: rows a step answers at most
+#: what a step may hold: rows, and their price
 BATCH_ROWS = 32
+BATCH_MS = 250.0
 _TOKEN = {word: number for number, word in enumerate(VOCABULARY)}
 
 
@@ -34,7 +35,7 @@ def open_engine(spec: EngineSpec) -> EchoEngine:
 
 
 class EchoEngine(Engine):
-    """Answers in order of arrival, BATCH_ROWS at a time."""
+    """Answers in order of arrival, one small batch a step."""
 
     def __init__(self, log: Path | None, ms_per_row: float) -> None:
         self._log, self._ms_per_row = log, ms_per_row
@@ -46,7 +47,7 @@ class EchoEngine(Engine):
         self._waiting.extend(requests)
 
     def step(self) -> list[Completion]:
-        batch = [self._waiting.popleft() for _ in range(min(BATCH_ROWS, len(self._waiting)))]
+        batch = self._take()
         self._note(batch)
         for request in batch:
             self._obey(request)
@@ -63,6 +64,12 @@ class EchoEngine(Engine):
 
     def describe(self) -> dict[str, str]:
         return {"backend": "echo", "attention": "none", "dtype": "none", "quantization": "none"}
+
+    def _take(self) -> list[GenerationRequest]:
+        batch: list[GenerationRequest] = []
+        while self._waiting and len(batch) < BATCH_ROWS and sum(map(self._price_ms, batch)) < BATCH_MS:
+            batch.append(self._waiting.popleft())
+        return batch
 
     def _answer(self, request: GenerationRequest) -> Completion:
         return Completion(id=request.id, output_ids=request.prompt_ids, finish_reason="stop")

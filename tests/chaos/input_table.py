@@ -1,4 +1,4 @@
-"""The table and the model folder of a chaos job: texts whose echo can be told apart, and a tokenizer that knows them."""
+"""The table and the model folder of a chaos job: texts whose echo can be told apart, and a tokenizer for them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write_table(path: Path, rows: int, spells: Mapping[int, str] | None = None) 
 
 
 def digits(number: int) -> str:
-    """"4 2" for 42: one token a digit."""
+    """ "4 2" for 42: one token a digit."""
     return " ".join(str(number))
 
 

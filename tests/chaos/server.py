@@ -31,6 +31,9 @@ class Server:
 
     def start(self) -> None:
         self._process = Process([find_server(), *self._options()], self.folder / "server.log")
+        self.wait_for_answer()
+
+    def wait_for_answer(self) -> None:
         wait_until(self.answers, 20.0, f"the server on port {self.port} to answer", poll_s=0.01)
 
     def answers(self) -> bool:
@@ -47,6 +50,15 @@ class Server:
 
     def resume(self) -> None:
         self._process.signal(signal.SIGCONT)
+
+    def wait_for_brpop(self, timeout_s: float = 30.0) -> None:
+        """Return when somebody has just begun to wait for a message, so that the next one goes to them."""
+        wait_until(lambda: any(self._fresh_waits()), timeout_s, "somebody to wait in BRPOP", poll_s=0.01)
+
+    def _fresh_waits(self) -> list[bool]:
+        clients = self.client().client_list(_type="normal")
+        # Celery asks anew every second; one that has waited for most of it may give up before the message comes
+        return [client["cmd"] == "brpop" and "b" in client["flags"] and int(client["idle"]) == 0 for client in clients]
 
     def cut_clients(self) -> int:
         """CLIENT KILL of every connection but the one that says so. Returns how many were cut."""

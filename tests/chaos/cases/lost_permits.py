@@ -27,8 +27,7 @@ def _lose_one(arena: Arena, number: int, outcome: Outcome) -> None:
     worker = arena.start_worker(in_flight=1)
     known = arena.server.client().zcard("pq:chaos:workers")
     arena.wait_for_workers(known + 1)
-    # time for Celery to reach its BRPOP
-    time.sleep(2.5)
+    arena.server.wait_for_brpop()
     frozen = worker.freeze()
     job = arena.job(40, 10, name=f"out-{number}")
     time.sleep(0.1)

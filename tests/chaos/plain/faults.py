@@ -45,7 +45,7 @@ def kill_in_brpop(folder: Path, late: bool, seed: int) -> PlainOutcome:
     fleet = PlainFleet(folder, late=late, shards=3, ms_per_row=1, visibility_s=VISIBILITY_S)
     for shard in range(3):
         worker = fleet.start_worker()
-        time.sleep(1.0)
+        fleet.server.wait_for_brpop()
         worker.freeze()
         fleet.submit(shard, shard + 1)
         time.sleep(0.1)
