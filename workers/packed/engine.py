@@ -91,7 +91,7 @@ class PackedEngine(Engine):
         self.runner = ModelRunner(self.model, self.backend, device_lanes, sampler)
         attach_caches(self._layers, NUM_PROBE_BLOCKS, block_size, self.device)
         check_engine(self.model, self.runner)
-        self._undo = speed_up(self.model, self._layers, self.options)
+        self._undo = speed_up(self.model, self.runner, self._layers, self.options)
         num_blocks = plan_num_blocks(self._layers, self.runner, self.options, self.max_model_len)
         attach_caches(self._layers, num_blocks, block_size, self.device)
         self.runner.graphs = capture_graphs(self.runner, self.options, num_blocks)

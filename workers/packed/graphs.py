@@ -61,6 +61,18 @@ class DecodeGraphs:
             self._capture(size, SamplingMode.GREEDY)
         return time.perf_counter() - start
 
+    @torch.inference_mode()
+    def check(self) -> None:
+        """Raise RuntimeError unless a replayed step chooses the tokens that the same step chooses without a graph."""
+        size, tokens = self.sizes[-1], self.runner.lanes.tokens
+        tokens[self.padding_lane] = 1
+        want = self._run(size, SamplingMode.GREEDY)[0].clone()
+        tokens[self.padding_lane] = 1
+        graph, (got, _) = self._graphs[size, SamplingMode.GREEDY]
+        graph.replay()
+        if not torch.equal(got, want):
+            raise RuntimeError("a replayed decode step disagrees with the same step run eagerly")
+
     def takes(self, batch: Batch) -> bool:
         """Whether this batch is decodes alone, and few enough."""
         return not batch.chunks and 0 < len(batch.decode_lanes) < len(self._size_for)

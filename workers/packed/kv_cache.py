@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,18 @@ def attach_caches(layers: Sequence[LayerShape], num_blocks: int, block_size: int
     for layer in layers:
         for name, dim in (("packed_keys", layer.key_dim), ("packed_values", layer.value_dim)):
             shape = (num_blocks + 1, layer.num_kv_heads, block_size, dim)
-            # Zeros, not empty: a masked key still meets a weight of zero, and zero times NaN is NaN.
-            cache = torch.zeros(shape, dtype=layer.dtype, device=device)
-            layer.module.register_buffer(name, cache, persistent=False)
+            layer.module.register_buffer(name, zeros(shape, layer.dtype, device), persistent=False)
+
+
+def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros, not empty: a masked key still meets a weight of zero, and zero times NaN is NaN.
+
+    On a CPU they come from numpy, whose zero pages take no memory until they are written.
+    """
+    if device.type == "cpu":
+        flat = np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
+        return torch.from_numpy(flat).view(dtype).view(shape)
+    return torch.zeros(shape, dtype=dtype, device=device)
 
 
 def detach_caches(layers: Sequence[LayerShape]) -> None:

@@ -129,7 +129,7 @@ class PrefillLaunch(NamedTuple):
     num_stages: int
 
 
-NARROW = PrefillLaunch(128, 64, 8, 3)
+NARROW = PrefillLaunch(64, 32, 4, 4)
 WIDE = PrefillLaunch(32, 32, 4, 2)
 
 

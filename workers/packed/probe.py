@@ -119,6 +119,9 @@ def declared_reason(model: nn.Module) -> str | None:
     config = model.config.get_text_config()
     if getattr(model.config, "is_encoder_decoder", False):
         return "it is an encoder-decoder model"
+    devices = {parameter.device for parameter in model.parameters()}
+    if len(devices) > 1:
+        return f"it is spread over {len(devices)} devices"
     foreign = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     if foreign:
         return f"its layers of type {', '.join(sorted(foreign))} keep state the KV cache cannot hold"

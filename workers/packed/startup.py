@@ -18,19 +18,38 @@ from workers.packed.runner import ModelRunner
 log = logging.getLogger(__name__)
 
 
-def speed_up(model: nn.Module, layers: Sequence[LayerShape], options: PackedOptions) -> Callable[[], None]:
-    """Merge projections and compile the layers, on CUDA and when asked; returns what undoes it."""
-    if model.device.type != "cuda" or not options.compile:
+def speed_up(
+    model: nn.Module, runner: ModelRunner, layers: Sequence[LayerShape], options: PackedOptions
+) -> Callable[[], None]:
+    """Merge projections and compile the layers, on CUDA and when asked; returns what undoes it.
+
+    A model that does not compile runs as it came, with a warning.
+    """
+    quantizer = getattr(model, "hf_quantizer", None)
+    if model.device.type != "cuda" or not options.compile or not getattr(quantizer, "is_compileable", True):
         return lambda: None
     put_back = merge_projections(model)
     count = compile_layers(model, layers)
-    log.info("compiling %d decoder layers", count)
 
     def undo() -> None:
         put_back()
         reset_layers(model, layers)
 
+    try:
+        runner.rehearse(16, 2, 16)
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        undo()
+        log.warning("the decoder layers run uncompiled: %s", first_line(error))
+        return lambda: None
+    log.info("compiled %d decoder layers", count)
     return undo
+
+
+def first_line(error: RuntimeError) -> str:
+    """What the error says, without its traceback."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def capture_graphs(runner: ModelRunner, options: PackedOptions, num_blocks: int) -> DecodeGraphs | None:
@@ -40,10 +59,11 @@ def capture_graphs(runner: ModelRunner, options: PackedOptions, num_blocks: int)
     graphs = DecodeGraphs(runner, options.num_lanes, num_blocks)
     try:
         seconds = graphs.capture_all()
+        graphs.check()
     except torch.cuda.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        log.warning("decode runs without CUDA graphs: %s", str(error).splitlines()[0])
+        log.warning("decode runs without CUDA graphs: %s", first_line(error))
         return None
     torch.cuda.empty_cache()
     log.info("captured %d decode sizes in %.1f s", len(graphs.sizes), seconds)
