@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from workers.packed.probe import check_logits, eager_logits, probe_ids, tolerance
+from workers.packed.probe import check_logits, eager_logits, probe_ids
 from workers.packed.runner import ModelRunner
 from workers.packed.scheduler import Batch, PrefillChunk
 from workers.packed.sequence import Sequence
@@ -22,7 +22,7 @@ def check_engine(model: nn.Module, runner: ModelRunner) -> None:
     want = eager_logits(model, ids)
     for tokens, theirs in zip(ids, want, strict=True):
         mine = paged_logits(runner, probe_sequence(tokens.cpu().numpy(), runner))
-        check_logits(mine, theirs[-NUM_DECODED - 1 :], tolerance(model), "paged logits")
+        check_logits(model, mine, theirs[-NUM_DECODED - 1 :], "paged logits")
 
 
 def probe_sequence(tokens: np.ndarray, runner: ModelRunner) -> Sequence:
