@@ -114,7 +114,10 @@ class EngineChild:
 def _environment(gpus: str | None) -> dict[str, str]:
     """Ours, with our own modules importable and only the engine's GPUs visible."""
     path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
-    return {**os.environ, "PYTHONPATH": path} | ({} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus})
+    # idle OpenMP threads that spin for long starve the others of a shared machine; the default is about 300,000 turns
+    spin = os.environ.get("GOMP_SPINCOUNT", "5000")
+    chosen = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}
+    return {**os.environ, "PYTHONPATH": path, "GOMP_SPINCOUNT": spin, **chosen}
 
 
 def _trimmed_size(log: Path) -> int:

@@ -100,7 +100,8 @@ def _race_kernel(
         low = _mix(tl.load(key).to(tl.uint32) ^ _mix(position))
         high = _mix(tl.load(key + 1).to(tl.uint32) ^ low)
         bits = _mix(_mix(token.to(tl.uint32) ^ low) ^ high)
-        uniform = ((bits >> 8).to(tl.float32) + 0.5) * 5.9604644775390625e-08
+        # as workers.noise: 23 bits and a half, so that it is never 1.0, which is infinite noise
+        uniform = ((bits >> 9).to(tl.float32) + 0.5) * 1.1920928955078125e-07
         x = x - tl.log(-tl.log(uniform))
     x = tl.where(token < vocab, x, float("-inf"))
     best, index = tl.max(x, 0, return_indices=True)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from workers.grammar.bitmask import apply_bitmask
-from workers.packed.race import Draw, race_in_torch, race_on_gpu, request_key
+from workers.noise import request_key
+from workers.packed.race import Draw, race_in_torch, race_on_gpu
 from workers.packed.sequence import Sequence
 from workers.request import SamplingParams
 

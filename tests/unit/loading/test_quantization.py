@@ -7,7 +7,7 @@ import pytest
 from schemas.errors import ExitCode, MissingPackageError, UnsupportedQuantizationError
 from schemas.job import ModelSpec
 from tests.unit.loading.spec_cases import A100, CPU, H100, T4
-from workers.loading import packages
+from workers.loading import packages, precision
 from workers.loading.packages import PACKAGES
 from workers.loading.precision import resolve_dtype
 from workers.loading.quantization import RECIPES, check_options, check_quantization, int8_threshold
@@ -101,5 +101,14 @@ def test_outliers_are_sought_by_the_padded_back_end_alone() -> None:
         ({}, "float8_e4m3fn", "cuda", "float32"),
     ],
 )
-def test_the_dtype_is_resolved(options: dict, stored: str, kind: str, dtype: str) -> None:
+def test_the_dtype_is_resolved(monkeypatch, options: dict, stored: str, kind: str, dtype: str) -> None:
+    monkeypatch.setattr(precision, "cpu_multiplies_bf16", lambda: False)
     assert resolve_dtype(ModelSpec(id="m", **options), {"torch_dtype": stored}, kind) == dtype
+
+
+@pytest.mark.parametrize(
+    ("stored", "dtype"), [("bfloat16", "bfloat16"), ("float16", "float32"), ("float32", "float32")]
+)
+def test_a_cpu_with_bfloat16_products_keeps_bfloat16_weights(monkeypatch, stored: str, dtype: str) -> None:
+    monkeypatch.setattr(precision, "cpu_multiplies_bf16", lambda: True)
+    assert resolve_dtype(ModelSpec(id="m"), {"dtype": stored}, "cpu") == dtype

@@ -13,9 +13,10 @@ if DEVICE == "cpu":
     os.environ.setdefault("TRITON_INTERPRET", "1")
 pytest.importorskip("triton", reason="this build of torch brings no Triton")
 
+from workers.noise import request_key  # noqa: E402
 from workers.packed.attention import AttentionSpec, AttentionStep, PrefillPart  # noqa: E402
 from workers.packed.kernels import TritonBackend  # noqa: E402
-from workers.packed.race import Draw, race_in_torch, race_on_gpu, request_key  # noqa: E402
+from workers.packed.race import Draw, race_in_torch, race_on_gpu  # noqa: E402
 from workers.packed.sdpa import SdpaBackend  # noqa: E402
 
 LENS = [1, 70, 33, 150]

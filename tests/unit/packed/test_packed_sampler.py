@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.packed.race import gumbel_noise, mix, request_key
+from workers.noise import gumbel_noise, mix, request_key
 from workers.packed.sampler import Sampler, SamplingMode, sampling_mode
 from workers.packed.sequence import Sequence
 from workers.packed.threshold import keep_min_p, keep_top_k, keep_top_p
