@@ -17,6 +17,7 @@ from workers.engine_spec import EngineSpec
 from workers.loading.adapters import merge
 from workers.loading.attention_choice import AttentionLimits, use_attention
 from workers.loading.card import cards
+from workers.loading.figures import speed_warning
 from workers.loading.placement import Placement, device_key
 from workers.loading.plan import LoadingPlan
 from workers.loading.quantization import RECIPES, quantization_config
@@ -37,6 +38,9 @@ def load_model(spec: EngineSpec, checkpoint: Checkpoint, auto_class: Any, **opti
     config = AutoConfig.from_pretrained(checkpoint.folder, **_trust())
     limits = AttentionLimits.of(_model_class(auto_class, config), card, plan.dtype(card.kind))
     placement = plan.place(spec.device, devices, limits)
+    warning = None if card.kind == "cpu" else speed_warning(spec.model.quantization, card.name)
+    if warning is not None:
+        log.warning("%s", warning)
     model = _read(plan, placement, auto_class, card.kind, task=spec.task, options=options)
     use_attention(model, spec.model.attention)
     return model.eval().requires_grad_(False)

@@ -1,0 +1,26 @@
+"""Warnings about speed."""
+
+from __future__ import annotations
+
+import pytest
+
+from workers.loading.figures import FIGURES, speed_warning
+from workers.loading.quantization import RECIPES
+
+
+def test_a_slow_choice_is_named_with_its_source() -> None:
+    warning = speed_warning("int8", "NVIDIA A100-SXM4-80GB")
+    assert "0.15 times" in warning and "bitsandbytes issue 181" in warning
+
+
+def test_a_card_without_figures_of_its_own_gets_the_nearest() -> None:
+    assert "on an A100" in speed_warning("int8", "NVIDIA GeForce RTX 5090")
+
+
+@pytest.mark.parametrize("quantization", ["none", "fp8"])
+def test_what_is_not_slower_is_not_warned_about(quantization: str) -> None:
+    assert speed_warning(quantization, "NVIDIA H100 80GB HBM3") is None
+
+
+def test_every_figure_is_of_a_quantization_there_is() -> None:
+    assert {name for figure in FIGURES for name in figure.quantizations} <= RECIPES.keys()

@@ -1,0 +1,43 @@
+"""What quantizations were seen to cost in speed, so that a job can be told before it pays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measurement: tokens per second as a share of those of half-precision weights."""
+
+    quantizations: tuple[str, ...]
+    #: part of the card's name; empty for every card
+    card: str
+    ratio: float
+    #: model and batch it was taken with
+    conditions: str
+    source: str
+
+
+#: the first one that fits a card is the one that counts
+FIGURES = (
+    Figure(("int8",), "A100", 0.15, "LLaMA-7B, small batches", "bitsandbytes issue 181"),
+    Figure(("int8",), "L4", 0.25, "one sequence at a time", "vLLM pull request 44684"),
+    Figure(("nf4", "fp4"), "B200", 0.12, "a 30B mixture of experts, 8 sequences", "unsloth issue 5123"),
+    Figure(("int8",), "", 0.15, "LLaMA-7B on an A100, small batches", "bitsandbytes issue 181"),
+    Figure(("nf4", "fp4"), "", 0.12, "a 30B mixture of experts on a B200, 8 sequences", "unsloth issue 5123"),
+)
+
+
+def speed_warning(quantization: str, card: str) -> str | None:
+    """One sentence when `quantization` was seen to be slower than half precision on `card` (its full name), else None.
+
+    Without a figure of that very card the nearest known one is named as what it is.
+    """
+    for figure in FIGURES:
+        if quantization in figure.quantizations and figure.card in card and figure.ratio < 1:
+            return (
+                f"quantization {quantization} saves memory and costs time: {figure.ratio:.2f} times the tokens per "
+                f"second of half precision were seen with {figure.conditions} ({figure.source}); "
+                "leave model.quantization at none if the model fits"
+            )
+    return None
