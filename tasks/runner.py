@@ -103,7 +103,8 @@ class ShardRunner:
             return self.connect(spec)
         log.warning("job %s: shard %d runs in quarantine", self.claim.job, self.claim.shard)
         failpoint("quarantine")
-        return Sieve(lambda: self.connect(careful(spec)))
+        alone = careful(spec, f"{self.claim.job}/{self.claim.shard}")
+        return Sieve(lambda: self.connect(alone))
 
     def connect(self, spec: EngineSpec) -> EngineClient:
         return EngineClient.connect(self.slot.socket, spec, on_wait=self.lease.check)

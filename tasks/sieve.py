@@ -23,14 +23,17 @@ log = logging.getLogger(__name__)
 PROOFS = 2
 #: loads of the model one attempt may cost
 MAX_DEATHS = 64
-#: a sieve asks for an engine with less in a batch, which nobody else uses at the time: see `careful`
+#: a sieve asks for an engine with less in a batch
 CAREFUL_TOKEN_BUDGET = 4096
 
 
-def careful(spec: EngineSpec) -> EngineSpec:
-    """A spec of its own, so that the supervisor gives the engine to nobody else, and deaths hit no other shard."""
+def careful(spec: EngineSpec, shard: str) -> EngineSpec:
+    """A spec of its own, so that the supervisor gives the engine to nobody else, and deaths hit no other shard.
+
+    Not to another quarantined shard either: what was in flight there would be blamed for this one's rows.
+    """
     budget = (spec.token_budget or 2 * CAREFUL_TOKEN_BUDGET) // 2
-    return spec.model_copy(update={"token_budget": max(budget, 1)})
+    return spec.model_copy(update={"token_budget": max(budget, 1), "reserved_for": shard})
 
 
 class Sieve:

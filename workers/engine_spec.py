@@ -30,6 +30,8 @@ class EngineSpec(BaseModel):
     device: str = "cpu"
     #: tokens one batch may hold, None lets the engine choose
     token_budget: int | None = None
+    #: the one shard that may use the engine; None shares it among all that need the same model
+    reserved_for: str | None = None
 
     @classmethod
     def of(cls, record: JobRecord, *, device: str = "cpu") -> EngineSpec:
