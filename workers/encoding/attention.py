@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface
 
-from workers.encoding.tiles import TILE_ROWS
+from workers.encoding.tiles import TileShape
 
 IMPLEMENTATION = "parquetry_encoder"
 #: tokens of the longest row up to which our kernel beats the general flash attention
@@ -31,8 +31,9 @@ class Segments:
     #: (count, length) of neighbouring rows that are equally long
     runs: list[tuple[int, int]]
     #: (num_tiles, 3) int32 and (1,) int32 on the device, see `tiles`
-    table: Tensor | None = None
-    num_tiles: Tensor | None = None
+    table: Tensor
+    num_tiles: Tensor
+    tile: TileShape
 
 
 class _Current:
@@ -124,8 +125,7 @@ def _attend_tiles(
 ) -> Tensor:
     from workers.encoding.triton_varlen import varlen_attention
 
-    assert segments.table is not None and segments.num_tiles is not None
-    return varlen_attention(q, k, v, segments.table, segments.num_tiles, scale, window, causal, rows=TILE_ROWS)
+    return varlen_attention(q, k, v, segments.table, segments.num_tiles, segments.tile, scale, window, causal)
 
 
 def _attend_flash(

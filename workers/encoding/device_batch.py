@@ -10,7 +10,7 @@ from torch import Tensor
 
 from workers.encoding.attention import Segments
 from workers.encoding.batch import PackedBatch
-from workers.encoding.tiles import TILE_ROWS, tiles
+from workers.encoding.tiles import TileShape, tile_shape, tiles
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Layout:
 
     num_tokens: int
     num_tiles: int
+    tile: TileShape
 
     @property
     def sizes(self) -> list[int]:
@@ -27,7 +28,7 @@ class Layout:
 
     def host(self, batch: PackedBatch, position_start: int) -> np.ndarray:
         """(sum of sizes,) int32; what the batch leaves free is 0."""
-        table = tiles(batch.cu_seqlens, TILE_ROWS)
+        table = tiles(batch.cu_seqlens, self.tile.rows)
         types = batch.token_type_ids if batch.token_type_ids is not None else _NONE
         parts = [batch.input_ids, batch.positions(position_start), types, table.reshape(-1), [len(table)]]
         buffer, start = np.zeros(sum(self.sizes), np.int32), 0
@@ -44,7 +45,7 @@ class Layout:
             ids.long()[None],
             positions.long()[None],
             types.long()[None],
-            Segments(segments.cu_seqlens, segments.max_seqlen, segments.runs, tile_table, count),
+            Segments(segments.cu_seqlens, segments.max_seqlen, segments.runs, tile_table, count, self.tile),
         )
 
 
@@ -72,7 +73,8 @@ class DeviceBatch:
 
 def layout_of(batch: PackedBatch) -> Layout:
     """The layout without free space."""
-    return Layout(batch.num_tokens, int((-(-batch.lens // TILE_ROWS)).sum()))
+    tile = tile_shape(batch.max_seqlen)
+    return Layout(batch.num_tokens, int((-(-batch.lens // tile.rows)).sum()), tile)
 
 
 def upload(array: np.ndarray, device: torch.device) -> Tensor:

@@ -13,7 +13,7 @@ from workers.encoding.attention import LONGEST_TILED, serves_tiles
 from workers.encoding.batch import PackedBatch
 from workers.encoding.body import PackedBody
 from workers.encoding.device_batch import HostSegments, Layout, upload
-from workers.encoding.tiles import TILE_ROWS
+from workers.encoding.tiles import tile_shape
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class BodyGraphs:
         self._body = body
         self._sizes = [budget * (step + 1) // _NUM_SIZES for step in range(_NUM_SIZES)]
         self._head_dim = head_dim
-        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
+        self._graphs: dict[Layout, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
         self._pool = torch.cuda.graph_pool_handle()
 
     def num_free(self, batch: PackedBatch) -> int:
@@ -52,17 +52,18 @@ class BodyGraphs:
         """As the body's own call; the hidden states are a view of graph memory."""
         size = self._size(batch)
         segments = self._body.segments(batch)
-        values = _layout(size).host(batch, self._body.position_start)
-        if size not in self._graphs:
-            self._capture(size, values, segments, batch)
-        graph, buffer, hidden = self._graphs[size]
+        layout = _layout(size, batch)
+        values = layout.host(batch, self._body.position_start)
+        if layout not in self._graphs:
+            self._capture(layout, values, segments, batch)
+        graph, buffer, hidden = self._graphs[layout]
         buffer.copy_(torch.from_numpy(values).pin_memory(), non_blocking=True)
         graph.replay()
         return hidden[: batch.num_tokens], segments.cu_seqlens
 
-    def _capture(self, size: int, values: np.ndarray, segments: HostSegments, batch: PackedBatch) -> None:
+    def _capture(self, layout: Layout, values: np.ndarray, segments: HostSegments, batch: PackedBatch) -> None:
         """Run once to compile and to have something to compare with, then capture and compare."""
-        layout, buffer = _layout(size), upload(values, self._body.device)
+        buffer = upload(values, self._body.device)
         # the kernel reads the rows from the tile table, so the graph must not depend on this batch's longest row
         segments = HostSegments(segments.cu_seqlens, LONGEST_TILED, [])
         stream = torch.cuda.Stream()
@@ -75,11 +76,13 @@ class BodyGraphs:
             hidden = self._body.forward(layout.split(buffer, segments))
         graph.replay()
         _require_equal(hidden[: batch.num_tokens], expected[: batch.num_tokens])
-        self._graphs[size] = (graph, buffer, hidden)
+        self._graphs[layout] = (graph, buffer, hidden)
 
 
-def _layout(size: int) -> Layout:
-    return Layout(size, size // TILE_ROWS + size // _MEAN_ROW)
+def _layout(size: int, batch: PackedBatch) -> Layout:
+    """Room for `size` tokens in the shape of tile that suits the batch."""
+    tile = tile_shape(batch.max_seqlen)
+    return Layout(size, size // tile.rows + size // _MEAN_ROW, tile)
 
 
 def _require_equal(found: Tensor, expected: Tensor) -> None:

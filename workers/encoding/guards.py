@@ -44,7 +44,7 @@ def _device_reason(model: PreTrainedModel) -> str | None:
     if head_dim % 8 or head_dim > 256:
         return f"the varlen kernels take head sizes in steps of 8 up to 256, not {head_dim}"
     grouped = getattr(config, "num_key_value_heads", None) not in (None, config.num_attention_heads)
-    if model.dtype == torch.float32 and (grouped or _window(model)):
+    if model.dtype == torch.float32 and (grouped or local_window(model)):
         return "float32 on a GPU packs neither sliding windows nor grouped heads; choose bfloat16 or float16"
     return None
 
@@ -73,9 +73,14 @@ def check_packed(model: PreTrainedModel, body: Body) -> None:
     _require(_error(packed, own), TOLERANCE[model.dtype], "packed rows differ from rows alone")
 
 
-def require_unchanged(model: PreTrainedModel, body: Body, change: Callable[[], object]) -> None:
-    """Make a change that must not move packed hidden states beyond rounding. Raises EngineRefusedError."""
-    batch = pack(_probes(model)[0])
+def require_unchanged(model: PreTrainedModel, body: Body, budget: int, change: Callable[[], object]) -> None:
+    """Make a change that must not move packed hidden states beyond rounding. Raises EngineRefusedError.
+
+    The batch is a full one: a compiler tunes its kernels for the first number of tokens it meets.
+    """
+    probes = _probes(model)[0]
+    num_tokens = sum(len(request.token_ids) for request in probes)
+    batch = pack(probes * max(1, budget // num_tokens))
     with torch.inference_mode():
         before = body(batch)[0].float()
         change()
@@ -110,7 +115,7 @@ def _own_attention(model: PreTrainedModel, requests: list[EncodeRequest]) -> Ten
 
 def _probes(model: PreTrainedModel) -> tuple[list[EncodeRequest], list[EncodeRequest]]:
     """Two batches of the same lengths that share their first row; it outgrows the local window, if there is one."""
-    window = _window(model)
+    window = local_window(model)
     longest = 12 + (2 * window if window <= _PROBED_WINDOW else 0)
     longest = min(longest, max_row_tokens(model.config) or longest)
     lens = [longest, max(1, longest - 3), max(1, longest // 2)]
@@ -122,7 +127,7 @@ def _probes(model: PreTrainedModel) -> tuple[list[EncodeRequest], list[EncodeReq
     return requests[:3], [requests[0], *requests[3:]]
 
 
-def _window(model: PreTrainedModel) -> int:
+def local_window(model: PreTrainedModel) -> int:
     """Tokens a local layer sees to each side; 0 when all layers see everything."""
     kinds = getattr(model.config, "layer_types", None) or []
     window = getattr(model.config, "sliding_window", None) or 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,8 @@ class OwnHead:
     positions) it does to the right vector.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, gather: Callable[[Tensor, Tensor, Mode], Tensor] = pool) -> None:
+        self._gather = gather
         self._call_pooler = _pooler_call(model.base_model)
         self.mode: Mode = _row_vector(model)
         #: EuroBERT's late pooling: logits of every token, then their mean
@@ -47,8 +49,8 @@ class OwnHead:
     def __call__(self, hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
         """hidden (num_tokens, dim); returns (num_rows, num_labels) logits, float32."""
         if self._is_late:
-            return pool(self._logits(hidden[:, None]), cu_seqlens, "mean")
-        return self._logits(pool(hidden, cu_seqlens, self.mode)[:, None])
+            return self._gather(self._logits(hidden[:, None]), cu_seqlens, "mean")
+        return self._logits(self._gather(hidden, cu_seqlens, self.mode)[:, None])
 
     def _logits(self, rows: Tensor) -> Tensor:
         """rows (num_rows, 1, dim)."""

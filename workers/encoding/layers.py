@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 
@@ -22,3 +22,9 @@ def compile_layers(model: PreTrainedModel) -> bool:
     for layer in [*layers, *([embeddings] if layers and embeddings is not None else [])]:
         layer.compile(dynamic=True)
     return bool(layers)
+
+
+def block_weights(model: PreTrainedModel) -> list[Tensor]:
+    """The matrices (out, in) that one block multiplies its tokens with; [] when there is no list of blocks."""
+    blocks = layers_of(model)
+    return [parameter for parameter in blocks[0].parameters() if parameter.ndim == 2] if blocks else []

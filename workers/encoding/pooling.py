@@ -35,7 +35,8 @@ def pool_padded(hidden: Tensor, attention_mask: Tensor, mode: Mode) -> Tensor:
         return hidden[:, 0]
     lens = attention_mask.sum(1)
     if mode == "last":
-        return hidden[torch.arange(len(hidden), device=hidden.device), lens - 1]
+        at = (lens - 1)[:, None, None].expand(-1, 1, hidden.shape[2])
+        return hidden.gather(1, at)[:, 0]
     real = attention_mask[..., None].bool()
     if mode == "mean":
         sums = torch.where(real, hidden.float(), 0.0).sum(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from schemas.errors import EngineRefusedError
 from schemas.job import Task
 from workers.encoding.attention import attention_name
 from workers.encoding.batch import PackedBatch, pack
@@ -19,12 +21,15 @@ from workers.encoding.fused import fuse
 from workers.encoding.graphs import BodyGraphs
 from workers.encoding.guards import require_unchanged, unsupported_reason
 from workers.encoding.heads import OwnHead
-from workers.encoding.layers import compile_layers
+from workers.encoding.layers import block_weights, compile_layers
 from workers.encoding.pooling import Mode, normalized, pool
 from workers.encoding.queue import packed_cost
 from workers.encoding.queued import BatchTooLargeError, QueuedEncoder
-from workers.encoding.scores import activation_of, scores
+from workers.encoding.tuning import best_num_tokens
+from workers.heads import choose_activation, label_scores
 from workers.request import EncodeRequest
+
+log = logging.getLogger(__name__)
 
 #: tokens of a batch: enough to fill a GPU's matrix units; what stays in a CPU's caches
 DEFAULT_BUDGET = {"cuda": 65_536, "cpu": 4_096}
@@ -62,7 +67,7 @@ class PackedEncoder(QueuedEncoder):
         self._quantization = quantization
         self._body = PackedBody.checked(model)
         self._head = None if task.task == "embed" else OwnHead(model)
-        self._activation = activation_of(task.task, model.config.to_dict(), model.config.num_labels)
+        self._activation = None if task.task == "embed" else choose_activation(model.config, task.task)
         self._graphs = self._accelerate(model) if compile and self._is_half_on_gpu else None
 
     @property
@@ -71,8 +76,10 @@ class PackedEncoder(QueuedEncoder):
 
     def _accelerate(self, model: PreTrainedModel) -> BodyGraphs | None:
         """Larger kernels, compiled blocks, captured batches."""
-        require_unchanged(model, self._body, lambda: fuse(model))
-        require_unchanged(model, self._body, lambda: compile_layers(model))
+        budget = self._queue.budget
+        require_unchanged(model, self._body, budget, lambda: fuse(model))
+        require_unchanged(model, self._body, budget, lambda: compile_layers(model))
+        self._queue.budget = best_num_tokens(block_weights(model), budget)
         return BodyGraphs(self._body, self._queue.budget, head_dim_of(model.config))
 
     def launch(self, requests: list[EncodeRequest]) -> _Values:
@@ -85,21 +92,26 @@ class PackedEncoder(QueuedEncoder):
             raise BatchTooLargeError from error
 
     def collect(self, handle: _Values) -> np.ndarray:
-        values = handle.wait()
-        return values if self.task.task == "embed" else scores(values, self._activation)
+        return handle.wait()
 
     def _values(self, batch: PackedBatch) -> Tensor:
         hidden, cu_seqlens = self._hidden(batch)
         if self._head is not None:
-            return self._head(hidden, cu_seqlens)
+            return label_scores(self._head(hidden, cu_seqlens), self._activation)
         vectors = pool(hidden, cu_seqlens, self.task.pooling)
         return normalized(vectors) if self.task.normalize else vectors.float()
 
     def _hidden(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         if self._graphs is None or not self._graphs.takes(batch):
             return self._body(batch)
+        try:
+            hidden = self._graphs(batch)
+        except EngineRefusedError as error:
+            log.warning("batches are not captured from here on: %s", error)
+            self._graphs = None
+            return self._body(batch)
         self.count_padding(self._graphs.num_free(batch))
-        return self._graphs(batch)
+        return hidden
 
     def describe(self) -> dict[str, str]:
         return {

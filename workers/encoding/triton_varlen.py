@@ -7,8 +7,45 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from workers.encoding.tiles import TileShape
+
 #: programs a multiprocessor keeps in flight; each walks over many tiles
 _PROGRAMS_PER_CORE = 8
+
+
+@triton.jit
+def _visit(
+    q, query, top, total, acc, k_ptr, v_ptr, k_stride, v_stride, key_start, stop, at, scale,
+    dim: tl.constexpr, keys: tl.constexpr, window: tl.constexpr, causal: tl.constexpr, masked: tl.constexpr,
+    precision: tl.constexpr,
+):  # fmt: skip
+    """One block of keys into the running softmax; `masked` False promises that every query sees every key of it."""
+    key = key_start + tl.arange(0, keys)
+    k_at = key.to(tl.int64)[None, :] * k_stride + at[:, None]
+    v_at = key.to(tl.int64)[:, None] * v_stride + at[None, :]
+    if masked:
+        k = tl.load(k_ptr + k_at, mask=(key < stop)[None, :] & (at < dim)[:, None], other=0.0)
+        v = tl.load(v_ptr + v_at, mask=(key < stop)[:, None] & (at < dim)[None, :], other=0.0)
+    else:
+        k = tl.load(k_ptr + k_at, mask=(at < dim)[:, None], other=0.0)
+        v = tl.load(v_ptr + v_at, mask=(at < dim)[None, :], other=0.0)
+    # scale holds log2(e), so that exp2 serves as exp
+    scores = tl.dot(q, k, input_precision=precision) * scale
+    if masked:
+        seen = (key < stop)[None, :]
+        if causal:
+            seen = seen & (key[None, :] <= query[:, None])
+        if window > 0:
+            seen = seen & (key[None, :] - query[:, None] < window) & (query[:, None] - key[None, :] < window)
+        scores = tl.where(seen, scores, float("-inf"))
+    new_top = tl.maximum(top, tl.max(scores, 1))
+    # a query that has seen no key yet must not make NaN of -inf - -inf
+    safe = tl.where(new_top == float("-inf"), 0.0, new_top) if masked else new_top
+    weights = tl.exp2(scores - safe[:, None])
+    fade = tl.exp2(top - safe)
+    total = total * fade + tl.sum(weights, 1)
+    acc = acc * fade[:, None] + tl.dot(weights.to(v.dtype), v, input_precision=precision)
+    return new_top, total, acc
 
 
 @triton.jit
@@ -29,48 +66,41 @@ def _varlen_kernel(
         q_at = query.to(tl.int64)[:, None] * q_stride + head * q_head_stride + at[None, :]
         q_mask = (query < end)[:, None] & (at < dim)[None, :]
         q = tl.load(q_ptr + q_at, mask=q_mask, other=0.0)
+        k_head, v_head = k_ptr + (head // group) * k_head_stride, v_ptr + (head // group) * v_head_stride
+        top = tl.full([rows], float("-inf"), tl.float32)
+        total = tl.zeros([rows], tl.float32)
+        acc = tl.zeros([rows, dim_pad], tl.float32)
         start, stop = begin, end
         if window > 0:
             start = tl.maximum(begin, first - window + 1)
             stop = tl.minimum(end, first + rows + window - 1)
         if causal:
             stop = tl.minimum(stop, first + rows)
-        top = tl.full([rows], float("-inf"), tl.float32)
-        total = tl.zeros([rows], tl.float32)
-        acc = tl.zeros([rows, dim_pad], tl.float32)
-        for key_start in range(start, stop, keys):
-            key = key_start + tl.arange(0, keys)
-            k_at = key.to(tl.int64)[None, :] * k_stride + (head // group) * k_head_stride + at[:, None]
-            v_at = key.to(tl.int64)[:, None] * v_stride + (head // group) * v_head_stride + at[None, :]
-            k = tl.load(k_ptr + k_at, mask=(key < stop)[None, :] & (at < dim)[:, None], other=0.0)
-            v = tl.load(v_ptr + v_at, mask=(key < stop)[:, None] & (at < dim)[None, :], other=0.0)
-            # scale holds log2(e), so that exp2 serves as exp
-            scores = tl.dot(q, k, input_precision=precision) * scale
-            seen = (key < stop)[None, :]
-            if causal:
-                seen = seen & (key[None, :] <= query[:, None])
-            if window > 0:
-                seen = seen & (key[None, :] - query[:, None] < window) & (query[:, None] - key[None, :] < window)
-            scores = tl.where(seen, scores, float("-inf"))
-            new_top = tl.maximum(top, tl.max(scores, 1))
-            # a query that has seen no key yet must not make NaN of -inf - -inf
-            safe = tl.where(new_top == float("-inf"), 0.0, new_top)
-            weights = tl.exp2(scores - safe[:, None])
-            fade = tl.exp2(top - safe)
-            total = total * fade + tl.sum(weights, 1)
-            acc = acc * fade[:, None] + tl.dot(weights.to(v.dtype), v, input_precision=precision)
-            top = new_top
+        # [start, plain) needs no mask, [plain, stop) does
+        plain = start
+        if window == 0 and not causal:
+            plain = start + (stop - start) // keys * keys
+        for key_start in range(start, plain, keys):
+            top, total, acc = _visit(
+                q, query, top, total, acc, k_head, v_head, k_stride, v_stride, key_start, stop, at, scale,
+                dim, keys, window, causal, False, precision,
+            )  # fmt: skip
+        for key_start in range(plain, stop, keys):
+            top, total, acc = _visit(
+                q, query, top, total, acc, k_head, v_head, k_stride, v_stride, key_start, stop, at, scale,
+                dim, keys, window, causal, True, precision,
+            )  # fmt: skip
         out_at = (query.to(tl.int64)[:, None] * num_heads + head) * dim + at[None, :]
         tl.store(out_ptr + out_at, (acc / total[:, None]).to(out_ptr.dtype.element_ty), mask=q_mask)
 
 
 def varlen_attention(
-    q: Tensor, k: Tensor, v: Tensor, table: Tensor, count: Tensor, scale: float, window: int, causal: bool,
-    *, rows: int = 64, keys: int = 64, num_warps: int = 4, num_stages: int = 2,
+    q: Tensor, k: Tensor, v: Tensor, table: Tensor, count: Tensor, shape: TileShape,
+    scale: float, window: int, causal: bool,
 ) -> Tensor:  # fmt: skip
     """q (num_tokens, heads, dim), k and v (num_tokens, kv_heads, dim), last dimension contiguous; returns q's shape.
 
-    `table` holds the `tiles(cu_seqlens, rows)` of workers.encoding.tiles. It may be longer than the `count` (1,) int32
+    `table` holds the `tiles(cu_seqlens, shape.rows)`. It may be longer than the `count` (1,) int32
     tiles in use, so one captured launch serves every batch. Tokens in no tile are left as they were allocated.
     """
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
@@ -79,8 +109,9 @@ def varlen_attention(
         q, k, v, out, table, count,
         q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1), scale * 1.4426950408889634,
         num_heads=heads, group=heads // k.shape[1], dim=dim, dim_pad=max(16, triton.next_power_of_2(dim)),
-        rows=rows, keys=keys, window=window, causal=causal,
-        precision="ieee" if q.dtype == torch.float32 else "tf32", num_warps=num_warps, num_stages=num_stages,
+        rows=shape.rows, keys=shape.keys, window=window, causal=causal,
+        precision="ieee" if q.dtype == torch.float32 else "tf32",
+        num_warps=shape.num_warps, num_stages=shape.num_stages,
     )  # fmt: skip
     return out
 

@@ -1,0 +1,122 @@
+"""ONNX Runtime on CUDA over packed batches: our export, inputs and outputs bound in device memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workers.encoding.batch import pack
+from workers.encoding.export import describe
+from workers.encoding.onnx_file import OnnxFile
+from workers.encoding.onnx_inputs import packed_feeds
+from workers.encoding.onnx_probe import Probe
+from workers.encoding.ort_padded import OrtOptions
+from workers.encoding.providers import PROVIDERS, open_session, runtime
+from workers.encoding.queue import packed_cost
+from workers.encoding.queued import BatchTooLargeError, QueuedEncoder
+from workers.request import EncodeRequest
+
+DEFAULT_BUDGET = 32_768
+#: share of the free device memory that the runtime's arena may take
+_ARENA_SHARE = 0.8
+_NUMPY = {torch.int64: np.int64, torch.int32: np.int32, torch.float32: np.float32}
+
+
+class OrtPackedEncoder(QueuedEncoder):
+    """Engine over a packed export. The session computes on torch's stream, so nothing waits between batches."""
+
+    depth = 2
+
+    def __init__(self, path: Path, options: OrtOptions, device: str, about: dict[str, str] | None = None) -> None:
+        super().__init__(options.limits, options.token_budget or DEFAULT_BUDGET, packed_cost)
+        self._file, facts = OnnxFile.open(path), describe(path)
+        self._options, self._about = options, about or {}
+        self._position_start = int(facts["position_start"])
+        self._dim = int(facts["hidden_size"] if options.vectors.task == "embed" else facts["num_labels"])
+        self._device = torch.device(device)
+        self._stream = torch.cuda.Stream(self._device)
+        self._session = open_session(path, PROVIDERS["cuda"], self._provider_options())
+        self._run_options = runtime().RunOptions()
+        # the event behind the output copy is waited for instead
+        self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        self._warm_up()
+
+    def _provider_options(self) -> dict[str, Any]:
+        free, _ = torch.cuda.mem_get_info(self._device)
+        return {
+            "device_id": self._device.index or 0,
+            "user_compute_stream": str(self._stream.cuda_stream),
+            # the default doubles whenever a new shape does not fit, and never gives back
+            "arena_extend_strategy": "kSameAsRequested",
+            "gpu_mem_limit": int(free * _ARENA_SHARE),
+        }
+
+    def _warm_up(self) -> None:
+        """Check the answers, then let the arena take what the largest batch needs, so that later shapes fit into it."""
+        probe = Probe.load(self._file.path.parent)
+        if probe is not None:
+            probe.check(self._launch(probe.requests).wait(), self._options.precision)
+        length = min(self._options.limits.max_tokens or 512, 512)
+        rows = [EncodeRequest(id=0, token_ids=np.ones(length, np.int32))] * max(1, self._queue.budget // length)
+        self._launch(rows).wait()
+
+    def launch(self, requests: list[EncodeRequest]) -> _Bound:
+        try:
+            return self._launch(requests)
+        except runtime().capi.onnxruntime_pybind11_state.RuntimeException as error:
+            if "memory" not in str(error).lower():
+                raise
+            raise BatchTooLargeError from error
+
+    def _launch(self, requests: list[EncodeRequest]) -> _Bound:
+        batch = pack(requests, with_types="token_type_ids" in self._file.inputs)
+        with torch.cuda.stream(self._stream):
+            inputs = {
+                name: torch.from_numpy(np.ascontiguousarray(x)).pin_memory().to(self._device, non_blocking=True)
+                for name, x in packed_feeds(batch, self._position_start).items()
+            }
+            output = torch.empty(batch.num_rows, self._dim, device=self._device)
+            self._session.run_with_iobinding(self._bind(inputs, output), self._run_options)
+            return _Bound(inputs, output)
+
+    def _bind(self, inputs: dict[str, Tensor], output: Tensor) -> Any:
+        binding, index = self._session.io_binding(), self._device.index or 0
+        for name, x in inputs.items():
+            binding.bind_input(name, "cuda", index, _NUMPY[x.dtype], tuple(x.shape), x.data_ptr())
+        name = self._session.get_outputs()[0].name
+        binding.bind_output(name, "cuda", index, np.float32, tuple(output.shape), output.data_ptr())
+        return binding
+
+    def collect(self, handle: _Bound) -> np.ndarray:
+        return self._options.vectors.finish(handle.wait())
+
+    def describe(self) -> dict[str, str]:
+        return {
+            "backend": "onnxruntime",
+            "provider": PROVIDERS["cuda"],
+            "form": "packed",
+            "attention": "PackedMultiHeadAttention",
+            "dtype": self._options.precision,
+            "onnxruntime": runtime().__version__,
+            **self._about,
+        }
+
+
+class _Bound:
+    """A batch's tensors, kept until its output is on the host."""
+
+    def __init__(self, inputs: dict[str, Tensor], output: Tensor) -> None:
+        self._inputs = inputs
+        self._host = torch.empty(output.shape, pin_memory=True)
+        self._host.copy_(output, non_blocking=True)
+        self._event = torch.cuda.Event()
+        self._event.record()
+
+    def wait(self) -> np.ndarray:
+        """(num_rows, dim) float32."""
+        self._event.synchronize()
+        return self._host.numpy()

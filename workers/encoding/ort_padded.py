@@ -1,0 +1,89 @@
+"""ONNX Runtime over length-sorted padded batches: every provider, and files we did not export."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from schemas.errors import UnsupportedOptionError
+from workers.encoding.batch import pad
+from workers.encoding.onnx_file import OnnxFile
+from workers.encoding.onnx_inputs import padded_feeds
+from workers.encoding.onnx_probe import Probe
+from workers.encoding.providers import open_session, runtime
+from workers.encoding.queue import padded_cost
+from workers.encoding.queued import BatchTooLargeError, QueuedEncoder
+from workers.encoding.rows import RowLimits
+from workers.encoding.vectors import Vectors
+from workers.request import EncodeRequest
+
+#: slots of a batch: what stays in a CPU's caches; enough to fill a GPU
+DEFAULT_BUDGET = {"cpu": 4_096, "other": 32_768}
+_KNOWN_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrtOptions:
+    """What both ONNX Runtime engines need to know besides the file."""
+
+    limits: RowLimits
+    vectors: Vectors
+    #: full name such as CPUExecutionProvider
+    provider: str = "CPUExecutionProvider"
+    pad_id: int = 0
+    token_budget: int | None = None
+    #: float32, float16 or int8, for provenance and for how exact answers must be
+    precision: str = "float32"
+
+
+class OrtPaddedEncoder(QueuedEncoder):
+    """Engine over an ONNX file with inputs input_ids, attention_mask and maybe token_type_ids."""
+
+    def __init__(self, path: Path, options: OrtOptions, about: dict[str, str] | None = None) -> None:
+        kind = "cpu" if options.provider == "CPUExecutionProvider" else "other"
+        super().__init__(options.limits, options.token_budget or DEFAULT_BUDGET[kind], padded_cost)
+        self._file = OnnxFile.open(path)
+        unknown = set(self._file.inputs) - _KNOWN_INPUTS
+        if unknown or "input_ids" not in self._file.inputs:
+            reason = (
+                f"its inputs are {', '.join(self._file.inputs)}; export it for feature extraction or classification"
+            )
+            raise UnsupportedOptionError(option=f"the ONNX file {path}", reason=reason)
+        self._options, self._about = options, about or {}
+        self._session = open_session(path, options.provider)
+        self._output = options.vectors.choose_output([output.name for output in self._session.get_outputs()])
+        probe = Probe.load(path.parent)
+        if probe is not None:
+            probe.check(self._run(probe.requests), options.precision)
+
+    def launch(self, requests: list[EncodeRequest]) -> np.ndarray:
+        try:
+            return self._options.vectors.finish(self._run(requests))
+        except runtime().capi.onnxruntime_pybind11_state.RuntimeException as error:
+            if "memory" not in str(error).lower():
+                raise
+            raise BatchTooLargeError from error
+
+    def collect(self, handle: np.ndarray) -> np.ndarray:
+        return handle
+
+    def _run(self, requests: list[EncodeRequest]) -> np.ndarray:
+        """(num_rows, num_labels) logits or (num_rows, dim) pooled vectors, float32."""
+        batch = pad(requests, self._options.pad_id, with_types="token_type_ids" in self._file.inputs)
+        feeds: dict[str, Any] = {name: x for name, x in padded_feeds(batch).items() if name in self._file.inputs}
+        self.count_padding(batch.num_padding)
+        values = self._session.run([self._output], feeds)[0].astype(np.float32, copy=False)
+        return values if values.ndim == 2 else self._options.vectors.pool(values, batch.lens)
+
+    def describe(self) -> dict[str, str]:
+        return {
+            "backend": "onnxruntime",
+            "provider": self._options.provider,
+            "form": "padded, sorted by length",
+            "dtype": self._options.precision,
+            "onnxruntime": runtime().__version__,
+            **self._about,
+        }

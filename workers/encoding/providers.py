@@ -1,0 +1,68 @@
+"""Execution providers of the installed ONNX Runtime, and sessions on them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from schemas.errors import MissingPackageError, UnsupportedOptionError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+#: short names; ROCm's own provider was dropped by ONNX Runtime, AMD cards run through MIGraphX
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "migraphx": "MIGraphXExecutionProvider",
+    "rocm": "ROCMExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+}
+
+
+def runtime() -> Any:
+    """The onnxruntime module. Raises MissingPackageError."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingPackageError(
+            feature="model.backend onnxruntime", package="onnxruntime", install="parquetry[onnx]"
+        ) from None
+    return onnxruntime
+
+
+def provider_name(name: str, device: str) -> str:
+    """Full name of provider `name` ("auto": by device). Raises UnsupportedOptionError when this build lacks it."""
+    short = ("cpu" if device == "cpu" else "cuda") if name == "auto" else name.lower()
+    full = PROVIDERS.get(short, name)
+    available = runtime().get_available_providers()
+    if full not in available:
+        reason = f"the onnxruntime installed here has only {', '.join(available)}"
+        if short == "cuda":
+            reason += "; install parquetry[onnx-gpu] in place of parquetry[onnx]"
+        raise UnsupportedOptionError(option=f"ONNX Runtime provider {short}", reason=reason)
+    return full
+
+
+def open_session(path: Path, provider: str, options: dict[str, Any] | None = None) -> onnxruntime.InferenceSession:
+    """A session whose every node runs on `provider`, or on the CPU where the provider lacks it."""
+    ort = runtime()
+    if provider == PROVIDERS["cuda"]:
+        ort.preload_dlls()
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 3
+    settings.intra_op_num_threads = num_cores()
+    settings.inter_op_num_threads = 1
+    session = ort.InferenceSession(str(path), settings, providers=[(provider, options or {})])
+    if provider not in session.get_providers():
+        # the runtime falls back to the CPU in silence when a driver or library is missing
+        reason = "it is built in but did not start; its driver or libraries are missing on this machine"
+        raise UnsupportedOptionError(option=f"ONNX Runtime provider {provider}", reason=reason)
+    return session
+
+
+def num_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,57 @@
+"""What ONNX outputs become on the host: scores of labels, or pooled vectors. numpy only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from schemas.errors import UnsupportedOptionError
+from schemas.job import Task
+from workers.encoding.scores import Activation, scores
+
+#: names that exporters give the outputs, the most finished one first
+_OUTPUTS = {
+    "embed": ("sentence_embedding", "last_hidden_state", "token_embeddings"),
+    "classify": ("logits",),
+    "score": ("logits",),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vectors:
+    """How the values of a task are made of a graph's output."""
+
+    task: Task
+    activation: Activation = "none"
+    #: for embeddings: cls, mean, last or max
+    pooling: str = "mean"
+    normalize: bool = True
+
+    def choose_output(self, names: Sequence[str]) -> str:
+        """The output to ask for. Raises UnsupportedOptionError when the graph computes something else."""
+        found = next((name for name in _OUTPUTS[self.task] if name in names), None)
+        if found is None:
+            reason = f"its outputs are {', '.join(names)}, of which none serves task {self.task}"
+            raise UnsupportedOptionError(option="the ONNX file", reason=reason)
+        return found
+
+    def finish(self, values: np.ndarray) -> np.ndarray:
+        """(num_rows, num_labels) logits to scores, or (num_rows, dim) vectors to length one if asked for."""
+        if self.task != "embed":
+            return scores(values, self.activation)
+        if not self.normalize:
+            return values
+        return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
+
+    def pool(self, hidden: np.ndarray, lens: np.ndarray) -> np.ndarray:
+        """hidden (num_rows, max_seqlen, dim), right padding; (num_rows, dim)."""
+        if self.pooling == "cls":
+            return hidden[:, 0]
+        if self.pooling == "last":
+            return hidden[np.arange(len(hidden)), lens - 1]
+        real = (np.arange(hidden.shape[1])[None, :] < lens[:, None])[..., None]
+        if self.pooling == "mean":
+            return np.where(real, hidden, 0).sum(1) / lens[:, None].astype(hidden.dtype)
+        return np.where(real, hidden, -np.inf).max(1)
