@@ -170,7 +170,8 @@ class Scheduler:
 
     def _try_admit(self) -> Sequence | None:
         """Move the first waiting sequence to a lane with all blocks of its known tokens, if there is room."""
-        if not self.waiting or not self.lanes.num_free:
+        # A budget that shrank below the number of lanes bounds how many may decode at once.
+        if not self.waiting or not self.lanes.num_free or len(self.running) >= self.token_budget:
             return None
         sequence = self.waiting[0]
         cached = self._cached_blocks(sequence)

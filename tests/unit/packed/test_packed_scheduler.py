@@ -45,6 +45,18 @@ def test_a_prompt_is_not_cut_for_less_than_half_a_step() -> None:
     assert [shape(scheduler.schedule()) for _ in range(2)] == [(0, [(0, 10)]), (1, [(0, 7)])]
 
 
+def test_a_shrunken_budget_bounds_the_decodes() -> None:
+    scheduler = make_scheduler(token_budget=8)
+    for first in range(100, 105):
+        scheduler.add(make_sequence(4, first=first))
+    scheduler.schedule()
+    scheduler.preempt_all()
+    scheduler.token_budget = 2
+    steps = [scheduler.schedule() for _ in range(8)]
+    assert all(step.num_tokens <= 2 for step in steps)
+    assert len(scheduler.running) == 2
+
+
 def test_nothing_is_scheduled_past_the_limit() -> None:
     scheduler = make_scheduler()
     scheduler.add(make_sequence(5, max_new_tokens=3))
@@ -114,7 +126,7 @@ def collect(
 @given(
     sizes=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 30)), min_size=1, max_size=14),
     num_blocks=st.integers(20, 60),
-    token_budget=st.integers(8, 64),
+    token_budget=st.integers(3, 64),
     lag=st.integers(0, 1),
     prefix_cache=st.booleans(),
     shared=st.booleans(),
