@@ -15,6 +15,8 @@ from schemas.status import JobStatus
 SMOOTHING_SECONDS = 20.0
 #: samples older than this are forgotten
 WINDOW_SECONDS = 120.0
+#: rows are told by beats, so an unchanged count means nothing before this many seconds
+STALL_SECONDS = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,7 @@ class History:
         self._samples.append(status)
         while status.now - self._samples[0].now > self._window_s:
             self._samples.popleft()
-        return Progress.of(self._samples)
+        return Progress.of(list(self._samples))
 
 
 def finished_rows(status: JobStatus) -> int:
@@ -81,15 +83,25 @@ def finished_rows(status: JobStatus) -> int:
 def smoothed_rate(samples: Sequence[JobStatus]) -> float | None:
     """Rows per second, every interval between samples weighted by its length and by how recent it is.
 
-    Rows a lost shard takes back count as negative, so that doing them again is not counted twice.
+    Rows a lost shard takes back count as negative, so that doing them again is not counted twice. The wait for the
+    next beat does not count, or the rate would fall until it comes.
     """
     rows = seconds = 0.0
-    now = samples[-1].now
-    for earlier, later in pairwise(samples):
+    moving = _until_last_change(samples)
+    now = moving[-1].now
+    for earlier, later in pairwise(moving):
         weight = math.exp((later.now - now) / SMOOTHING_SECONDS)
         rows += weight * (finished_rows(later) - finished_rows(earlier))
         seconds += weight * (later.now - earlier.now)
     return rows / seconds if rows > 0 and seconds > 0 else None
+
+
+def _until_last_change(samples: Sequence[JobStatus]) -> Sequence[JobStatus]:
+    """The samples without those at the end that only repeat a count, unless that has lasted too long for a wait."""
+    end = len(samples)
+    while end > 1 and finished_rows(samples[end - 1]) == finished_rows(samples[end - 2]):
+        end -= 1
+    return samples[:end] if samples[-1].now - samples[end - 1].now < STALL_SECONDS else samples
 
 
 def _mean_rate(status: JobStatus) -> float | None:
@@ -98,10 +110,11 @@ def _mean_rate(status: JobStatus) -> float | None:
 
 
 def _tokens_per_s(status: JobStatus, rows_per_s: float | None) -> float | None:
-    # tokens are counted when a shard commits, rows all the time: rows carry the tokens smoothly
-    if rows_per_s is None or not status.rows_done:
+    # rows carry the tokens: their rate is smoothed already
+    rows = finished_rows(status)
+    if rows_per_s is None or not rows:
         return None
-    return rows_per_s * (status.prompt_tokens + status.output_tokens) / status.rows_done
+    return rows_per_s * (status.prompt_tokens + status.output_tokens + status.running_tokens) / rows
 
 
 def _eta(status: JobStatus, rows_per_s: float | None) -> float | None:

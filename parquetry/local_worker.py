@@ -17,6 +17,8 @@ from schemas.settings import settings
 #: deaths without a committed row in between after which we give up
 MAX_DEATHS = 3
 RESTART_SECONDS = 1.0
+#: at most this long between two beats
+BEAT_SECONDS = 2.0
 LOG_LINES = 15
 #: what a draining worker may take beyond its own drain time
 STOP_MARGIN_SECONDS = 15.0
@@ -73,8 +75,14 @@ class LocalWorker:
         self._process = self._start("ab")
 
     def _start(self, mode: str) -> subprocess.Popen[bytes]:
+        environment = {"PARQUETRY_BROKER_URL": self._command.url, "PARQUETRY_BEAT_SECONDS": str(_beat_seconds())}
         with self._log.open(mode) as sink:
-            return child.start(self._command.arguments(), sink, PARQUETRY_BROKER_URL=self._command.url)
+            return child.start(self._command.arguments(), sink, **environment)
+
+
+def _beat_seconds() -> float:
+    """Beats carry progress: on one machine they are cheap, and somebody is watching."""
+    return min(settings().beat_interval, BEAT_SECONDS)
 
 
 def log_path(job: str) -> Path:

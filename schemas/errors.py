@@ -209,6 +209,9 @@ class EngineRefusedError(PermanentError):
 class BrokerUnreachableError(UnusableEnvironmentError):
     """The broker {url} cannot be reached: {reason}. Start it, or set PARQUETRY_BROKER_URL."""
 
+    # an address is something the user gave
+    exit_code = ExitCode.BAD_INPUT
+
 
 class BrokerRefusedError(UnusableEnvironmentError):
     """The broker {url} cannot be used: {reason}."""

@@ -45,6 +45,8 @@ class JobStatus(BaseModel):
     error_rows: int
     #: rows finished inside running shards, as of their last beat
     running_rows: int = 0
+    #: prompt and output tokens of those rows
+    running_tokens: int = 0
     prompt_tokens: int = 0
     output_tokens: int = 0
     #: attempts beyond the first of a shard

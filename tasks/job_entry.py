@@ -49,7 +49,7 @@ def pairs(flat: Iterable[Any]) -> dict[str, Any]:
 
 def read_status(job: str, reply: list[Any]) -> JobStatus:
     """The reply of status.lua as a JobStatus."""
-    now, running, failed, rows, _tokens, flat, failures = reply
+    now, running, failed, rows, tokens, flat, failures = reply
     ctl = pairs(flat)
     shards, done = int(ctl["shards"]), int(ctl["done"])
     return JobStatus(
@@ -67,6 +67,7 @@ def read_status(job: str, reply: list[Any]) -> JobStatus:
         shards_failed=failed,
         shards_pending=max(0, shards - done - running - failed),
         running_rows=rows,
+        running_tokens=tokens,
         failures=tuple(_failure(shard, text) for shard, text in pairs(failures).items()),
     )
 

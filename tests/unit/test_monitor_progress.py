@@ -44,6 +44,23 @@ def test_lost_rows_lower_the_rate_and_a_stall_has_none():
     assert smoothed_rate(samples((0, 100, 0), (0, 200, 0))) is None
 
 
+def test_the_wait_for_a_beat_does_not_lower_the_rate():
+    waiting = samples((0, 0, 0), (10, 0, 100), (15, 0, 100), (24, 0, 100))
+    assert smoothed_rate(waiting) == pytest.approx(10)
+
+
+def test_a_wait_longer_than_a_stall_does():
+    stalled = samples((0, 0, 0), (10, 0, 100), (50, 0, 100))
+    assert smoothed_rate(stalled) < 5
+
+
+def test_tokens_of_running_rows_count():
+    running = job_status(
+        now=1010.0, rows_done=0, running_rows=100, running_tokens=500, prompt_tokens=0, output_tokens=0
+    )
+    assert Progress.of([*samples((0, 0, 0)), running]).tokens_per_s == pytest.approx(50)
+
+
 def test_tokens_follow_rows():
     assert Progress.of([*samples((0, 0, 0)), job_status(now=1010.0)]).tokens_per_s == pytest.approx(40 * 30)
 

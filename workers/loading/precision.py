@@ -16,8 +16,9 @@ _KNOWN = ("float32", *HALF)
 def resolve_dtype(model: ModelSpec, config: Mapping[str, Any], kind: str = "cuda") -> str:
     """float32, bfloat16 or float16 for a device of `kind` (cpu or cuda): what the job says, else the checkpoint's own.
 
-    Left open, it is float32 on a CPU, unless weights stored in bfloat16 meet a CPU that multiplies it. Quantized weights and flash attention turn
-    float32 into bfloat16: the one computes in half precision anyway, the other has no kernel for anything else.
+    Left open, it is float32 on a CPU, unless weights stored in bfloat16 meet a CPU that multiplies it. Quantized
+    weights and flash attention turn float32 into bfloat16: the one computes in half precision anyway, the other has
+    no kernel for anything else.
     """
     if model.dtype != "auto":
         return model.dtype
@@ -32,7 +33,7 @@ def resolve_dtype(model: ModelSpec, config: Mapping[str, Any], kind: str = "cuda
 
 @lru_cache(maxsize=1)
 def cpu_multiplies_bf16() -> bool:
-    """Whether this CPU has bfloat16 products (twice the speed of float32 there; elsewhere they are emulated, slowly)."""
+    """Whether this CPU multiplies bfloat16, at twice the speed of float32; elsewhere that is emulated, slowly."""
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
     except OSError:
