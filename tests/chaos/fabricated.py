@@ -12,39 +12,43 @@ from tasks.claim import Claim
 from tasks.ledger import Ledger
 
 ROWS = 4
+_CONTENT = b"stand-in"
 
 
 def fabricate(folder: Path, ledger: Ledger, number: int) -> tuple[str, list[Claim], list[PartRecord]]:
     """Register a job, publish two stand-ins for its parts, and claim both shards."""
     output = folder / f"fabricated-{number}"
     output.mkdir()
-    record = _record(folder, output, number)
+    record = stand_in_record(folder, output, f"generate-{number:012x}")
     (output / JOB_FILE).write_text(record.model_dump_json())
     ledger.register(record)
     claims = [ledger.claim(f"racer-{i}", ("default",)) for i in range(2)]
-    return record.job, claims, [_part(output, claim) for claim in claims]
+    for claim in claims:
+        (output / part_name(claim.shard)).write_bytes(_CONTENT)
+    return record.job, claims, [stand_in(claim, rows=ROWS // 2) for claim in claims]
 
 
-def _record(folder: Path, output: Path, number: int) -> JobRecord:
+def stand_in_record(folder: Path, output: Path, job: str, *, priority: int = 5, model: str = "model") -> JobRecord:
+    """A job of two shards over a table that nobody will read."""
     source = InputFile(path=str(folder / "none.parquet"), num_rows=ROWS, size=1, etag="1")
     spec = {
         "task": "generate",
         "input": {"path": source.path},
         "output": {"path": str(output)},
-        "model": {"id": str(folder / "model")},
+        "model": {"id": model},
         "prompt": {"template": "x"},
+        "priority": priority,
     }
     return JobRecord(
-        job=f"generate-{number:012x}",
+        job=job,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         spec=JobSpec.parse(spec),
-        model_path=str(folder / "model"),
+        model_path=str(folder / model),
         plan=ShardPlan(files=(source,), bounds=(0, ROWS // 2, ROWS)),
     )
 
 
-def _part(output: Path, claim: Claim) -> PartRecord:
-    path = output / part_name(claim.shard)
-    path.write_bytes(b"stand-in")
-    common = {"rows": ROWS // 2, "error_rows": 0, "size": 8, "sha256": f"{claim.shard + 1:064x}", "etag": ""}
-    return PartRecord(path=path.name, shard=claim.shard, fence=claim.fence, **common)
+def stand_in(claim: Claim, rows: int) -> PartRecord:
+    """What a runner would report of a part, had it made one."""
+    common = {"rows": rows, "error_rows": 0, "size": len(_CONTENT), "sha256": f"{claim.shard + 1:064x}", "etag": ""}
+    return PartRecord(path=part_name(claim.shard), shard=claim.shard, fence=claim.fence, **common)
