@@ -12,6 +12,8 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM,
 
 from schemas.errors import UnsupportedOptionError
 from workers.checkpoint import Checkpoint
+from workers.encoding.optimum_encoder import optimum_encoder
+from workers.encoding.selection import onnx_encoder, packed_encoder
 from workers.engine import Engine
 from workers.engine_spec import EngineSpec
 from workers.heads import choose_activation, label_scores, pool, unit_length
@@ -30,7 +32,7 @@ _KV_SHARE = 0.4
 #: what the packed engine takes of model.attention; it computes sdpa under whichever kernel the model is pinned to
 _PACKED_ATTENTION = {
     **{name: name for name in ("auto", "sdpa", "triton", "flash_attention_2")},
-    **{f"sdpa-{kernel}": "sdpa" for kernel in ("flash", "efficient", "math", "cudnn")},
+    **{f"sdpa-{kernel}": "sdpa" for kernel in ("flash", "math")},
 }
 
 
@@ -39,15 +41,16 @@ def load_engine(spec: EngineSpec, *, beat: Beat = lambda: None) -> Engine:
 
     Raises UnsupportedOptionError, MissingPackageError, ModelNotFoundError and the like, each with what to change.
     """
-    if spec.model.backend in ("onnxruntime", "optimum"):
-        reason = "this version serves models through torch; set model.backend to auto or transformers"
-        raise UnsupportedOptionError(option=f"model.backend {spec.model.backend}", reason=reason)
+    if spec.model.backend in ("onnxruntime", "optimum") and spec.task == "generate":
+        reason = "it serves classify, score and embed; set model.backend to auto or packed"
+        raise UnsupportedOptionError(option=f"model.backend {spec.model.backend} for task generate", reason=reason)
     checkpoint = Checkpoint.resolve(spec.model)
     if spec.task == "generate":
         return _load_generator(spec, checkpoint, beat)
-    if spec.model.backend == "packed":
-        reason = "the packed engine generates only; set model.backend to auto"
-        raise UnsupportedOptionError(option=f"model.backend packed for task {spec.task}", reason=reason)
+    if spec.model.backend == "onnxruntime":
+        return onnx_encoder(spec, checkpoint, _options_about(spec))
+    if spec.model.backend == "optimum":
+        return optimum_encoder(spec, checkpoint, _options_about(spec))
     return _load_encoder(spec, checkpoint, beat)
 
 
@@ -83,7 +86,20 @@ def _load_encoder(spec: EngineSpec, checkpoint: Checkpoint, beat: Beat) -> Engin
     else:
         model = load_model(spec, checkpoint, AutoModelForSequenceClassification)
         head, facts = _classification_head(spec, model)
-    _beat_in_layers(model, beat)
+    if spec.device == "cpu":
+        _beat_in_layers(model, beat)
+    # on a CPU the two are about as fast, and the padded one needs nothing of the model
+    reason = "model.backend is transformers" if spec.model.backend == "transformers" else "the device is a CPU"
+    if spec.model.backend == "packed" or (spec.model.backend == "auto" and spec.device != "cpu"):
+        packed = packed_encoder(spec, checkpoint, model, _about(spec, model))
+        if isinstance(packed, Engine):
+            return packed
+        reason = packed
+        if spec.model.backend == "packed":
+            raise UnsupportedOptionError(option="model.backend packed", reason=reason)
+        log.warning("this model runs in padded batches, sorted by length: %s", reason)
+    if spec.device != "cpu":
+        _beat_in_layers(model, beat)
     # a classifier on a decoder finds each row's last token by the padding id
     model.config.pad_token_id = checkpoint.pad_id
     budget = _CPU_TOKEN_BUDGET if spec.device == "cpu" else _CUDA_ENCODER_TOKEN_BUDGET
@@ -93,7 +109,7 @@ def _load_encoder(spec: EngineSpec, checkpoint: Checkpoint, beat: Beat) -> Engin
         pad_id=checkpoint.pad_id,
         max_tokens=checkpoint.context_window,
         token_budget=spec.token_budget or budget,
-        about={**_about(spec, model), **facts},
+        about={**_about(spec, model), **facts, "why_not_packed": reason},
     )
 
 
@@ -138,7 +154,9 @@ def _try_packed(
     reason = PackedEngine.unsupported_reason(model)
     if reason is not None:
         return reason
-    options = {"attention": _PACKED_ATTENTION[spec.model.attention], "compile": spec.model.compile}
+    # bitsandbytes' int8 products are not made for torch.compile
+    is_compiled = spec.model.compile and spec.model.quantization != "int8"
+    options = {"attention": _PACKED_ATTENTION[spec.model.attention], "compile": is_compiled}
     options["max_model_len"] = checkpoint.context_window
     options["memory_fraction"] = memory_fraction(spec.model, spec.device, default=PackedOptions.memory_fraction)
     if spec.token_budget is not None:
@@ -170,6 +188,11 @@ def _beat_in_layers(model: nn.Module, beat: Beat) -> None:
         if isinstance(module, nn.ModuleList):
             for layer in module:
                 layer.register_forward_pre_hook(lambda _module, _args: beat())
+
+
+def _options_about(spec: EngineSpec) -> dict[str, str]:
+    """What provenance says of an engine that holds no torch model."""
+    return {"attention": "onnxruntime", "quantization": spec.model.quantization, "device": spec.device}
 
 
 def _about(spec: EngineSpec, model: nn.Module) -> dict[str, str]:

@@ -35,10 +35,12 @@ class PackedBody:
         body = cls(model)
         try:
             check_packed(model, body)
-        except EngineRefusedError:
+        except (EngineRefusedError, RuntimeError) as error:
             # the caller may still want to run the model padded
             model.set_attn_implementation(own)
-            raise
+            if isinstance(error, EngineRefusedError):
+                raise
+            raise EngineRefusedError(reason=f"a packed forward pass failed ({error})") from error
         return body
 
     def __call__(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
@@ -60,11 +62,12 @@ class PackedBody:
         return out.last_hidden_state[0]
 
 
-def limits_of(model: PreTrainedModel) -> RowLimits:
-    """What rows the model takes."""
+def limits_of(model: PreTrainedModel, max_tokens: int | None = None) -> RowLimits:
+    """What rows the model takes, and no more than `max_tokens` where its tokenizer or folder sets a lower limit."""
     config = model.config
     types = getattr(config, "type_vocab_size", 0) if _takes_types(model.base_model) else 0
-    return RowLimits(vocab_size=config.vocab_size, max_tokens=max_row_tokens(config), type_vocab_size=types or 0)
+    bounds = [bound for bound in (max_row_tokens(config), max_tokens) if bound is not None]
+    return RowLimits(vocab_size=config.vocab_size, max_tokens=min(bounds, default=None), type_vocab_size=types or 0)
 
 
 def _takes_types(body: PreTrainedModel) -> bool:

@@ -103,6 +103,7 @@ class OrtPackedEncoder(QueuedEncoder):
             "dtype": self._options.precision,
             "onnxruntime": runtime().__version__,
             **self._about,
+            **self._options.vectors.facts(self._dim),
         }
 
 

@@ -55,6 +55,7 @@ class OrtPaddedEncoder(QueuedEncoder):
         self._options, self._about = options, about or {}
         self._session = open_session(path, options.provider)
         self._output = options.vectors.choose_output([output.name for output in self._session.get_outputs()])
+        self._dim = self._run([EncodeRequest(id=0, token_ids=np.ones(1, np.int32))]).shape[1]
         probe = Probe.load(path.parent)
         if probe is not None:
             probe.check(self._run(probe.requests), options.precision)
@@ -86,4 +87,5 @@ class OrtPaddedEncoder(QueuedEncoder):
             "dtype": self._options.precision,
             "onnxruntime": runtime().__version__,
             **self._about,
+            **self._options.vectors.facts(self._dim),
         }

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from workers.checkpoint import Checkpoint
 from workers.request import EncodeRequest
 
 
@@ -19,13 +20,23 @@ class RowLimits:
     #: segment ids of text pairs; 0 or 1 means the model does not tell texts apart
     type_vocab_size: int = 0
 
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> RowLimits:
+        """The limits as the folder states them, for back ends that hold no torch model."""
+        config = checkpoint.config
+        return cls(
+            vocab_size=int(config["vocab_size"]),
+            max_tokens=checkpoint.context_window,
+            type_vocab_size=int(config.get("type_vocab_size") or 0),
+        )
+
     def reason(self, request: EncodeRequest) -> str | None:
         """Why the model cannot take the row by its length, None when it can."""
         num_tokens = len(request.token_ids)
         if num_tokens == 0:
-            return "the row has no tokens"
+            return "the text has no tokens"
         if self.max_tokens is not None and num_tokens > self.max_tokens:
-            return f"the row has {num_tokens} tokens, but the model takes {self.max_tokens}"
+            return f"the text has {num_tokens} tokens, but the model takes {self.max_tokens}"
         return None
 
     def unknown_ids(self, requests: list[EncodeRequest]) -> dict[int, str]:
@@ -47,8 +58,7 @@ class RowLimits:
     def _id_reason(self, request: EncodeRequest) -> str | None:
         low, high = int(request.token_ids.min()), int(request.token_ids.max())
         if low < 0 or high >= self.vocab_size:
-            odd = low if low < 0 else high
-            return f"the row has token id {odd}, but the model's vocabulary ends at {self.vocab_size - 1}"
+            return "the text has token ids that the model does not know; its tokenizer.json is of another model"
         return self._type_reason(request) if self.has_types else None
 
     def _type_reason(self, request: EncodeRequest) -> str | None:
@@ -56,7 +66,7 @@ class RowLimits:
         if types is None:
             return None
         if len(types) != len(request.token_ids):
-            return f"the row has {len(request.token_ids)} tokens but {len(types)} segment ids"
+            return f"the text has {len(request.token_ids)} tokens but {len(types)} segment ids"
         if types.min() < 0 or types.max() >= self.type_vocab_size:
-            return f"the row has segment ids up to {types.max()}, but the model knows {self.type_vocab_size}"
+            return f"the text has segment ids up to {types.max()}, but the model knows {self.type_vocab_size}"
         return None

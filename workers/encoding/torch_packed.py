@@ -57,14 +57,17 @@ class PackedEncoder(QueuedEncoder):
         task: EncodeTask,
         *,
         token_budget: int | None = None,
+        max_tokens: int | None = None,
         compile: bool = True,
-        quantization: str = "none",
+        about: dict[str, str] | None = None,
     ) -> None:
         self.task = task
         self.device = next(model.parameters()).device
-        super().__init__(limits_of(model), token_budget or DEFAULT_BUDGET[self.device.type], packed_cost)
+        super().__init__(limits_of(model, max_tokens), token_budget or DEFAULT_BUDGET[self.device.type], packed_cost)
         self.depth = 2 if self.device.type == "cuda" else 1
-        self._quantization = quantization
+        self._about = about or {}
+        self._model_dim = model.config.hidden_size
+        self._num_labels = model.config.num_labels
         self._body = PackedBody.checked(model)
         self._head = None if task.task == "embed" else OwnHead(model)
         self._activation = None if task.task == "embed" else choose_activation(model.config, task.task)
@@ -115,14 +118,20 @@ class PackedEncoder(QueuedEncoder):
 
     def describe(self) -> dict[str, str]:
         return {
-            "backend": "packed-encoder",
-            "attention": attention_name(self.device, self._body.dtype),
+            "backend": "packed",
             "dtype": str(self._body.dtype).removeprefix("torch."),
-            "quantization": self._quantization,
-            "compiled": "no" if self._graphs is None else "blocks, graphs",
             "torch": torch.__version__,
             "transformers": transformers.__version__,
+            **self._about,
+            **self._facts(),
+            "attention": attention_name(self.device, self._body.dtype),
+            "compiled": "no" if self._graphs is None else "blocks, graphs",
         }
+
+    def _facts(self) -> dict[str, str]:
+        if self._activation is None:
+            return {"pooling": self.task.pooling, "embedding_dim": str(self._model_dim)}
+        return {"activation": self._activation, "num_labels": str(self._num_labels)}
 
 
 class _Values:

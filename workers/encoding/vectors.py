@@ -1,15 +1,20 @@
-"""What ONNX outputs become on the host: scores of labels, or pooled vectors. numpy only."""
+"""What ONNX outputs become on the host: scores of labels, or pooled vectors."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
 from schemas.errors import UnsupportedOptionError
 from schemas.job import Task
+from workers.checkpoint import Checkpoint
 from workers.encoding.scores import Activation, scores
+from workers.engine_spec import EngineSpec
+from workers.heads import choose_activation
 
 #: names that exporters give the outputs, the most finished one first
 _OUTPUTS = {
@@ -17,6 +22,13 @@ _OUTPUTS = {
     "classify": ("logits",),
     "score": ("logits",),
 }
+
+
+def pooling_of(spec: EngineSpec, checkpoint: Checkpoint) -> Any:
+    """cls, mean, last or max: the spec's, the sentence-transformers folder's, or the mean."""
+    if spec.pooling not in (None, "auto"):
+        return spec.pooling
+    return checkpoint.pooling.mode if spec.task == "embed" and checkpoint.pooling else "mean"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +41,17 @@ class Vectors:
     pooling: str = "mean"
     normalize: bool = True
 
+    @classmethod
+    def of(cls, spec: EngineSpec, checkpoint: Checkpoint) -> Vectors:
+        """What the spec asks of the checkpoint."""
+        config = SimpleNamespace(**{"num_labels": checkpoint.num_labels, **checkpoint.config})
+        return cls(
+            task=spec.task,
+            activation="none" if spec.task == "embed" else choose_activation(config, spec.task),
+            pooling=pooling_of(spec, checkpoint),
+            normalize=spec.normalize,
+        )
+
     def choose_output(self, names: Sequence[str]) -> str:
         """The output to ask for. Raises UnsupportedOptionError when the graph computes something else."""
         found = next((name for name in _OUTPUTS[self.task] if name in names), None)
@@ -36,6 +59,12 @@ class Vectors:
             reason = f"its outputs are {', '.join(names)}, of which none serves task {self.task}"
             raise UnsupportedOptionError(option="the ONNX file", reason=reason)
         return found
+
+    def facts(self, dim: int) -> dict[str, str]:
+        """What the writer of results needs to know; `dim` values a row."""
+        if self.task == "embed":
+            return {"pooling": self.pooling, "embedding_dim": str(dim)}
+        return {"activation": self.activation, "num_labels": str(dim)}
 
     def finish(self, values: np.ndarray) -> np.ndarray:
         """(num_rows, num_labels) logits to scores, or (num_rows, dim) vectors to length one if asked for."""

@@ -1,0 +1,80 @@
+"""The queue of an encoder: budgets, windows, error rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.encoding.queue import EncodeQueue, packed_cost, padded_cost
+from workers.encoding.rows import RowLimits
+from workers.request import EncodeRequest
+
+LIMITS = RowLimits(vocab_size=100, max_tokens=60)
+
+
+def request(number: int, size: int) -> EncodeRequest:
+    return EncodeRequest(id=number, token_ids=np.ones(size, np.int32))
+
+
+def drain(queue: EncodeQueue) -> list[list[EncodeRequest]]:
+    batches = []
+    while queue.num_waiting:
+        batches.append(queue.take_batch())
+    return batches
+
+
+@pytest.mark.parametrize("cost", [packed_cost, padded_cost])
+@given(lens=st.lists(st.integers(1, 60), min_size=1, max_size=80), budget=st.integers(1, 200))
+def test_every_row_is_batched_once_within_the_budget(cost, lens, budget):
+    queue = EncodeQueue(budget, cost, LIMITS.reason)
+    queue.add([request(i, size) for i, size in enumerate(lens)])
+    batches = drain(queue)
+    assert sorted(r.id for batch in batches for r in batch) == list(range(len(lens)))
+    for batch in batches:
+        sizes = [len(r.token_ids) for r in batch]
+        assert len(batch) == 1 or cost(sum(sizes), max(sizes) * len(batch)) <= budget
+        assert sizes == sorted(sizes, reverse=True)
+
+
+def test_a_window_is_finished_before_the_next_is_opened():
+    queue = EncodeQueue(4, packed_cost, LIMITS.reason)
+    queue.add([request(i, 2) for i in range(6)])
+    first = queue.take_batch()
+    queue.add([request(10 + i, 1) for i in range(8)])
+    second = queue.take_batch()
+    assert {r.id for r in first + second} <= set(range(6))
+
+
+def test_rows_the_model_cannot_take_are_error_results():
+    queue = EncodeQueue(100, packed_cost, LIMITS.reason)
+    queue.add([request(0, 0), request(1, 61), request(2, 60)])
+    errors = {result.id: result.error for result in queue.take_refused()}
+    assert errors == {0: "the text has no tokens", 1: "the text has 61 tokens, but the model takes 60"}
+    assert queue.take_refused() == []
+    assert [r.id for r in queue.take_batch()] == [2]
+
+
+def test_cancelled_rows_are_forgotten():
+    queue = EncodeQueue(100, packed_cost, LIMITS.reason)
+    queue.add([request(i, i) for i in range(4)])
+    queue.cancel({0, 2})
+    assert [r.id for r in queue.take_batch()] == [3, 1]
+    assert len(queue) == 0
+
+
+def test_ids_outside_the_vocabulary_are_found():
+    rows = [
+        EncodeRequest(id=0, token_ids=np.array([1, 100], np.int32)),
+        EncodeRequest(id=1, token_ids=np.array([1, -1], np.int32)),
+        EncodeRequest(id=2, token_ids=np.array([1, 99], np.int32)),
+    ]
+    assert set(LIMITS.unknown_ids(rows)) == {0, 1}
+
+
+def test_segment_ids_are_checked_where_they_count():
+    row = EncodeRequest(id=0, token_ids=np.ones(2, np.int32), token_type_ids=np.array([0, 2], np.int32))
+    assert LIMITS.unknown_ids([row]) == {}
+    limits = RowLimits(vocab_size=100, type_vocab_size=2)
+    assert "segment ids" in limits.unknown_ids([row])[0]

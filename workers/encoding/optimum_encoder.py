@@ -1,0 +1,81 @@
+"""Optimum's ONNX Runtime models as a back end. Written for the transformers 4 it pins, and free of transformers 5."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import Any
+
+import numpy as np
+
+from schemas.errors import MissingPackageError, UnsupportedOptionError
+from schemas.settings import settings
+from workers.checkpoint import Checkpoint
+from workers.encoding.batch import pad
+from workers.encoding.onnx_file import OnnxFile, own_file
+from workers.encoding.onnx_inputs import padded_feeds
+from workers.encoding.providers import provider_name
+from workers.encoding.queue import padded_cost
+from workers.encoding.queued import QueuedEncoder
+from workers.encoding.rows import RowLimits
+from workers.encoding.vectors import Vectors
+from workers.engine_spec import EngineSpec
+from workers.request import EncodeRequest
+
+_BUDGET = 4_096
+
+
+def optimum_encoder(spec: EngineSpec, checkpoint: Checkpoint, about: dict[str, str]) -> OptimumEncoder:
+    """The engine of a spec with backend optimum.
+
+    Raises MissingPackageError outside Optimum's own environment, UnsupportedOptionError for options it cannot follow.
+    """
+    if spec.model.quantization != "none":
+        reason = "this back end runs the model as it is exported; use backend onnxruntime for int8"
+        raise UnsupportedOptionError(option=f"model.quantization {spec.model.quantization}", reason=reason)
+    provider = provider_name(getattr(settings(), "onnx_provider", None) or "auto", spec.device)
+    own = own_file(checkpoint.folder)
+    if own is not None:
+        # refuses weights that lie outside the folder before anything reads them
+        OnnxFile.open(own)
+    model = _load(spec, checkpoint, provider, must_export=own is None)
+    vectors = Vectors.of(spec, checkpoint)
+    return OptimumEncoder(model, vectors, checkpoint, spec.token_budget or _BUDGET, {**about, "provider": provider})
+
+
+class OptimumEncoder(QueuedEncoder):
+    """ORTModelForSequenceClassification or ORTModelForFeatureExtraction over length-sorted padded batches."""
+
+    def __init__(
+        self, model: Any, vectors: Vectors, checkpoint: Checkpoint, token_budget: int, about: dict[str, str]
+    ) -> None:
+        super().__init__(RowLimits.of(checkpoint), token_budget, padded_cost)
+        self._model, self._vectors, self._about = model, vectors, about
+        self._pad_id = checkpoint.pad_id
+        self._dim = int(checkpoint.config["hidden_size"] if vectors.task == "embed" else checkpoint.num_labels)
+
+    def launch(self, requests: list[EncodeRequest]) -> np.ndarray:
+        batch = pad(requests, self._pad_id, with_types=self.limits.has_types)
+        self.count_padding(batch.num_padding)
+        out = self._model(**padded_feeds(batch))
+        values = out.last_hidden_state if self._vectors.task == "embed" else out.logits
+        values = np.asarray(values, np.float32)
+        return self._vectors.finish(self._vectors.pool(values, batch.lens) if values.ndim == 3 else values)
+
+    def collect(self, handle: np.ndarray) -> np.ndarray:
+        return handle
+
+    def describe(self) -> dict[str, str]:
+        versions = {name: importlib.metadata.version(name) for name in ("optimum-onnx", "transformers")}
+        return {"backend": "optimum", "dtype": "float32", **versions, **self._about, **self._vectors.facts(self._dim)}
+
+
+def _load(spec: EngineSpec, checkpoint: Checkpoint, provider: str, *, must_export: bool) -> Any:
+    """The model on `provider`, exported on the fly when the folder has no ONNX file."""
+    try:
+        from optimum.onnxruntime import ORTModelForFeatureExtraction, ORTModelForSequenceClassification
+    except ImportError:
+        raise MissingPackageError(
+            feature="model.backend optimum", package="optimum-onnx", install="parquetry[optimum]"
+        ) from None
+    kind = ORTModelForFeatureExtraction if spec.task == "embed" else ORTModelForSequenceClassification
+    return kind.from_pretrained(checkpoint.folder, export=must_export, provider=provider, local_files_only=True)

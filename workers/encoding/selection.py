@@ -1,0 +1,112 @@
+"""Which encoder engine serves a spec: packed in torch where the model allows it, ONNX Runtime when asked for."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from schemas.errors import EngineRefusedError, UnsupportedOptionError
+from schemas.settings import settings
+from workers.checkpoint import Checkpoint
+from workers.encoding.providers import PROVIDERS, provider_name
+from workers.encoding.rows import RowLimits
+from workers.encoding.vectors import Vectors, pooling_of
+from workers.engine import Engine
+from workers.engine_spec import EngineSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+log = logging.getLogger(__name__)
+
+#: choices of model.attention that leave the kernel to us
+_OUR_ATTENTION = ("auto", "sdpa", "sdpa-flash", "flash_attention_2", "triton")
+
+
+def packed_encoder(
+    spec: EngineSpec, checkpoint: Checkpoint, model: PreTrainedModel, about: dict[str, str]
+) -> Engine | str:
+    """The packed engine on a loaded model, or why it cannot serve it; the model is then as it was."""
+    from workers.encoding.torch_packed import EncodeTask, PackedEncoder, unsupported_reason
+
+    if spec.model.attention not in _OUR_ATTENTION:
+        return f"it has no attention {spec.model.attention}"
+    reason = unsupported_reason(model)
+    if reason is not None:
+        return reason
+    task = EncodeTask(task=spec.task, pooling=pooling_of(spec, checkpoint), normalize=spec.normalize)
+    try:
+        return PackedEncoder(
+            model,
+            task,
+            token_budget=spec.token_budget,
+            max_tokens=checkpoint.context_window,
+            # quantized products neither fuse nor capture
+            compile=spec.model.compile and spec.model.quantization == "none",
+            about=about,
+        )
+    except EngineRefusedError as error:
+        return str(error)
+
+
+def onnx_encoder(spec: EngineSpec, checkpoint: Checkpoint, about: dict[str, str]) -> Engine:
+    """ONNX Runtime on the checkpoint's own ONNX file, or on our export of it.
+
+    Raises UnsupportedOptionError for a provider that the installed runtime lacks, or options it cannot follow.
+    """
+    from workers.encoding.onnx_file import own_file
+    from workers.encoding.ort_padded import OrtPaddedEncoder
+
+    provider = provider_name(getattr(settings(), "onnx_provider", None) or "auto", spec.device)
+    own = own_file(checkpoint.folder)
+    if own is not None and spec.model.quantization == "none":
+        return OrtPaddedEncoder(own, _options(spec, checkpoint, provider, "float32"), {**about, "file": own.name})
+    if provider == PROVIDERS["cuda"] and spec.model.quantization == "none":
+        packed = _packed_onnx(spec, checkpoint, about)
+        if packed is not None:
+            return packed
+    path, precision = _padded_export(spec, checkpoint, provider)
+    return OrtPaddedEncoder(path, _options(spec, checkpoint, provider, precision), about)
+
+
+def _packed_onnx(spec: EngineSpec, checkpoint: Checkpoint, about: dict[str, str]) -> Engine | None:
+    from workers.encoding.export import ExportPlan, exported
+    from workers.encoding.ort_packed import OrtPackedEncoder
+
+    try:
+        plan = ExportPlan(task=spec.task, form="packed", dtype="float16", pooling=pooling_of(spec, checkpoint))
+        path = exported(checkpoint, plan)
+        options = _options(spec, checkpoint, PROVIDERS["cuda"], "float16")
+        return OrtPackedEncoder(path, options, spec.device, about)
+    except (UnsupportedOptionError, EngineRefusedError) as error:
+        log.warning("this model runs padded in ONNX Runtime: %s", error)
+        return None
+
+
+def _padded_export(spec: EngineSpec, checkpoint: Checkpoint, provider: str) -> tuple[Path, str]:
+    from workers.encoding.export import ExportPlan, exported
+
+    quantization = spec.model.quantization
+    if quantization not in ("none", "int8"):
+        reason = "ONNX Runtime has int8; nf4, fp4 and fp8 are of the torch back ends"
+        raise UnsupportedOptionError(option=f"model.quantization {quantization}", reason=reason)
+    is_half = quantization == "none" and provider != PROVIDERS["cpu"]
+    dtype = "float16" if is_half else "float32"
+    plan = ExportPlan(
+        task=spec.task, form="padded", dtype=dtype, pooling=pooling_of(spec, checkpoint), quantization=quantization
+    )
+    return exported(checkpoint, plan), "int8" if quantization == "int8" else dtype
+
+
+def _options(spec: EngineSpec, checkpoint: Checkpoint, provider: str, precision: str) -> Any:
+    from workers.encoding.ort_padded import OrtOptions
+
+    return OrtOptions(
+        limits=RowLimits.of(checkpoint),
+        vectors=Vectors.of(spec, checkpoint),
+        provider=provider,
+        pad_id=checkpoint.pad_id,
+        token_budget=spec.token_budget,
+        precision=precision,
+    )
