@@ -23,7 +23,9 @@ _KERNELS = {
 _MODULES = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}
 #: choices that one kind of engine alone can serve
 PACKED_ONLY = frozenset({"triton"})
-PADDED_ONLY = frozenset({"eager", "flash_attention_3"})
+PADDED_ONLY = frozenset({"eager", "flash_attention_3", "sdpa-efficient", "sdpa-cudnn"})
+#: kernels that take as many key heads as query heads only
+_UNGROUPED = frozenset({"sdpa-efficient", "sdpa-cudnn"})
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,10 @@ def implementation(choice: Attention) -> str | None:
     """What transformers calls the choice; None leaves it to transformers."""
     if choice == "auto" or choice in PACKED_ONLY:
         return None
+    if choice in _UNGROUPED:
+        from workers.loading.ungrouped import IMPLEMENTATION
+
+        return IMPLEMENTATION
     return "sdpa" if choice.startswith("sdpa") else choice
 
 

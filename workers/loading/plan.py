@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from schemas.errors import UnsupportedAttentionError
+from schemas.errors import ModelNotFoundError, UnsupportedAttentionError
 from schemas.job import ModelSpec
 from workers.checkpoint import Checkpoint
 from workers.loading.adapters import Adapter
@@ -29,7 +29,11 @@ class LoadingPlan:
 
     @cached_property
     def headers(self) -> dict[str, TensorHeader]:
-        """The checkpoint's tensors by name."""
+        """The checkpoint's tensors by name. Raises ModelNotFoundError when it names a file outside of its folder."""
+        for file in self.checkpoint.weight_files:
+            if ".." in file.parts or not file.is_relative_to(self.checkpoint.folder):
+                reason = f"its index names {file.name} outside of the folder"
+                raise ModelNotFoundError(model=self.model.id, reason=reason)
         return read_headers(self.checkpoint.weight_files)
 
     @cached_property

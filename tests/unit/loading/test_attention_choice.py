@@ -41,6 +41,25 @@ def test_an_h100_in_half_precision_has_most() -> None:
     assert {"flash_attention_2", "flash_attention_3", "sdpa-cudnn", "sdpa-efficient", "triton"} <= set(supported)
 
 
+def test_heads_are_repeated_for_kernels_without_groups(causal_lm) -> None:
+    torch = pytest.importorskip("torch")
+    from transformers import AutoModelForCausalLM
+
+    from workers.loading.ungrouped import IMPLEMENTATION
+
+    model = AutoModelForCausalLM.from_pretrained(causal_lm)
+    ids = torch.arange(5, 25).reshape(2, 10)
+    mask = torch.ones_like(ids)
+    mask[1, :4] = 0
+    for given in ({}, {"attention_mask": mask}):
+        use_attention(model, "eager")
+        want = model(input_ids=ids, **given).logits
+        model.set_attn_implementation(IMPLEMENTATION)
+        got = model(input_ids=ids, **given).logits
+        torch.testing.assert_close(got[0], want[0])
+        torch.testing.assert_close(got[1, 4:], want[1, 4:])
+
+
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packages, "find_spec", lambda _: None)
     with pytest.raises(MissingPackageError, match="flash-attn"):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 
 from schemas.errors import InvalidValueError, ModelNotFoundError
-from tests.unit.loading.spec_cases import write_headers
+from tests.unit.loading.spec_cases import engine_spec, write_headers
+from workers.checkpoint import Checkpoint
 from workers.loading.byte_size import format_bytes, parse_bytes
 from workers.loading.footprint import loaded_bytes
+from workers.loading.plan import LoadingPlan
 from workers.loading.tensor_headers import TensorHeader, read_headers
 
 MATRIX = {"model.layers.0.mlp.up_proj.weight": TensorHeader("BF16", (1024, 512))}
@@ -67,3 +72,15 @@ def test_other_files_are_refused(tmp_path, content: bytes) -> None:
     (tmp_path / "a.safetensors").write_bytes(content)
     with pytest.raises(ModelNotFoundError, match=r"a\.safetensors"):
         read_headers([tmp_path / "a.safetensors"])
+
+
+@pytest.mark.parametrize("name", ["../other/model.safetensors", "{elsewhere}/model.safetensors"])
+def test_an_index_must_stay_in_its_folder(causal_lm, tmp_path, name: str) -> None:
+    folder, elsewhere = tmp_path / "model", tmp_path / "other"
+    for target in (folder, elsewhere):
+        shutil.copytree(causal_lm, target)
+    index = {"weight_map": {"lm_head.weight": name.format(elsewhere=elsewhere)}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    options = engine_spec(folder).model
+    with pytest.raises(ModelNotFoundError, match="outside of the folder"):
+        LoadingPlan(options, Checkpoint.resolve(options)).check()
