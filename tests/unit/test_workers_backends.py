@@ -22,7 +22,6 @@ def spec_of(folder, task="generate", **model) -> EngineSpec:
     [
         ("generate", {"backend": "onnxruntime"}, "backend onnxruntime"),
         ("generate", {"backend": "optimum"}, "backend optimum"),
-        ("classify", {"backend": "packed"}, "generates only"),
     ],
 )
 def test_unsupported_options(causal_lm, task, options, reason):

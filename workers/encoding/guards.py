@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from schemas.errors import EngineRefusedError
 from workers.encoding import attention
 from workers.encoding.batch import PackedBatch, pack
-from workers.encoding.families import config_reason, head_dim_of, max_row_tokens, position_start
+from workers.encoding.families import config_reason, head_dim_of, max_row_tokens
 from workers.request import EncodeRequest
 
 #: largest relative error of a row's hidden states against the model's own attention, by dtype
@@ -99,16 +99,15 @@ def _error(found: Tensor, expected: Tensor) -> float:
 
 
 def _own_attention(model: PreTrainedModel, requests: list[EncodeRequest]) -> Tensor:
-    """Hidden states (num_tokens, dim) of each row computed alone, so that no mask or padding is involved."""
+    """Hidden states (num_tokens, dim) of each row computed alone: no mask, no padding, positions the model's own."""
     implementation = model.config._attn_implementation
     model.set_attn_implementation("sdpa" if getattr(model, "_supports_sdpa", False) else "eager")
-    device, start = next(model.parameters()).device, position_start(model.config)
+    device = next(model.parameters()).device
     rows = []
     with torch.inference_mode():
         for request in requests:
             ids = torch.from_numpy(request.token_ids).long().to(device)[None]
-            positions = torch.arange(start, start + ids.shape[1], device=device)[None]
-            rows.append(model.base_model(input_ids=ids, position_ids=positions).last_hidden_state[0].float())
+            rows.append(model.base_model(input_ids=ids).last_hidden_state[0].float())
     model.set_attn_implementation(implementation)
     return torch.cat(rows)
 

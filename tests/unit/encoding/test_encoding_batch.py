@@ -15,7 +15,8 @@ from workers.request import EncodeRequest
 def requests_of(*lens: int, types: bool = False) -> list[EncodeRequest]:
     rows = [np.arange(10 * i, 10 * i + size, dtype=np.int32) for i, size in enumerate(lens, start=1)]
     kinds = [np.ones(size, np.int32) if types and i % 2 else None for i, size in enumerate(lens)]
-    return [EncodeRequest(id=i, token_ids=row, token_type_ids=kind) for i, (row, kind) in enumerate(zip(rows, kinds))]
+    pairs = zip(rows, kinds, strict=True)
+    return [EncodeRequest(id=i, token_ids=row, token_type_ids=kind) for i, (row, kind) in enumerate(pairs)]
 
 
 def test_pack_lays_rows_end_to_end():

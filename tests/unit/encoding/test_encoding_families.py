@@ -1,0 +1,152 @@
+"""Every listed family packs to what its own attention gives alone; what must not pack is refused."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the torch extra is not installed")
+pytest.importorskip("transformers", reason="the torch extra is not installed")
+
+from encoder_families import VOCAB, tiny_model  # noqa: E402
+
+from schemas.errors import EngineRefusedError  # noqa: E402
+from workers.encoding import families  # noqa: E402
+from workers.encoding.body import PackedBody  # noqa: E402
+from workers.encoding.families import FAMILIES, Family  # noqa: E402
+from workers.encoding.fused import fuse  # noqa: E402
+from workers.encoding.torch_packed import EncodeTask, PackedEncoder, unsupported_reason  # noqa: E402
+from workers.request import EncodeRequest, Encoding  # noqa: E402
+
+torch.set_num_threads(1)
+logging.getLogger("transformers").setLevel(logging.ERROR)
+#: families that pass for packable until their attention is looked at
+MIXING = ("mpnet", "deberta-v2", "rembert", "convbert", "fnet")
+
+
+def random_rows(count: int, longest: int = 60) -> list[EncodeRequest]:
+    random = np.random.default_rng(0)
+    sizes = random.integers(1, longest, count)
+    return [EncodeRequest(id=i, token_ids=random.integers(5, VOCAB, n).astype(np.int32)) for i, n in enumerate(sizes)]
+
+
+def alone(model, request: EncodeRequest) -> np.ndarray:
+    """Logits, or the mean of the hidden states, of a row through the model's own attention."""
+    with torch.inference_mode():
+        out = model(input_ids=torch.from_numpy(request.token_ids).long()[None])
+    return (out.logits if hasattr(out, "logits") else out.last_hidden_state.mean(1))[0].numpy()
+
+
+def drain(engine: PackedEncoder, requests: list[EncodeRequest]) -> dict[int, Encoding]:
+    engine.add(requests)
+    results = {}
+    while engine.num_unfinished:
+        results.update({result.id: result for result in engine.step()})
+    return results
+
+
+def task_of(model) -> EncodeTask:
+    return EncodeTask(
+        task="classify" if hasattr(model, "num_labels") and _has_head(model) else "embed", normalize=False
+    )
+
+
+def _has_head(model) -> bool:
+    return type(model).__name__.endswith("ForSequenceClassification")
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_packed_rows_equal_rows_alone(name):
+    model = tiny_model(name)
+    if _has_head(model):
+        model.config.problem_type = "regression"
+    requests = random_rows(12)
+    expected = [alone(model, request) for request in requests]
+    results = drain(PackedEncoder(model, task_of(model), token_budget=150), requests)
+    for request, values in zip(requests, expected, strict=True):
+        assert results[request.id].error is None
+        np.testing.assert_allclose(results[request.id].values, values, rtol=1e-3, atol=1e-3 * np.abs(values).max())
+
+
+@pytest.mark.parametrize("name", MIXING)
+def test_unlisted_families_are_refused_with_a_reason(name):
+    model = tiny_model(name)
+    assert name in unsupported_reason(model)
+    with pytest.raises(EngineRefusedError, match="not on the list"):
+        PackedEncoder(model, EncodeTask(task="classify"))
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("name", MIXING)
+def test_guards_refuse_a_family_listed_by_mistake(name, monkeypatch):
+    model = tiny_model(name)
+    own = model.config._attn_implementation
+    monkeypatch.setitem(families.FAMILIES, name, Family())
+    with pytest.raises(EngineRefusedError):
+        PackedBody.checked(model)
+    assert model.config._attn_implementation == own
+
+
+def test_guards_refuse_positions_that_start_wrong(monkeypatch):
+    monkeypatch.setitem(families.FAMILIES, "roberta", Family())
+    with pytest.raises(EngineRefusedError, match="differ from rows alone"):
+        PackedBody.checked(tiny_model("roberta"))
+
+
+def test_token_dropout_is_refused():
+    model = tiny_model("esm")
+    model.config.token_dropout = True
+    assert "token_dropout" in unsupported_reason(model)
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "electra", "albert", "distilbert"])
+def test_fused_kernels_change_nothing(name):
+    model = tiny_model(name)
+    request = random_rows(1)[0]
+    before = alone(model, request)
+    assert fuse(model) > 0
+    np.testing.assert_allclose(alone(model, request), before, rtol=1e-3, atol=5e-3)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "last", "max"])
+def test_pooling(pooling):
+    model = tiny_model("bert").bert
+    requests = random_rows(7)
+    expected = [_pooled(model, request, pooling) for request in requests]
+    results = drain(PackedEncoder(model, EncodeTask(task="embed", pooling=pooling, normalize=False)), requests)
+    for request, vector in zip(requests, expected, strict=True):
+        np.testing.assert_allclose(results[request.id].values, vector, rtol=1e-3, atol=1e-4)
+
+
+def _pooled(model, request: EncodeRequest, pooling: str) -> np.ndarray:
+    with torch.inference_mode():
+        hidden = model(input_ids=torch.from_numpy(request.token_ids).long()[None]).last_hidden_state[0]
+    return {"cls": hidden[0], "last": hidden[-1], "mean": hidden.mean(0), "max": hidden.amax(0)}[pooling].numpy()
+
+
+def test_segment_ids_reach_the_model():
+    model = tiny_model("bert")
+    model.config.problem_type = "regression"
+    tokens = np.arange(5, 25, dtype=np.int32)
+    types = (np.arange(20) >= 8).astype(np.int32)
+    with torch.inference_mode():
+        ids, kinds = (torch.from_numpy(x).long()[None] for x in (tokens, types))
+        expected = model(input_ids=ids, token_type_ids=kinds).logits[0].numpy()
+    engine = PackedEncoder(model, EncodeTask(task="classify"))
+    pair = EncodeRequest(id=0, token_ids=tokens, token_type_ids=types)
+    single = EncodeRequest(id=1, token_ids=tokens)
+    results = drain(engine, [pair, single])
+    np.testing.assert_allclose(results[0].values, expected, rtol=1e-3, atol=1e-3)
+    assert np.abs(results[1].values - expected).max() > 1e-2
+
+
+def test_rows_do_not_depend_on_the_batch():
+    model = tiny_model("modernbert")
+    requests = random_rows(20)
+    small, large = (
+        drain(PackedEncoder(model, EncodeTask(task="classify"), token_budget=n), requests) for n in (70, 4096)
+    )
+    for request in requests:
+        np.testing.assert_allclose(small[request.id].values, large[request.id].values, rtol=1e-4, atol=1e-5)
