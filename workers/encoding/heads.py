@@ -41,6 +41,8 @@ class OwnHead:
         self._given = _Given()
         # a shallow copy with the body exchanged; parameters stay shared
         self._model = copy.copy(model)
+        # accelerate binds its forward to the module it was put on, which is not the copy
+        self._model.__dict__.pop("forward", None)
         self._model._modules = {**model._modules, model.base_model_prefix: self._given}
         # decoders look for the last token that is not padding, and want a padding id to tell
         self._model.config = copy.copy(model.config)

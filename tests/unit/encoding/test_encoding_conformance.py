@@ -1,0 +1,99 @@
+"""One suite over every encoder back end: the same rows, the same answers, the same error rows."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the torch extra is not installed")
+pytest.importorskip("transformers", reason="the torch extra is not installed")
+
+from conformance import BROKEN, BackEnd, answers, rows
+
+from schemas import settings as settings_module
+
+PADDED = BackEnd("padded", "transformers")
+PACKED = BackEnd("packed", "packed")
+ONNX = BackEnd("onnx", "onnxruntime")
+INT8 = BackEnd("onnx-int8", "onnxruntime", quantization="int8", tolerance=0.15)
+TASKS = {"classify": "classifier", "score": "scorer", "embed": "embedder"}
+CASES = [(task, back_end) for task in TASKS for back_end in (PACKED, ONNX)] + [("classify", INT8)]
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def export_cache(tmp_path_factory):
+    """Exports go to a folder of the test's own, shared by its cases."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PARQUETRY_STATE_DIR", str(tmp_path_factory.mktemp("state")))
+        settings_module.settings.cache_clear()
+        yield
+    settings_module.settings.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def padded_answers(request):
+    """What the padded torch back end makes of the rows, by task."""
+    made = {}
+
+    def of(task):
+        if task not in made:
+            folder = request.getfixturevalue(TASKS[task])
+            made[task] = (folder, case_rows(folder), PADDED.engine(folder, task))
+            made[task] = (*made[task][:2], answers(made[task][2], made[task][1]))
+        return made[task]
+
+    return of
+
+
+def case_rows(folder):
+    config = json.loads((folder / "config.json").read_text())
+    bert = folder / "sentence_bert_config.json"
+    window = json.loads(bert.read_text())["max_seq_length"] if bert.is_file() else config["max_position_embeddings"]
+    return rows(window, config["vocab_size"])
+
+
+@pytest.mark.parametrize(("task", "back_end"), CASES, ids=lambda x: x if isinstance(x, str) else x.name)
+def test_back_end_agrees_with_padded_torch(task, back_end, padded_answers):
+    if back_end.backend == "onnxruntime":
+        pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
+        pytest.importorskip("onnxscript", reason="the onnx extra is not installed")
+    folder, requests, expected = padded_answers(task)
+    found = answers(back_end.engine(folder, task), requests)
+    assert found.keys() == expected.keys() == {request.id for request in requests}
+    assert {number: result.error for number, result in found.items() if result.error} == {
+        number: result.error for number, result in expected.items() if result.error
+    }
+    for number, result in expected.items():
+        np.testing.assert_allclose(found[number].values, result.values, atol=back_end.tolerance, rtol=0)
+
+
+def test_the_broken_rows_fail_and_no_other(padded_answers):
+    _, _, expected = padded_answers("classify")
+    assert {number for number, result in expected.items() if result.error} == BROKEN
+
+
+@pytest.mark.parametrize("back_end", [PADDED, PACKED, ONNX], ids=lambda x: x.name)
+def test_engines_say_what_they_are(back_end, classifier):
+    if back_end is ONNX:
+        pytest.importorskip("onnxscript", reason="the onnx extra is not installed")
+    facts = back_end.engine(classifier, "classify").describe()
+    assert facts["backend"] == back_end.backend
+    assert facts["num_labels"] == "3"
+    assert all(isinstance(value, str) for value in facts.values())
+
+
+@pytest.mark.parametrize("back_end", [PADDED, PACKED], ids=lambda x: x.name)
+def test_cancelled_rows_never_come_back(back_end, classifier):
+    engine = back_end.engine(classifier, "classify")
+    requests = case_rows(classifier)
+    engine.add(requests)
+    gone = {requests[0].id, 100}
+    engine.cancel(gone)
+    results = set()
+    while engine.num_unfinished:
+        results |= {result.id for result in engine.step()}
+    assert results == {request.id for request in requests} - gone

@@ -1,0 +1,146 @@
+"""ONNX files: the cache, a checkpoint's own file, weights outside the folder, providers that are not there."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the torch extra is not installed")
+pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
+pytest.importorskip("onnxscript", reason="the onnx extra is not installed")
+onnx = pytest.importorskip("onnx", reason="the onnx extra is not installed")
+
+from conformance import BackEnd, answers, rows  # noqa: E402
+
+from schemas import settings as settings_module  # noqa: E402
+from schemas.errors import EngineRefusedError, UnsupportedOptionError  # noqa: E402
+from schemas.job import ModelSpec  # noqa: E402
+from workers.checkpoint import Checkpoint  # noqa: E402
+from workers.encoding import providers  # noqa: E402
+from workers.encoding.export import ExportPlan, content_key, export, exported  # noqa: E402
+from workers.encoding.onnx_file import OnnxFile, UnsafeOnnxError  # noqa: E402
+from workers.encoding.onnx_probe import Probe  # noqa: E402
+from workers.request import EncodeRequest  # noqa: E402
+
+ONNX = BackEnd("onnx", "onnxruntime")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+
+
+@pytest.fixture(scope="module")
+def exported_folder(classifier, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exports") / "classifier"
+    export(classifier, folder, ExportPlan(task="classify"))
+    return folder
+
+
+@pytest.fixture
+def state(tmp_path, monkeypatch):
+    monkeypatch.setenv("PARQUETRY_STATE_DIR", str(tmp_path))
+    settings_module.settings.cache_clear()
+    yield tmp_path
+    settings_module.settings.cache_clear()
+
+
+def small_graph(path, location):
+    """A graph of one addition whose constant lies at `location`."""
+    value = onnx.helper.make_tensor_value_info
+    weight = onnx.TensorProto(name="w", data_type=1, dims=[1], data_location=onnx.TensorProto.EXTERNAL)
+    weight.external_data.add(key="location", value=location)
+    nodes = [onnx.helper.make_node("Add", ["input_ids", "w"], ["logits"])]
+    graph = onnx.helper.make_graph(nodes, "g", [value("input_ids", 1, [1])], [value("logits", 1, [1])], [weight])
+    path.write_bytes(onnx.helper.make_model(graph).SerializeToString())
+    return path
+
+
+def test_a_second_export_of_the_same_content_is_none(classifier, state, exported_folder, monkeypatch):
+    checkpoint, plan = Checkpoint.resolve(ModelSpec(id=str(classifier))), ExportPlan(task="classify")
+    shutil.copytree(exported_folder, state / "onnx" / content_key(checkpoint, plan))
+    monkeypatch.setattr("workers.encoding.exporting.write_export", None)
+    assert exported(checkpoint, plan).is_file()
+
+
+def test_the_key_changes_with_the_plan(classifier):
+    checkpoint = Checkpoint.resolve(ModelSpec(id=str(classifier)))
+    plans = [ExportPlan(task="classify"), ExportPlan(task="embed"), ExportPlan(task="classify", quantization="int8")]
+    assert len({content_key(checkpoint, plan) for plan in plans}) == 3
+
+
+def test_a_checkpoints_own_file_is_used(classifier, exported_folder, tmp_path):
+    folder = tmp_path / "with-onnx"
+    shutil.copytree(classifier, folder)
+    for file in exported_folder.glob("model.onnx*"):
+        shutil.copy(file, folder)
+    engine = ONNX.engine(folder, "classify")
+    assert engine.describe()["file"] == "model.onnx"
+    requests = rows(64, 150)
+    expected = answers(BackEnd("padded", "transformers").engine(classifier, "classify"), requests)
+    for number, result in answers(engine, requests).items():
+        np.testing.assert_allclose(result.values, expected[number].values, atol=1e-4)
+
+
+@pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "sub/../../secret", ""])
+def test_weights_outside_the_folder_are_refused(tmp_path, location):
+    with pytest.raises(UnsafeOnnxError):
+        OnnxFile.open(small_graph(tmp_path / "model.onnx", location))
+
+
+def test_weights_behind_a_link_out_of_the_folder_are_refused(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (tmp_path / "secret").write_bytes(b"0000")
+    (folder / "weights").symlink_to(tmp_path / "secret")
+    with pytest.raises(UnsafeOnnxError):
+        OnnxFile.open(small_graph(folder / "model.onnx", "weights"))
+
+
+def test_weights_in_a_hub_cache_are_taken(tmp_path):
+    snapshot, blobs = tmp_path / "snapshots" / "abc", tmp_path / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    (blobs / "123").write_bytes(b"0000")
+    (snapshot / "weights").symlink_to("../../blobs/123")
+    assert OnnxFile.open(small_graph(snapshot / "model.onnx", "weights")).inputs == ("input_ids",)
+
+
+def test_a_provider_that_is_not_there_is_refused_in_one_sentence():
+    with pytest.raises(UnsupportedOptionError, match="has only") as refusal:
+        providers.provider_name("migraphx", "cpu")
+    assert "CPUExecutionProvider" in str(refusal.value)
+
+
+def test_cuda_without_its_runtime_names_the_extra():
+    if "CUDAExecutionProvider" in providers.runtime().get_available_providers():
+        pytest.skip("the installed runtime has CUDA")
+    with pytest.raises(UnsupportedOptionError, match="onnx-gpu"):
+        providers.provider_name("auto", "cuda:0")
+
+
+def test_int8_is_of_the_padded_float32_graph():
+    with pytest.raises(UnsupportedOptionError, match="padded float32"):
+        ExportPlan(task="classify", form="packed", dtype="float16", quantization="int8")
+
+
+def test_a_file_whose_answers_are_off_is_refused(exported_folder):
+    probe = Probe.load(exported_folder)
+    probe.check(probe.values, "float32")
+    with pytest.raises(EngineRefusedError, match="differ"):
+        probe.check(probe.values + 1, "float32")
+    with pytest.raises(EngineRefusedError):
+        probe.check(np.full_like(probe.values, np.nan), "int8")
+
+
+def test_a_packed_export_has_the_fused_operator(classifier, tmp_path):
+    path = export(classifier, tmp_path / "packed", ExportPlan(task="classify", form="packed", dtype="float16"))
+    graph = onnx.load(str(path), load_external_data=False).graph
+    assert sum(node.op_type == "PackedMultiHeadAttention" for node in graph.node) == 2
+    named = {value.name for value in graph.input}
+    assert named == {"input_ids", "position_ids", "token_type_ids", "token_offset", "cu_seqlens"}
+
+
+def test_rows_survive_the_probe_file(tmp_path):
+    requests = [EncodeRequest(id=i, token_ids=np.arange(i + 1, dtype=np.int32)) for i in range(3)]
+    Probe(requests, np.eye(3, dtype=np.float32)).save(tmp_path)
+    loaded = Probe.load(tmp_path)
+    assert [row.token_ids.tolist() for row in loaded.requests] == [[0], [0, 1], [0, 1, 2]]
