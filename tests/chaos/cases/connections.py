@@ -50,7 +50,7 @@ def run_proxy(profile: str, seed: int, folder: Path) -> list[Outcome]:
     }
     with Arena(folder, ms_per_row=10.0) as arena:
         proxy = Proxy(arena.server.port, seed)
-        job = arena.job(400 * ROUNDS[profile] * SHARD_ROWS, SHARD_ROWS)
+        job = arena.job(300 * ROUNDS[profile] * SHARD_ROWS, SHARD_ROWS)
         for _ in range(2):
             arena.start_worker(PARQUETRY_BROKER_URL=proxy.url)
         job.wait_for_commits(1)
