@@ -35,7 +35,7 @@ test: $(VENV)/.dev ## unit, integration and acceptance tests
 
 test-light: ## the rooms without torch, on another Python: make test-light PYTHON=python3.12
 	$(PYTHON) -m venv .venv-light
-	.venv-light/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e . pytest pytest-timeout hypothesis
+	.venv-light/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e . pytest pytest-timeout hypothesis 'moto[server]' boto3
 	.venv-light/bin/python -m pytest tests/unit tests/integration
 
 test-gpu: $(VENV)/.dev ## tests that need a CUDA device

@@ -57,6 +57,8 @@ class BeatReply(StrEnum):
     #: somebody else has the shard, or will
     LOST = "LOST"
     CANCEL = "CANCEL"
+    #: give the shard back; the job may be resumed
+    PAUSE = "PAUSE"
 
 
 class PrepareReply(StrEnum):

@@ -14,6 +14,7 @@ from tasks.failpoints import failpoint
 from tasks.ledger import Ledger
 
 log = logging.getLogger(__name__)
+STOPPED = {BeatReply.CANCEL: JobState.CANCELLED, BeatReply.PAUSE: JobState.PAUSED}
 
 
 class Lease:
@@ -61,8 +62,8 @@ class Lease:
         reply = self._ledger.beat(self.claim, self._progress)
         if reply is BeatReply.LOST:
             self._verdict = LeaseLostError(shard=self.claim.shard)
-        elif reply is BeatReply.CANCEL:
-            self._verdict = JobStoppedError(job=self.claim.job, state=JobState.CANCELLED)
+        elif reply in STOPPED:
+            self._verdict = JobStoppedError(job=self.claim.job, state=STOPPED[reply])
         else:
             self._renewed = max(self._renewed, sent)
         self.check()

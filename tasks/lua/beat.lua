@@ -1,5 +1,5 @@
--- Renew a lease and note how far its shard is. Returns "OK", "LOST" or "CANCEL".
--- A paused job lets its running shards finish, so it answers OK.
+-- Renew a lease and note how far its shard is. Returns "OK", "LOST", "CANCEL" or "PAUSE".
+-- A pause is meant to free the devices, so running shards are given back; one already written may still be published.
 --
 -- KEYS[1] <p>{job}:ctl    HASH  state
 -- KEYS[3] <p>{job}:lease  ZSET  leased shard -> deadline in ms
@@ -11,8 +11,11 @@ local shard = ARGV[1]
 if redis.call('HGET', KEYS[4], shard) ~= ARGV[2] then
   return 'LOST'
 end
-if redis.call('HGET', KEYS[1], 'state') == 'cancelled' then
+local state = redis.call('HGET', KEYS[1], 'state')
+if state == 'cancelled' then
   return 'CANCEL'
+elseif state == 'paused' then
+  return 'PAUSE'
 end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

@@ -56,12 +56,12 @@ def test_unknown_job_suggests_the_nearest(ledger: Ledger):
             call("embed-124")
 
 
-def test_paused_job_is_not_claimed_and_its_shards_finish(ledger: Ledger):
+def test_paused_job_is_not_claimed_and_a_written_shard_may_be_published(ledger: Ledger):
     ledger.register(make_record(shards=2))
     claim = ledger.claim("w", QUEUES)
     assert ledger.set_state("job-1", JobState.PAUSED) is JobState.RUNNING
     assert ledger.claim("w", QUEUES) is None
-    assert ledger.beat(claim) == "OK"
+    assert ledger.beat(claim) == "PAUSE"
     assert ledger.prepare(claim) == "OK"
     assert ledger.commit(claim, make_part(0), Counts()) is CommitReply.COMMITTED
     ledger.set_state("job-1", JobState.RUNNING)

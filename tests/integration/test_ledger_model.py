@@ -112,6 +112,8 @@ class LedgerModel(RuleBasedStateMachine):
             assert reply == "LOST"
         elif self.state is JobState.CANCELLED:
             assert reply == "CANCEL"
+        elif self.state is JobState.PAUSED:
+            assert reply == "PAUSE"
         else:
             assert reply == "OK"
             self.expired.discard(claim.shard)

@@ -259,7 +259,8 @@ def test_engine_that_dies_once_costs_one_attempt(spell: str, tmp_path, ledger, s
     assert ledger.status(job.name).retries == 1
 
 
-def test_cancel_stops_a_running_shard(tmp_path, ledger, slot, monkeypatch):
+@pytest.mark.parametrize("state", [JobState.CANCELLED, JobState.PAUSED])
+def test_a_stopped_job_gets_its_running_shard_back(tmp_path, ledger, slot, monkeypatch, state):
     monkeypatch.setenv("CHAOS_MS_PER_ROW", "50")
     job = make_job(tmp_path, ledger, rows=400, rows_per_shard=400)
     claim = ledger.claim("w", QUEUES)
@@ -267,7 +268,7 @@ def test_cancel_stops_a_running_shard(tmp_path, ledger, slot, monkeypatch):
     thread.start()
     while not ledger.status(job.name).running_rows:
         time.sleep(0.05)
-    ledger.set_state(job.name, JobState.CANCELLED)
+    ledger.set_state(job.name, state)
     thread.join(timeout=10)
     assert not thread.is_alive()
     status = ledger.status(job.name)

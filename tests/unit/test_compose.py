@@ -1,5 +1,7 @@
 """The compose file: services, health checks, volumes and what keeps a fleet safe."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES = COMPOSE["services"]
+METRIC = re.compile(r"parquetry_\w+")
 
 
 def test_services_are_all_there():
@@ -71,3 +74,14 @@ def test_drain_fits_the_grace_period():
 
     grace = int(SERVICES["worker-gpu"]["stop_grace_period"].removesuffix("s"))
     assert grace > Settings.model_fields["drain_seconds"].default
+
+
+def test_the_grafana_dashboard_asks_for_metrics_that_exist():
+    from monitor.metrics import render
+    from tests.unit.status_samples import job_status, worker_status
+
+    exposed = render([job_status()], [worker_status()]).decode()
+    dashboard = json.loads((ROOT / "deploy/grafana/dashboards/parquetry.json").read_text())
+    asked = {name for panel in dashboard["panels"] for t in panel["targets"] for name in METRIC.findall(t["expr"])}
+    assert len(asked) >= 8
+    assert [name for name in asked if f"\n{name}{{" not in exposed] == []
