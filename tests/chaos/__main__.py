@@ -29,6 +29,8 @@ from tests.chaos.report import (
 
 #: cases at once; they mostly wait for leases to end
 LANES = {"short": 6, "long": 2}
+#: violations shown of a case; the rest are in its folder
+MAX_SHOWN = 10
 #: started first, since they take longest
 FIRST = ("T2", "T7", "T1", "T8", "T3")
 
@@ -101,7 +103,7 @@ def _report(outcomes: list[Outcome], comparisons: list[Comparison], *, markdown:
     parts = ["", table(HEADER, lines(outcomes))] if outcomes else []
     if comparisons:
         parts += ["", table(PLAIN_HEADER, plain_lines(comparisons))]
-    parts += [f"VIOLATED {o.fault}: {violation}" for o in outcomes for violation in o.violations]
+    parts += [f"VIOLATED {o.fault}: {violation}" for o in outcomes for violation in o.violations[:MAX_SHOWN]]
     return "\n".join(parts)
 
 
