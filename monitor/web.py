@@ -21,7 +21,7 @@ from starlette.routing import Route
 from monitor.access import COOKIE, Gate, allowed_hosts, require_token
 from monitor.metrics import render
 from monitor.observer import JobLedger, Observer
-from schemas.errors import ExitCode, ParquetryError, UnknownJobError, UnusableEnvironmentError
+from schemas.errors import BadInputError, ParquetryError, UnknownJobError, UnusableEnvironmentError
 from schemas.states import JobState
 
 PAGE = Path(__file__).parent / "page"
@@ -187,8 +187,7 @@ async def _limited_body(request: Request) -> bytes:
 async def _refusal(request: Request, error: Exception) -> Response:
     if isinstance(error, UnknownJobError):
         return _json({"error": str(error)}, 404)
-    bad_input = isinstance(error, ParquetryError) and error.exit_code == ExitCode.BAD_INPUT
-    return _json({"error": str(error)}, 409 if bad_input else 503)
+    return _json({"error": str(error)}, 409 if isinstance(error, BadInputError) else 503)
 
 
 def _file(name: str, media_type: str) -> Callable[[Request], Any]:
