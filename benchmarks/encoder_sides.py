@@ -1,0 +1,127 @@
+"""The sides of the encoder benchmark: each takes rows of token ids and gives logits (num_rows, num_labels)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+
+from workers.encoding.export import ExportPlan, export
+from workers.encoding.ort_padded import OrtOptions, OrtPaddedEncoder
+from workers.encoding.providers import PROVIDERS
+from workers.encoding.rows import RowLimits
+from workers.encoding.torch_packed import EncodeTask, PackedEncoder
+from workers.encoding.vectors import Vectors
+from workers.engine import Engine
+from workers.request import EncodeRequest
+from workers.torch_encoder import TorchEncoder
+
+Side = Callable[[list[np.ndarray]], np.ndarray]
+#: hidden size, layers, heads, inner size
+SHAPES = {"minilm": (384, 6, 12, 1536), "bert-base": (768, 12, 12, 3072), "bert-large": (1024, 24, 16, 4096)}
+NUM_LABELS = 2
+MAX_TOKENS = 512
+#: rows handed over at once, as a shard runner does
+_ADDED_ROWS = 2048
+
+
+def write_model(shape: str, folder: Path) -> None:
+    """A classifier with random weights of a real shape; a regression, so that every side gives plain logits."""
+    hidden, layers, heads, inner = SHAPES[shape]
+    config = BertConfig(
+        hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=inner,
+        num_labels=NUM_LABELS, problem_type="regression",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    BertForSequenceClassification(config).save_pretrained(folder)
+
+
+def flops(shape: str, rows: list[np.ndarray]) -> float:
+    """Multiplications and additions of one pass over the rows, without padding."""
+    hidden, layers, _, inner = SHAPES[shape]
+    per_token = 2 * layers * (4 * hidden**2 + 2 * hidden * inner)
+    return sum(per_token * len(row) + 4 * layers * hidden * len(row) ** 2 for row in rows)
+
+
+class Sides:
+    """Makes sides over one model on one device."""
+
+    def __init__(self, folder: Path, device: str, dtype: torch.dtype) -> None:
+        self.folder, self.device, self.dtype = folder, device, dtype
+
+    def load(self) -> BertForSequenceClassification:
+        model = AutoModelForSequenceClassification.from_pretrained(self.folder, dtype=self.dtype)
+        return model.eval().to(self.device)
+
+    def arrival(self, batch_size: int) -> Side:
+        """Padded batches in the order of arrival: what transformers' pipeline runs."""
+        model = self.load()
+
+        def side(rows: list[np.ndarray]) -> np.ndarray:
+            batches = (rows[at : at + batch_size] for at in range(0, len(rows), batch_size))
+            with torch.inference_mode():
+                outs = [_padded_logits(model, batch, self.device) for batch in batches]
+            return torch.cat(outs).float().cpu().numpy()
+
+        return side
+
+    def sorted(self) -> Side:
+        """Our padded engine, sorted by length."""
+        budget = 4096 if self.device == "cpu" else 32768
+        head = lambda output, _mask: output.logits.float()  # noqa: E731
+        return drained(TorchEncoder(self.load(), head, pad_id=0, max_tokens=MAX_TOKENS, token_budget=budget))
+
+    def packed(self) -> Side:
+        """Our packed engine."""
+        return drained(PackedEncoder(self.load(), EncodeTask(task="classify")))
+
+    def onnx_padded(self, quantization: str = "none") -> Side:
+        """ONNX Runtime, padded and sorted by length."""
+        on_cpu = self.device == "cpu"
+        dtype = "float32" if on_cpu else "float16"
+        plan = ExportPlan(task="classify", dtype=dtype, quantization=quantization)
+        path = export(self.folder, self.folder / f"onnx-{quantization}", plan)
+        provider = PROVIDERS["cpu" if on_cpu else "cuda"]
+        return drained(OrtPaddedEncoder(path, self._options(provider, "int8" if quantization == "int8" else dtype)))
+
+    def onnx_packed(self) -> Side:
+        """ONNX Runtime on CUDA over packed batches."""
+        from workers.encoding.ort_packed import OrtPackedEncoder
+
+        plan = ExportPlan(task="classify", form="packed", dtype="float16")
+        path = export(self.folder, self.folder / "onnx-packed", plan)
+        return drained(OrtPackedEncoder(path, self._options(PROVIDERS["cuda"], "float16"), self.device))
+
+    def _options(self, provider: str, precision: str) -> OrtOptions:
+        limits = RowLimits(vocab_size=30522, max_tokens=MAX_TOKENS, type_vocab_size=2)
+        return OrtOptions(limits=limits, vectors=Vectors(task="classify"), provider=provider, precision=precision)
+
+
+def drained(engine: Engine) -> Side:
+    """A side that feeds an engine and takes its results."""
+
+    def side(rows: list[np.ndarray]) -> np.ndarray:
+        out = np.empty((len(rows), NUM_LABELS), np.float32)
+        requests = [EncodeRequest(id=index, token_ids=row) for index, row in enumerate(rows)]
+        for start in range(0, len(requests), _ADDED_ROWS):
+            engine.add(requests[start : start + _ADDED_ROWS])
+        while engine.num_unfinished:
+            for result in engine.step():
+                assert result.error is None, result.error
+                out[result.id] = result.values
+        return out
+
+    return side
+
+
+def _padded_logits(model: BertForSequenceClassification, rows: list[np.ndarray], device: str) -> torch.Tensor:
+    longest = max(map(len, rows))
+    ids = np.zeros((len(rows), longest), np.int64)
+    for target, row in zip(ids, rows, strict=True):
+        target[: len(row)] = row
+    mask = (np.arange(longest) < np.array([len(row) for row in rows])[:, None]).astype(np.int64)
+    ids, mask = (torch.from_numpy(x).to(device) for x in (ids, mask))
+    return model(input_ids=ids, attention_mask=mask).logits

