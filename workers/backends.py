@@ -57,6 +57,8 @@ def load_engine(spec: EngineSpec, *, beat: Beat = lambda: None) -> Engine:
 def _load_generator(spec: EngineSpec, checkpoint: Checkpoint, beat: Beat) -> Engine:
     is_encoder_decoder = bool(checkpoint.config.get("is_encoder_decoder"))
     model = load_model(spec, checkpoint, AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM)
+    if spec.device == "cpu":
+        _beat_in_layers(model, beat)
     tokenizer = tokenizers.Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json"))
     reason = "model.backend is transformers"
     if spec.model.backend != "transformers":
@@ -67,7 +69,8 @@ def _load_generator(spec: EngineSpec, checkpoint: Checkpoint, beat: Beat) -> Eng
         if spec.model.backend == "packed" or spec.model.attention in PACKED_ONLY:
             raise UnsupportedOptionError(option=_packed_option(spec), reason=reason)
         log.warning("this model runs through transformers' padded generate, not the packed engine: %s", reason)
-    _beat_in_layers(model, beat)
+    if spec.device != "cpu":
+        _beat_in_layers(model, beat)
     return TransformersGenerate(
         model,
         tokenizer,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="the torch extra is not installed")
@@ -11,6 +12,7 @@ from schemas.errors import UnsupportedOptionError  # noqa: E402
 from schemas.job import ModelSpec  # noqa: E402
 from workers.backends import load_engine  # noqa: E402
 from workers.engine_spec import EngineSpec  # noqa: E402
+from workers.request import GenerationRequest, SamplingParams  # noqa: E402
 
 
 def spec_of(folder, task="generate", **model) -> EngineSpec:
@@ -48,3 +50,14 @@ def test_equal_specs_share_an_engine_and_others_do_not(causal_lm):
 
     assert spec.key == spec_of(causal_lm).model_copy(update={"device": "cuda:0"}).key
     assert len({spec.key, spec_of(causal_lm, dtype="float16").key, spec_of(causal_lm, "classify").key}) == 3
+
+
+@pytest.mark.parametrize("backend", ["packed", "transformers"])
+def test_a_step_on_a_cpu_shows_life_in_every_layer(causal_lm, backend):
+    beats: list[None] = []
+    engine = load_engine(spec_of(causal_lm, backend=backend), beat=lambda: beats.append(None))
+    beats.clear()
+    prompt = np.asarray([1, 2, 3], dtype=np.int32)
+    engine.add([GenerationRequest(id=0, prompt_ids=prompt, params=SamplingParams(max_new_tokens=2))])
+    engine.step()
+    assert len(beats) >= 2, "one for each layer of the tiny model"
