@@ -48,6 +48,7 @@ lint: $(VENV)/.dev ## style and formatting
 format: $(VENV)/.dev ## rewrite files into the project's formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/python docs/modules.py > docs/modules.md
 
 chaos: $(VENV)/.dev ## kill, stop and starve real processes; count rows lost and doubled
 	$(BIN)/python -m tests.chaos
