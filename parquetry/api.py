@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from tasks.ledger import Ledger
 
+log = logging.getLogger(__name__)
 #: a JobSpec, the same as plain data, or the path of a spec file
 SpecLike = JobSpec | Mapping[str, Any] | str | Path
 
@@ -38,8 +40,11 @@ def submit(spec: SpecLike, *, broker_url: str | None = None) -> Job:
     The same spec submitted again is the same job. Raises a BadInputError for a spec that cannot run.
     """
     from producers.submission import submit as register
+    from tasks.broker_check import what_may_be_lost
 
     ledger = open_ledger(broker_url)
+    for sentence in what_may_be_lost(ledger.client):
+        log.warning("%s", sentence)
     record = register(as_spec(spec), ledger, broker_url=broker_url).record
     return Job(record.job, record.spec.output.path, ledger)
 

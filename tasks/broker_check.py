@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import redis
 
-from tasks.broker import connect, server_info
+from tasks.broker import connect, describe, server_info, translated
 
 #: first releases of each series in which a script cannot reach freed memory (CVE-2025-49844)
 FIXED_REDIS = {6: (6, 2, 20), 7: (7, 4, 6), 8: (8, 2, 2)}
@@ -29,14 +29,30 @@ def check(broker: str | redis.Redis) -> list[Finding]:
     return [_persistence(client), _eviction(client), _version(client)]
 
 
+def what_may_be_lost(client: redis.Redis) -> list[str]:
+    """A sentence for each way in which this broker may forget jobs of several nodes; none for a private socket.
+
+    Raises BrokerUnreachableError.
+    """
+    # a server on a socket serves this machine alone, and `run` starts its own
+    if "path" in client.connection_pool.connection_kwargs:
+        return []
+    url = describe(client)
+    with translated(url):
+        findings = [_persistence(client), _eviction(client)]
+    return [f"The broker {url}: {f.name} {f.text}; {f.fix}." for f in findings if not f.ok]
+
+
 def _persistence(client: redis.Redis) -> Finding:
-    on = bool(server_info(client, "persistence").get("aof_enabled"))
-    if on:
-        return Finding(name="append-only file", ok=True, text="on: a restart of the broker keeps every job")
+    enabled = server_info(client, "persistence").get("aof_enabled")
+    if enabled is None:
+        return Finding(name="append-only file", ok=True, text="unknown: this user may not ask")
+    if enabled:
+        return Finding(name="append-only file", ok=True, text="is on: a restart of the broker keeps every job")
     return Finding(
         name="append-only file",
         ok=False,
-        text="off: a restart of the broker forgets every job; committed parts stay safe in the outputs",
+        text="is off: a restart of the broker forgets every job; committed parts stay safe in the outputs",
         fix="set `appendonly yes`; after a loss, run `parquetry recover OUTPUT` for each job",
     )
 
@@ -48,7 +64,7 @@ def _eviction(client: redis.Redis) -> Finding:
     return Finding(
         name="eviction",
         ok=False,
-        text=f"maxmemory-policy {policy}: the broker may drop the state of running jobs when memory runs short",
+        text=f"is on (maxmemory-policy {policy}): the broker may drop the state of running jobs when memory runs short",
         fix="set `maxmemory-policy noeviction`",
     )
 

@@ -20,6 +20,7 @@ from types import FrameType
 from schemas.errors import BrokerUnreachableError, ExitCode
 from schemas.settings import settings
 from tasks.broker import connect
+from tasks.broker_check import what_may_be_lost
 from tasks.device_worker import DeviceWorker
 from tasks.devices import devices
 from tasks.ledger import Ledger
@@ -53,6 +54,8 @@ def run_node(options: NodeOptions) -> int:
     """
     logging.basicConfig(stream=sys.stderr, level=settings().log_level, format=LOG_FORMAT)
     ledger = Ledger(connect(options.broker_url), settings().env)
+    for sentence in what_may_be_lost(ledger.client):
+        log.warning("%s", sentence)
     names = devices(options.gpus, options.gpus_per_engine, options.cpu_engines)
     with _folder() as folder, _signals() as stop:
         workers = [_device_worker(options, device, folder / str(i)) for i, device in enumerate(names)]

@@ -67,9 +67,13 @@ def submit(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False)
     from parquetry.broker import open_ledger
     from parquetry.spec_file import load_spec
     from producers.submission import submit as register_job
+    from tasks.broker_check import what_may_be_lost
 
     job = load_spec(spec, overrides or ())
-    submission = register_job(job, open_ledger())
+    ledger = open_ledger()
+    for sentence in what_may_be_lost(ledger.client):
+        print(f"parquetry: warning: {sentence}", file=sys.stderr)
+    submission = register_job(job, ledger)
     if as_json:
         output = submission.record.spec.output.path
         _print_json({"job": submission.job, "created": submission.created, "output": output})

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,8 @@ import redis
 from tasks.broker import connect
 from tasks.ledger import Ledger
 from tasks.policy import Policy
+from tests.chaos.process import Process
+from tests.chaos.server import Server as TcpServer
 
 
 def server_binary() -> str:
@@ -125,3 +128,35 @@ def ledger(client: redis.Redis, env: str, policy: Policy) -> Iterator[Ledger]:
     yield ledger
     for key in client.scan_iter(f"{ledger.keys.prefix}*", count=1000):
         client.delete(key)
+
+
+@pytest.fixture
+def tcp_server(tmp_path: Path) -> Iterator[TcpServer]:
+    """A server that several machines could reach, with an append-only file."""
+    server = TcpServer(tmp_path / "redis")
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def start_worker(env: str, tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    """Starts `parquetry worker` processes with echo engines; all that is left of them at the end is killed."""
+    workers: list[Process] = []
+
+    def start(url: str, **environment: str) -> Process:
+        variables = {
+            "PARQUETRY_BROKER_URL": url,
+            "PARQUETRY_ENV": env,
+            "PARQUETRY_STATE_DIR": str(tmp_path / "state"),
+            "PARQUETRY_ENGINE_FACTORY": "tests.chaos.echo_engine:open_engine",
+            "PARQUETRY_RECONCILE_SECONDS": "0.5",
+            "PARQUETRY_DRAIN_SECONDS": "1",
+            "CHAOS_LOG": str(tmp_path / "rows"),
+        }
+        command = [sys.executable, "-P", "-m", "parquetry", "worker", "--gpus", "none"]
+        workers.append(Process(command, tmp_path / f"worker-{len(workers)}.log", **variables | environment))
+        return workers[-1]
+
+    yield start
+    for worker in workers:
+        worker.kill()
