@@ -252,6 +252,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def redact(url: str) -> str:
-    """The broker URL without its user and password, fit for logs and errors."""
+    """The broker URL without its user, password and options, fit for logs and errors."""
     scheme, separator, rest = url.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+    # an option may be the password of a key file
+    return f"{scheme}{separator}{rest.rpartition('@')[2].partition('?')[0]}"

@@ -44,9 +44,20 @@ def translated(url: str) -> Iterator[None]:
     try:
         yield
     except (*RETRYABLE, MasterNotFoundError) as error:
-        raise BrokerUnreachableError(url=redact(url), reason=_reason(error)) from None
+        raise no_connection(url, error) from None
     except (RedisError, ValueError) as error:
         raise BrokerRefusedError(url=redact(url), reason=_reason(error)) from None
+
+
+def no_connection(url: str, error: Exception) -> BrokerUnreachableError | BrokerRefusedError:
+    """Why no connection came about; a certificate that nobody vouches for does not mend by waiting."""
+    _, untrusted, why = str(error).rpartition("certificate verify failed: ")
+    if not untrusted:
+        return BrokerUnreachableError(url=redact(url), reason=_reason(error))
+    # the text goes on with a place in the C source of a library
+    why = why.partition(" (_ssl")[0]
+    fix = "name its CA in the URL, as in rediss://host:6379/0?ssl_ca_certs=/path/ca.pem"
+    return BrokerRefusedError(url=redact(url), reason=f"its certificate is not to be trusted ({why}); {fix}")
 
 
 def _reason(error: Exception) -> str:
@@ -80,7 +91,12 @@ def redis_url(url: str) -> str:
 
 def kombu_url(url: str) -> str:
     """kombu's form of a broker URL."""
-    return SentinelUrl.parse(url).kombu_url if url.startswith("sentinel://") else url
+    if url.startswith("sentinel://"):
+        return SentinelUrl.parse(url).kombu_url
+    if url.startswith("rediss://") and "ssl_cert_reqs=" not in url:
+        # without an option of TLS in the URL kombu would talk plain text to it
+        return f"{url}{'&' if '?' in url else '?'}ssl_cert_reqs=required"
+    return url
 
 
 def transport_options(url: str, env: str) -> dict[str, Any]:
@@ -126,4 +142,7 @@ def describe(client: redis.Redis) -> str:
     options = client.connection_pool.connection_kwargs
     if "path" in options:
         return f"redis+socket://{options['path']}"
-    return f"redis://{options.get('host', 'sentinel')}:{options.get('port', '')}"
+    if "host" not in options:
+        return "sentinel"
+    scheme = "rediss" if issubclass(client.connection_pool.connection_class, redis.SSLConnection) else "redis"
+    return f"{scheme}://{options['host']}:{options['port']}"

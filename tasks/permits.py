@@ -9,10 +9,9 @@ from contextlib import contextmanager
 from kombu import Connection, Producer
 from kombu.exceptions import OperationalError
 
-from schemas.errors import BrokerUnreachableError, redact
 from schemas.permit import PERMIT_TASK, Permit
 from schemas.settings import settings
-from tasks.broker import kombu_url, translated, transport_options
+from tasks.broker import kombu_url, no_connection, translated, transport_options
 from tasks.ledger import Ledger
 
 #: permits kept in the broker for each slot: one to take now, one for when it is done
@@ -54,7 +53,7 @@ def _producer(url: str, env: str) -> Iterator[Producer]:
         with translated(url), connection, connection.Producer() as producer:
             yield producer
     except OperationalError as error:
-        raise BrokerUnreachableError(url=redact(url), reason=str(error)[:200]) from None
+        raise no_connection(url, error) from None
 
 
 def outstanding(ledger: Ledger, queue: str) -> int:

@@ -144,6 +144,7 @@ class TestErrors:
             ("redis://host", "redis://host"),
             ("redis+socket:///run/s", "redis+socket:///run/s"),
             ("redis://user:p@ss@host", "redis://host"),
+            ("rediss://host?ssl_password=secret", "rediss://host"),
         ],
     )
     def test_redacted(self, url, shown):

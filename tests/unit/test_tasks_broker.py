@@ -37,6 +37,19 @@ def test_sentinel_url():
     assert transport_options(url, "e")["master_name"] == "mymaster"
 
 
+@pytest.mark.parametrize(
+    ("url", "theirs"),
+    [
+        ("rediss://h/0", "rediss://h/0?ssl_cert_reqs=required"),
+        ("rediss://h/0?ssl_ca_certs=/ca", "rediss://h/0?ssl_ca_certs=/ca&ssl_cert_reqs=required"),
+        ("rediss://h/0?ssl_cert_reqs=none", "rediss://h/0?ssl_cert_reqs=none"),
+        ("redis://h/0", "redis://h/0"),
+    ],
+)
+def test_permits_never_go_to_a_tls_broker_in_plain_text(url: str, theirs: str):
+    assert kombu_url(url) == theirs
+
+
 @pytest.mark.parametrize("url", ["sentinel://a", "sentinel://a/", "sentinel://:secret@a/m/x"])
 def test_sentinel_url_without_master_is_refused(url: str):
     with pytest.raises(BrokerRefusedError) as caught:
