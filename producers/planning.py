@@ -8,11 +8,12 @@ from itertools import pairwise
 from pydantic import BaseModel, ConfigDict
 
 from producers.devices import smallest_gpu_bytes
-from producers.submission import prepare, queue_of
+from producers.submission import prepare
 from schemas.errors import RowError
 from schemas.job import JobSpec, ModelSpec
 from schemas.manifest import JobRecord
 from schemas.shard import Shard, ShardPlan
+from tasks.job_entry import queue_of
 from workers.checkpoint import Checkpoint
 from workers.preparation import Preparation
 from workers.reader import input_schema, read_shard

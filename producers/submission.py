@@ -21,6 +21,7 @@ from schemas.settings import settings
 from schemas.shard import InputFile, ShardPlan
 from schemas.storage import Storage, open_storage
 from tasks import permits
+from tasks.job_entry import queue_of
 from tasks.ledger import Ledger
 
 
@@ -99,11 +100,6 @@ def job_id(spec: JobSpec) -> str:
     return f"{spec.task}-{digest[:12]}"
 
 
-def queue_of(spec: JobSpec) -> str:
-    """The queue whose workers can run the job."""
-    return "optimum" if spec.model.backend == "optimum" else "default"
-
-
 def cut_shards(checked: CheckedJob) -> ShardPlan:
     """The shard plan; files that lie wholly behind `input.limit` are not part of it."""
     spec, table = checked.spec, checked.table
@@ -135,7 +131,7 @@ def _take_up(spec: JobSpec, output: Storage, ledger: Ledger, *, is_known: bool) 
         # loaded only here: recovery reads parts
         from tasks.recovery import recover
 
-        recover(str(output.root), ledger, queue=queue_of(spec))
+        recover(str(output.root), ledger)
     return record
 
 

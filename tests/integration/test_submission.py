@@ -17,6 +17,7 @@ from schemas.manifest import JobRecord
 from schemas.states import JobState
 from tasks import permits
 from tasks.ledger import Ledger
+from tasks.recovery import recover
 from tests.unit.tiny_model import make_model
 
 
@@ -78,12 +79,28 @@ def test_another_spec_on_that_output_is_refused(spec, ledger):
         submit(spec(shards={"rows": 60}), ledger)
 
 
-def test_a_queue_that_forgot_the_job_learns_of_it(spec, ledger, client):
+def test_a_queue_that_forgot_the_job_learns_of_it(spec, ledger):
     made = submit(spec(), ledger)
-    for key in client.scan_iter(f"{ledger.keys.prefix}*"):
-        client.delete(key)
+    wipe(ledger)
     assert not submit(spec(), ledger).created
     assert ledger.status(made.job).shards_pending == 4
+
+
+@pytest.mark.parametrize("again", ["submit", "recover"])
+def test_a_forgotten_optimum_job_comes_back_into_its_queue(again, spec, ledger, folder):
+    optimum = spec(model={"id": f"{folder}/model", "backend": "optimum"})
+    made = submit(optimum, ledger)
+    wipe(ledger)
+    if again == "submit":
+        submit(optimum, ledger)
+    else:
+        recover(optimum.output.path, ledger)
+    assert ledger.status(made.job).queue == "optimum"
+
+
+def wipe(ledger: Ledger) -> None:
+    for key in ledger.client.scan_iter(f"{ledger.keys.prefix}*"):
+        ledger.client.delete(key)
 
 
 def test_a_submission_cut_short_before_the_queue_is_completed(spec, ledger, monkeypatch):
