@@ -14,6 +14,7 @@ from tests.chaos.job import Job
 from tests.chaos.ledger_audit import holders, is_committed
 from tests.chaos.process import Process, wait_until
 from tests.chaos.s3_server import S3Server
+from tests.chaos.sentinels import Sentinels
 from tests.chaos.server import Server
 
 ENV = "chaos"
@@ -25,11 +26,19 @@ class Arena:
     """A context: `with Arena(folder) as arena`. Settings are given as PARQUETRY_* names without the prefix."""
 
     def __init__(
-        self, folder: Path, *, persistent: bool = True, s3: bool = False, ms_per_row: float = 2.0, **settings: object
+        self,
+        folder: Path,
+        *,
+        persistent: bool = True,
+        sentinels: bool = False,
+        s3: bool = False,
+        ms_per_row: float = 2.0,
+        **settings: object,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self.server = Server(folder / "redis", persistent=persistent)
+        redis = folder / "redis"
+        self.server = Sentinels(redis) if sentinels else Server(redis, persistent=persistent)
         self.s3 = S3Server(folder) if s3 else None
         self.workers: list[Process] = []
         self._started = 0

@@ -28,6 +28,7 @@ CASES = {
     "T9": "redis_losses:run_restarts",
     "T9b": "redis_losses:run_flush",
     "T10": "redis_losses:run_older",
+    "T10b": "redis_losses:run_failover",
     "T13": "last_commits:run",
     "T15": "isolation:run",
     "T16": "clocks:run",

@@ -15,8 +15,8 @@ from tests.chaos.process import Process, wait_until
 class Server:
     """One server. Its data survive `kill` and `start` when it is persistent, as those of a crashed machine would."""
 
-    def __init__(self, folder: Path, *, persistent: bool = True) -> None:
-        self.folder, self.port, self._persistent = folder, free_port(), persistent
+    def __init__(self, folder: Path, *options: str, persistent: bool = True) -> None:
+        self.folder, self.port, self._persistent, self._extra = folder, free_port(), persistent, options
         folder.mkdir(parents=True, exist_ok=True)
         self._process: Process | None = None
         self.start()
@@ -69,7 +69,7 @@ class Server:
     def _options(self) -> list[str]:
         kept = ("--appendonly", "yes", "--appendfsync", "everysec") if self._persistent else ("--appendonly", "no")
         place = ("--dir", str(self.folder), "--bind", "127.0.0.1", "--port", str(self.port))
-        return [*place, *kept, "--save", "", "--loglevel", "warning", "--maxmemory-policy", "noeviction"]
+        return [*place, *kept, "--save", "", "--loglevel", "warning", "--maxmemory-policy", "noeviction", *self._extra]
 
 
 def find_server() -> str:

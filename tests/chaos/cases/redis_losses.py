@@ -1,4 +1,4 @@
-"""T9 and T10: Redis killed, emptied and set back; and everything killed at one instant."""
+"""T9 and T10: Redis killed, emptied, set back and failed over; and everything killed at one instant."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.chaos.arena import Arena
 from tests.chaos.job import Job
-from tests.chaos.process import signal_all
+from tests.chaos.process import signal_all, wait_until
 from tests.chaos.report import Outcome
 
 SHARD_ROWS = 20
@@ -63,6 +63,20 @@ def run_older(profile: str, seed: int, folder: Path) -> list[Outcome]:
         shutil.copytree(older, data)
         arena.server.start()
         outcome = Outcome(fault="T10 Redis set back by 40 commits", injected=1, slowest_s=job.progress())
+        return [_finish(job, outcome)]
+
+
+def run_failover(profile: str, seed: int, folder: Path) -> list[Outcome]:
+    """T10: the master dies, Sentinel makes its replica the master, and everybody finds it."""
+    with Arena(folder, sentinels=True, ms_per_row=10.0) as arena:
+        job = _started(arena, shards=70)
+        job.wait_for_commits(20)
+        before, begin = job.done, time.monotonic()
+        arena.server.kill_master()
+        wait_until(lambda: job.done > before, 60.0, "a commit on the new master")
+        outcome = Outcome(fault="T10 SIGKILL of the master, failover by Sentinel", injected=1)
+        outcome.slowest_s = time.monotonic() - begin
+        outcome.require(arena.server.has_failed_over(), "the replica is not the master")
         return [_finish(job, outcome)]
 
 
