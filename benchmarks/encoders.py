@@ -128,9 +128,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     rate = matmul_rate(args.device)
     card = torch.cuda.get_device_name() if rate else f"CPU, {args.threads} threads"
-    versions = {
-        name: metadata.version(name) for name in ("torch", "transformers", "onnxruntime") if util.find_spec(name)
-    }
+    packages = [name for name in ("torch", "transformers", "onnxruntime") if util.find_spec(name)]
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
     head = [f"# Encoders on {card}", "", f"`python {' '.join(sys.argv)}`; {versions}"]
     if rate:
         head.append(f"; matmul {rate / 1e12:.0f} TFLOP/s")

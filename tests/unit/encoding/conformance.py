@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from schemas.job import ModelSpec, Task
-from workers.backends import load_engine
 from workers.engine import Engine
 from workers.engine_spec import EngineSpec
 from workers.request import EncodeRequest, Encoding
@@ -25,6 +24,9 @@ class BackEnd:
     tolerance: float = 1e-4
 
     def engine(self, folder: Path, task: Task, *, device: str = "cpu", dtype: str = "float32") -> Engine:
+        # imported here, since Optimum's environment shares the rows but has another transformers
+        from workers.backends import load_engine
+
         model = ModelSpec(id=str(folder), backend=self.backend, quantization=self.quantization, dtype=dtype)
         return load_engine(EngineSpec(task=task, model_path=str(folder), model=model, device=device, token_budget=128))
 

@@ -1,0 +1,73 @@
+"""Optimum as a back end, in its own environment: the conformance rows against the torch model of transformers 4."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("optimum.onnxruntime", reason="the optimum extra is not installed; run make test-optimum")
+
+import torch
+from transformers import AutoModel, AutoModelForSequenceClassification
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit" / "encoding"))
+
+from conformance import BROKEN, answers, rows
+
+from schemas.errors import UnsupportedOptionError
+from schemas.job import ModelSpec
+from tests.models import write_classifier, write_embedder
+from workers.checkpoint import Checkpoint
+from workers.encoding.optimum_encoder import optimum_encoder
+from workers.engine_spec import EngineSpec
+
+pytestmark = pytest.mark.filterwarnings("default")
+MAKERS = {"classify": write_classifier, "embed": write_embedder}
+
+
+def spec_of(folder: Path, task: str, **model: object) -> EngineSpec:
+    options = ModelSpec(id=str(folder), backend="optimum", **model)
+    return EngineSpec(task=task, model_path=str(folder), model=options, token_budget=128)
+
+
+def engine_of(folder: Path, task: str, **model: object):
+    spec = spec_of(folder, task, **model)
+    return optimum_encoder(spec, Checkpoint.resolve(spec.model), {})
+
+
+def own_values(folder: Path, task: str, request) -> np.ndarray:
+    """Softmaxed logits, or the mean of the hidden states at length one, of a row alone in torch."""
+    kind = AutoModel if task == "embed" else AutoModelForSequenceClassification
+    ids = torch.from_numpy(request.token_ids).long()[None]
+    types = None if request.token_type_ids is None else torch.from_numpy(request.token_type_ids).long()[None]
+    with torch.inference_mode():
+        out = kind.from_pretrained(folder).eval()(input_ids=ids, token_type_ids=types)
+    if task == "classify":
+        return out.logits.softmax(-1)[0].numpy()
+    return torch.nn.functional.normalize(out.last_hidden_state.mean(1), dim=-1)[0].numpy()
+
+
+@pytest.mark.parametrize("task", MAKERS)
+def test_answers_and_error_rows(task, tmp_path):
+    folder = MAKERS[task](tmp_path / task)
+    window = 32 if task == "embed" else 64
+    requests = rows(window, json.loads((folder / "config.json").read_text())["vocab_size"])
+    found = answers(engine_of(folder, task), requests)
+    assert {number for number, result in found.items() if result.error} == BROKEN
+    for request in (request for request in requests if request.id not in BROKEN):
+        np.testing.assert_allclose(found[request.id].values, own_values(folder, task, request), atol=1e-4)
+
+
+def test_quantization_is_refused(tmp_path):
+    with pytest.raises(UnsupportedOptionError, match="onnxruntime"):
+        engine_of(write_classifier(tmp_path / "model"), "classify", quantization="int8")
+
+
+def test_a_provider_that_is_not_there_is_refused(tmp_path):
+    spec = spec_of(write_classifier(tmp_path / "model"), "classify").model_copy(update={"device": "cuda:0"})
+    with pytest.raises(UnsupportedOptionError, match="provider cuda"):
+        optimum_encoder(spec, Checkpoint.resolve(spec.model), {})
