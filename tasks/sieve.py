@@ -2,6 +2,7 @@
 
 What was in flight when the engine died is halved and tried again, until one row alone has killed the engine twice;
 that row is answered with an error. A death costs one load of the model, so a bad row among n costs about log2(n) + 2.
+An engine that dies on rows from all over the shard and answers none is to blame itself: then no row is.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from workers.request import Completion, Encoding, GenerationRequest, Request, Re
 log = logging.getLogger(__name__)
 #: times the engine must die on a row alone: once may be chance
 PROOFS = 2
+#: rows blamed before any was answered that speak against the engine
+SUSPICIOUS = 3
 #: loads of the model one attempt may cost
 MAX_DEATHS = 64
 #: a sieve asks for an engine with less in a batch
@@ -47,6 +50,7 @@ class Sieve:
         self._answers: list[Result] = []
         self._deaths_alone: Counter[int] = Counter()
         self._blamed: dict[int, str] = {}
+        self._has_answered = False
         self.num_deaths = 0
 
     def describe(self) -> dict[str, str]:
@@ -62,13 +66,14 @@ class Sieve:
         self._engine.cancel(ids)
 
     def results(self, timeout: float = 0.0) -> list[Result]:
-        """Raises EngineLostError only after MAX_DEATHS; EngineStartError when no engine comes up again."""
+        """Raises EngineLostError when the engine is to blame or has died MAX_DEATHS times; EngineStartError when no engine comes up again."""
         try:
             self._send_next()
             found = self._engine.results(timeout) if self._in_flight else []
         except EngineLostError as error:
             self._mourn(error)
             found = []
+        self._has_answered = self._has_answered or bool(found)
         for result in found:
             self._in_flight.pop(result.id, None)
         answers, self._answers = self._answers, []
@@ -92,17 +97,24 @@ class Sieve:
         rows = list(dict.fromkeys(map(row_of, suspects)))
         log.warning("the engine died with %d rows in flight: %s", len(rows), error)
         if len(rows) == 1:
-            self._accuse(rows[0], str(error))
+            self._accuse(rows[0], error)
         half = set(rows[: len(rows) // 2])
         halves = split(suspects, half)
         self._groups.extendleft(group for group in reversed(halves) if group)
         self._engine.close()
         self._engine = self._connect()
 
-    def _accuse(self, row: int, reason: str) -> None:
+    def _accuse(self, row: int, error: EngineLostError) -> None:
         self._deaths_alone[row] += 1
-        if self._deaths_alone[row] >= PROOFS:
-            self._blamed[row] = f"the engine died {PROOFS} times on this row alone. {reason}"
+        if self._deaths_alone[row] < PROOFS:
+            return
+        self._blamed[row] = f"the engine died {PROOFS} times on this row alone. {error}"
+        if self._has_answered:
+            return
+        if len(self._blamed) >= SUSPICIOUS:
+            raise error
+        # neighbours may be bad alike: look elsewhere before the engine is suspected
+        self._groups.rotate(1)
 
     def close(self) -> None:
         self._engine.close()

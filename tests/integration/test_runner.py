@@ -319,3 +319,11 @@ def test_row_that_kills_every_engine_becomes_an_error_row(tmp_path, ledger: Ledg
     errors = job.column(part_name(0), "error")
     assert [row for row, error in enumerate(errors) if error] == [7, 12]
     assert "alone" in errors[7]
+
+
+def test_neighbours_that_all_kill_their_engine_do_not_condemn_it(tmp_path, ledger: Ledger, slot: Slot):
+    """As when rows are sorted by length and the longest do not fit: the rest of the shard speaks for the engine."""
+    job = make_job(tmp_path, ledger, rows=16, rows_per_shard=16, spells=dict.fromkeys(range(4), "POISON"))
+    run_all(ledger, slot)
+    assert_whole(job, ledger)
+    assert [row for row, error in enumerate(job.column(part_name(0), "error")) if error] == [0, 1, 2, 3]
