@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from schemas.errors import UnusableEnvironmentError
+
+OnnxProvider = Literal["auto", "cpu", "cuda", "tensorrt", "migraphx", "rocm"]
 
 
 class SettingError(UnusableEnvironmentError):
@@ -53,6 +55,8 @@ class Settings(BaseSettings):
     allowed_roots: list[str] = []
     #: "module:function" that makes every engine here from its EngineSpec, in place of a model's own
     engine_factory: str | None = Field(None, pattern=r"^[\w.]+:\w+$")
+    #: what ONNX Runtime computes on; auto is cuda on a GPU and cpu elsewhere. A build that lacks it refuses the job
+    onnx_provider: OnnxProvider = "auto"
     #: operator's permission to run code that comes with a model
     trust_remote_code: bool = False
     dashboard_token: str | None = None

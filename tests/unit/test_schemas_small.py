@@ -104,6 +104,7 @@ class TestSettings:
             ("ENV", "a b"),
             ("BROKER_URL", "amqp://host"),
             ("LOG_LEVEL", "LOUD"),
+            ("ONNX_PROVIDER", "openvino"),
         ],
     )
     def test_a_wrong_value_is_named(self, monkeypatch, name, value):

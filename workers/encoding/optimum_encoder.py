@@ -32,7 +32,7 @@ def optimum_encoder(spec: EngineSpec, checkpoint: Checkpoint, about: dict[str, s
     if spec.model.quantization != "none":
         reason = "this back end runs the model as it is exported; use backend onnxruntime for int8"
         raise UnsupportedOptionError(option=f"model.quantization {spec.model.quantization}", reason=reason)
-    provider = provider_name(getattr(settings(), "onnx_provider", None) or "auto", spec.device)
+    provider = provider_name(settings().onnx_provider, spec.device)
     own = own_file(checkpoint.folder)
     if own is not None:
         # refuses weights that lie outside the folder before anything reads them

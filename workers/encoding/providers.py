@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from schemas.errors import MissingPackageError, UnsupportedOptionError
+from schemas.settings import OnnxProvider
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -18,7 +19,6 @@ PROVIDERS = {
     "tensorrt": "TensorrtExecutionProvider",
     "migraphx": "MIGraphXExecutionProvider",
     "rocm": "ROCMExecutionProvider",
-    "openvino": "OpenVINOExecutionProvider",
 }
 
 
@@ -33,15 +33,17 @@ def runtime() -> Any:
     return onnxruntime
 
 
-def provider_name(name: str, device: str) -> str:
+def provider_name(name: OnnxProvider, device: str) -> str:
     """Full name of provider `name` ("auto": by device). Raises UnsupportedOptionError when this build lacks it."""
-    short = ("cpu" if device == "cpu" else "cuda") if name == "auto" else name.lower()
-    full = PROVIDERS.get(short, name)
+    short = ("cpu" if device == "cpu" else "cuda") if name == "auto" else name
+    full = PROVIDERS[short]
     available = runtime().get_available_providers()
     if full not in available:
         reason = f"the onnxruntime installed here has only {', '.join(available)}"
         if short == "cuda":
             reason += "; install parquetry[onnx-gpu] in place of parquetry[onnx]"
+        elif name != "auto":
+            reason += "; install a build that has it, or set PARQUETRY_ONNX_PROVIDER=auto"
         raise UnsupportedOptionError(option=f"ONNX Runtime provider {short}", reason=reason)
     return full
 

@@ -58,11 +58,11 @@ def onnx_encoder(spec: EngineSpec, checkpoint: Checkpoint, about: dict[str, str]
     from workers.encoding.onnx_file import own_file
     from workers.encoding.ort_padded import OrtPaddedEncoder
 
-    provider = provider_name(getattr(settings(), "onnx_provider", None) or "auto", spec.device)
+    provider = provider_name(settings().onnx_provider, spec.device)
     own = own_file(checkpoint.folder)
     if own is not None and spec.model.quantization == "none":
         return OrtPaddedEncoder(own, _options(spec, checkpoint, provider, "float32"), {**about, "file": own.name})
-    if provider == PROVIDERS["cuda"] and spec.model.quantization == "none":
+    if provider == PROVIDERS["cuda"] and spec.device != "cpu" and spec.model.quantization == "none":
         packed = _packed_onnx(spec, checkpoint, about)
         if packed is not None:
             return packed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from conformance import BackEnd, answers, rows  # noqa: E402
 from schemas import settings as settings_module  # noqa: E402
 from schemas.errors import EngineRefusedError, UnsupportedOptionError  # noqa: E402
 from schemas.job import ModelSpec  # noqa: E402
+from schemas.settings import OnnxProvider  # noqa: E402
 from workers.checkpoint import Checkpoint  # noqa: E402
 from workers.encoding import providers  # noqa: E402
 from workers.encoding.export import ExportPlan, content_key, export, exported  # noqa: E402
@@ -102,6 +104,23 @@ def test_weights_in_a_hub_cache_are_taken(tmp_path):
     (blobs / "123").write_bytes(b"0000")
     (snapshot / "weights").symlink_to("../../blobs/123")
     assert OnnxFile.open(small_graph(snapshot / "model.onnx", "weights")).inputs == ("input_ids",)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+def test_the_setting_names_the_provider(classifier, state, device, exported_folder, monkeypatch):
+    monkeypatch.setenv("PARQUETRY_ONNX_PROVIDER", "cpu")
+    monkeypatch.setattr("workers.encoding.export.exported", lambda *_: exported_folder / "model.onnx")
+    assert ONNX.engine(classifier, "classify", device=device).describe()["provider"] == "CPUExecutionProvider"
+
+
+def test_a_named_provider_that_this_build_lacks_fails_the_job(classifier, state, monkeypatch):
+    monkeypatch.setenv("PARQUETRY_ONNX_PROVIDER", "rocm")
+    with pytest.raises(UnsupportedOptionError, match=r"provider rocm is not supported: .* PARQUETRY_ONNX_PROVIDER"):
+        ONNX.engine(classifier, "classify")
+
+
+def test_every_setting_is_a_known_provider():
+    assert {"auto", *providers.PROVIDERS} == set(get_args(OnnxProvider))
 
 
 def test_a_provider_that_is_not_there_is_refused_in_one_sentence():
