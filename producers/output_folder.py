@@ -29,9 +29,12 @@ def read_record(storage: Storage) -> JobRecord | None:
 
 
 def require_empty(storage: Storage) -> None:
-    """Raise OutputNotEmptyError when the folder holds files; hidden ones and old attempts do not count."""
+    """Raise OutputNotEmptyError when the folder holds files; hidden ones and old attempts do not count.
+
+    Nor does a folder with a job in it: another submission came between, and whoever puts `_job.json` finds out.
+    """
     foreign = [entry.path for entry in storage.list() if not _is_harmless(entry.path)]
-    if foreign:
+    if foreign and JOB_FILE not in foreign:
         more = f" and {len(foreign) - _MAX_NAMED} more" if len(foreign) > _MAX_NAMED else ""
         raise OutputNotEmptyError(path=storage.root, files=", ".join(foreign[:_MAX_NAMED]) + more)
 

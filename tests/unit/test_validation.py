@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from producers import validation
+from producers.output_folder import require_empty
 from producers.submission import job_id, located, prepare
 from producers.validation import validate
 from schemas.errors import (
@@ -26,6 +27,8 @@ from schemas.errors import (
     UnsupportedOptionError,
 )
 from schemas.job import JobSpec
+from schemas.location import Location
+from schemas.storage import open_storage
 from tests.unit.tiny_model import WINDOW, make_model
 
 
@@ -257,3 +260,13 @@ def test_producers_load_no_torch_and_no_worker_code():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_job_that_came_between_is_not_foreign(folder):
+    # between the look for _job.json and this one, another submission put it there and its first part was committed
+    storage = open_storage(Location.parse(str(folder / "out")))
+    storage.put_if_absent("part-00000000.parquet", b"")
+    with pytest.raises(OutputNotEmptyError):
+        require_empty(storage)
+    storage.put_if_absent("_job.json", b"{}")
+    require_empty(storage)
