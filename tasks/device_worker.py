@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from tasks.ledger import Ledger
+from tasks.noted_claims import orphans
 from tasks.silence import PATIENCE_S, Silence
 from workers.leash import leashed
 from workers.supervisor import EngineSupervisor
@@ -33,6 +34,7 @@ class DeviceWorker:
     ) -> None:
         self.device = device
         self.name = name
+        self._folder = folder
         self._url = url
         self._queues = queues
         self._shards_in_flight = shards_in_flight
@@ -78,6 +80,13 @@ class DeviceWorker:
             queues=self._queues,
             slots=self._shards_in_flight,
         )
+
+    def bury(self, ledger: Ledger) -> None:
+        """Let others have at once what a child ran that has died; its lease could last for a minute."""
+        for note, claim in orphans(self._folder / "claims"):
+            log.error("job %s shard %d: the process that ran it died", claim.job, claim.shard)
+            ledger.lose(claim, "the process that ran it died")
+            note.unlink(missing_ok=True)
 
     def drain(self) -> None:
         """Celery's warm shutdown: no more permits, and an end when the running shards have ended.

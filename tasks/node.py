@@ -134,6 +134,7 @@ class Node:
 
     def _announce(self) -> None:
         for worker in self._workers:
+            worker.bury(self._ledger)
             if worker.is_alive:
                 worker.announce(self._ledger)
                 worker.watch(self._ledger)

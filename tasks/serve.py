@@ -12,6 +12,7 @@ from schemas.permit import PERMIT_TASK, Permit
 from tasks.broker import connect
 from tasks.failpoints import failpoint
 from tasks.ledger import Ledger
+from tasks.noted_claims import noted
 from tasks.outcome import run_claim
 from tasks.permits import top_up
 from tasks.slot import Slot
@@ -51,9 +52,10 @@ def serve(permit: Permit, slot: Slot) -> bool:
     claim = ledger.claim(slot.worker, (permit.queue,))
     if claim is None:
         return False
-    failpoint("permit")
-    _pass_on(ledger, slot, permit.queue)
-    run_claim(ledger, claim, slot)
+    with noted(slot.claims, claim):
+        failpoint("permit")
+        _pass_on(ledger, slot, permit.queue)
+        run_claim(ledger, claim, slot)
     return True
 
 

@@ -66,7 +66,8 @@ class Sieve:
         self._engine.cancel(ids)
 
     def results(self, timeout: float = 0.0) -> list[Result]:
-        """Raises EngineLostError when the engine is to blame or has died MAX_DEATHS times; EngineStartError when no engine comes up again."""
+        """Raises EngineLostError when the engine is to blame or has died MAX_DEATHS times, EngineStartError when none
+        comes up again."""
         try:
             self._send_next()
             found = self._engine.results(timeout) if self._in_flight else []

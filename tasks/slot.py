@@ -19,3 +19,8 @@ class Slot:
     #: where the device's supervisor listens
     socket: Path
     beat_s: float
+
+    @property
+    def claims(self) -> Path:
+        """Where the children note what they run; beside the socket, so that it goes with the node."""
+        return self.socket.parent / "claims"

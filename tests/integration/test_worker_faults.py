@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -102,6 +103,22 @@ def test_shards_of_a_drained_worker_are_started_by_another(tmp_path, server, led
     waited = wait_until(lambda: held <= held_by(ledger, second) | held_by(ledger, third), 30, "the shards to be taken")
     assert waited < 10
     assert attempts(ledger, job) == {}
+
+
+@pytest.mark.parametrize("victim", ["pool child", "Celery worker"])
+def test_shard_of_a_killed_process_does_not_wait_for_its_lease(victim, tmp_path, server, ledger, start_worker):
+    """The lease lasts ten minutes, the test one."""
+    job = make_job(tmp_path, ledger, rows=200, rows_per_shard=50)
+    worker = start_worker(
+        server.url, CHAOS_MS_PER_ROW="20", PARQUETRY_LEASE_SECONDS="600", PARQUETRY_BEAT_SECONDS="0.2"
+    )
+    wait_until(lambda: ledger.status(job.name).shards_running == 2, 40, "two running shards")
+    wait_until(lambda: ledger.status(job.name).running_rows > 0, 40, "progress")
+    processes = [pid for pid in worker.tree() if "tasks.celery_main" in command_line(pid)]
+    os.kill(processes[-1 if victim == "pool child" else 0], signal.SIGKILL)
+    assert_whole(ledger, job)
+    assert ledger.status(job.name).retries == (1 if victim == "pool child" else 2)
+    assert "the process that ran it died" in worker.log.read_text()
 
 
 def wait_for(ledger: Ledger, job: DiskJob, state: JobState) -> None:
