@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from parquetry.commands import jobs, node, work
+from parquetry.commands import convert, jobs, node, work
 from schemas import __version__
 from schemas.errors import ExitCode, ParquetryError
 
@@ -24,6 +24,7 @@ app = typer.Typer(
 work.register(app)
 jobs.register(app)
 node.register(app)
+convert.register(app)
 
 
 def _print_version(wanted: bool) -> None:

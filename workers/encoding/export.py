@@ -18,6 +18,7 @@ from schemas.errors import MissingPackageError, UnsupportedOptionError
 from schemas.job import Task
 from schemas.settings import settings
 from workers.checkpoint import Checkpoint
+from workers.encoding.onnx_file import FACTS_NAME, is_ours, own_file
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,11 @@ class ExportPlan:
         if self.form == "packed" and self.task == "embed" and self.pooling == "max":
             raise UnsupportedOptionError(option="embed.pooling max", reason="the packed ONNX graph cannot express it")
 
+    def graph(self) -> dict[str, Any]:
+        """What of the plan makes a difference to the file: classify and score share their logits."""
+        of_task = {} if self.task == "embed" else {"task": "logits", "pooling": None}
+        return {**asdict(self), **of_task}
+
 
 def export(model_path: str | Path, target: str | Path, plan: ExportPlan) -> Path:
     """Export the checkpoint in folder `model_path` into folder `target`; returns the ONNX file.
@@ -63,7 +69,10 @@ def export(model_path: str | Path, target: str | Path, plan: ExportPlan) -> Path
 
 
 def exported(checkpoint: Checkpoint, plan: ExportPlan) -> Path:
-    """The ONNX file of a checkpoint from the cache in the state folder, exported first when it is not there."""
+    """The ONNX file of a checkpoint: its own folder's, or the state folder's, exported first when it is in neither."""
+    beside = own_file(checkpoint.folder)
+    if beside is not None and is_ours(beside) and _is_of(beside, checkpoint, plan):
+        return beside
     folder = settings().state_dir / "onnx" / content_key(checkpoint, plan)
     if not (folder / FILE_NAME).is_file():
         log.info("exporting %s to ONNX (%s %s); this happens once", checkpoint.id, plan.form, plan.dtype)
@@ -77,8 +86,14 @@ def content_key(checkpoint: Checkpoint, plan: ExportPlan) -> str:
     import transformers
 
     made_by = [_EXPORT_VERSION, torch.__version__, transformers.__version__]
-    parts = [checkpoint.weights_fingerprint, checkpoint.config, asdict(plan), made_by]
+    parts = [checkpoint.weights_fingerprint, checkpoint.config, plan.graph(), made_by]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _is_of(file: Path, checkpoint: Checkpoint, plan: ExportPlan) -> bool:
+    """Whether an export beside the weights was made from these weights, for this plan."""
+    facts = describe(file)
+    return (facts.get("graph"), facts.get("weights")) == (plan.graph(), checkpoint.weights_fingerprint)
 
 
 @contextmanager
@@ -109,4 +124,4 @@ def _require_packages() -> None:
 
 def describe(file: Path) -> dict[str, Any]:
     """What `export` wrote beside the file: plan, versions, inputs."""
-    return json.loads((file.parent / "export.json").read_text(encoding="utf-8"))
+    return json.loads((file.parent / FACTS_NAME).read_text(encoding="utf-8"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +14,10 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 
 from schemas.errors import UnsupportedOptionError
+from workers.checkpoint import Checkpoint
 from workers.encoding.batch import pack, pad
 from workers.encoding.families import max_row_tokens, position_start
+from workers.encoding.onnx_file import FACTS_NAME
 from workers.encoding.onnx_graphs import PackedGraph, PaddedGraph, fused_reason, takes_types
 from workers.encoding.onnx_inputs import packed_feeds, padded_feeds
 from workers.encoding.onnx_probe import Probe
@@ -40,14 +41,15 @@ def write_export(folder: Path, file: Path, plan: ExportPlan) -> None:
         quantize(file)
     probe.save(file.parent)
     facts = {
-        "plan": asdict(plan),
+        "graph": plan.graph(),
+        "weights": Checkpoint(folder, str(folder)).weights_fingerprint,
         "position_start": position_start(model.config),
         "hidden_size": model.config.hidden_size,
         "num_labels": model.config.num_labels,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
-    (file.parent / "export.json").write_text(json.dumps(facts, indent=2, sort_keys=True), encoding="utf-8")
+    (file.parent / FACTS_NAME).write_text(json.dumps(facts, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def trace(model: PreTrainedModel, file: Path, plan: ExportPlan, probe: Probe) -> None:

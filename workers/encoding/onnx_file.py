@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 #: where exporters put the file
 _NAMES = ("model.onnx", "onnx/model.onnx")
+#: what our own exports write beside the file
+FACTS_NAME = "export.json"
 
 
 class UnsafeOnnxError(BadInputError):
@@ -45,6 +47,11 @@ class OnnxFile:
 def own_file(folder: Path) -> Path | None:
     """The ONNX file that comes with a checkpoint."""
     return next((folder / name for name in _NAMES if (folder / name).is_file()), None)
+
+
+def is_ours(file: Path) -> bool:
+    """Whether we exported the file; then it serves the jobs of one plan, and no other."""
+    return (file.parent / FACTS_NAME).is_file()
 
 
 def _external_locations(graph: onnx.GraphProto) -> Iterator[str]:

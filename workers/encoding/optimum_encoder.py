@@ -11,7 +11,7 @@ from schemas.errors import MissingPackageError, UnsupportedOptionError
 from schemas.settings import settings
 from workers.checkpoint import Checkpoint
 from workers.encoding.batch import pad
-from workers.encoding.onnx_file import OnnxFile, own_file
+from workers.encoding.onnx_file import OnnxFile, is_ours, own_file
 from workers.encoding.onnx_inputs import padded_feeds
 from workers.encoding.providers import provider_name
 from workers.encoding.queue import padded_cost
@@ -34,10 +34,11 @@ def optimum_encoder(spec: EngineSpec, checkpoint: Checkpoint, about: dict[str, s
         raise UnsupportedOptionError(option=f"model.quantization {spec.model.quantization}", reason=reason)
     provider = provider_name(settings().onnx_provider, spec.device)
     own = own_file(checkpoint.folder)
-    if own is not None:
+    is_usable = own is not None and not is_ours(own)
+    if is_usable:
         # refuses weights that lie outside the folder before anything reads them
         OnnxFile.open(own)
-    model = _load(spec, checkpoint, provider, must_export=own is None)
+    model = _load(spec, checkpoint, provider, must_export=not is_usable)
     vectors = Vectors.of(spec, checkpoint)
     return OptimumEncoder(model, vectors, checkpoint, spec.token_budget or _BUDGET, {**about, "provider": provider})
 

@@ -55,12 +55,12 @@ def onnx_encoder(spec: EngineSpec, checkpoint: Checkpoint, about: dict[str, str]
 
     Raises UnsupportedOptionError for a provider that the installed runtime lacks, or options it cannot follow.
     """
-    from workers.encoding.onnx_file import own_file
+    from workers.encoding.onnx_file import is_ours, own_file
     from workers.encoding.ort_padded import OrtPaddedEncoder
 
     provider = provider_name(settings().onnx_provider, spec.device)
     own = own_file(checkpoint.folder)
-    if own is not None and spec.model.quantization == "none":
+    if own is not None and not is_ours(own) and spec.model.quantization == "none":
         return OrtPaddedEncoder(own, _options(spec, checkpoint, provider, "float32"), {**about, "file": own.name})
     if provider == PROVIDERS["cuda"] and spec.device != "cpu" and spec.model.quantization == "none":
         packed = _packed_onnx(spec, checkpoint, about)

@@ -1,0 +1,73 @@
+"""export."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from schemas.errors import BadInputError, UnsupportedOptionError
+
+if TYPE_CHECKING:
+    from workers.checkpoint import Checkpoint
+
+PANEL = "Prepare a model"
+EncoderTask = Literal["classify", "score", "embed"]
+
+
+class ExportTargetError(BadInputError):
+    """The folder {path} cannot take the export: {reason}."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this module."""
+    app.command(rich_help_panel=PANEL)(export)
+
+
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model's folder, or its id on the hub.")],
+    target: Annotated[
+        Path, typer.Argument(metavar="TARGET", help="Where model.onnx goes; in the model's own folder, jobs find it.")
+    ],
+    task: Annotated[EncoderTask | None, typer.Option(help="By default what the model was made for.")] = None,
+    quantization: Annotated[Literal["none", "int8"], typer.Option(help="int8: 8-bit products, for CPUs.")] = "none",
+    packed: Annotated[bool, typer.Option("--packed", help="Rows end to end in float16, for CUDA.")] = False,
+) -> None:
+    """Export a classifier or an embedder to ONNX ahead of a job with model.backend onnxruntime."""
+    _check_target(target)
+    from schemas.job import ModelSpec
+    from workers.checkpoint import Checkpoint
+    from workers.encoding.export import ExportPlan
+    from workers.encoding.export import export as write
+
+    checkpoint = Checkpoint.resolve(ModelSpec(id=model))
+    shape: dict[str, Any] = {"form": "packed", "dtype": "float16"} if packed else {}
+    plan = ExportPlan(quantization=quantization, **shape, **_purpose(checkpoint, task))
+    # libraries warn of what an export does not need; whatever matters is an error
+    logging.disable(logging.WARNING)
+    try:
+        print(f"Wrote {write(checkpoint.folder, target, plan)}")
+    except OSError as error:
+        raise ExportTargetError(path=target, reason=error.strerror or str(error)) from None
+
+
+def _check_target(target: Path) -> None:
+    """Raises ExportTargetError where an export would be lost, or would replace another."""
+    if target.exists() and not target.is_dir():
+        raise ExportTargetError(path=target, reason="it is a file; name a folder")
+    if (target / "model.onnx").exists():
+        raise ExportTargetError(path=target, reason="it holds a model.onnx already; name another folder, or remove it")
+
+
+def _purpose(checkpoint: Checkpoint, task: EncoderTask | None) -> dict[str, Any]:
+    """Task and pooling of the plan. Raises UnsupportedOptionError when the model has no head for the task."""
+    is_classifier = "SequenceClassification" in checkpoint.architecture
+    task = task or ("classify" if is_classifier else "embed")
+    if task == "embed":
+        return {"task": task, "pooling": checkpoint.pooling.mode if checkpoint.pooling else "mean"}
+    if not is_classifier:
+        reason = f"the model is a {checkpoint.architecture or 'bare encoder'}, without a classification head"
+        raise UnsupportedOptionError(option=f"--task {task}", reason=reason)
+    return {"task": task}
