@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from producers.listing import FoundFile, Source, find_files
 from producers.output_folder import read_record, require_empty
 from producers.sharding import cut, rows_auto
 from producers.validation import CheckedJob, validate
-from schemas.errors import InputReplacedError, OutputLostError, OutputTakenError, UnknownJobError
+from schemas.errors import InputReplacedError, OutputTakenError, UnknownJobError
 from schemas.job import JobSpec
 from schemas.location import Location
 from schemas.manifest import JOB_FILE, JobRecord
@@ -23,6 +24,8 @@ from schemas.storage import Storage, open_storage
 from tasks import permits
 from tasks.job_entry import queue_of
 from tasks.ledger import Ledger
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,8 @@ def submit(spec: JobSpec, ledger: Ledger, *, broker_url: str | None = None) -> S
     """Register the job and wake workers through `broker_url` (the configured broker when it is None).
 
     The same spec on the same output is the same job: it is not validated or cut again, nothing computed is lost, and a
-    queue that has forgotten it learns of it from the output. Nothing is written when anything is refused.
+    queue that has forgotten it learns of it from the output. A job whose output was deleted starts over. Nothing is
+    written when anything is refused.
 
     Raises what `prepare` raises, BrokerUnreachableError, PutIfAbsentError, and InputReplacedError when files of the
     input were added, removed or changed since the job was submitted.
@@ -70,12 +74,12 @@ def submit(spec: JobSpec, ledger: Ledger, *, broker_url: str | None = None) -> S
     # asked first: a broker that cannot be reached must be found before anything is written
     is_known = _is_known(ledger, job_id(spec))
     output = open_storage(Location.parse(spec.output.path))
-    record = None if read_record(output) else _create(spec, output, is_known=is_known)
+    record = None if read_record(output) else _create(spec, output, ledger, is_known=is_known)
     created = record is not None
     if record is not None:
         ledger.register(record, queue_of(spec))
     else:
-        record = _take_up(spec, output, ledger, is_known=is_known)
+        record = _take_up(spec, output, ledger)
     _wake(ledger, record, broker_url or settings().broker_url)
     return Submission(record.job, record, created)
 
@@ -112,22 +116,25 @@ def cut_shards(checked: CheckedJob) -> ShardPlan:
     return ShardPlan(files=used, bounds=cut(table.group_rows, rows, limit))
 
 
-def _create(spec: JobSpec, output: Storage, *, is_known: bool) -> JobRecord | None:
+def _create(spec: JobSpec, output: Storage, ledger: Ledger, *, is_known: bool) -> JobRecord | None:
     """The record that is now in the output, None when another submission put its own there first."""
-    if is_known:
-        raise OutputLostError(job=job_id(spec), path=output.root)
     record = prepare(spec)
     output.probe()
+    if is_known:
+        log.warning("the output %s of job %s is gone; the job starts over", output.root, record.job)
+        # before the record is there: whoever comes after a crash between the two finds a queue that knows nothing
+        ledger.remove(record.job)
     won = output.put_if_absent(JOB_FILE, record.model_dump_json(indent=1).encode())
     return record if won else None
 
 
-def _take_up(spec: JobSpec, output: Storage, ledger: Ledger, *, is_known: bool) -> JobRecord:
+def _take_up(spec: JobSpec, output: Storage, ledger: Ledger) -> JobRecord:
     record = read_record(output)
     if record is None or record.job != job_id(spec):
         raise OutputTakenError(path=output.root, job=record.job if record else "one being removed")
     _require_same_input(record)
-    if not is_known:
+    # asked again: another submission may have removed it from the queue, to start over
+    if not _is_known(ledger, record.job):
         # loaded only here: recovery reads parts
         from tasks.recovery import recover
 

@@ -110,10 +110,6 @@ class OutputNotEmptyError(BadInputError):
     """The output {path} holds files that no job wrote ({files}); choose an empty or a new folder."""
 
 
-class OutputLostError(BadInputError):
-    """The queue knows job {job}, but its output {path} is gone; put it back, or choose another output folder."""
-
-
 class OutputInsideInputError(BadInputError):
     """The output {path} lies inside the input {input}; choose a folder outside it."""
 

@@ -51,6 +51,8 @@ class Settings(BaseSettings):
     engine_stall_seconds: float = Field(60.0, gt=0)
     #: seconds a draining worker gives its running shards
     drain_seconds: float = Field(20.0, ge=0)
+    #: days the queue remembers a job after its end; outputs are kept
+    keep_days: float = Field(30.0, gt=0)
     #: refuse input and output locations outside these roots; empty allows all
     allowed_roots: list[str] = []
     #: "module:function" that makes every engine here from its EngineSpec, in place of a model's own

@@ -27,7 +27,13 @@ def read_record(storage: Storage, job: str | None = None) -> JobRecord:
     return record
 
 
-@lru_cache(maxsize=4)
 def cached_record(output: str, job: str) -> JobRecord:
-    """The record, read once by a process: a plan of a million shards is worth keeping."""
+    """The record, read once by a process unless it has changed: a plan of a million shards is worth keeping."""
+    entry = open_storage(Location.parse(output)).head(JOB_FILE)
+    return _record_of(output, job, entry.etag if entry else "")
+
+
+@lru_cache(maxsize=4)
+def _record_of(output: str, job: str, etag: str) -> JobRecord:
+    # an output that was deleted and begun anew has another plan under the same job and place
     return read_record(open_storage(Location.parse(output)), job)

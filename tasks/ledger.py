@@ -106,6 +106,12 @@ class Ledger:
         with translated(self.scripts.url):
             return self.client.zrevrange(self.keys.jobs, 0, -1)
 
+    def job_names_before(self, age_s: float) -> list[str]:
+        """The ids of jobs registered at least so long ago."""
+        with translated(self.scripts.url):
+            seconds, _ = self.client.time()
+            return self.client.zrangebyscore(self.keys.jobs, "-inf", int((seconds - age_s) * 1000))
+
     def workers(self) -> list[WorkerStatus]:
         """The living workers."""
         return self.roster.alive()
@@ -222,6 +228,17 @@ class Ledger:
 
     def forget(self, job: str) -> None:
         """Drop what a finished job needs no more."""
-        shards = self.status(job, max_failures=0).shards
-        digests = [self.keys.digests(job, first) for first in range(0, shards, DIGESTS_PER_KEY)]
-        self._job("forget", job, more_keys=digests)
+        self._job("forget", job, more_keys=self._digest_keys(job))
+
+    def remove(self, job: str, *, ended_s: float | None = None) -> bool:
+        """Drop the job; its output stays, and whoever runs a shard of it has lost its lease.
+
+        With `ended_s` only when it ended that long ago; False when it did not.
+        """
+        age_ms = -1 if ended_s is None else int(ended_s * 1000)
+        return bool(self._job("remove", job, job, age_ms, more_keys=[self.keys.jobs, *self._digest_keys(job)]))
+
+    def _digest_keys(self, job: str) -> list[str]:
+        with translated(self.scripts.url):
+            shards = int(self.client.hget(self.keys.of_job(job, "ctl"), "shards") or 0)
+        return [self.keys.digests(job, first) for first in range(0, shards, DIGESTS_PER_KEY)]

@@ -6,6 +6,7 @@ import logging
 import threading
 
 from schemas.errors import ParquetryError
+from schemas.settings import settings
 from tasks.claim import Unfinished
 from tasks.finalize import finalize
 from tasks.ledger import Ledger
@@ -24,6 +25,7 @@ class Reconciler:
         self._ledger = ledger
         self._url = url
         self._interval_s = interval_s
+        self._keep_s = settings().keep_days * 86400
         self._passes = 0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
@@ -46,6 +48,8 @@ class Reconciler:
         self._passes += 1
         for entry in self._ledger.census():
             self._repair(entry)
+        if self._passes % AUDIT_EVERY == 0:
+            self._expire()
         # after the repairs, which may have queued shards or ended jobs
         for queue in {entry.queue for entry in self._ledger.census()}:
             if count := top_up(self._ledger, self._url, queue, issued_by="reconciler"):
@@ -64,6 +68,12 @@ class Reconciler:
         audit = self._ledger.audit(job)
         if audit.done_off or audit.put_back:
             log.error("job %s: counter was off by %d, %d shards were lost", job, audit.done_off, audit.put_back)
+
+    def _expire(self) -> None:
+        """Drop jobs that ended long ago, or a broker that never forgets would fill up."""
+        for job in self._ledger.job_names_before(self._keep_s):
+            if self._ledger.remove(job, ended_s=self._keep_s):
+                log.info("job %s ended %g days ago; the queue forgets it", job, settings().keep_days)
 
     def _finalize(self, job: str) -> None:
         try:

@@ -26,7 +26,9 @@ end
 for i = 4 + num_items, #ARGV, 2 do
   redis.call('HSET', ctl, ARGV[i], ARGV[i + 1])
 end
-redis.call('HSET', ctl, 'state', 'running', 'created', now, 'served', now, 'fence', 0, 'retries', 0)
+redis.call('HSET', ctl, 'state', 'running', 'created', now, 'served', now, 'retries', 0)
+-- from the clock, not from 0: of a job that was forgotten and has come back somebody may still hold an old token
+redis.call('HSET', ctl, 'fence', time[1])
 if #ARGV[2] > 0 then
   redis.call('SET', done, ARGV[2])
 end

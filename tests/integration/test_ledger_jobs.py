@@ -8,6 +8,8 @@ from schemas.errors import IllegalTransitionError, UnknownJobError
 from schemas.states import JobState
 from tasks.claim import CommitReply, CommittedPart, Counts, ReleaseReply
 from tasks.ledger import Ledger
+from tasks.reconciler import AUDIT_EVERY, Reconciler
+from tests.chaos.process import wait_until
 from tests.integration.records import make_part, make_record
 
 QUEUES = ("default",)
@@ -153,3 +155,44 @@ def test_census_forgets_jobs_that_need_nobody_until_they_do_again(ledger: Ledger
     ledger.retry("failed")
     ledger.set_state("cancelled", JobState.RUNNING)
     assert {entry.job for entry in ledger.census()} == {"failed", "cancelled"}
+
+
+def test_a_removed_job_leaves_no_key(ledger: Ledger, client):
+    ledger.register(make_record(shards=3))
+    ledger.commit(ledger.claim("w", QUEUES), make_part(0), Counts())
+    running, failed = (ledger.claim("w", QUEUES) for _ in range(2))
+    ledger.fail(failed, "no")
+    assert ledger.remove("job-1")
+    assert client.keys(f"{ledger.keys.prefix}*") == [ledger.keys.worker("w")]
+    assert ledger.beat(running) == "LOST"
+    assert ledger.commit(running, make_part(running.shard), Counts()) is CommitReply.FENCED
+    assert ledger.claim("w", QUEUES) is None
+
+
+def test_a_token_of_a_removed_job_is_not_given_again(ledger: Ledger, client):
+    ledger.register(make_record(shards=1))
+    old = ledger.claim("w", QUEUES)
+    ledger.remove("job-1")
+    wait_until(lambda: client.time()[0] >= old.fence, 5, "the server's clock to go on")
+    ledger.register(make_record(shards=1))
+    assert ledger.claim("w", QUEUES).fence > old.fence
+    assert ledger.beat(old) == "LOST"
+
+
+@pytest.mark.parametrize("state", [JobState.DONE, JobState.FAILED, JobState.CANCELLED])
+def test_jobs_that_ended_long_ago_are_forgotten(state, ledger: Ledger, client, server):
+    day_ms = 86_400_000
+    for job in ("old", "fresh", "running", "paused"):
+        ledger.register(make_record(job))
+    ledger.set_state("paused", JobState.PAUSED)
+    for job, days in (("old", 31), ("fresh", 29)):
+        ledger.set_state(job, state)
+        ended = int(client.hget(ledger.keys.of_job(job, "ctl"), "ended"))
+        client.hset(ledger.keys.of_job(job, "ctl"), "ended", ended - days * day_ms)
+    for job in ledger.job_names():
+        client.zincrby(ledger.keys.jobs, -40 * day_ms, job)
+    reconciler = Reconciler(ledger, server.url, 5.0)
+    for _ in range(AUDIT_EVERY):
+        reconciler.reconcile()
+    assert sorted(ledger.job_names()) == ["fresh", "paused", "running"]
+    assert client.keys(f"{ledger.keys.prefix}{{old}}*") == []

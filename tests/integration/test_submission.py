@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 
 import pyarrow as pa
@@ -11,11 +12,13 @@ import pytest
 import redis
 
 from producers.submission import submit
-from schemas.errors import BrokerUnreachableError, InputReplacedError, OutputLostError, OutputTakenError
+from schemas.errors import BrokerUnreachableError, InputReplacedError, OutputTakenError
 from schemas.job import JobSpec
 from schemas.manifest import JobRecord
 from schemas.states import JobState
 from tasks import permits
+from tasks.claim import BeatReply
+from tasks.job_record import cached_record
 from tasks.ledger import Ledger
 from tasks.recovery import recover
 from tests.unit.tiny_model import make_model
@@ -169,8 +172,39 @@ def test_an_unreachable_broker_leaves_nothing_behind(spec, folder):
     assert not (folder / "out").exists()
 
 
-def test_an_output_that_was_removed_is_named(spec, ledger, folder):
+@pytest.mark.parametrize("state", JobState)
+def test_a_job_whose_output_was_deleted_starts_over(state, spec, ledger, folder, caplog):
     made = submit(spec(), ledger)
-    (folder / "out" / "_job.json").unlink()
-    with pytest.raises(OutputLostError, match=made.job):
-        submit(spec(), ledger)
+    zombie = ledger.claim("w", ("default",))
+    ledger.set_state(made.job, state)
+    shutil.rmtree(folder / "out")
+    pq.write_table(pa.table({"text": ["x"] * 150}), folder / "in" / "a.parquet")
+    again = submit(spec(), ledger)
+    assert again.created
+    assert again.job == made.job
+    status = ledger.status(made.job)
+    assert (status.state, status.shards, status.shards_pending, status.shards_done) == (JobState.RUNNING, 5, 5, 0)
+    assert ledger.beat(zombie) is BeatReply.LOST
+    assert cached_record(f"{folder}/out", made.job) == again.record
+    assert "starts over" in caplog.text
+
+
+def test_a_submission_cut_short_while_starting_over_is_completed(spec, ledger, folder, monkeypatch):
+    made = submit(spec(), ledger)
+    ledger.set_state(made.job, JobState.DONE)
+    shutil.rmtree(folder / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "register", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            submit(spec(), ledger)
+    submit(spec(), ledger)
+    assert (ledger.status(made.job).state, ledger.status(made.job).shards_pending) == (JobState.RUNNING, 4)
+
+
+def test_many_start_over_at_once(spec, ledger, folder, server, env):
+    made = submit(spec(), ledger)
+    ledger.set_state(made.job, JobState.DONE)
+    shutil.rmtree(folder / "out")
+    test_many_submissions_at_once_make_one_job(spec, server, env)
+    status = ledger.status(made.job)
+    assert (status.state, status.shards_pending) == (JobState.RUNNING, 4)
