@@ -262,9 +262,9 @@ def test_producers_load_no_torch_and_no_worker_code():
     assert done.stdout.strip() == "[]"
 
 
-def test_a_job_that_came_between_is_not_foreign(tmp_path):
+def test_a_job_that_came_between_is_not_foreign(tmp_path_factory):
     # between the look for _job.json and this one, another submission put it there and its first part was committed
-    storage = open_storage(Location.parse(str(tmp_path / "out")))
+    storage = open_storage(Location.parse(str(tmp_path_factory.mktemp("elsewhere"))))
     storage.put_if_absent("part-00000000.parquet", b"")
     with pytest.raises(OutputNotEmptyError):
         require_empty(storage)
