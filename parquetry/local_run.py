@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     from tasks.ledger import Ledger
 
 POLL_SECONDS = 0.25
+#: what a back end cannot do without, and the extra that brings it
+NEEDED = {
+    "auto": (("torch", "transformers", "accelerate"), "torch"),
+    "onnxruntime": (("onnxruntime",), "onnx"),
+    "optimum": (("optimum", "onnxruntime"), "optimum"),
+}
 STOPPING = "Stopping: running shards have {seconds:g} s to finish; Ctrl-C again stops at once."
 
 
@@ -70,11 +76,10 @@ def run_job(spec: JobSpec, *, workers: int | None = None, show: bool = False) ->
 
 def require_engine(backend: str) -> None:
     """Raises MissingPackageError now, where the worker could only fail shard after shard."""
-    is_onnx = backend in ("onnxruntime", "optimum")
-    needed, extra = (("onnxruntime",), "onnx") if is_onnx else (("torch", "transformers", "accelerate"), "torch")
+    needed, extra = NEEDED.get(backend, NEEDED["auto"])
     for package in needed:
         if find_spec(package) is None:
-            feature = "running a job on this machine"
+            feature = f"model.backend {backend} on this machine"
             raise MissingPackageError(feature=feature, package=package, install=f"parquetry[{extra}]")
 
 

@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM,
 
 from schemas.errors import UnsupportedOptionError
 from workers.checkpoint import Checkpoint
-from workers.encoding.optimum_encoder import optimum_encoder
+from workers.encoding.optimum_encoder import load_optimum
 from workers.encoding.selection import onnx_encoder, packed_encoder
 from workers.engine import Engine
 from workers.engine_spec import EngineSpec
@@ -41,16 +41,16 @@ def load_engine(spec: EngineSpec, *, beat: Beat = lambda: None) -> Engine:
 
     Raises UnsupportedOptionError, MissingPackageError, ModelNotFoundError and the like, each with what to change.
     """
-    if spec.model.backend in ("onnxruntime", "optimum") and spec.task == "generate":
+    if spec.model.backend == "optimum":
+        return load_optimum(spec)
+    if spec.model.backend == "onnxruntime" and spec.task == "generate":
         reason = "it serves classify, score and embed; set model.backend to auto or packed"
-        raise UnsupportedOptionError(option=f"model.backend {spec.model.backend} for task generate", reason=reason)
+        raise UnsupportedOptionError(option="model.backend onnxruntime for task generate", reason=reason)
     checkpoint = Checkpoint.resolve(spec.model)
     if spec.task == "generate":
         return _load_generator(spec, checkpoint, beat)
     if spec.model.backend == "onnxruntime":
         return onnx_encoder(spec, checkpoint, _options_about(spec))
-    if spec.model.backend == "optimum":
-        return optimum_encoder(spec, checkpoint, _options_about(spec))
     return _load_encoder(spec, checkpoint, beat)
 
 

@@ -39,7 +39,12 @@ def _load(spec: EngineSpec, server: EngineServer) -> Engine:
     if factory := settings().engine_factory:
         module, _, name = factory.partition(":")
         return getattr(importlib.import_module(module), name)(spec)
-    # the one import here that loads torch
+    # the imports here load torch
+    if spec.model.backend == "optimum":
+        # its environment has a transformers that no other engine runs on
+        from workers.encoding.optimum_encoder import load_optimum
+
+        return load_optimum(spec)
     from workers.backends import load_engine
 
     return load_engine(spec, beat=server.attend)

@@ -39,6 +39,8 @@ def worker(
 ) -> None:
     """Serve jobs with this machine's GPUs, or its CPU. Drains on SIGTERM and Ctrl-C."""
     devices = parse_gpus(gpus)
+    names = tuple(filter(None, queues.split(",")))
+    check_queues(names)
     from tasks.node import NodeOptions, run_node
 
     share_cores(cpu_engines or 1)
@@ -47,10 +49,18 @@ def worker(
         gpus=devices,
         gpus_per_engine=gpus_per_engine,
         cpu_engines=cpu_engines,
-        queues=tuple(filter(None, queues.split(","))),
+        queues=names,
         shards_in_flight=shards_in_flight or settings().shards_in_flight,
     )
     raise typer.Exit(run_node(options))
+
+
+def check_queues(names: tuple[str, ...]) -> None:
+    """A worker without Optimum would fail every shard of that queue. Raises MissingPackageError."""
+    from parquetry.local_run import require_engine
+
+    if "optimum" in names and settings().engine_factory is None:
+        require_engine("optimum")
 
 
 def share_cores(engines: int) -> None:

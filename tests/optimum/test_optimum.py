@@ -21,8 +21,7 @@ from conformance import BROKEN, answers, rows
 from schemas.errors import UnsupportedOptionError
 from schemas.job import ModelSpec
 from tests.models import write_classifier, write_embedder
-from workers.checkpoint import Checkpoint
-from workers.encoding.optimum_encoder import optimum_encoder
+from workers.encoding.optimum_encoder import load_optimum
 from workers.engine_spec import EngineSpec
 
 pytestmark = pytest.mark.filterwarnings("default")
@@ -35,8 +34,7 @@ def spec_of(folder: Path, task: str, **model: object) -> EngineSpec:
 
 
 def engine_of(folder: Path, task: str, **model: object):
-    spec = spec_of(folder, task, **model)
-    return optimum_encoder(spec, Checkpoint.resolve(spec.model), {})
+    return load_optimum(spec_of(folder, task, **model))
 
 
 def own_values(folder: Path, task: str, request) -> np.ndarray:
@@ -70,4 +68,4 @@ def test_quantization_is_refused(tmp_path):
 def test_a_provider_that_is_not_there_is_refused(tmp_path):
     spec = spec_of(write_classifier(tmp_path / "model"), "classify").model_copy(update={"device": "cuda:0"})
     with pytest.raises(UnsupportedOptionError, match="provider cuda"):
-        optimum_encoder(spec, Checkpoint.resolve(spec.model), {})
+        load_optimum(spec)

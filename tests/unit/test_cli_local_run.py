@@ -1,6 +1,7 @@
 import pytest
 
 from parquetry import local_run
+from parquetry.commands.node import check_queues
 from parquetry.local_run import FinishedRun, require_engine, take_up
 from parquetry.summary import headline, run_as_dict
 from parquetry.trial import limited
@@ -51,6 +52,21 @@ def test_a_missing_engine_package_is_said_before_a_worker_starts(monkeypatch):
     assert caught.value.exit_code == 3
     with pytest.raises(MissingPackageError, match=r"parquetry\[onnx\]"):
         require_engine("onnxruntime")
+    with pytest.raises(MissingPackageError, match=r"parquetry\[optimum\]"):
+        require_engine("optimum")
+
+
+def test_a_worker_does_not_serve_a_queue_it_could_only_fail(monkeypatch):
+    monkeypatch.setattr(local_run, "find_spec", lambda name: None)
+    check_queues(("default",))
+    with pytest.raises(MissingPackageError, match=r"parquetry\[optimum\]") as caught:
+        check_queues(("default", "optimum"))
+    assert caught.value.exit_code == 3
+
+
+def test_a_worker_with_optimum_serves_its_queue(monkeypatch):
+    monkeypatch.setattr(local_run, "find_spec", lambda name: object())
+    check_queues(("optimum",))
 
 
 def finished(**changes):

@@ -24,15 +24,19 @@ from workers.request import EncodeRequest
 _BUDGET = 4_096
 
 
-def optimum_encoder(spec: EngineSpec, checkpoint: Checkpoint, about: dict[str, str]) -> OptimumEncoder:
+def load_optimum(spec: EngineSpec) -> OptimumEncoder:
     """The engine of a spec with backend optimum.
 
     Raises MissingPackageError outside Optimum's own environment, UnsupportedOptionError for options it cannot follow.
     """
+    if spec.task == "generate":
+        reason = "it serves classify, score and embed; set model.backend to auto or packed"
+        raise UnsupportedOptionError(option="model.backend optimum for task generate", reason=reason)
     if spec.model.quantization != "none":
         reason = "this back end runs the model as it is exported; use backend onnxruntime for int8"
         raise UnsupportedOptionError(option=f"model.quantization {spec.model.quantization}", reason=reason)
     provider = provider_name(settings().onnx_provider, spec.device)
+    checkpoint = Checkpoint.resolve(spec.model)
     own = own_file(checkpoint.folder)
     is_usable = own is not None and not is_ours(own)
     if is_usable:
@@ -40,7 +44,8 @@ def optimum_encoder(spec: EngineSpec, checkpoint: Checkpoint, about: dict[str, s
         OnnxFile.open(own)
     model = _load(spec, checkpoint, provider, must_export=not is_usable)
     vectors = Vectors.of(spec, checkpoint)
-    return OptimumEncoder(model, vectors, checkpoint, spec.token_budget or _BUDGET, {**about, "provider": provider})
+    about = {"attention": "onnxruntime", "quantization": "none", "device": spec.device, "provider": provider}
+    return OptimumEncoder(model, vectors, checkpoint, spec.token_budget or _BUDGET, about)
 
 
 class OptimumEncoder(QueuedEncoder):
