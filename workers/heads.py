@@ -18,7 +18,8 @@ def label_scores(logits: Tensor, activation: str) -> Tensor:
 
 
 def choose_activation(config: object, task: Task) -> str:
-    """Softmax over several labels, sigmoid for labels that exclude nothing, none for a regression.
+    """What transformers' text-classification pipeline applies: none for a regression, softmax over several labels,
+    sigmoid for one label or for labels that exclude nothing.
 
     Pair scores become 0 to 1 unless the model says that it scores without a limit.
     """
@@ -28,9 +29,9 @@ def choose_activation(config: object, task: Task) -> str:
             reason = f"the model has {num_labels} outputs; a pair score needs one, so use task classify"
             raise UnsupportedOptionError(option="task score", reason=reason)
         return "none" if problem == "regression" or _is_unlimited(config) else "sigmoid"
-    if problem == "multi_label_classification":
-        return "sigmoid"
-    return "none" if problem == "regression" or num_labels == 1 else "softmax"
+    if problem == "regression":
+        return "none"
+    return "sigmoid" if problem == "multi_label_classification" or num_labels == 1 else "softmax"
 
 
 def _is_unlimited(config: object) -> bool:

@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the torch extra is not installed")
 pytest.importorskip("transformers", reason="the torch extra is not installed")
 
-from transformers import AutoModel, AutoModelForSequenceClassification  # noqa: E402
+from transformers import AutoModel, AutoModelForSequenceClassification, pipeline  # noqa: E402
 
 from schemas.errors import UnsupportedOptionError  # noqa: E402
 from schemas.job import ModelSpec  # noqa: E402
@@ -71,15 +71,18 @@ def test_pairs_have_their_segments(scorer):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_one_output_without_pairs_is_a_regression(scorer):
-    reference = AutoModelForSequenceClassification.from_pretrained(scorer).eval()
-    tokens = encode(scorer, TEXTS)
+@pytest.mark.parametrize("problem_type", [None, "regression", "multi_label_classification"])
+@pytest.mark.parametrize("labels", [["only"], ["a", "b", "c"]], ids=len)
+def test_scores_are_those_of_the_pipeline(tmp_path, problem_type, labels):
+    from tests.models import write_classifier
 
-    found = run(load(scorer, "classify"), tokens)
+    folder = write_classifier(tmp_path / "model", labels=labels, problem_type=problem_type)
+    judge = pipeline("text-classification", model=str(folder), device="cpu", top_k=None)
 
-    with torch.inference_mode():
-        expected = torch.cat([reference(**inputs_of(one)).logits for one in tokens])
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    found = run(load(folder, "classify"), encode(folder, TEXTS))
+
+    by_label = [{one["label"]: one["score"] for one in scores} for scores in judge(TEXTS)]
+    np.testing.assert_allclose(found, [[scores[name] for name in labels] for scores in by_label], atol=1e-5)
 
 
 def test_labels_that_exclude_nothing_get_a_sigmoid(tmp_path):

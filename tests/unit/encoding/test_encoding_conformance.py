@@ -18,8 +18,15 @@ PADDED = BackEnd("padded", "transformers")
 PACKED = BackEnd("packed", "packed")
 ONNX = BackEnd("onnx", "onnxruntime")
 INT8 = BackEnd("onnx-int8", "onnxruntime", quantization="int8", tolerance=0.15)
-TASKS = {"classify": "classifier", "score": "scorer", "embed": "embedder"}
-CASES = [(task, back_end) for task in TASKS for back_end in (PACKED, ONNX)] + [("classify", INT8)]
+#: task of the job, and the fixture of its model
+KINDS = {
+    "classify": ("classify", "classifier"),
+    "one-label": ("classify", "scorer"),
+    "regression": ("classify", "regressor"),
+    "score": ("score", "scorer"),
+    "embed": ("embed", "embedder"),
+}
+CASES = [(kind, back_end) for kind in KINDS for back_end in (PACKED, ONNX)] + [("classify", INT8)]
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
@@ -35,16 +42,26 @@ def export_cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def regressor(tmp_path_factory):
+    """One output that is a number, not a probability."""
+    from tests.models import write_classifier
+
+    folder = tmp_path_factory.mktemp("models") / "regressor"
+    return write_classifier(folder, labels=["stars"], problem_type="regression")
+
+
+@pytest.fixture(scope="module")
 def padded_answers(request):
-    """What the padded torch back end makes of the rows, by task."""
+    """Model folder, rows, and what the padded torch back end makes of them, by kind."""
     made = {}
 
-    def of(task):
-        if task not in made:
-            folder = request.getfixturevalue(TASKS[task])
-            made[task] = (folder, case_rows(folder), PADDED.engine(folder, task))
-            made[task] = (*made[task][:2], answers(made[task][2], made[task][1]))
-        return made[task]
+    def of(kind):
+        if kind not in made:
+            task, fixture = KINDS[kind]
+            folder = request.getfixturevalue(fixture)
+            requests = case_rows(folder)
+            made[kind] = (folder, requests, answers(PADDED.engine(folder, task), requests))
+        return made[kind]
 
     return of
 
@@ -56,19 +73,31 @@ def case_rows(folder):
     return rows(window, config["vocab_size"])
 
 
-@pytest.mark.parametrize(("task", "back_end"), CASES, ids=lambda x: x if isinstance(x, str) else x.name)
-def test_back_end_agrees_with_padded_torch(task, back_end, padded_answers):
+@pytest.mark.parametrize(("kind", "back_end"), CASES, ids=lambda x: x if isinstance(x, str) else x.name)
+def test_back_end_agrees_with_padded_torch(kind, back_end, padded_answers):
     if back_end.backend == "onnxruntime":
         pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
         pytest.importorskip("onnxscript", reason="the onnx extra is not installed")
-    folder, requests, expected = padded_answers(task)
-    found = answers(back_end.engine(folder, task), requests)
+    folder, requests, expected = padded_answers(kind)
+    found = answers(back_end.engine(folder, KINDS[kind][0]), requests)
     assert found.keys() == expected.keys() == {request.id for request in requests}
     assert {number: result.error for number, result in found.items() if result.error} == {
         number: result.error for number, result in expected.items() if result.error
     }
     for number, result in expected.items():
         np.testing.assert_allclose(found[number].values, result.values, atol=back_end.tolerance, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("classify", "softmax"), ("one-label", "sigmoid"), ("regression", "none"), ("score", "sigmoid")],
+)
+@pytest.mark.parametrize("back_end", [PADDED, PACKED, ONNX], ids=lambda x: x.name)
+def test_scores_are_made_alike(kind, expected, back_end, request):
+    if back_end is ONNX:
+        pytest.importorskip("onnxscript", reason="the onnx extra is not installed")
+    task, fixture = KINDS[kind]
+    assert back_end.engine(request.getfixturevalue(fixture), task).describe()["activation"] == expected
 
 
 def test_the_broken_rows_fail_and_no_other(padded_answers):
