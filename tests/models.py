@@ -57,7 +57,7 @@ def write_causal_lm(folder: Path, *, chat: bool = True, window: int = WINDOW) ->
 
 
 def write_classifier(folder: Path, *, labels: list[str] | None = None, problem_type: str | None = None) -> Path:
-    """A two-layer BERT with a classification head; one label makes a regression or a pair scorer."""
+    """A two-layer BERT with a classification head; one label makes a detector or a pair scorer."""
     labels = LABELS if labels is None else labels
     tokenizer = _word_tokenizer()
     torch.manual_seed(1)

@@ -52,15 +52,15 @@ def regressor(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def padded_answers(request):
-    """Model folder, rows, and what the padded torch back end makes of them, by kind."""
+    """Model folder, rows, and what the padded torch back end makes of them and says of its scores, by kind."""
     made = {}
 
     def of(kind):
         if kind not in made:
             task, fixture = KINDS[kind]
             folder = request.getfixturevalue(fixture)
-            requests = case_rows(folder)
-            made[kind] = (folder, requests, answers(PADDED.engine(folder, task), requests))
+            requests, engine = case_rows(folder), PADDED.engine(folder, task)
+            made[kind] = (folder, requests, answers(engine, requests), engine.describe().get("activation"))
         return made[kind]
 
     return of
@@ -78,8 +78,10 @@ def test_back_end_agrees_with_padded_torch(kind, back_end, padded_answers):
     if back_end.backend == "onnxruntime":
         pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
         pytest.importorskip("onnxscript", reason="the onnx extra is not installed")
-    folder, requests, expected = padded_answers(kind)
-    found = answers(back_end.engine(folder, KINDS[kind][0]), requests)
+    folder, requests, expected, activation = padded_answers(kind)
+    engine = back_end.engine(folder, KINDS[kind][0])
+    found = answers(engine, requests)
+    assert engine.describe().get("activation") == activation
     assert found.keys() == expected.keys() == {request.id for request in requests}
     assert {number: result.error for number, result in found.items() if result.error} == {
         number: result.error for number, result in expected.items() if result.error
@@ -88,20 +90,8 @@ def test_back_end_agrees_with_padded_torch(kind, back_end, padded_answers):
         np.testing.assert_allclose(found[number].values, result.values, atol=back_end.tolerance, rtol=0)
 
 
-@pytest.mark.parametrize(
-    ("kind", "expected"),
-    [("classify", "softmax"), ("one-label", "sigmoid"), ("regression", "none"), ("score", "sigmoid")],
-)
-@pytest.mark.parametrize("back_end", [PADDED, PACKED, ONNX], ids=lambda x: x.name)
-def test_scores_are_made_alike(kind, expected, back_end, request):
-    if back_end is ONNX:
-        pytest.importorskip("onnxscript", reason="the onnx extra is not installed")
-    task, fixture = KINDS[kind]
-    assert back_end.engine(request.getfixturevalue(fixture), task).describe()["activation"] == expected
-
-
 def test_the_broken_rows_fail_and_no_other(padded_answers):
-    _, _, expected = padded_answers("classify")
+    expected = padded_answers("classify")[2]
     assert {number for number, result in expected.items() if result.error} == BROKEN
 
 
