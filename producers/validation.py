@@ -107,7 +107,16 @@ def _check_model(spec: JobSpec) -> Checkpoint:
         ChatTemplate.of(checkpoint, spec.prompt, now=datetime.now(UTC))
     if spec.task == "classify":
         _check_labels(spec, checkpoint)
+    if spec.task == "embed":
+        _check_pooling(spec, checkpoint)
     return checkpoint
+
+
+def _check_pooling(spec: JobSpec, checkpoint: Checkpoint) -> None:
+    """Raises UnsupportedOptionError where a sentence-transformers folder asks for what is not built in."""
+    pooling = checkpoint.pooling
+    if pooling is not None and spec.embed.pooling == "auto":
+        _ = pooling.mode
 
 
 def _check_labels(spec: JobSpec, checkpoint: Checkpoint) -> None:

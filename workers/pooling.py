@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,27 +24,49 @@ _KNOWN_MODULES = {"Transformer", "Pooling", "Normalize"}
 class Pooling:
     """Read from modules.json and the Pooling module's config.json."""
 
-    #: cls, mean, max or last
-    mode: str
+    #: the Pooling module's config.json
+    config: dict[str, Any]
     #: whether the folder ends in a Normalize module
     normalize: bool
     #: text put before every input, empty for none
     prompt: str = ""
 
+    @property
+    def mode(self) -> str:
+        """cls, mean, max or last. UnsupportedOptionError for others; a spec may name one of these instead."""
+        return _mode(self.config)
+
     @classmethod
     def of(cls, folder: Path) -> Pooling | None:
-        """None when the folder is not a sentence-transformers one. UnsupportedOptionError for modules we lack."""
+        """None when the folder is not a sentence-transformers one.
+
+        UnsupportedOptionError for whatever else it does to a vector: leaving that out would give other numbers.
+        """
         modules = _read(folder / "modules.json")
         if not isinstance(modules, list):
             return None
-        kinds = [str(module.get("type", "")).rpartition(".")[2] for module in modules]
-        unknown = sorted(set(kinds) - _KNOWN_MODULES)
-        if unknown:
-            reason = f"the model pools through {', '.join(unknown)}, which is not built in"
-            raise UnsupportedOptionError(option="embed.pooling auto", reason=f"{reason}; name a pooling in the spec")
-        pooling = next((m for m, kind in zip(modules, kinds, strict=True) if kind == "Pooling"), {"path": ""})
-        mode = _mode(_read(folder / str(pooling["path"]) / "config.json") if pooling["path"] else {})
-        return cls(mode, "Normalize" in kinds, _default_prompt(folder))
+        paths = {str(module.get("type", "")).rpartition(".")[2]: str(module.get("path", "")) for module in modules}
+        said = _read(folder / "config_sentence_transformers.json")
+        config = _read(folder / paths["Pooling"] / "config.json") if paths.get("Pooling") else {}
+        prompt = str((said.get("prompts") or {}).get(said.get("default_prompt_name"), "") or "")
+        reason = _unsupported(paths, said, leaves_out=prompt if config.get("include_prompt") is False else "")
+        if reason is not None:
+            raise UnsupportedOptionError(option="task embed with this model", reason=reason)
+        return cls(config, "Normalize" in paths, prompt)
+
+
+def _unsupported(kinds: Iterable[str], said: dict[str, Any], *, leaves_out: str) -> str | None:
+    """Why vectors made by pooling alone would not be the model's own."""
+    unknown = sorted(set(kinds) - _KNOWN_MODULES)
+    if unknown:
+        return f"its vectors go through {', '.join(unknown)} (modules.json), which is not built in"
+    if said.get("truncate_dim") is not None:
+        where = "config_sentence_transformers.json"
+        remedy = "remove the key from a copy of the model, and cut the whole vectors afterwards"
+        return f"it cuts its vectors to {said['truncate_dim']} numbers (truncate_dim in {where}); {remedy}"
+    if leaves_out:
+        return f"it leaves its own prompt {leaves_out!r} out of the pooling (include_prompt), which is not built in"
+    return None
 
 
 def _mode(config: Any) -> str:
@@ -57,12 +80,6 @@ def _mode(config: Any) -> str:
         reason = f"the model pools by {what}, which is not built in; name a pooling in the spec"
         raise UnsupportedOptionError(option="embed.pooling auto", reason=reason)
     return chosen[0] if chosen else "mean"
-
-
-def _default_prompt(folder: Path) -> str:
-    config = _read(folder / "config_sentence_transformers.json")
-    prompts = config.get("prompts") or {}
-    return str(prompts.get(config.get("default_prompt_name"), "") or "")
 
 
 def _read(file: Path) -> Any:

@@ -235,6 +235,20 @@ def test_an_output_of_another_job(spec, folder):
     (folder / "out").rmdir()
 
 
+def test_vectors_that_pooling_alone_does_not_make(spec, folder):
+    modules = [{"type": "a.Transformer", "path": ""}, {"type": "a.Dense", "path": "2_Dense"}]
+    (folder / "model" / "modules.json").write_text(json.dumps(modules))
+    assert "Dense" in refusal(spec(task="embed", embed={"pooling": "mean"}), UnsupportedOptionError)
+
+
+def test_an_odd_pooling_may_be_named_another(spec, folder):
+    (folder / "model" / "pool").mkdir()
+    (folder / "model" / "pool" / "config.json").write_text('{"pooling_mode": "weightedmean"}')
+    (folder / "model" / "modules.json").write_text('[{"type": "a.Pooling", "path": "pool"}]')
+    assert "weightedmean" in refusal(spec(task="embed"), UnsupportedOptionError)
+    prepare(spec(task="embed", embed={"pooling": "mean"}))
+
+
 def test_one_job_however_its_paths_are_spelled(spec, folder, monkeypatch):
     monkeypatch.chdir(folder)
     relative = spec(input={"path": "in/"}, output={"path": "./out/"}, model={"id": "model"})

@@ -138,13 +138,44 @@ def test_an_unknown_pooling_is_refused_rather_than_guessed(folder, config):
     write(folder / "p", "config.json", config)
 
     with pytest.raises(UnsupportedOptionError, match="not built in"):
-        _ = resolve(folder).pooling
+        _ = resolve(folder).pooling.mode
 
 
 def test_a_dense_module_is_refused_rather_than_ignored(folder):
     write(folder, "modules.json", [{"type": "sentence_transformers.models.Dense", "path": "d"}])
 
     with pytest.raises(UnsupportedOptionError, match="Dense"):
+        _ = resolve(folder).pooling
+
+
+@pytest.mark.parametrize("kind", ["LayerNorm", "Dropout", "Router", "WordWeights"])
+def test_other_modules_are_refused_too(folder, kind):
+    write(folder, "modules.json", [{"type": "a.Transformer", "path": ""}, {"type": f"a.{kind}", "path": "d"}])
+
+    with pytest.raises(UnsupportedOptionError, match=kind):
+        _ = resolve(folder).pooling
+
+
+def test_vectors_cut_short_are_refused_rather_than_given_whole(folder):
+    write(folder, "modules.json", [{"type": "a.Transformer", "path": ""}])
+    write(folder, "config_sentence_transformers.json", {"truncate_dim": 64})
+
+    with pytest.raises(UnsupportedOptionError, match="64 numbers"):
+        _ = resolve(folder).pooling
+
+    write(folder, "config_sentence_transformers.json", {"truncate_dim": None})
+    assert resolve(folder).pooling.mode == "mean"
+
+
+def test_a_prompt_left_out_of_the_pooling_is_refused(folder):
+    write(folder, "modules.json", [{"type": "a.Pooling", "path": "p"}])
+    (folder / "p").mkdir()
+    write(folder / "p", "config.json", {"pooling_mode_mean_tokens": True, "include_prompt": False})
+    assert resolve(folder).pooling.mode == "mean"
+
+    prompts = {"prompts": {"query": "query: "}, "default_prompt_name": "query"}
+    write(folder, "config_sentence_transformers.json", prompts)
+    with pytest.raises(UnsupportedOptionError, match="query: "):
         _ = resolve(folder).pooling
 
 
