@@ -235,18 +235,26 @@ def test_an_output_of_another_job(spec, folder):
     (folder / "out").rmdir()
 
 
-def test_vectors_that_pooling_alone_does_not_make(spec, folder):
+@pytest.fixture
+def embedder(tmp_path_factory):
+    """A model folder that modules.json makes one of sentence-transformers."""
+    return make_model(tmp_path_factory.mktemp("embedder") / "model")
+
+
+def test_vectors_that_pooling_alone_does_not_make(spec, embedder):
     modules = [{"type": "a.Transformer", "path": ""}, {"type": "a.Dense", "path": "2_Dense"}]
-    (folder / "model" / "modules.json").write_text(json.dumps(modules))
-    assert "Dense" in refusal(spec(task="embed", embed={"pooling": "mean"}), UnsupportedOptionError)
+    (embedder / "modules.json").write_text(json.dumps(modules))
+    named = spec(task="embed", model={"id": str(embedder)}, embed={"pooling": "mean"})
+    assert "Dense" in refusal(named, UnsupportedOptionError)
 
 
-def test_an_odd_pooling_may_be_named_another(spec, folder):
-    (folder / "model" / "pool").mkdir()
-    (folder / "model" / "pool" / "config.json").write_text('{"pooling_mode": "weightedmean"}')
-    (folder / "model" / "modules.json").write_text('[{"type": "a.Pooling", "path": "pool"}]')
-    assert "weightedmean" in refusal(spec(task="embed"), UnsupportedOptionError)
-    prepare(spec(task="embed", embed={"pooling": "mean"}))
+def test_an_odd_pooling_may_be_named_another(spec, embedder):
+    (embedder / "pool").mkdir()
+    (embedder / "pool" / "config.json").write_text('{"pooling_mode": "weightedmean"}')
+    (embedder / "modules.json").write_text('[{"type": "a.Pooling", "path": "pool"}]')
+    model = {"id": str(embedder)}
+    assert "weightedmean" in refusal(spec(task="embed", model=model), UnsupportedOptionError)
+    prepare(spec(task="embed", model=model, embed={"pooling": "mean"}))
 
 
 def test_one_job_however_its_paths_are_spelled(spec, folder, monkeypatch):
