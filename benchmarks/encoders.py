@@ -4,14 +4,16 @@
     python benchmarks/encoders.py --shapes bert-base bert-large --lengths short mixed long --rows 16384
 
 All sides run in one command on the same rows; token ids in, logits out; the best of the timed rounds, which
-alternate, counts. On a GPU
-the share of the card's own matmul rate is printed too.
+alternate, counts. On a GPU the share of the card's own matmul rate is printed too. On a CPU the same rows also go
+through `parquetry run`, text in Parquet to scores in Parquet, and are compared with the engine alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import platform
+import shlex
 import sys
 import tempfile
 import time
@@ -25,10 +27,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from encoder_files import run_files
 from encoder_sides import SHAPES, Side, Sides, flops, write_model
 from texts import LENGTHS, texts
 
 HERE = Path(__file__).resolve().parent
+#: the engine that a job gets on a CPU
+_JOB_SIDE = "padded, sorted"
 _HEADER = "| side | seconds | tokens/s | rows/s | times the peer | of the matmul rate | max logit difference |"
 
 
@@ -112,6 +117,7 @@ def compare(shape: str, kind: str, args: argparse.Namespace, rate: float | None)
         makers = available_sides(Sides(Path(folder), args.device, dtype))
         sides = {name: make() for name, make in makers.items() if not args.sides or name in args.sides}
         found = timed(sides, rows, args.rounds)
+        files = through_files(Path(folder), rows, found) if args.device == "cpu" and _JOB_SIDE in found else []
     peer, reference = next(iter(found.values()))
     for name, (seconds, out) in found.items():
         share = f"{flops(shape, rows) / seconds / rate:.1%}" if rate else ""
@@ -120,19 +126,42 @@ def compare(shape: str, kind: str, args: argparse.Namespace, rate: float | None)
             f" {peer / seconds:.2f} | {share} | {np.abs(out - reference).max():.4f} |"
         )
         print(lines[-1], flush=True)
-    return lines
+    print("\n".join(files), flush=True)
+    return lines + files
+
+
+def through_files(folder: Path, rows: list[np.ndarray], found: dict[str, tuple[float, np.ndarray]]) -> list[str]:
+    """Sentences about the same rows from file to file, beside the engine that the job runs on."""
+    (folder / "job").mkdir()
+    run = run_files(folder, rows, folder / "job")
+    engine_seconds, logits = found[_JOB_SIDE]
+    ends = f"File to file, `parquetry run`: {run.seconds:.1f} s, of which {run.start_seconds:.1f} s are start and end"
+    rate = f"{sum(map(len, rows)) / run.working_seconds:,.0f} tokens/s between them"
+    ratio = f"{engine_seconds / run.working_seconds:.2f} times the engine alone ({_JOB_SIDE})"
+    told = f"{rate}, {ratio}" if run.is_telling else "too few rows to tell a rate"
+    return ["", f"{ends}; {told}; max logit difference {np.abs(run.scores - logits).max():.4f}."]
+
+
+def header(args: argparse.Namespace, rate: float | None) -> list[str]:
+    """Where, with what and how the figures were taken."""
+    card = torch.cuda.get_device_name() if rate else f"CPU, {args.threads} threads"
+    packages = [name for name in ("torch", "transformers", "tokenizers", "onnxruntime") if util.find_spec(name)]
+    lines = [
+        f"# Encoders on {card}",
+        "",
+        f"- command: `{shlex.join(['python', 'benchmarks/encoders.py', *sys.argv[1:]])}`",
+        f"- date: {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
+        f"- Python {platform.python_version()}",
+        *(f"- {name} {metadata.version(name)}" for name in packages),
+    ]
+    return [*lines, f"- matmul: {rate / 1e12:.0f} TFLOP/s (bf16, measured)"] if rate else lines
 
 
 def main() -> None:
     args = parse_args()
     torch.set_num_threads(args.threads)
     rate = matmul_rate(args.device)
-    card = torch.cuda.get_device_name() if rate else f"CPU, {args.threads} threads"
-    packages = [name for name in ("torch", "transformers", "onnxruntime") if util.find_spec(name)]
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
-    head = [f"# Encoders on {card}", "", f"`python {' '.join(sys.argv)}`; {versions}"]
-    if rate:
-        head.append(f"; matmul {rate / 1e12:.0f} TFLOP/s")
+    head = header(args, rate)
     print("\n".join(head))
     tables = [line for shape in args.shapes for kind in args.lengths for line in compare(shape, kind, args, rate)]
     args.out.mkdir(parents=True, exist_ok=True)
