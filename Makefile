@@ -36,7 +36,7 @@ test: $(VENV)/.dev ## unit, integration and acceptance tests
 test-light: ## the rooms without torch, on another Python: make test-light PYTHON=python3.12
 	$(PYTHON) -m venv .venv-light
 	.venv-light/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e . pytest pytest-timeout hypothesis 'moto[server]' boto3
-	.venv-light/bin/python -m pytest tests/unit tests/integration
+	.venv-light/bin/python -m pytest tests/unit tests/integration/test_broker.py tests/integration/test_ledger_*.py tests/integration/test_submission.py
 
 # optimum-onnx needs transformers below 4.58, and with it older versions of what transformers pins
 .venv-optimum/.made: $(INPUTS)
