@@ -12,13 +12,15 @@ import pyarrow as pa
 from producers.inputs import InputTable, find_inputs
 from producers.output_folder import require_outside_input
 from schemas.columns import reserved_names
-from schemas.errors import InvalidValueError, MissingColumnError, suggestion
+from schemas.errors import InvalidValueError, MissingColumnError, UnsupportedOptionError, suggestion
 from schemas.job import JobSpec
 from workers.chat import ChatTemplate
 from workers.checkpoint import Checkpoint
 from workers.loading.plan import LoadingPlan
 from workers.preparation import prompt_limit, sampling_params
 from workers.prompts import Template
+
+ENCODER_BACKENDS = ("onnxruntime", "optimum")
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,9 @@ def validate(spec: JobSpec) -> CheckedJob:
 
 def _check_options(spec: JobSpec) -> None:
     if spec.task == "generate":
+        if spec.model.backend in ENCODER_BACKENDS:
+            reason = "it serves classify, score and embed; set model.backend to auto"
+            raise UnsupportedOptionError(option=f"model.backend {spec.model.backend} for task generate", reason=reason)
         # workers know which generation options their engines have
         sampling_params(spec.generation)
     _require_distinct("input.columns", spec.input.columns)

@@ -206,6 +206,13 @@ def test_output_inside_input_through_a_link(spec, folder):
     (folder / "link").unlink()
 
 
+@pytest.mark.parametrize("backend", ["onnxruntime", "optimum"])
+def test_a_back_end_for_encoders_does_not_generate(spec, folder, backend):
+    how = {"task": "generate", "prompt": {"template": "{{ text }}"}, "model": {"id": f"{folder}/model"}}
+    how["model"]["backend"] = backend
+    assert f"model.backend {backend} for task generate" in refusal(spec(**how), UnsupportedOptionError)
+
+
 def test_foreign_files_in_the_output(spec, folder):
     (folder / "out").mkdir()
     for name in ("part-00000000.parquet", "notes.txt", ".DS_Store"):
