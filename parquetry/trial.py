@@ -53,9 +53,12 @@ def print_plan(plan: Plan, sample: pa.Table | None, *, as_json: bool) -> None:
         print_json(numbers if sample is None else {**numbers, "sample": sample.to_pylist()})
         return
     screen = console()
+    warnings = numbers.pop("warnings")
     width = max(map(len, numbers))
     for name, value in numbers.items():
         screen.print(f"{name.replace('_', ' '):<{width}}  {_shown(value)}")
+    for warning in warnings:
+        screen.print(f"warning: {safe_text(warning)}")
     if sample is not None:
         screen.print(sample_table(sample))
 

@@ -15,6 +15,7 @@ from schemas.manifest import JobRecord
 from schemas.shard import Shard, ShardPlan
 from tasks.job_entry import queue_of
 from workers.checkpoint import Checkpoint
+from workers.loading.figures import speed_warning
 from workers.preparation import Preparation
 from workers.reader import input_schema, read_shard
 from workers.tokenization import Tokenizer
@@ -62,6 +63,8 @@ class Plan(BaseModel):
     device_bytes: int | None
     #: None when device_bytes is not known
     weights_fit: bool | None
+    #: sentences on what the job's choices cost
+    warnings: tuple[str, ...] = ()
 
 
 def plan(spec: JobSpec, *, sample_rows: int = SAMPLE_ROWS, device_bytes: int | None = None) -> Plan:
@@ -98,6 +101,7 @@ def plan(spec: JobSpec, *, sample_rows: int = SAMPLE_ROWS, device_bytes: int | N
         device_weight_bytes=needed,
         device_bytes=device_bytes,
         weights_fit=None if device_bytes is None else needed <= device_bytes * _WEIGHTS_SHARE,
+        warnings=tuple(filter(None, [speed_warning(record.spec.model.quantization, card="")])),
     )
 
 

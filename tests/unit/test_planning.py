@@ -97,3 +97,9 @@ def test_device_weight_bytes(tmp_path, config, options, factor):
 def test_what_does_not_fit(spec, tmp_path):
     made = plan(spec(), device_bytes=1)
     assert made.weights_fit is False
+
+
+def test_a_quantization_that_costs_speed_is_named(spec, tmp_path):
+    assert plan(spec()).warnings == ()
+    (warning,) = plan(spec(model={"id": f"{tmp_path}/model", "quantization": "int8"})).warnings
+    assert "int8 saves memory and costs time" in warning
