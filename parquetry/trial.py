@@ -58,7 +58,7 @@ def print_plan(plan: Plan, sample: pa.Table | None, *, as_json: bool) -> None:
     for name, value in numbers.items():
         screen.print(f"{name.replace('_', ' '):<{width}}  {_shown(value)}")
     for warning in warnings:
-        screen.print(f"warning: {safe_text(warning)}")
+        screen.print(f"warning: {safe_text(warning, limit=1000)}")
     if sample is not None:
         screen.print(sample_table(sample))
 
