@@ -47,6 +47,9 @@ def validate(spec: JobSpec) -> CheckedJob:
 
 
 def _check_options(spec: JobSpec) -> None:
+    if spec.notify:
+        # taken in silence, it would leave somebody waiting for a call that never comes
+        raise UnsupportedOptionError(option="notify", reason="webhooks are not built yet; use `parquetry watch`")
     if spec.task == "generate":
         if spec.model.backend in ENCODER_BACKENDS:
             reason = "it serves classify, score and embed; set model.backend to auto"

@@ -213,6 +213,10 @@ def test_a_back_end_for_encoders_does_not_generate(spec, folder, backend):
     assert f"model.backend {backend} for task generate" in refusal(spec(**how), UnsupportedOptionError)
 
 
+def test_webhooks_are_not_taken_in_silence(spec):
+    assert "notify is not supported" in refusal(spec(notify=["https://h"]), UnsupportedOptionError)
+
+
 def test_foreign_files_in_the_output(spec, folder):
     (folder / "out").mkdir()
     for name in ("part-00000000.parquet", "notes.txt", ".DS_Store"):
