@@ -20,6 +20,7 @@ from schemas.location import Location
 from schemas.manifest import JOB_FILE, JobRecord
 from schemas.settings import settings
 from schemas.shard import InputFile, ShardPlan
+from schemas.status import JobStatus
 from schemas.storage import Storage, open_storage
 from tasks import permits
 from tasks.job_entry import queue_of
@@ -72,9 +73,9 @@ def submit(spec: JobSpec, ledger: Ledger, *, broker_url: str | None = None) -> S
     """
     spec = located(spec)
     # asked first: a broker that cannot be reached must be found before anything is written
-    is_known = _is_known(ledger, job_id(spec))
+    known = _find(ledger, job_id(spec))
     output = open_storage(Location.parse(spec.output.path))
-    record = None if read_record(output) else _create(spec, output, ledger, is_known=is_known)
+    record = None if read_record(output) else _create(spec, output, ledger, known)
     created = record is not None
     if record is not None:
         ledger.register(record, queue_of(spec))
@@ -116,14 +117,15 @@ def cut_shards(checked: CheckedJob) -> ShardPlan:
     return ShardPlan(files=used, bounds=cut(table.group_rows, rows, limit))
 
 
-def _create(spec: JobSpec, output: Storage, ledger: Ledger, *, is_known: bool) -> JobRecord | None:
+def _create(spec: JobSpec, output: Storage, ledger: Ledger, known: JobStatus | None) -> JobRecord | None:
     """The record that is now in the output, None when another submission put its own there first."""
     record = prepare(spec)
     output.probe()
-    if is_known:
+    if known:
         log.warning("the output %s of job %s is gone; the job starts over", output.root, record.job)
-        # before the record is there: whoever comes after a crash between the two finds a queue that knows nothing
-        ledger.remove(record.job)
+        # before the record is there: whoever comes after a crash between the two finds a queue that knows nothing;
+        # and only what was seen before the output was: another submission may have started it over in the meantime
+        ledger.remove(record.job, created=known.created)
     won = output.put_if_absent(JOB_FILE, record.model_dump_json(indent=1).encode())
     return record if won else None
 
@@ -134,7 +136,7 @@ def _take_up(spec: JobSpec, output: Storage, ledger: Ledger) -> JobRecord:
         raise OutputTakenError(path=output.root, job=record.job if record else "one being removed")
     _require_same_input(record)
     # asked again: another submission may have removed it from the queue, to start over
-    if not _is_known(ledger, record.job):
+    if _find(ledger, record.job) is None:
         # loaded only here: recovery reads parts
         from tasks.recovery import recover
 
@@ -162,12 +164,11 @@ def _input_difference(planned: Sequence[InputFile], found: Sequence[FoundFile]) 
     return ""
 
 
-def _is_known(ledger: Ledger, job: str) -> bool:
+def _find(ledger: Ledger, job: str) -> JobStatus | None:
     try:
-        ledger.status(job, max_failures=0)
+        return ledger.status(job, max_failures=0)
     except UnknownJobError:
-        return False
-    return True
+        return None
 
 
 def _wake(ledger: Ledger, record: JobRecord, broker_url: str | None) -> None:

@@ -230,13 +230,16 @@ class Ledger:
         """Drop what a finished job needs no more."""
         self._job("forget", job, more_keys=self._digest_keys(job))
 
-    def remove(self, job: str, *, ended_s: float | None = None) -> bool:
+    def remove(self, job: str, *, ended_s: float | None = None, created: float | None = None) -> bool:
         """Drop the job; its output stays, and whoever runs a shard of it has lost its lease.
 
-        With `ended_s` only when it ended that long ago; False when it did not.
+        With `ended_s` only when it ended that long ago, with `created` (`JobStatus.created`, seconds) only when it has
+        not been registered anew since; False when it was left alone.
         """
         age_ms = -1 if ended_s is None else int(ended_s * 1000)
-        return bool(self._job("remove", job, job, age_ms, more_keys=[self.keys.jobs, *self._digest_keys(job)]))
+        created_ms = "" if created is None else round(created * 1000)
+        args = (job, age_ms, created_ms)
+        return bool(self._job("remove", job, *args, more_keys=[self.keys.jobs, *self._digest_keys(job)]))
 
     def _digest_keys(self, job: str) -> list[str]:
         with translated(self.scripts.url):

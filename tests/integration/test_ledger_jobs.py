@@ -169,6 +169,17 @@ def test_a_removed_job_leaves_no_key(ledger: Ledger, client):
     assert ledger.claim("w", QUEUES) is None
 
 
+def test_a_job_registered_anew_is_not_removed_by_who_saw_the_old_one(ledger: Ledger, client):
+    ledger.register(make_record(shards=1))
+    seen = ledger.status("job-1").created
+    ledger.remove("job-1", created=seen)
+    wait_until(lambda: client.time()[0] >= seen + 1, 5, "the server's clock to go on")
+    ledger.register(make_record(shards=2))
+    assert not ledger.remove("job-1", created=seen)
+    assert ledger.status("job-1").shards_pending == 2
+    assert ledger.remove("job-1", created=ledger.status("job-1").created)
+
+
 def test_a_token_of_a_removed_job_is_not_given_again(ledger: Ledger, client):
     ledger.register(make_record(shards=1))
     old = ledger.claim("w", QUEUES)

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 
+from producers import submission
 from producers.submission import submit
 from schemas.errors import BrokerUnreachableError, InputReplacedError, OutputTakenError
 from schemas.job import JobSpec
@@ -137,8 +138,8 @@ def test_many_submissions_at_once_make_one_job(spec, server, env):
     for thread in threads:
         thread.join()
     assert failures == []
-    assert len({submission.job for submission in made}) == 1
-    assert sum(submission.created for submission in made) == 1
+    assert len({one.job for one in made}) == 1
+    assert sum(one.created for one in made) == 1
 
 
 @pytest.mark.parametrize(
@@ -199,6 +200,24 @@ def test_a_submission_cut_short_while_starting_over_is_completed(spec, ledger, f
             submit(spec(), ledger)
     submit(spec(), ledger)
     assert (ledger.status(made.job).state, ledger.status(made.job).shards_pending) == (JobState.RUNNING, 4)
+
+
+def test_a_slow_start_over_leaves_that_of_another_alone(spec, ledger, folder, monkeypatch):
+    made = submit(spec(), ledger)
+    shutil.rmtree(folder / "out")
+    prepared, claims = submission.prepare, []
+
+    def overtaken(given):
+        record = prepared(given)
+        monkeypatch.setattr(submission, "prepare", prepared)
+        assert submit(spec(), ledger).created
+        claims.append(ledger.claim("w", ("default",)))
+        return record
+
+    monkeypatch.setattr(submission, "prepare", overtaken)
+    assert not submit(spec(), ledger).created
+    assert ledger.beat(claims[0]) is BeatReply.OK
+    assert ledger.status(made.job).shards_pending == 3
 
 
 def test_many_start_over_at_once(spec, ledger, folder, server, env):
