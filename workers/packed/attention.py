@@ -75,8 +75,20 @@ class AttentionBackend(ABC):
         """Store k and v (num_tokens, num_kv_heads, head_dim) at their slots."""
 
     @abstractmethod
-    def decode(self, q: Tensor, k_cache: Tensor, v_cache: Tensor, step: AttentionStep, spec: AttentionSpec) -> Tensor:
-        """q (num_decodes, num_heads, head_dim), one token a sequence; returns (num_decodes, num_heads, value_dim)."""
+    def decode(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        step: AttentionStep,
+        spec: AttentionSpec,
+    ) -> Tensor:
+        """Store k and v, and attend to them and all before; q, k, v (num_decodes, heads, head_dim), one token each.
+
+        Returns (num_decodes, num_heads, value_dim).
+        """
 
     @abstractmethod
     def prefill(
@@ -89,7 +101,10 @@ class AttentionBackend(ABC):
         step: AttentionStep,
         spec: AttentionSpec,
     ) -> Tensor:
-        """q, k, v (num_chunk_tokens, heads, head_dim); returns (num_chunk_tokens, num_heads, value_dim)."""
+        """Attend to k and v, which are stored already, and all before; q, k, v (num_chunk_tokens, heads, head_dim).
+
+        Returns (num_chunk_tokens, num_heads, value_dim).
+        """
 
 
 class _Current:
@@ -124,12 +139,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, sp
     """q, k, v (num_tokens, heads, head_dim) of the current step; returns (num_tokens, num_heads, value_dim)."""
     backend, step = _Current.backend, _Current.step
     assert backend is not None and step is not None, "the packed hook ran outside a step"
-    backend.write(k, v, k_cache, v_cache, step.slot_mapping)
     n = step.num_decodes
     parts = []
     if n:
-        parts.append(backend.decode(q[:n], k_cache, v_cache, step, spec))
+        parts.append(backend.decode(q[:n], k[:n], v[:n], k_cache, v_cache, step, spec))
     if step.prefill is not None:
+        # all of them first: a chunk may read what another one of this step computes
+        backend.write(k[n:], v[n:], k_cache, v_cache, step.slot_mapping[n:])
         parts.append(backend.prefill(q[n:], k[n:], v[n:], k_cache, v_cache, step, spec))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 

@@ -25,8 +25,17 @@ class TritonBackend(AttentionBackend):
     def write(self, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
         store(inner_contiguous(k), inner_contiguous(v), k_cache, v_cache, slot_mapping)
 
-    def decode(self, q: Tensor, k_cache: Tensor, v_cache: Tensor, step: AttentionStep, spec: AttentionSpec) -> Tensor:
-        return paged_decode(inner_contiguous(q), k_cache, v_cache, step, spec)
+    def decode(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        step: AttentionStep,
+        spec: AttentionSpec,
+    ) -> Tensor:
+        return paged_decode(*(inner_contiguous(x) for x in (q, k, v)), k_cache, v_cache, step, spec)
 
     def prefill(
         self,

@@ -1,7 +1,8 @@
 """Triton kernel: one new token per sequence against its paged keys and values, query heads of a group together.
 
-A program serves one key-value head of one sequence and one share of its keys; with more than one share a second kernel
-joins them. The grid depends on the number of sequences alone, never on their lengths, so it can be replayed.
+A program serves one key-value head of one sequence and one share of its stored keys; with more than one share a second
+kernel joins them. The last share takes the new key and value from the registers they came in, and stores them. The grid
+depends on the number of sequences alone, never on their lengths, so it can be replayed.
 """
 
 from __future__ import annotations
@@ -40,15 +41,16 @@ def _soft_cap(scores, cap: tl.constexpr):
 
 @triton.jit
 def _decode_kernel(
-    q_ptr, k_ptr, v_ptr, out_ptr, part_ptr, stat_ptr, sink_ptr, table_ptr, lane_ptr, len_ptr,
-    q_stride, q_head_stride, k_block_stride, k_head_stride, v_block_stride, v_head_stride, table_stride, scale,
+    q_ptr, new_k_ptr, new_v_ptr, k_ptr, v_ptr, out_ptr, part_ptr, stat_ptr, sink_ptr, table_ptr, lane_ptr, len_ptr,
+    q_stride, q_head_stride, new_k_stride, new_k_head_stride, new_v_stride, new_v_head_stride,
+    k_block_stride, k_head_stride, v_block_stride, v_head_stride, table_stride, scale,
     num_heads: tl.constexpr, group: tl.constexpr, group_pad: tl.constexpr,
     key_dim: tl.constexpr, key_pad: tl.constexpr, value_dim: tl.constexpr, value_pad: tl.constexpr,
     block_size: tl.constexpr, tile: tl.constexpr, num_splits: tl.constexpr,
     window: tl.constexpr, softcap: tl.constexpr, has_sinks: tl.constexpr, precision: tl.constexpr,
 ):  # fmt: skip
     kv_head, split, row = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    length = tl.load(len_ptr + row)
+    last = tl.load(len_ptr + row) - 1
     table = table_ptr + tl.load(lane_ptr + row).to(tl.int64) * table_stride
     member = tl.arange(0, group_pad)
     head = kv_head * group + member
@@ -59,11 +61,11 @@ def _decode_kernel(
 
     first = 0
     if window > 0:
-        first = tl.maximum(length - window, 0)
-    num_tiles = (length - first // tile * tile + tile - 1) // tile
+        first = tl.maximum(last + 1 - window, 0)
+    num_tiles = (last - first // tile * tile + tile - 1) // tile
     share = (num_tiles + num_splits - 1) // num_splits
     start = first // tile * tile + split * share * tile
-    stop = tl.minimum(start + share * tile, length)
+    stop = tl.minimum(start + share * tile, last)
 
     top = tl.full([group_pad], float("-inf"), tl.float32)
     total = tl.zeros([group_pad], tl.float32)
@@ -71,7 +73,7 @@ def _decode_kernel(
     offsets = tl.arange(0, tile)
     for at in range(start, stop, tile):
         key = at + offsets
-        seen = (key < length) & (key >= first)
+        seen = (key < last) & (key >= first)
         if block_size >= tile:
             block = tl.load(table + at // block_size).to(tl.int64)
             k_base, v_base = block * k_block_stride, block * v_block_stride
@@ -79,14 +81,14 @@ def _decode_kernel(
             k_at = k_base + kv_head * k_head_stride + slot[None, :] * key_dim + key_at[:, None]
             v_at = v_base + kv_head * v_head_stride + slot[:, None] * value_dim + value_at[None, :]
         else:
-            block = tl.load(table + key // block_size, mask=key < length, other=0).to(tl.int64)
+            block = tl.load(table + key // block_size, mask=key < last, other=0).to(tl.int64)
             slot = key % block_size
             k_row = block * k_block_stride + kv_head * k_head_stride + slot * key_dim
             v_row = block * v_block_stride + kv_head * v_head_stride + slot * value_dim
             k_at = k_row[None, :] + key_at[:, None]
             v_at = v_row[:, None] + value_at[None, :]
-        k = tl.load(k_ptr + k_at, mask=(key < length)[None, :] & (key_at[:, None] < key_dim), other=0.0)
-        v = tl.load(v_ptr + v_at, mask=(key < length)[:, None] & (value_at[None, :] < value_dim), other=0.0)
+        k = tl.load(k_ptr + k_at, mask=(key < last)[None, :] & (key_at[:, None] < key_dim), other=0.0)
+        v = tl.load(v_ptr + v_at, mask=(key < last)[:, None] & (value_at[None, :] < value_dim), other=0.0)
         scores = tl.dot(q, k, input_precision=precision) * scale
         if softcap > 0.0:
             scores = _soft_cap(scores, softcap)
@@ -98,6 +100,26 @@ def _decode_kernel(
         fade = tl.exp(top - safe_top)
         total = total * fade + tl.sum(weights, 1)
         acc = acc * fade[:, None] + tl.dot(weights.to(v.dtype), v, input_precision=precision)
+        top = new_top
+
+    if split == num_splits - 1:
+        new_k_at = row.to(tl.int64) * new_k_stride + kv_head * new_k_head_stride + key_at
+        new_v_at = row.to(tl.int64) * new_v_stride + kv_head * new_v_head_stride + value_at
+        new_k = tl.load(new_k_ptr + new_k_at, mask=key_at < key_dim, other=0.0)
+        new_v = tl.load(new_v_ptr + new_v_at, mask=value_at < value_dim, other=0.0)
+        block = tl.load(table + last // block_size).to(tl.int64)
+        slot = last % block_size
+        k_row = block * k_block_stride + kv_head * k_head_stride + slot * key_dim
+        v_row = block * v_block_stride + kv_head * v_head_stride + slot * value_dim
+        tl.store(k_ptr + k_row + key_at, new_k, mask=key_at < key_dim)
+        tl.store(v_ptr + v_row + value_at, new_v, mask=value_at < value_dim)
+        score = tl.sum(q.to(tl.float32) * new_k.to(tl.float32)[None, :], 1) * scale
+        if softcap > 0.0:
+            score = _soft_cap(score, softcap)
+        new_top = tl.maximum(top, score)
+        weight, fade = tl.exp(score - new_top), tl.exp(top - new_top)
+        total = total * fade + weight
+        acc = acc * fade[:, None] + weight[:, None] * new_v.to(tl.float32)[None, :]
         top = new_top
 
     if num_splits == 1:
@@ -150,8 +172,13 @@ def choose_num_splits(num_rows: int, num_kv_heads: int) -> int:
     return min(MAX_SPLITS, 1 << (wanted.bit_length() - 1))
 
 
-def paged_decode(q: Tensor, k_cache: Tensor, v_cache: Tensor, step: AttentionStep, spec: AttentionSpec) -> Tensor:
-    """q (num_decodes, num_heads, key_dim), caches (blocks, kv_heads, block_size, dim); returns (..., value_dim)."""
+def paged_decode(
+    q: Tensor, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, step: AttentionStep, spec: AttentionSpec
+) -> Tensor:
+    """Store k and v (num_decodes, num_kv_heads, dim) in the caches (blocks, kv_heads, block_size, dim), and attend.
+
+    q (num_decodes, num_heads, key_dim); returns (num_decodes, num_heads, value_dim). All have innermost stride 1.
+    """
     num_rows, num_heads, key_dim = q.shape
     num_kv_heads, value_dim = k_cache.shape[1], v_cache.shape[3]
     group = num_heads // num_kv_heads
@@ -164,8 +191,9 @@ def paged_decode(q: Tensor, k_cache: Tensor, v_cache: Tensor, step: AttentionSte
     key_pad = triton.next_power_of_2(key_dim)
     launch = WIDE if key_pad > 128 else NARROW
     _decode_kernel[(num_kv_heads, splits, num_rows)](
-        q, k_cache, v_cache, out, partial, stats, sinks, step.tables, step.decode_lanes, step.decode_lens,
-        q.stride(0), q.stride(1), k_cache.stride(0), k_cache.stride(1), v_cache.stride(0), v_cache.stride(1),
+        q, k, v, k_cache, v_cache, out, partial, stats, sinks, step.tables, step.decode_lanes, step.decode_lens,
+        q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1),
+        k_cache.stride(0), k_cache.stride(1), v_cache.stride(0), v_cache.stride(1),
         step.tables.stride(0), spec.scale,
         num_heads=num_heads, group=group, group_pad=max(16, triton.next_power_of_2(group)),
         key_dim=key_dim, key_pad=key_pad, value_dim=value_dim, value_pad=value_pad,

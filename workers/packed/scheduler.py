@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +12,7 @@ from workers.packed.blocks import BlockPool
 from workers.packed.lanes import LaneTable
 from workers.packed.prefix import chain_block_keys
 from workers.packed.sequence import Sequence
+from workers.packed.waiting import WaitingQueue
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Scheduler:
         self.token_budget = token_budget
         self.max_model_len = max_model_len
         self.prefix_cache = prefix_cache
-        self.waiting: deque[Sequence] = deque()
+        self.waiting = WaitingQueue(grouped=prefix_cache)
         #: lane -> sequence, oldest admission first
         self.running: dict[int, Sequence] = {}
         self.failed: list[tuple[Sequence, str]] = []
@@ -173,12 +174,12 @@ class Scheduler:
         # A budget that shrank below the number of lanes bounds how many may decode at once.
         if not self.waiting or not self.lanes.num_free or len(self.running) >= self.token_budget:
             return None
-        sequence = self.waiting[0]
+        sequence = self.waiting.first
         cached = self._cached_blocks(sequence)
         count = self.pool.blocks_for(sequence.num_tokens) - len(cached)
         if count + self.pool.num_unheld(cached) + self._reserve() > self.pool.num_free:
             return None
-        self.waiting.popleft()
+        self.waiting.pop_first()
         self.pool.hold(cached)
         sequence.blocks = cached + (self.pool.try_allocate(count) or [])
         self._start(sequence, len(cached) * self.pool.block_size)
@@ -221,7 +222,7 @@ class Scheduler:
         outputs = self.lanes.outputs_of(sequence.lane)
         self.release(sequence)
         sequence.resume_from(outputs)
-        self.waiting.appendleft(sequence)
+        self.waiting.put_back(sequence)
         self.num_preemptions += 1
 
     def preempt_all(self) -> None:
@@ -242,10 +243,10 @@ class Scheduler:
         self.lanes.release(lane)
         sequence.lane = -1
 
-    def forget(self, sequences: Iterable[Sequence]) -> None:
+    def forget(self, sequences: Collection[Sequence]) -> None:
         """Drop sequences that hold no lane."""
+        self.waiting.forget(sequences)
         gone = {id(sequence) for sequence in sequences}
-        self.waiting = deque(sequence for sequence in self.waiting if id(sequence) not in gone)
         self.failed = [entry for entry in self.failed if id(entry[0]) not in gone]
 
     def check_integrity(self) -> None:

@@ -65,7 +65,17 @@ class SdpaBackend(AttentionBackend):
         k_cache[block, :, offset] = k
         v_cache[block, :, offset] = v
 
-    def decode(self, q: Tensor, k_cache: Tensor, v_cache: Tensor, step: AttentionStep, spec: AttentionSpec) -> Tensor:
+    def decode(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        step: AttentionStep,
+        spec: AttentionSpec,
+    ) -> Tensor:
+        self.write(k, v, k_cache, v_cache, step.slot_mapping[: step.num_decodes])
         out = q.new_empty(*q.shape[:2], v_cache.shape[-1])
         order = torch.argsort(step.decode_lens)
         for rows in order.split(self.group_size):

@@ -67,9 +67,9 @@ def test_chunks_and_decodes_equal_the_whole_sequence(name: str) -> None:
         part = PrefillPart(cu, stop - start, lens, stop, lane, start == 0, [stop - start], [stop])
         state = AttentionStep(slots[start:stop], table, size, int(decode), lane, lens, stop, None if decode else part)
         rows = slice(start, stop)
-        backend.write(k[rows], v[rows], *caches, state.slot_mapping)
         if decode:
-            return backend.decode(q[rows], *caches, state, spec)
+            return backend.decode(q[rows], k[rows], v[rows], *caches, state, spec)
+        backend.write(k[rows], v[rows], *caches, state.slot_mapping)
         return backend.prefill(q[rows], k[rows], v[rows], *caches, state, spec)
 
     got = [step(0, 2, False), step(2, first, False), *(step(i, i + 1, True) for i in range(first, total))]
