@@ -55,6 +55,8 @@ def run_job(spec: JobSpec, *, workers: int | None = None, show: bool = False) ->
     An interrupt drains the worker and leaves a state from which the same call continues.
     """
     from producers.submission import submit
+    from tasks.outbox import FIRST_REST_MS
+    from tasks.webhooks import deliver_due
 
     started = time.monotonic()
     with broker() as (url, ledger):
@@ -65,6 +67,9 @@ def run_job(spec: JobSpec, *, workers: int | None = None, show: bool = False) ->
         if log is not None:
             require_engine(spec.model.backend)
         after = before if log is None else follow(ledger, job, command, log, show=show)
+        if settings().broker_url is None:
+            # the queue ends with this run, and its notices with it: those the worker had in hand are sent again
+            deliver_due(ledger, ahead_s=FIRST_REST_MS // 1000)
         return FinishedRun(
             status=after,
             rows_added=after.rows_done - before.rows_done,

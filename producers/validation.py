@@ -12,8 +12,15 @@ import pyarrow as pa
 from producers.inputs import InputTable, find_inputs
 from producers.output_folder import require_outside_input
 from schemas.columns import reserved_names
-from schemas.errors import InvalidValueError, MissingColumnError, UnsupportedOptionError, suggestion
+from schemas.errors import (
+    InvalidValueError,
+    MissingColumnError,
+    NoWebhookSecretError,
+    UnsupportedOptionError,
+    suggestion,
+)
 from schemas.job import JobSpec
+from schemas.settings import settings
 from workers.chat import ChatTemplate
 from workers.checkpoint import Checkpoint
 from workers.loading.plan import LoadingPlan
@@ -47,9 +54,8 @@ def validate(spec: JobSpec) -> CheckedJob:
 
 
 def _check_options(spec: JobSpec) -> None:
-    if spec.notify:
-        # taken in silence, it would leave somebody waiting for a call that never comes
-        raise UnsupportedOptionError(option="notify", reason="webhooks are not built yet; use `parquetry watch`")
+    if spec.notify and settings().webhook_secret is None:
+        raise NoWebhookSecretError()
     if spec.task == "generate":
         if spec.model.backend in ENCODER_BACKENDS:
             reason = "it serves classify, score and embed; set model.backend to auto"

@@ -160,6 +160,10 @@ class MissingTokenizerError(BadInputError):
     """The model {model} has no tokenizer.json; save its fast tokenizer beside it with save_pretrained."""
 
 
+class NoWebhookSecretError(BadInputError):
+    """notify needs a secret that signs what webhooks are sent; set PARQUETRY_WEBHOOK_SECRET here and on the workers."""
+
+
 class MissingPackageError(UnusableEnvironmentError):
     """{feature} needs the package {package}, which is not installed here; run: pip install '{install}'."""
 

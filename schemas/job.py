@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,9 @@ Attention = Literal[
     "auto", "eager", "sdpa", "sdpa-flash", "sdpa-efficient", "sdpa-math", "sdpa-cudnn",
     "flash_attention_2", "flash_attention_3", "triton",
 ]  # fmt: skip
+#: webhooks one job may have
+MAX_WEBHOOKS = 10
+_WEB_ADDRESS = re.compile(r"https?://[^\s/?#@]+(:\d+)?([/?#]\S*)?")
 Positive = Annotated[int, Field(gt=0)]
 
 
@@ -151,7 +155,18 @@ class JobSpec(Section):
     shards: ShardsSpec = ShardsSpec()
     priority: int = Field(5, ge=0, le=9)
     on_row_error: Literal["keep", "fail"] = "keep"
+    #: webhooks that are told when the job has ended
     notify: list[str] = []
+
+    @field_validator("notify")
+    @classmethod
+    def _web_addresses(cls, value: list[str]) -> list[str]:
+        if len(value) > MAX_WEBHOOKS:
+            raise ValueError(f"a job may have {MAX_WEBHOOKS} webhooks")
+        for url in value:
+            if not _WEB_ADDRESS.fullmatch(url):
+                raise ValueError(f"{url!r} is no address of a webhook; it starts with https:// or http://")
+        return value
 
     @model_validator(mode="after")
     def _task_sections(self) -> JobSpec:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from schemas.errors import UnusableEnvironmentError
@@ -62,6 +62,8 @@ class Settings(BaseSettings):
     #: operator's permission to run code that comes with a model
     trust_remote_code: bool = False
     dashboard_token: str | None = None
+    #: what webhooks of a job's `notify` are signed with: any text, or whsec_ and base64 of the key
+    webhook_secret: SecretStr | None = None
     #: for tests: faults at named steps, as in "publish:kill,commit:raise:2"
     failpoints: str = ""
     log_level: str = Field("INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")

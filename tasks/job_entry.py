@@ -31,6 +31,7 @@ def ctl_fields(record: JobRecord, queue: str, done: Sequence[CommittedPart]) -> 
         "output": str(Location.parse(record.spec.output.path)),
         "queue": queue,
         "priority": record.spec.priority,
+        "notify": "\n".join(record.spec.notify),
         "shards": record.plan.num_shards,
         "rows": record.plan.num_rows,
         "done": len(done),

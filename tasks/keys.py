@@ -41,6 +41,16 @@ class Keys:
         """ZSET of workers by last sign of life."""
         return f"{self.prefix}workers"
 
+    @property
+    def outbox(self) -> str:
+        """ZSET of notices for webhooks, by when they are due."""
+        return f"{self.prefix}outbox"
+
+    @property
+    def outbox_tries(self) -> str:
+        """HASH of how often each notice was tried."""
+        return f"{self.prefix}outbox:tries"
+
     def worker(self, name: str) -> str:
         """HASH of one worker: host, device, queues, slots, model."""
         return f"{self.prefix}worker:{name}"

@@ -29,6 +29,7 @@ from tasks.claim import (
 )
 from tasks.digests import Digests
 from tasks.keys import DIGESTS_PER_KEY, Keys
+from tasks.outbox import Outbox
 from tasks.pending import from_bitmap, pending_items, to_bitmap
 from tasks.policy import Policy
 from tasks.roster import Roster
@@ -51,6 +52,7 @@ class Ledger:
         self.policy = policy or Policy.of()
         self.scripts = Scripts(client)
         self.roster = Roster(self.scripts, self.keys)
+        self.outbox = Outbox(self.scripts, self.keys)
         self.digests = Digests(client, self.scripts.url, self.keys)
 
     def _job(self, name: str, job: str, *args: Any, more_keys: Sequence[str] = ()) -> Any:
@@ -74,7 +76,7 @@ class Ledger:
     def set_state(self, job: str, wanted: JobState) -> JobState:
         """Returns the state before. Raises UnknownJobError, IllegalTransitionError."""
         sources = [state for state, targets in JOB_TRANSITIONS.items() if wanted in targets]
-        reply = self._job("set_state", job, job, wanted, int(wanted.is_final), *sources)
+        reply = self._job("set_state", job, job, wanted, int(wanted.is_final), *sources, more_keys=[self.keys.outbox])
         if reply is None:
             raise self._unknown(job)
         legal, before = reply

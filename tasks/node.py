@@ -25,6 +25,7 @@ from tasks.device_worker import DeviceWorker
 from tasks.devices import devices
 from tasks.ledger import Ledger
 from tasks.reconciler import Reconciler
+from tasks.webhooks import Messenger
 
 log = logging.getLogger(__name__)
 TICK_S = 0.2
@@ -110,6 +111,7 @@ class Node:
         self._workers = workers
         self._stop = stop
         self._reconciler = Reconciler(ledger, options.broker_url, settings().reconcile_seconds)
+        self._messenger = Messenger(ledger, settings().reconcile_seconds)
         self._announced = float("-inf")
 
     def run(self) -> None:
@@ -120,6 +122,8 @@ class Node:
                 worker.start()
             self._reconciler.start()
             stack.callback(self._reconciler.stop)
+            self._messenger.start()
+            stack.callback(self._messenger.stop)
             log.info("serving %s", ", ".join(worker.device for worker in self._workers))
             self._watch()
             self._drain()

@@ -63,6 +63,8 @@ def _sealed(storage: Storage, record: JobRecord) -> Manifest | None:
 def _register_done(ledger: Ledger, record: JobRecord, queue: str, manifest: Manifest) -> None:
     ledger.register(record, queue, done=[CommittedPart(part=part) for part in manifest.parts])
     ledger.set_state(record.job, JobState.DONE)
+    # it ended long ago, and whoever wanted to know was told then
+    ledger.outbox.drop(record.job)
     ledger.forget(record.job)
 
 

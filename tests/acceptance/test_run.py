@@ -6,7 +6,8 @@ import pyarrow.compute as pc
 import pytest
 
 from tests.acceptance.commands import Shell
-from tests.acceptance.tables import NUM_ROWS, ODD_TEXTS, assert_every_row_once, read_parts
+from tests.acceptance.tables import NUM_ROWS, ODD_TEXTS, assert_every_row_once, read_parts, write_file
+from tests.integration.receiver import receiving
 
 NULL_ROWS = [row for row, text in ODD_TEXTS.items() if text is None]
 
@@ -127,3 +128,26 @@ def test_plan_counts_without_writing_and_tries_rows(shell, odd_file, generator):
     assert plan["rows"] == len(ODD_TEXTS)
     assert [row["row"] for row in plan["sample"]] == [0, 1, 2]
     assert not (shell.folder / "out").exists()
+
+
+def test_a_webhook_is_told_of_the_end(shell, encoder):
+    write_file(shell.folder / "in.parquet", 20)
+    shell.environment["PARQUETRY_WEBHOOK_SECRET"] = "secret"
+    with receiving() as receiver:
+        shell.spec(
+            "job",
+            task="embed",
+            input={"path": "in.parquet"},
+            output={"path": "out", "keep": ["id"]},
+            model={"id": str(encoder)},
+            embed={"text": "text"},
+            notify=[receiver.url],
+        )
+        ended = shell.run("run", "job.yaml", "--json")
+    assert ended.returncode == 0, ended.stderr
+    told = [json.loads(body) for _, body in receiver.got]
+    assert {(one["type"], one["job"], one["rows_done"]) for one in told} == {
+        ("job.done", json.loads(ended.stdout)["job"], 20)
+    }
+    # at least once, and told apart by their id when more often
+    assert len({headers["webhook-id"] for headers, _ in receiver.got}) == 1

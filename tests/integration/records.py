@@ -11,7 +11,14 @@ from schemas.shard import InputFile, ShardPlan, part_name
 
 
 def make_record(
-    job: str = "job-1", *, shards: int = 4, rows: int = 10, priority: int = 5, model: str = "m", output: str = "/out"
+    job: str = "job-1",
+    *,
+    shards: int = 4,
+    rows: int = 10,
+    priority: int = 5,
+    model: str = "m",
+    output: str = "/out",
+    **more: object,
 ) -> JobRecord:
     """A job of `shards` shards with `rows` rows each, over a file that need not exist."""
     spec = JobSpec.parse(
@@ -21,6 +28,7 @@ def make_record(
             "output": {"path": output},
             "model": {"id": model},
             "priority": priority,
+            **more,
         }
     )
     file = InputFile(path="/in.parquet", num_rows=shards * rows, size=1, etag="e")

@@ -105,6 +105,10 @@ def test_an_unknown_key_like_none_of_ours():
         ("priority", -1),
         ("on_row_error", "ignore"),
         ("notify", "https://h"),
+        ("notify", ["ftp://h"]),
+        ("notify", ["https://h/a b"]),
+        ("notify", ["https://user:word@h"]),
+        ("notify", ["https://h"] * 11),
     ],
 )
 def test_a_wrong_value_is_named(key, value):

@@ -19,6 +19,7 @@ from schemas.errors import (
     ExitCode,
     InvalidValueError,
     MissingColumnError,
+    NoWebhookSecretError,
     OutputInsideInputError,
     OutputNotEmptyError,
     OutputTakenError,
@@ -213,8 +214,8 @@ def test_a_back_end_for_encoders_does_not_generate(spec, folder, backend):
     assert f"model.backend {backend} for task generate" in refusal(spec(**how), UnsupportedOptionError)
 
 
-def test_webhooks_are_not_taken_in_silence(spec):
-    assert "notify is not supported" in refusal(spec(notify=["https://h"]), UnsupportedOptionError)
+def test_webhooks_need_a_secret_to_sign_with(spec):
+    assert "PARQUETRY_WEBHOOK_SECRET" in refusal(spec(notify=["https://h"]), NoWebhookSecretError)
 
 
 def test_foreign_files_in_the_output(spec, folder):
