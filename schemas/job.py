@@ -56,8 +56,23 @@ class ModelSpec(Section):
     device_map: Literal["auto"] | None = "auto"
     #: bytes per device such as {"0": "40GiB", "cpu": "64GiB"}
     max_memory: dict[str, str] | None = None
+    #: a LoRA folder that is merged into the weights
     adapter: str | None = None
+    #: LoRA folders by name that stay beside the weights; each row names its own in `adapter_column`
+    adapters: dict[str, str] | None = None
+    #: input column with a name of `adapters`, null or empty for the model as it is
+    adapter_column: str | None = None
     compile: bool = True
+
+    @model_validator(mode="after")
+    def _one_kind_of_adapter(self) -> ModelSpec:
+        if self.adapter is not None and self.adapters is not None:
+            raise ValueError("give adapter or adapters, not both")
+        if self.adapters is not None and not self.adapters:
+            raise ValueError("adapters is empty; name at least one, or leave it out")
+        if "" in (self.adapters or {}):
+            raise ValueError("an adapter needs a name; an empty cell stands for the model as it is")
+        return self
 
 
 class PromptSpec(Section):
@@ -159,6 +174,10 @@ class JobSpec(Section):
             raise ValueError("task generate needs prompt.template or prompt.messages")
         if self.task == "score" and self.classify.text_pair is None:
             raise ValueError("task score needs classify.text_pair, the column of second texts")
+        if (self.model.adapters is None) != (self.model.adapter_column is None):
+            raise ValueError("model.adapters and model.adapter_column go together: folders by name, and who uses which")
+        if self.model.adapters is not None and self.task != "generate":
+            raise ValueError(f"task {self.task} takes one adapter for all rows; name it in model.adapter")
         return self
 
     @classmethod
@@ -192,6 +211,8 @@ class JobSpec(Section):
                 named[self.classify.text_pair] = "classify.text_pair"
         if self.task == "embed":
             named[self.embed.text] = "embed.text"
+        if self.model.adapter_column is not None:
+            named[self.model.adapter_column] = "model.adapter_column"
         return named
 
 

@@ -41,7 +41,8 @@ class EngineSpec(BaseModel):
         return cls(
             task=spec.task,
             model_path=record.model_path,
-            model=spec.model.model_copy(update={"id": record.model_path}),
+            # which column names a row's adapter is no concern of the engine
+            model=spec.model.model_copy(update={"id": record.model_path, "adapter_column": None}),
             device=device,
             token_budget=settings().token_budget,
             **_pooling(embed),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -205,3 +206,27 @@ def test_grammars_hold_in_graphs(folder: Path, options: dict) -> None:
     for completion in done:
         document = json.loads(tokenizer.decode(completion.output_ids.tolist()))
         assert document["label"] in ("good", "bad") and 0 <= document["n"] <= 99
+
+
+@pytest.mark.parametrize("options", [{}, {"compile": False}, {"graphs": False}])
+def test_rows_of_different_adapters_answer_as_merged_models(folder: Path, tmp_path: Path, options: dict) -> None:
+    pytest.importorskip("peft")
+    from tests.unit.adapter_folders import SHAPES, write_adapter
+
+    plain = AutoModelForCausalLM.from_pretrained(folder)
+    folders = {name: str(write_adapter(tmp_path / name, plain, name)) for name in SHAPES}
+    names = [None, *SHAPES, "mlp", None]
+
+    def outputs(model: torch.nn.Module, adapters: list[str | None]) -> list[list[int]]:
+        engine = packed(model, **options)
+        assert (engine.runner.graphs is None) == (options.get("graphs") is False)
+        asked = [replace(r, adapter=name) for r, name in zip(requests(), adapters, strict=True)]
+        results = complete(engine, asked)
+        engine.close()
+        return ids_of(results)
+
+    # float32: products of other shapes must not decide a tie
+    mixed = outputs(load(folder, dtype="float32", adapters=folders), names)
+    for name in (None, *SHAPES):
+        merged = outputs(load(folder, dtype="float32", adapter=folders.get(name)), [None] * 6)
+        assert all(mixed[i] == merged[i] for i in range(6) if names[i] == name)

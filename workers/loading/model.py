@@ -14,6 +14,7 @@ from schemas.errors import ModelNotFoundError
 from schemas.settings import settings
 from workers.checkpoint import Checkpoint
 from workers.engine_spec import EngineSpec
+from workers.loading.adapter_bank import attach
 from workers.loading.adapters import merge
 from workers.loading.attention_choice import AttentionLimits, use_attention
 from workers.loading.card import cards
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 def load_model(spec: EngineSpec, checkpoint: Checkpoint, auto_class: Any, **options: Any) -> nn.Module:
-    """The model in eval mode on its devices, through a transformers Auto class, with its adapter merged.
+    """The model in eval mode on its devices, through a transformers Auto class, with its adapters.
 
     Safetensors only, and no code from the folder unless the operator allows it. Everything that the files, the
     options and the cards can tell is refused before a weight is read; see `LoadingPlan.place` for the errors.
@@ -70,8 +71,8 @@ def _read(
 ) -> nn.Module:
     dtype = plan.dtype(kind)
     quantization = quantization_config(plan.model, dtype)
-    # torchao's tensors cannot take an adapter in, so they are made after it is merged
-    is_late = plan.adapter is not None and plan.model.quantization in _LATE
+    # peft takes no adapter into torchao's tensors, so they are made after it is there
+    is_late = bool(plan.adapter or plan.adapters) and plan.model.quantization in _LATE
     given = {} if quantization is None or is_late else {"quantization_config": quantization}
     model, report = auto_class.from_pretrained(
         plan.checkpoint.folder,
@@ -87,6 +88,8 @@ def _read(
     _require_all_weights(plan, report["missing_keys"], task)
     if plan.adapter is not None:
         model = merge(model, plan.adapter, name=plan.model.id)
+    if plan.adapters:
+        model = attach(model, plan.adapters, name=plan.model.id)
     if is_late:
         _quantize_late(model, quantization)
     return model
