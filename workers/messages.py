@@ -15,6 +15,8 @@ from workers.wire import Frame, WireError
 _MAX_ITEMS = 1024
 SUBMIT = "submit"
 RESULTS = "results"
+#: the supervisor asks for another engine on the same weights
+SWITCH = "switch"
 
 
 def request_frames(requests: Sequence[Request]) -> Iterator[Frame]:

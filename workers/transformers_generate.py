@@ -28,6 +28,8 @@ _MAX_ROWS = 256
 class TransformersGenerate(Engine):
     """Length-sorted batches under a token budget, prompts padded on the left; one step is one batch."""
 
+    gives_model_back = True
+
     def __init__(
         self,
         model: nn.Module,
@@ -56,6 +58,7 @@ class TransformersGenerate(Engine):
         self._ready: list[Completion] = []
         self._counters = dict.fromkeys(("prompt_tokens", "output_tokens", "padding_tokens", "out_of_memory"), 0)
         # the checkpoint's own sampling defaults must not leak into greedy rows
+        self._own_config = model.generation_config
         model.generation_config = self._generation_config(model.generation_config)
 
     def _generation_config(self, original: GenerationConfig) -> GenerationConfig:
@@ -194,6 +197,9 @@ class TransformersGenerate(Engine):
 
     def stats(self) -> dict[str, float]:
         return {**self._counters, "token_budget": self._waiting.token_budget}
+
+    def close(self) -> None:
+        self._model.generation_config = self._own_config
 
 
 def _failed(request: GenerationRequest, error: str) -> Completion:

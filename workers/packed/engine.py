@@ -53,6 +53,8 @@ class PackedEngine(Engine):
     when the hook cannot serve the model or its logits do not agree with the eager model.
     """
 
+    gives_model_back = True
+
     def __init__(
         self,
         model: nn.Module,
