@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -51,6 +52,9 @@ class ModelSpec(Section):
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     quantization: Quantization = "none"
+    #: int8 alone: activations above it stay in half precision, 0 quantizes them all; null is 6.0 where rows are padded
+    #: and 0 where they are packed
+    int8_threshold: float | None = Field(None, ge=0.0, allow_inf_nan=False)
     attention: Attention = "auto"
     backend: Backend = "auto"
     device_map: Literal["auto"] | None = "auto"
@@ -63,6 +67,12 @@ class ModelSpec(Section):
     #: input column with a name of `adapters`, null or empty for the model as it is
     adapter_column: str | None = None
     compile: bool = True
+
+    @model_validator(mode="after")
+    def _threshold_of_int8(self) -> ModelSpec:
+        if self.int8_threshold is not None and self.quantization != "int8":
+            raise ValueError(f"int8_threshold is of quantization int8, and quantization is {self.quantization}")
+        return self
 
     @model_validator(mode="after")
     def _one_kind_of_adapter(self) -> ModelSpec:
@@ -108,6 +118,22 @@ class GenerationSpec(Section):
     logprobs: bool = False
     json_schema: dict[str, Any] | None = None
     regex: str | None = None
+    #: the output is one of these, word for word
+    choices: list[str] | None = None
+
+    @field_validator("choices")
+    @classmethod
+    def _distinct_choices(cls, value: list[str] | None) -> list[str] | None:
+        if value is None:
+            return None
+        if not value:
+            raise ValueError("it lists no choice; name at least one, or leave it out")
+        if "" in value:
+            raise ValueError("a choice must not be empty")
+        twice = next((text for text, times in Counter(value).items() if times > 1), None)
+        if twice is not None:
+            raise ValueError(f"it lists {twice!r} more than once")
+        return value
 
     @field_validator("stop")
     @classmethod
@@ -118,8 +144,9 @@ class GenerationSpec(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> GenerationSpec:
-        if self.json_schema is not None and self.regex is not None:
-            raise ValueError("give json_schema or regex, not both")
+        given = [name for name in ("json_schema", "regex", "choices") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give {' or '.join(given)}, not both")
         if self.n > 1 and self.temperature == 0.0:
             raise ValueError(f"n is {self.n} but temperature is 0, so all samples would be equal; set temperature")
         return self

@@ -21,6 +21,7 @@ from workers.heads import choose_activation, label_scores, pool, unit_length
 from workers.loading.attention_choice import PACKED_ONLY, attention_name
 from workers.loading.model import dtype_name, is_spread, load_model
 from workers.loading.placement import memory_fraction
+from workers.loading.quantization import packing_obstacle
 from workers.pulse import Beat
 from workers.torch_encoder import Head, TorchEncoder
 from workers.transformers_generate import TransformersGenerate
@@ -101,7 +102,7 @@ def _encoder(spec: EngineSpec, checkpoint: Checkpoint, model: nn.Module, beat: B
     # on a CPU the two are about as fast, and the padded one needs nothing of the model
     reason = "model.backend is transformers" if spec.model.backend == "transformers" else "the device is a CPU"
     if spec.model.backend == "packed" or (spec.model.backend == "auto" and spec.device != "cpu"):
-        packed = packed_encoder(spec, checkpoint, model, _about(spec, model))
+        packed = packing_obstacle(spec.model) or packed_encoder(spec, checkpoint, model, _about(spec, model))
         if isinstance(packed, Engine):
             return packed
         reason = packed
@@ -157,6 +158,8 @@ def _try_packed(
         return f"it has no attention {spec.model.attention}"
     if is_spread(model):
         return "its weights are spread over several devices"
+    if obstacle := packing_obstacle(spec.model):
+        return obstacle
     from workers.packed.engine import PackedEngine
     from workers.packed.options import PackedOptions
     from workers.packed.probe import UnsupportedModel
