@@ -10,12 +10,14 @@ from pydantic import BaseModel, ConfigDict
 from producers.devices import smallest_gpu_bytes
 from producers.submission import prepare
 from schemas.errors import RowError
-from schemas.job import JobSpec, ModelSpec
+from schemas.job import JobSpec
 from schemas.manifest import JobRecord
 from schemas.shard import Shard, ShardPlan
 from tasks.job_entry import queue_of
 from workers.checkpoint import Checkpoint
 from workers.loading.figures import speed_warning
+from workers.loading.placement import WEIGHT_SHARE
+from workers.loading.plan import LoadingPlan
 from workers.preparation import Preparation
 from workers.reader import input_schema, read_shard
 from workers.tokenization import Tokenizer
@@ -23,11 +25,6 @@ from workers.tokenization import Tokenizer
 SAMPLE_ROWS = 256
 #: places of the input the sample is taken from
 _SAMPLE_PLACES = 8
-#: part of a device's memory that weights may fill; the rest is for the cache, activations and CUDA itself
-_WEIGHTS_SHARE = 0.8
-_DTYPE_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
-#: bytes a quantized weight takes, scales included
-_QUANTIZED_BYTES = {"int8": 1.06, "int8-weight-only": 1.06, "fp8": 1.03, "nf4": 0.56, "fp4": 0.56}
 
 
 class Plan(BaseModel):
@@ -57,7 +54,7 @@ class Plan(BaseModel):
     context_window: int
     #: bytes of the weights on disk
     weight_bytes: int
-    #: bytes they take on a device, as dtype and quantization ask for
+    #: bytes they take on a GPU, as dtype and quantization ask for, adapters beside them included
     device_weight_bytes: int
     #: memory of the smallest GPU here, None when there is none
     device_bytes: int | None
@@ -79,7 +76,7 @@ def plan(spec: JobSpec, *, sample_rows: int = SAMPLE_ROWS, device_bytes: int | N
     mean = sum(lengths) / max(len(lengths), 1)
     shards = record.plan
     device_bytes = smallest_gpu_bytes() if device_bytes is None else device_bytes
-    needed = device_weight_bytes(checkpoint, record.spec.model)
+    needed = LoadingPlan(record.spec.model, checkpoint).needed_bytes("cuda")
     return Plan(
         job=record.job,
         task=record.spec.task,
@@ -100,7 +97,7 @@ def plan(spec: JobSpec, *, sample_rows: int = SAMPLE_ROWS, device_bytes: int | N
         weight_bytes=checkpoint.weight_bytes,
         device_weight_bytes=needed,
         device_bytes=device_bytes,
-        weights_fit=None if device_bytes is None else needed <= device_bytes * _WEIGHTS_SHARE,
+        weights_fit=None if device_bytes is None else needed <= device_bytes * WEIGHT_SHARE,
         warnings=tuple(filter(None, [speed_warning(record.spec.model.quantization, card="")])),
     )
 
@@ -134,14 +131,3 @@ def _spread(plan: ShardPlan, num_rows: int) -> Iterator[Shard]:
 def _max_output_tokens(record: JobRecord) -> int:
     generation = record.spec.generation
     return record.plan.num_rows * generation.max_new_tokens * generation.n if record.spec.task == "generate" else 0
-
-
-def device_weight_bytes(checkpoint: Checkpoint, model: ModelSpec) -> int:
-    """Bytes the weights take on a device. A checkpoint that is quantized already is loaded as it lies on disk."""
-    config = checkpoint.text_config
-    stored = config.get("dtype") or config.get("torch_dtype") or "bfloat16"
-    if "quantization_config" in checkpoint.config or stored not in _DTYPE_BYTES:
-        return checkpoint.weight_bytes
-    wanted = _DTYPE_BYTES[stored if model.dtype == "auto" else model.dtype]
-    each = wanted if model.quantization == "none" else _QUANTIZED_BYTES[model.quantization]
-    return round(checkpoint.weight_bytes / _DTYPE_BYTES[stored] * each)

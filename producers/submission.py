@@ -15,7 +15,7 @@ from producers.output_folder import read_record, require_empty
 from producers.sharding import cut, rows_auto
 from producers.validation import CheckedJob, validate
 from schemas.errors import InputReplacedError, OutputTakenError, UnknownJobError
-from schemas.job import JobSpec
+from schemas.job import JobSpec, ModelSpec
 from schemas.location import Location
 from schemas.manifest import JOB_FILE, JobRecord
 from schemas.settings import settings
@@ -89,14 +89,28 @@ def located(spec: JobSpec) -> JobSpec:
     """The spec with absolute locations, so that it means the same on every machine and from every folder."""
     path = spec.input.path
     sources = Source.parse(path).normalized if isinstance(path, str) else [Source.parse(p).normalized for p in path]
-    model = Path(spec.model.id).expanduser()
     return spec.model_copy(
         update={
             "input": spec.input.model_copy(update={"path": sources}),
             "output": spec.output.model_copy(update={"path": str(Location.parse(spec.output.path))}),
-            "model": spec.model.model_copy(update={"id": str(model.resolve())}) if model.is_dir() else spec.model,
+            "model": _located_model(spec.model),
         }
     )
+
+
+def _located_model(model: ModelSpec) -> ModelSpec:
+    found: dict[str, object] = {"id": _absolute(model.id)}
+    if model.adapter is not None:
+        found["adapter"] = _absolute(model.adapter)
+    if model.adapters is not None:
+        found["adapters"] = {name: _absolute(folder) for name, folder in model.adapters.items()}
+    return model.model_copy(update=found)
+
+
+def _absolute(path: str) -> str:
+    """A folder of this machine by its full path; a hub id as it is."""
+    folder = Path(path).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else path
 
 
 def job_id(spec: JobSpec) -> str:

@@ -195,6 +195,10 @@ class EngineStartError(RetryableError):
     """The engine did not start: {reason}."""
 
 
+class OtherWeightsError(RetryableError):
+    """The loaded weights cannot stay: {reason}."""
+
+
 class EngineLostError(RetryableError):
     """The engine went away: {reason}."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -55,13 +56,37 @@ class ModelSpec(Section):
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     quantization: Quantization = "none"
+    #: int8 alone: activations above it stay in half precision, 0 quantizes them all; null is 6.0 where rows are padded
+    #: and 0 where they are packed
+    int8_threshold: float | None = Field(None, ge=0.0, allow_inf_nan=False)
     attention: Attention = "auto"
     backend: Backend = "auto"
     device_map: Literal["auto"] | None = "auto"
     #: bytes per device such as {"0": "40GiB", "cpu": "64GiB"}
     max_memory: dict[str, str] | None = None
+    #: a LoRA folder that is merged into the weights
     adapter: str | None = None
+    #: LoRA folders by name that stay beside the weights; each row names its own in `adapter_column`
+    adapters: dict[str, str] | None = None
+    #: input column with a name of `adapters`, null or empty for the model as it is
+    adapter_column: str | None = None
     compile: bool = True
+
+    @model_validator(mode="after")
+    def _threshold_of_int8(self) -> ModelSpec:
+        if self.int8_threshold is not None and self.quantization != "int8":
+            raise ValueError(f"int8_threshold is of quantization int8, and quantization is {self.quantization}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_kind_of_adapter(self) -> ModelSpec:
+        if self.adapter is not None and self.adapters is not None:
+            raise ValueError("give adapter or adapters, not both")
+        if self.adapters is not None and not self.adapters:
+            raise ValueError("adapters is empty; name at least one, or leave it out")
+        if "" in (self.adapters or {}):
+            raise ValueError("an adapter needs a name; an empty cell stands for the model as it is")
+        return self
 
 
 class PromptSpec(Section):
@@ -97,6 +122,22 @@ class GenerationSpec(Section):
     logprobs: bool = False
     json_schema: dict[str, Any] | None = None
     regex: str | None = None
+    #: the output is one of these, word for word
+    choices: list[str] | None = None
+
+    @field_validator("choices")
+    @classmethod
+    def _distinct_choices(cls, value: list[str] | None) -> list[str] | None:
+        if value is None:
+            return None
+        if not value:
+            raise ValueError("it lists no choice; name at least one, or leave it out")
+        if "" in value:
+            raise ValueError("a choice must not be empty")
+        twice = next((text for text, times in Counter(value).items() if times > 1), None)
+        if twice is not None:
+            raise ValueError(f"it lists {twice!r} more than once")
+        return value
 
     @field_validator("stop")
     @classmethod
@@ -107,8 +148,9 @@ class GenerationSpec(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> GenerationSpec:
-        if self.json_schema is not None and self.regex is not None:
-            raise ValueError("give json_schema or regex, not both")
+        given = [name for name in ("json_schema", "regex", "choices") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give {' or '.join(given)}, not both")
         if self.n > 1 and self.temperature == 0.0:
             raise ValueError(f"n is {self.n} but temperature is 0, so all samples would be equal; set temperature")
         return self
@@ -174,6 +216,10 @@ class JobSpec(Section):
             raise ValueError("task generate needs prompt.template or prompt.messages")
         if self.task == "score" and self.classify.text_pair is None:
             raise ValueError("task score needs classify.text_pair, the column of second texts")
+        if (self.model.adapters is None) != (self.model.adapter_column is None):
+            raise ValueError("model.adapters and model.adapter_column go together: folders by name, and who uses which")
+        if self.model.adapters is not None and self.task != "generate":
+            raise ValueError(f"task {self.task} takes one adapter for all rows; name it in model.adapter")
         return self
 
     @classmethod
@@ -207,6 +253,8 @@ class JobSpec(Section):
                 named[self.classify.text_pair] = "classify.text_pair"
         if self.task == "embed":
             named[self.embed.text] = "embed.text"
+        if self.model.adapter_column is not None:
+            named[self.model.adapter_column] = "model.adapter_column"
         return named
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+from typing import Any
 
 import tokenizers
 import torch
@@ -20,6 +21,7 @@ from workers.heads import choose_activation, label_scores, pool, unit_length
 from workers.loading.attention_choice import PACKED_ONLY, attention_name
 from workers.loading.model import dtype_name, is_spread, load_model
 from workers.loading.placement import memory_fraction
+from workers.loading.quantization import packing_obstacle
 from workers.pulse import Beat
 from workers.torch_encoder import Head, TorchEncoder
 from workers.transformers_generate import TransformersGenerate
@@ -47,16 +49,26 @@ def load_engine(spec: EngineSpec, *, beat: Beat = lambda: None) -> Engine:
         reason = "it serves classify, score and embed; set model.backend to auto or packed"
         raise UnsupportedOptionError(option="model.backend onnxruntime for task generate", reason=reason)
     checkpoint = Checkpoint.resolve(spec.model)
-    if spec.task == "generate":
-        return _load_generator(spec, checkpoint, beat)
     if spec.model.backend == "onnxruntime":
         return onnx_encoder(spec, checkpoint, _options_about(spec))
-    return _load_encoder(spec, checkpoint, beat)
+    return put_engine(load_model(spec, checkpoint, auto_class(spec, checkpoint)), spec, checkpoint, beat)
 
 
-def _load_generator(spec: EngineSpec, checkpoint: Checkpoint, beat: Beat) -> Engine:
-    is_encoder_decoder = bool(checkpoint.config.get("is_encoder_decoder"))
-    model = load_model(spec, checkpoint, AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM)
+def auto_class(spec: EngineSpec, checkpoint: Checkpoint) -> Any:
+    """The transformers class that loads the model with the head that the task needs."""
+    if spec.task == "generate":
+        return AutoModelForSeq2SeqLM if checkpoint.config.get("is_encoder_decoder") else AutoModelForCausalLM
+    return AutoModel if spec.task == "embed" else AutoModelForSequenceClassification
+
+
+def put_engine(model: nn.Module, spec: EngineSpec, checkpoint: Checkpoint, beat: Beat) -> Engine:
+    """The best engine on a loaded model that nothing else uses. Raises UnsupportedOptionError."""
+    for hook in model.__dict__.pop("beat_hooks", ()):
+        hook.remove()
+    return (_generator if spec.task == "generate" else _encoder)(spec, checkpoint, model, beat)
+
+
+def _generator(spec: EngineSpec, checkpoint: Checkpoint, model: nn.Module, beat: Beat) -> Engine:
     if spec.device == "cpu":
         _beat_in_layers(model, beat)
     tokenizer = tokenizers.Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json"))
@@ -82,19 +94,15 @@ def _load_generator(spec: EngineSpec, checkpoint: Checkpoint, beat: Beat) -> Eng
     )
 
 
-def _load_encoder(spec: EngineSpec, checkpoint: Checkpoint, beat: Beat) -> Engine:
-    if spec.task == "embed":
-        model = load_model(spec, checkpoint, AutoModel)
-        head, facts = _embedding_head(spec, checkpoint, model)
-    else:
-        model = load_model(spec, checkpoint, AutoModelForSequenceClassification)
-        head, facts = _classification_head(spec, model)
+def _encoder(spec: EngineSpec, checkpoint: Checkpoint, model: nn.Module, beat: Beat) -> Engine:
+    is_embedder = spec.task == "embed"
+    head, facts = _embedding_head(spec, checkpoint, model) if is_embedder else _classification_head(spec, model)
     if spec.device == "cpu":
         _beat_in_layers(model, beat)
     # on a CPU the two are about as fast, and the padded one needs nothing of the model
     reason = "model.backend is transformers" if spec.model.backend == "transformers" else "the device is a CPU"
     if spec.model.backend == "packed" or (spec.model.backend == "auto" and spec.device != "cpu"):
-        packed = packed_encoder(spec, checkpoint, model, _about(spec, model))
+        packed = packing_obstacle(spec.model) or packed_encoder(spec, checkpoint, model, _about(spec, model))
         if isinstance(packed, Engine):
             return packed
         reason = packed
@@ -150,6 +158,8 @@ def _try_packed(
         return f"it has no attention {spec.model.attention}"
     if is_spread(model):
         return "its weights are spread over several devices"
+    if obstacle := packing_obstacle(spec.model):
+        return obstacle
     from workers.packed.engine import PackedEngine
     from workers.packed.options import PackedOptions
     from workers.packed.probe import UnsupportedModel
@@ -187,10 +197,12 @@ def _generation_budget(model: nn.Module) -> int:
 
 def _beat_in_layers(model: nn.Module, beat: Beat) -> None:
     """Show life before every layer: on a slow device one forward pass may take longer than a stall is allowed to."""
+    hooks = []
     for module in model.modules():
         if isinstance(module, nn.ModuleList):
             for layer in module:
-                layer.register_forward_pre_hook(lambda _module, _args: beat())
+                hooks.append(layer.register_forward_pre_hook(lambda _module, _args: beat()))
+    model.beat_hooks = hooks
 
 
 def _options_about(spec: EngineSpec) -> dict[str, str]:

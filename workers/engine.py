@@ -15,6 +15,9 @@ class Engine(ABC):
     It is driven by one thread, which alternates `add` and `step`.
     """
 
+    #: whether `close` leaves the model as it was, so that another engine can be put on it
+    gives_model_back = False
+
     @abstractmethod
     def add(self, requests: Sequence[Request]) -> None:
         """Take requests; never blocks on the device."""
@@ -39,3 +42,7 @@ class Engine(ABC):
     def stats(self) -> dict[str, float]:
         """Counters since start, such as prompt_tokens, output_tokens and padding_tokens."""
         return {}
+
+    def close(self) -> None:
+        """Give the model back and free what else the engine holds. It is of no use afterwards."""
+        return

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +14,8 @@ from pathlib import Path
 
 from schemas.settings import settings, visible_gpus
 from workers.engine_spec import EngineSpec
+from workers.messages import SWITCH
+from workers.wire import Frame, dial, send
 
 _ROOT = Path(__file__).resolve().parent.parent
 _TAIL_BYTES = 4096
@@ -23,10 +26,16 @@ _MAX_LOG_BYTES = 8 << 20
 class EngineChild:
     """One engine process in a process group of its own, leashed to the thread that starts it."""
 
-    def __init__(self, spec: EngineSpec, gpus: str | None, socket: Path, log: Path) -> None:
+    def __init__(self, spec: EngineSpec, gpus: str | None, listens_at: Path, log: Path) -> None:
         self.spec = spec
-        self.socket = socket
+        self.socket = listens_at
         self.is_ready = False
+        #: why the engine of `spec` cannot be, while the weights stay loaded for another
+        self.refusal: str | None = None
+        #: whether `spec` needs the weights loaded anew
+        self.is_outgrown = False
+        #: what `switch` speaks through
+        self._control: socket.socket | None = None
         self._log = log
         self._log_start = _trimmed_size(log)
         self._failure: dict[str, object] | None = None
@@ -63,6 +72,21 @@ class EngineChild:
         """Whether the engine itself said that no other try would help."""
         return bool(self._failure and self._failure["permanent"])
 
+    def holds_weights_of(self, spec: EngineSpec) -> bool:
+        """Whether an engine of `spec` may stand on what this process has loaded or is loading."""
+        return self.spec.weights_key == spec.weights_key
+
+    def switch(self, spec: EngineSpec) -> None:
+        """Ask a process that is ready or has refused for another engine on its weights; it becomes ready again.
+
+        Raises OSError when it does not listen.
+        """
+        if self._control is None:
+            self._control = dial(self.socket)
+        send(self._control, Frame({"op": SWITCH, "spec": spec.model_dump(mode="json")}))
+        self.spec, self.is_ready, self.refusal, self._failure = spec, False, None, None
+        self._begun = time.monotonic()
+
     def read_pulse(self) -> bool:
         """Take in signs of life; False when the process has closed its end, that is, died."""
         try:
@@ -77,15 +101,19 @@ class EngineChild:
     def _take(self, message: dict[str, object]) -> None:
         self._last_sign = time.monotonic()
         self.is_ready = self.is_ready or message["state"] == "ready"
-        if message["state"] == "failed":
+        self.is_outgrown = self.is_outgrown or message["state"] == "outgrown"
+        if message["state"] in ("failed", "refused"):
             self._failure = message
+        if message["state"] == "refused":
+            self.refusal = str(message["reason"])
 
     def overdue(self) -> str | None:
         """Why the process must be killed, None while there is hope."""
         now, limits = time.monotonic(), settings()
-        if self.is_ready and now - self._last_sign > limits.engine_stall_seconds:
+        is_settled = self.is_ready or self.refusal is not None
+        if is_settled and now - self._last_sign > limits.engine_stall_seconds:
             return f"it gave no sign of life for {limits.engine_stall_seconds:g} s"
-        if not self.is_ready and now - self._begun > limits.engine_start_seconds:
+        if not is_settled and now - self._begun > limits.engine_start_seconds:
             return f"it took longer than {limits.engine_start_seconds:g} s to load (PARQUETRY_ENGINE_START_SECONDS)"
         return None
 
@@ -95,6 +123,8 @@ class EngineChild:
             os.killpg(self._process.pid, signal.SIGKILL)
         code = self._process.wait()
         os.close(self.pipe)
+        if self._control is not None:
+            self._control.close()
         self.socket.unlink(missing_ok=True)
         return str(self._failure["reason"]) if self._failure else self._explain(code)
 

@@ -7,6 +7,7 @@ import importlib
 import logging
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from schemas.errors import ParquetryError, PermanentError
@@ -27,7 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
     pulse = Pulse(options.pulse)
     server = EngineServer(listen(options.socket), pulse)
     try:
-        server.serve(_load(EngineSpec.model_validate_json(options.spec), server))
+        spec = EngineSpec.model_validate_json(options.spec)
+        server.serve(spec, _builder(spec, server))
     # the last stop: the process ends either way, and the supervisor must learn why
     except Exception as error:  # noqa: BLE001
         traceback.print_exc()
@@ -35,19 +37,20 @@ def main(arguments: list[str] | None = None) -> int:
     return 1
 
 
-def _load(spec: EngineSpec, server: EngineServer) -> Engine:
+def _builder(spec: EngineSpec, server: EngineServer) -> Callable[[EngineSpec], Engine]:
+    """What makes the engine of a spec, of this one first and then of others on the same weights."""
     if factory := settings().engine_factory:
         module, _, name = factory.partition(":")
-        return getattr(importlib.import_module(module), name)(spec)
+        return getattr(importlib.import_module(module), name)
     # the imports here load torch
     if spec.model.backend == "optimum":
         # its environment has a transformers that no other engine runs on
         from workers.encoding.optimum_encoder import load_optimum
 
-        return load_optimum(spec)
-    from workers.backends import load_engine
+        return load_optimum
+    from workers.model_host import ModelHost
 
-    return load_engine(spec, beat=server.attend)
+    return ModelHost(server.attend).build
 
 
 def sentence(error: BaseException) -> str:

@@ -6,10 +6,13 @@ import queue
 import socket
 import threading
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 
+from schemas.errors import OtherWeightsError, PermanentError
 from workers.engine import Engine
-from workers.messages import SUBMIT, read_requests, result_frames
+from workers.engine_spec import EngineSpec
+from workers.messages import SUBMIT, SWITCH, read_requests, result_frames
 from workers.pulse import Pulse
 from workers.request import Request, Result
 from workers.wire import Frame, FrameBuffer, WireError, pack, receive
@@ -69,6 +72,9 @@ class EngineServer:
         self._inbox: queue.SimpleQueue[tuple[_Connection, Frame | None]] = queue.SimpleQueue()
         self._owners: dict[int, tuple[_Connection, int]] = {}
         self._next_id = 0
+        self._about: dict[str, str] = {}
+        #: the spec to exchange the engine for, once the step that is being computed is over
+        self._wanted: EngineSpec | None = None
 
     def attend(self) -> None:
         """Show a sign of life and take in what clients sent. Engines call it between the layers of long work."""
@@ -76,22 +82,42 @@ class EngineServer:
         if self._engine is not None:
             self._take_all()
 
-    def serve(self, engine: Engine) -> None:
-        """Drive the engine; does not return."""
-        self._engine = engine
+    def serve(self, spec: EngineSpec, build: Callable[[EngineSpec], Engine]) -> None:
+        """Drive the engine of `spec`, and of others that are asked for in its place; does not return."""
+        self._start(build(spec))
         threading.Thread(target=self._accept, daemon=True).start()
-        self._pulse.ready()
         while True:
-            if not engine.num_unfinished:
+            if self._engine is None or not self._engine.num_unfinished:
                 self._take_one(_IDLE_S)
             self.attend()
-            if engine.num_unfinished:
-                self._deliver(engine.step())
+            if self._wanted is not None:
+                self._exchange(build)
+            elif self._engine is not None and self._engine.num_unfinished:
+                self._deliver(self._engine.step())
+
+    def _start(self, engine: Engine) -> None:
+        self._engine, self._about = engine, engine.describe()
+        self._pulse.ready()
+
+    def _exchange(self, build: Callable[[EngineSpec], Engine]) -> None:
+        """Put another engine in the place of this one; those who used this one have left."""
+        spec, self._wanted = self._wanted, None
+        if self._engine is not None:
+            self._engine.cancel(list(self._owners))
+            self._owners.clear()
+        # from here on there is none to hand requests to
+        self._engine = None
+        try:
+            self._start(build(spec))
+        except OtherWeightsError as error:
+            self._pulse.outgrown(str(error))
+        except PermanentError as error:
+            self._pulse.refused(str(error))
 
     def _accept(self) -> None:
         while True:
             connection = _Connection(self._listener.accept()[0], self._inbox)
-            connection.send(Frame({"op": "hello", "describe": self._engine.describe()}))
+            connection.send(Frame({"op": "hello", "describe": self._about}))
 
     def _take_one(self, timeout: float) -> None:
         try:
@@ -115,7 +141,11 @@ class EngineServer:
             connection.close()
 
     def _obey(self, connection: _Connection, frame: Frame) -> None:
-        if frame.header["op"] == SUBMIT:
+        if frame.header["op"] == SWITCH:
+            self._wanted = EngineSpec.model_validate(frame.header["spec"])
+        elif self._engine is None:
+            raise WireError("there is no engine now")
+        elif frame.header["op"] == SUBMIT:
             requests = read_requests(frame)
             self._engine.add([self._adopt(connection, request) for request in requests])
         elif frame.header["op"] == "cancel":
@@ -131,8 +161,9 @@ class EngineServer:
     def _cancel(self, connection: _Connection, ids: list[int]) -> None:
         found = [connection.engine_ids.pop(id) for id in ids if id in connection.engine_ids]
         for id in found:
-            del self._owners[id]
-        self._engine.cancel(found)
+            self._owners.pop(id, None)
+        if self._engine is not None:
+            self._engine.cancel(found)
 
     def _deliver(self, results: list[Result]) -> None:
         by_connection: dict[_Connection, list[Result]] = defaultdict(list)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from schemas.job import EmbedSpec, JobSpec, ModelSpec, Task
 from schemas.manifest import JobRecord
 from schemas.settings import settings
+from workers.loading.quantization import int8_threshold
 
 
 class EngineSpec(BaseModel):
@@ -41,7 +42,8 @@ class EngineSpec(BaseModel):
         return cls(
             task=spec.task,
             model_path=record.model_path,
-            model=spec.model.model_copy(update={"id": record.model_path}),
+            # which column names a row's adapter is no concern of the engine
+            model=spec.model.model_copy(update={"id": record.model_path, "adapter_column": None}),
             device=device,
             token_budget=settings().token_budget,
             **_pooling(embed),
@@ -56,8 +58,28 @@ class EngineSpec(BaseModel):
     @cached_property
     def key(self) -> str:
         """16 hex digits: equal for equal engines, whatever the machine they run on."""
-        text = self.model_dump_json(exclude={"device", "token_budget"})
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return _digest(self.model_dump_json(exclude={"device", "token_budget"}))
+
+    @cached_property
+    def weights_key(self) -> str:
+        """16 hex digits: equal for engines that may stand on the same loaded weights, one after the other."""
+        if self.model.backend in _OTHER_RUNTIMES:
+            return self.key
+        options = {"attention", "compile", "backend"}
+        text = self.model_dump_json(
+            exclude={"device": True, "token_budget": True, "pooling": True, "normalize": True, "model": options}
+        )
+        # decided by the back end, and part of the loaded weights
+        threshold = int8_threshold(self.model) if self.model.quantization == "int8" else None
+        return _digest(f"{text} {threshold}")
+
+
+#: back ends whose engines hold no torch model
+_OTHER_RUNTIMES = frozenset({"onnxruntime", "optimum"})
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _pooling(embed: EmbedSpec | None) -> dict[str, object]:

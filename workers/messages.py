@@ -15,6 +15,8 @@ from workers.wire import Frame, WireError
 _MAX_ITEMS = 1024
 SUBMIT = "submit"
 RESULTS = "results"
+#: the supervisor asks for another engine on the same weights
+SWITCH = "switch"
 
 
 def request_frames(requests: Sequence[Request]) -> Iterator[Frame]:
@@ -42,6 +44,7 @@ def _generation_frame(requests: Sequence[GenerationRequest]) -> Frame:
         "prompt_ids": _list_array([request.prompt_ids for request in requests], np.int32),
         "row": pa.array([request.row for request in requests], pa.int64()),
         "sample": pa.array([request.sample for request in requests], pa.int32()),
+        "adapter": pa.array([request.adapter for request in requests], pa.string()),
         "params": pa.array([numbers.setdefault(request.params, len(numbers)) for request in requests], pa.int32()),
     }
     header = {"op": SUBMIT, "kind": "generate", "params": [asdict(params) for params in numbers]}
@@ -50,11 +53,11 @@ def _generation_frame(requests: Sequence[GenerationRequest]) -> Frame:
 
 def _generation_requests(frame: Frame, batch: pa.RecordBatch) -> list[Request]:
     known = [_params(fields) for fields in frame.header["params"]]
-    names = ("row", "sample", "params")
+    names = ("row", "sample", "adapter", "params")
     columns = zip(_ids(batch), _lists(batch, "prompt_ids"), *(batch[name].to_pylist() for name in names), strict=True)
     return [
-        GenerationRequest(id=id, prompt_ids=ids, row=row, sample=sample, params=known[number])
-        for id, ids, row, sample, number in columns
+        GenerationRequest(id=id, prompt_ids=ids, row=row, sample=sample, adapter=adapter, params=known[number])
+        for id, ids, row, sample, adapter, number in columns
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +17,7 @@ from workers.cells import cells, text_of
 from workers.chat import ChatTemplate, read_messages, user_message, with_system
 from workers.checkpoint import Checkpoint
 from workers.grammar.grammar import Grammar
+from workers.loading.adapters import unknown_adapter
 from workers.prompts import Template
 from workers.request import EncodeRequest, GenerationRequest, Request, SamplingParams
 from workers.tokenization import Tokenizer, Tokens
@@ -48,6 +50,8 @@ class PromptPreparation(Preparation):
 
     def __init__(self, record: JobRecord, checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
         self._prompt = record.spec.prompt
+        self._adapter_column = record.spec.model.adapter_column
+        self._adapters = record.spec.model.adapters or {}
         self._params = sampling_params(record.spec.generation)
         self._tokenizer = tokenizer
         self._template = None if self._prompt.template is None else Template.parse(self._prompt.template)
@@ -57,7 +61,11 @@ class PromptPreparation(Preparation):
         self.num_samples = record.spec.generation.n
 
     def tokens(self, batch: pa.RecordBatch) -> list[Tokens | RowError]:
-        texts = [_or_error(self._text, row) for row in self._rows(batch)]
+        adapters = self._adapters_of(batch)
+        texts = [
+            adapter if isinstance(adapter, RowError) else _or_error(self._text, row)
+            for adapter, row in zip(adapters, self._rows(batch), strict=True)
+        ]
         good = [text for text in texts if isinstance(text, str)]
         # a chat template writes the special tokens itself
         encoded = iter(
@@ -69,10 +77,27 @@ class PromptPreparation(Preparation):
                 why=f"{self._why}; shorten it, or set prompt.truncate",
             )
         )
-        return [_require_tokens(next(encoded)) if isinstance(text, str) else text for text in texts]
+        return [
+            _with_adapter(_require_tokens(next(encoded)), adapter) if isinstance(text, str) else text
+            for text, adapter in zip(texts, adapters, strict=True)
+        ]
 
     def request(self, id: int, tokens: Tokens, row: int, sample: int) -> Request:
-        return GenerationRequest(id=id, prompt_ids=tokens.ids, row=row, sample=sample, params=self._params)
+        return GenerationRequest(
+            id=id, prompt_ids=tokens.ids, row=row, sample=sample, adapter=tokens.adapter, params=self._params
+        )
+
+    def _adapters_of(self, batch: pa.RecordBatch) -> list[str | RowError | None]:
+        """The name each row gives, None for the model as it is."""
+        if self._adapter_column is None:
+            return [None] * batch.num_rows
+        return [_or_error(self._adapter, value) for value in cells(self._adapter_column, batch[self._adapter_column])]
+
+    def _adapter(self, value: Any) -> str | None:
+        name = None if value in (None, "") else text_of(self._adapter_column, value)
+        if name is not None and name not in self._adapters:
+            raise RowError(reason=unknown_adapter(name, self._adapters))
+        return name
 
     def _rows(self, batch: pa.RecordBatch) -> list[dict[str, Any]]:
         names = sorted(self._template.variables) if self._template else [self._prompt.messages]
@@ -168,6 +193,10 @@ def _or_error(function, *args):
 
 def _both(first: str | RowError, second: str | RowError) -> tuple[str, str] | RowError:
     return next((value for value in (first, second) if isinstance(value, RowError)), (first, second))
+
+
+def _with_adapter(tokens: Tokens | RowError, adapter: str | None) -> Tokens | RowError:
+    return tokens if adapter is None or isinstance(tokens, RowError) else replace(tokens, adapter=adapter)
 
 
 def _require_tokens(tokens: Tokens | RowError) -> Tokens | RowError:

@@ -9,10 +9,11 @@ from importlib.metadata import PackageNotFoundError, version
 
 from schemas import __version__
 from schemas.columns import PROVENANCE_PREFIX
-from schemas.job import JobSpec
+from schemas.job import JobSpec, ModelSpec
 from schemas.manifest import JobRecord
 from schemas.shard import Shard
 from workers.checkpoint import Checkpoint
+from workers.loading.adapters import Adapter
 
 #: taken over from what the engine says of itself
 _ENGINE_KEYS = ("backend", "attention", "dtype", "quantization")
@@ -32,7 +33,7 @@ def provenance(
         "model": spec.model.id,
         "revision": checkpoint.revision or spec.model.revision or "",
         "weights": checkpoint.weights_fingerprint,
-        "adapter": spec.model.adapter or "",
+        **_adapter_facts(spec.model),
         "quantization": spec.model.quantization,
         **{key: engine[key] for key in _ENGINE_KEYS if key in engine},
         "template_sha256": _template_digest(spec, checkpoint),
@@ -40,6 +41,15 @@ def provenance(
         "versions": _json(_versions(engine)),
         "input": _json(_inputs(shard)),
     }
+
+
+def _adapter_facts(model: ModelSpec) -> dict[str, str]:
+    """Folder and content of the merged adapter, or of every one that rows choose from, as JSON by name."""
+    if model.adapters is None:
+        digest = Adapter.resolve(model.adapter).weights_fingerprint if model.adapter else ""
+        return {"adapter": model.adapter or "", "adapter_weights": digest}
+    digests = {name: Adapter.resolve(folder).weights_fingerprint for name, folder in model.adapters.items()}
+    return {"adapter": _json(model.adapters), "adapter_weights": _json(digests)}
 
 
 def as_metadata(values: Mapping[str, object]) -> dict[str, str]:

@@ -20,7 +20,7 @@ class Pulse:
         self._last = 0.0
 
     def ready(self) -> None:
-        """The model is loaded."""
+        """The engine that was asked for can be used."""
         self._write({"state": "ready"})
 
     def beat(self) -> None:
@@ -33,6 +33,14 @@ class Pulse:
     def failed(self, reason: str, *, permanent: bool) -> None:
         """The engine ends; `permanent` means that another try would fail the same way."""
         self._write({"state": "failed", "reason": reason[:2000], "permanent": permanent})
+
+    def refused(self, reason: str) -> None:
+        """The engine asked for will never be; the model stays loaded, and another engine may be asked for."""
+        self._write({"state": "refused", "reason": reason[:2000], "permanent": True})
+
+    def outgrown(self, reason: str) -> None:
+        """The engine asked for needs the weights loaded anew, in another process."""
+        self._write({"state": "outgrown", "reason": reason[:2000]})
 
     def _write(self, message: dict[str, object]) -> None:
         try:

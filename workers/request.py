@@ -41,6 +41,8 @@ class GenerationRequest:
     row: int = 0
     #: which of the row's `n` samples this is
     sample: int = 0
+    #: name of the adapter to answer with, None for the model as it is
+    adapter: str | None = None
     params: SamplingParams = field(default_factory=SamplingParams)
 
 

@@ -39,6 +39,7 @@ class _Client:
 class EngineSupervisor:
     """Owns one device. At most one model is loaded; it is switched when nobody uses it and another is asked for.
 
+    Specs of equal weights are served by one process one after the other: it keeps the weights and exchanges its engine.
     Asks are served in order. A dead engine is started again by the next ask. All work is done in one thread, so
     nothing here needs a lock; that thread must live, since the engine is leashed to it.
     """
@@ -129,6 +130,11 @@ class EngineSupervisor:
             return
         if not engine.read_pulse():
             self._engine_ended(None)
+        elif engine.is_outgrown:
+            engine.end()
+            self._launch(engine.spec)
+        elif engine.refusal is not None:
+            self._refuse(engine, engine.refusal)
         elif reason := engine.overdue():
             self._engine_ended(reason)
 
@@ -154,16 +160,34 @@ class EngineSupervisor:
         """Let in those at the head of the queue who want what is loaded; load what the head wants."""
         while self._waiting:
             wanted = self._waiting[0].spec
-            if self._engine is not None and self._engine.spec.key != wanted.key:
-                if self._holders:
-                    return
-                self._engine.end()
-                self._engine = None
+            if self._needs_other(wanted) and (self._holders or not self._make_way(wanted)):
+                return
             if self._engine is None:
                 self._launch(wanted)
             if not self._engine.is_ready:
                 return
             self._let_in(self._waiting.popleft())
+
+    def _needs_other(self, wanted: EngineSpec) -> bool:
+        return self._engine is not None and self._engine.spec.key != wanted.key
+
+    def _make_way(self, wanted: EngineSpec) -> bool:
+        """Have the loaded weights serve another spec, or let them go; False while that cannot be decided."""
+        engine = self._engine
+        if not engine.holds_weights_of(wanted):
+            engine.end()
+            self._engine = None
+            return True
+        if not engine.is_ready and engine.refusal is None:
+            # still loading: cheaper to wait for than to begin again
+            return False
+        log.info("engine %d keeps its weights and takes attention %s", engine.pid, wanted.model.attention)
+        try:
+            engine.switch(wanted)
+        except OSError:
+            # it is dying, which its pulse is about to tell
+            return False
+        return True
 
     def _launch(self, spec: EngineSpec) -> None:
         self._started += 1

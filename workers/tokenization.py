@@ -23,6 +23,8 @@ class Tokens:
     ids: np.ndarray
     #: (num_tokens,) int32 segment ids, for a pair only
     type_ids: np.ndarray | None = None
+    #: name of the adapter the row asks for
+    adapter: str | None = None
 
 
 class Tokenizer:

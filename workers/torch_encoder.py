@@ -21,6 +21,8 @@ Head = Callable[[object, Tensor], Tensor]
 class TorchEncoder(Engine):
     """Length-sorted batches under a token budget, padded on the right; one step is one batch."""
 
+    gives_model_back = True
+
     def __init__(
         self,
         model: nn.Module,

@@ -15,6 +15,8 @@ from workers.batching import LengthSorted
 from workers.engine import Engine
 from workers.grammar.grammars import Grammars
 from workers.grammar.padded import BatchGrammars
+from workers.loading.adapter_bank import AdapterBank
+from workers.loading.adapters import unknown_adapter
 from workers.pulse import Beat
 from workers.request import Completion, GenerationRequest, Request, Result
 from workers.sampling import RowSampling
@@ -25,6 +27,8 @@ _MAX_ROWS = 256
 
 class TransformersGenerate(Engine):
     """Length-sorted batches under a token budget, prompts padded on the left; one step is one batch."""
+
+    gives_model_back = True
 
     def __init__(
         self,
@@ -44,6 +48,7 @@ class TransformersGenerate(Engine):
         self._about = about or {}
         self._beat = beat
         self._vocab_size = model.get_input_embeddings().weight.shape[0]
+        self._adapters = AdapterBank.of(model)
         self._grammars = Grammars(tokenizer, self._vocab_size, self._eos_ids, model.device)
         self._is_encoder_decoder = bool(model.config.is_encoder_decoder)
         # left padding: every row's newest token stands in the last column
@@ -53,6 +58,7 @@ class TransformersGenerate(Engine):
         self._ready: list[Completion] = []
         self._counters = dict.fromkeys(("prompt_tokens", "output_tokens", "padding_tokens", "out_of_memory"), 0)
         # the checkpoint's own sampling defaults must not leak into greedy rows
+        self._own_config = model.generation_config
         model.generation_config = self._generation_config(model.generation_config)
 
     def _generation_config(self, original: GenerationConfig) -> GenerationConfig:
@@ -78,6 +84,8 @@ class TransformersGenerate(Engine):
             return "the prompt has no tokens"
         if int(request.prompt_ids.max()) >= self._vocab_size or int(request.prompt_ids.min()) < 0:
             return "the prompt has token ids that the model does not know; its tokenizer.json is of another model"
+        if request.adapter is not None and request.adapter not in self._adapters.names:
+            return unknown_adapter(request.adapter, self._adapters.names)
         try:
             if request.params.grammar is not None:
                 self._grammars.start(request.params.grammar)
@@ -121,13 +129,15 @@ class TransformersGenerate(Engine):
         grammars = BatchGrammars(self._grammars, [request.params.grammar for request in batch])
         sampling = RowSampling(batch, ids, mask, grammars)
         stopping = RowStopping(batch, self._tokenizer, self._cancelled, self._beat, grammars)
-        output = self._model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=max(request.params.max_new_tokens for request in batch),
-            logits_processor=LogitsProcessorList([sampling]),
-            stopping_criteria=StoppingCriteriaList([stopping]),
-        )
+        numbers = torch.tensor([self._adapters.number(request.adapter) for request in batch], device=ids.device)
+        with self._adapters.choosing(numbers):
+            output = self._model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=max(request.params.max_new_tokens for request in batch),
+                logits_processor=LogitsProcessorList([sampling]),
+                stopping_criteria=StoppingCriteriaList([stopping]),
+            )
         # an encoder-decoder returns its start token and the output, a decoder the prompt and the output
         outputs = output[:, 1 if self._is_encoder_decoder else ids.shape[1] :].cpu().numpy().astype(np.int32)
         logprobs = sampling.logprobs()
@@ -187,6 +197,9 @@ class TransformersGenerate(Engine):
 
     def stats(self) -> dict[str, float]:
         return {**self._counters, "token_budget": self._waiting.token_budget}
+
+    def close(self) -> None:
+        self._model.generation_config = self._own_config
 
 
 def _failed(request: GenerationRequest, error: str) -> Completion:

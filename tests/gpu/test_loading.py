@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from workers.loading.attention_choice import use_attention
 from workers.loading.model import load_model
 from workers.loading.packages import is_installed
 from workers.loading.quantization import RECIPES
+from workers.model_host import ModelHost
 from workers.packed.engine import PackedEngine
 from workers.packed.options import PackedOptions
 from workers.request import Completion, GenerationRequest, SamplingParams
@@ -205,3 +207,42 @@ def test_grammars_hold_in_graphs(folder: Path, options: dict) -> None:
     for completion in done:
         document = json.loads(tokenizer.decode(completion.output_ids.tolist()))
         assert document["label"] in ("good", "bad") and 0 <= document["n"] <= 99
+
+
+@pytest.mark.parametrize("options", [{}, {"compile": False}, {"graphs": False}])
+def test_rows_of_different_adapters_answer_as_merged_models(folder: Path, tmp_path: Path, options: dict) -> None:
+    pytest.importorskip("peft")
+    from tests.unit.adapter_folders import SHAPES, write_adapter
+
+    plain = AutoModelForCausalLM.from_pretrained(folder)
+    folders = {name: str(write_adapter(tmp_path / name, plain, name)) for name in SHAPES}
+    names = [None, *SHAPES, "mlp", None]
+
+    def outputs(model: torch.nn.Module, adapters: list[str | None]) -> list[list[int]]:
+        engine = packed(model, **options)
+        assert (engine.runner.graphs is None) == (options.get("graphs") is False)
+        asked = [replace(r, adapter=name) for r, name in zip(requests(), adapters, strict=True)]
+        results = complete(engine, asked)
+        engine.close()
+        return ids_of(results)
+
+    # float32: products of other shapes must not decide a tie
+    mixed = outputs(load(folder, dtype="float32", adapters=folders), names)
+    for name in (None, *SHAPES):
+        merged = outputs(load(folder, dtype="float32", adapter=folders.get(name)), [None] * 6)
+        assert all(mixed[i] == merged[i] for i in range(6) if names[i] == name)
+
+
+def test_attention_changes_on_weights_that_stay(folder: Path) -> None:
+    host = ModelHost(lambda: None)
+    ran, used = [], []
+    for attention in ("triton", "eager", "sdpa", "sdpa-math", "triton", "auto", "eager"):
+        engine = host.build(spec_of(folder, attention=attention, max_memory={"0": "2GiB"}))
+        done = complete(engine, requests())
+        ran.append((engine.describe()["attention"], [len(completion.output_ids) for completion in done]))
+        if attention == "eager":
+            # without a cache of blocks: what is allocated is the weights, and they are there once
+            used.append(torch.cuda.memory_allocated())
+        del engine, done
+    assert ran[0] == ran[4] and ran[1] == ran[6] and ran[1][0] == "eager"
+    assert used[1] < 1.2 * used[0] + (8 << 20)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from producers.planning import device_weight_bytes, plan
-from schemas.job import JobSpec, ModelSpec
+from producers.planning import plan
+from schemas.job import JobSpec
+from tests.unit.loading.spec_cases import write_headers
 from tests.unit.tiny_model import WINDOW, make_model
-from workers.checkpoint import Checkpoint
 
 
 @pytest.fixture
@@ -76,27 +79,44 @@ def test_plans_are_plain_data(spec):
     assert plan(spec()).model_dump(mode="json")["task"] == "generate"
 
 
+#: one matrix of a linear layer, and a table that no quantization touches
+TENSORS = {"model.layers.0.mlp.up_proj.weight": ("F32", (100, 64)), "model.embed_tokens.weight": ("F32", (10, 64))}
+
+
 @pytest.mark.parametrize(
-    ("config", "options", "factor"),
+    ("options", "expected"),
     [
-        ({"torch_dtype": "bfloat16"}, {}, 1.0),
-        ({"dtype": "float32"}, {"dtype": "float16"}, 0.5),
-        ({"torch_dtype": "float32"}, {"quantization": "int8"}, 1.06 / 4),
-        ({"torch_dtype": "bfloat16"}, {"quantization": "nf4"}, 0.28),
-        ({"torch_dtype": "bfloat16", "quantization_config": {"quant_method": "gptq"}}, {"dtype": "float32"}, 1.0),
-        ({}, {}, 1.0),
+        ({}, 4 * 7040),
+        ({"dtype": "float16"}, 2 * 7040),
+        ({"quantization": "int8"}, 6400 + 4 * 100 + 2 * 640),
+        ({"quantization": "nf4"}, int(0.516 * 6400) + 2 * 640),
     ],
 )
-def test_device_weight_bytes(tmp_path, config, options, factor):
-    folder = make_model(tmp_path / "m", **config)
-    (folder / "model.safetensors").write_bytes(b"0" * 1000)
-    model = ModelSpec(id=str(folder), **options)
-    assert device_weight_bytes(Checkpoint(folder, str(folder)), model) == round(1000 * factor)
+def test_the_weights_on_a_device_are_what_loading_counts(spec, tmp_path, options, expected):
+    write_headers(make_model(tmp_path / "model", dtype="float32") / "model.safetensors", TENSORS)
+    made = plan(spec(model={"id": f"{tmp_path}/model", **options}), device_bytes=round(expected / 0.9) + 1)
+    assert made.device_weight_bytes == expected
+    assert made.weights_fit
+
+
+PLAN = """
+import sys
+from producers.planning import plan
+from schemas.job import JobSpec
+assert plan(JobSpec.model_validate_json(sys.argv[1])).rows == 1000
+print(*({"torch", "transformers", "huggingface_hub"} & set(sys.modules)))
+"""
+
+
+def test_planning_loads_no_torch(spec):
+    command = [sys.executable, "-c", PLAN, spec().model_dump_json()]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == []
 
 
 def test_what_does_not_fit(spec, tmp_path):
-    made = plan(spec(), device_bytes=1)
-    assert made.weights_fit is False
+    write_headers(tmp_path / "model" / "model.safetensors", TENSORS)
+    assert plan(spec(), device_bytes=7040).weights_fit is False
 
 
 def test_a_quantization_that_costs_speed_is_named(spec, tmp_path):

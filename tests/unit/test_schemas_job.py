@@ -142,6 +142,10 @@ def test_a_missing_section(key):
         ({"prompt": {"messages": "m", "chat": False}}, "needs the chat template"),
         ({"generation": {"n": 2}}, "set temperature"),
         ({"generation": {"regex": "a", "json_schema": {}}}, "not both"),
+        ({"generation": {"choices": ["a"], "regex": "a"}}, "give regex or choices, not both"),
+        ({"generation": {"choices": []}}, "lists no choice"),
+        ({"generation": {"choices": ["a", ""]}}, "must not be empty"),
+        ({"generation": {"choices": ["a", "b", "a"]}}, "lists 'a' more than once"),
         ({"task": "score"}, "needs classify.text_pair"),
     ],
 )

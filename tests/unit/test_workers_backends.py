@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="the torch extra is not installed")
 pytest.importorskip("transformers", reason="the torch extra is not installed")
 
-from schemas.errors import UnsupportedOptionError  # noqa: E402
+from transformers import AutoModelForCausalLM  # noqa: E402
+
+from schemas.errors import OtherWeightsError, UnsupportedOptionError  # noqa: E402
 from schemas.job import ModelSpec  # noqa: E402
 from workers.backends import load_engine  # noqa: E402
+from workers.checkpoint import Checkpoint  # noqa: E402
 from workers.engine_spec import EngineSpec  # noqa: E402
+from workers.loading.model import load_model, switch_model  # noqa: E402
+from workers.model_host import ModelHost  # noqa: E402
 from workers.request import GenerationRequest, SamplingParams  # noqa: E402
 
 
@@ -55,3 +62,26 @@ def test_a_step_on_a_cpu_shows_life_in_every_layer(causal_lm, backend):
     engine.add([GenerationRequest(id=0, prompt_ids=prompt, params=SamplingParams(max_new_tokens=2))])
     engine.step()
     assert len(beats) >= 2, "one for each layer of the tiny model"
+
+
+def test_a_host_exchanges_engines_on_one_model(causal_lm):
+    host = ModelHost(lambda: None)
+    first = host.build(spec_of(causal_lm))
+    model, gone = first.model, weakref.ref(first)
+    del first
+    padded = host.build(spec_of(causal_lm, attention="eager"))
+    assert gone() is None
+    assert padded.describe()["attention"] == model.config._attn_implementation == "eager"
+    packed = host.build(spec_of(causal_lm))
+    assert packed.model is model
+    packed.close()
+    # the choice that was left open is the one it was loaded with
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_weights_of_another_dtype_cannot_stay(causal_lm):
+    spec, other = spec_of(causal_lm), spec_of(causal_lm, dtype="bfloat16")
+    checkpoint = Checkpoint.resolve(spec.model)
+    model = load_model(spec, checkpoint, AutoModelForCausalLM)
+    with pytest.raises(OtherWeightsError, match="they are float32, and attention auto takes bfloat16"):
+        switch_model(model, other, spec, checkpoint, AutoModelForCausalLM)

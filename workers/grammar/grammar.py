@@ -12,7 +12,7 @@ from workers.loading.packages import require
 
 #: no free white space between the parts of a document: a model that may write spaces may write nothing else
 _JSON_OPTIONS = {"whitespace_flexible": False}
-_KEYS = {"json_schema": "generation.json_schema", "regex": "generation.regex", "choices": "list of choices"}
+_KEYS = {"json_schema": "generation.json_schema", "regex": "generation.regex", "choices": "generation.choices"}
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Grammar:
         """The grammar a job asks for, None when it leaves its outputs free."""
         if generation.json_schema is not None:
             return cls("json_schema", generation.json_schema)
+        if generation.choices is not None:
+            return cls("choices", generation.choices)
         return None if generation.regex is None else cls("regex", generation.regex)
 
     @classmethod

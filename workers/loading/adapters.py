@@ -1,10 +1,10 @@
-"""LoRA adapters: checked against the base model's files, then merged into the loaded weights."""
+"""LoRA adapters: checked against the base model's files, and merged into the loaded weights."""
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 from schemas.errors import AdapterMismatchError, ModelNotFoundError, UnsafeWeightsError
 from workers.loading.packages import require
 from workers.loading.tensor_headers import TensorHeader, read_headers
+from workers.weights import fingerprint
 
 _PREFIX = "base_model.model."
 _CONFIG = "adapter_config.json"
@@ -46,6 +47,15 @@ class Adapter:
     def headers(self) -> dict[str, TensorHeader]:
         return read_headers([self.folder / _WEIGHTS])
 
+    @property
+    def weights_fingerprint(self) -> str:
+        """Hex digest that changes with the adapter's weights and its scale."""
+        return fingerprint([self.folder / _CONFIG, self.folder / _WEIGHTS])
+
+    @property
+    def num_elements(self) -> int:
+        return sum(header.num_elements for header in self.headers.values())
+
     def targets(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Name of each linear layer the adapter changes, and the (outputs, inputs) it must have."""
         for name, header in self.headers.items():
@@ -69,6 +79,14 @@ class Adapter:
         for target, shape in targets:
             self._check_layer(model, base, target, shape)
 
+    def check_resident(self, model: str) -> None:
+        """Raise AdapterMismatchError unless rows of other adapters may stand beside it: plain LoRA of inner layers."""
+        for name in self.headers:
+            target, found, _ = name.partition(".lora_A." if ".lora_A." in name else ".lora_B.")
+            if not found or ".experts" in target or target.endswith(("lm_head", "embed_out")):
+                reason = f"it holds {name}, which cannot differ from row to row; merge it with model.adapter"
+                raise self._mismatch(model, reason)
+
     def _check_layer(self, model: str, base: Mapping[str, TensorHeader], target: str, shape: tuple[int, ...]) -> None:
         header = base.get(f"{target}.weight") or _by_suffix(base, f"{target}.weight")
         if header is None:
@@ -83,6 +101,11 @@ class Adapter:
         trained = self.config.get("base_model_name_or_path")
         hint = f" (it names {trained} as its base)" if trained else ""
         return AdapterMismatchError(adapter=str(self.folder), model=model, reason=reason + hint)
+
+
+def unknown_adapter(name: str, known: Iterable[str]) -> str:
+    """What is told of a row that asks for an adapter the job does not list."""
+    return f"there is no adapter {name!r}; model.adapters lists {', '.join(known) or 'none'}"
 
 
 def _by_suffix(base: Mapping[str, TensorHeader], name: str) -> TensorHeader | None:

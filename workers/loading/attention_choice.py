@@ -108,10 +108,11 @@ def use_attention(model: Any, choice: Attention) -> None:
     """Switch a loaded model to `choice`; its weights stay where they are.
 
     A choice that names a kernel of scaled_dot_product_attention pins it: a shape the kernel cannot do is then an
-    error and not a slow path.
+    error and not a slow path. A choice that leaves it open gets what the model was loaded with.
     """
-    name = implementation(choice)
-    if name is not None:
+    own = model.__dict__.setdefault("own_attention", model.config._attn_implementation)
+    name = implementation(choice) or own
+    if name != model.config._attn_implementation:
         model.set_attn_implementation(name)
     forward = getattr(model.forward, "unpinned", model.forward)
     if choice in _KERNELS:

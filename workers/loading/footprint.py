@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from schemas.job import Quantization
 from workers.loading.tensor_headers import TensorHeader
 
-_DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 #: bytes a weight of a quantized matrix takes; the scales of 4-bit blocks are in it, those of rows are added
 _QUANTIZED_BYTES: dict[str, float] = {"int8": 1, "fp8": 1, "int8-weight-only": 1, "nf4": 0.516, "fp4": 0.516}
 _ROW_SCALE_BYTES = 4
@@ -26,7 +26,7 @@ def _tensor_bytes(name: str, header: TensorHeader, dtype: str, quantization: Qua
     if quantization != "none" and is_quantizable(name, header):
         scales = _ROW_SCALE_BYTES * header.shape[0] if _QUANTIZED_BYTES[quantization] == 1 else 0
         return int(header.num_elements * _QUANTIZED_BYTES[quantization]) + scales
-    return header.num_elements * _DTYPE_BYTES[dtype]
+    return header.num_elements * DTYPE_BYTES[dtype]
 
 
 def is_quantizable(name: str, header: TensorHeader) -> bool:

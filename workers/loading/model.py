@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 import torch
@@ -10,13 +11,14 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
-from schemas.errors import ModelNotFoundError
+from schemas.errors import ModelNotFoundError, OtherWeightsError
 from schemas.settings import settings
 from workers.checkpoint import Checkpoint
 from workers.engine_spec import EngineSpec
+from workers.loading.adapter_bank import attach
 from workers.loading.adapters import merge
 from workers.loading.attention_choice import AttentionLimits, use_attention
-from workers.loading.card import cards
+from workers.loading.card import Card, cards
 from workers.loading.figures import speed_warning
 from workers.loading.placement import Placement, device_key
 from workers.loading.plan import LoadingPlan
@@ -26,24 +28,43 @@ log = logging.getLogger(__name__)
 
 
 def load_model(spec: EngineSpec, checkpoint: Checkpoint, auto_class: Any, **options: Any) -> nn.Module:
-    """The model in eval mode on its devices, through a transformers Auto class, with its adapter merged.
+    """The model in eval mode on its devices, through a transformers Auto class, with its adapters.
 
     Safetensors only, and no code from the folder unless the operator allows it. Everything that the files, the
     options and the cards can tell is refused before a weight is read; see `LoadingPlan.place` for the errors.
     """
     quieten()
+    plan, placement, card = _placed(spec, checkpoint, auto_class)
+    warning = None if card.kind == "cpu" else speed_warning(spec.model.quantization, card.name)
+    if warning is not None:
+        log.warning("%s", warning)
+    start = time.perf_counter()
+    model = _read(plan, placement, auto_class, card.kind, task=spec.task, options=options)
+    log.info("loaded the weights of %s in %.1f s", spec.model_path, time.perf_counter() - start)
+    use_attention(model, spec.model.attention)
+    return model.eval().requires_grad_(False)
+
+
+def switch_model(model: nn.Module, spec: EngineSpec, loaded: EngineSpec, checkpoint: Checkpoint, auto: Any) -> None:
+    """Give a model that was loaded for `loaded`, a spec of equal `weights_key`, the attention of `spec`.
+
+    Refuses what loading it would refuse. Raises OtherWeightsError when the weights would be of another dtype.
+    """
+    plan, _, card = _placed(spec, checkpoint, auto)
+    held, wanted = LoadingPlan(loaded.model, checkpoint).dtype(card.kind), plan.dtype(card.kind)
+    if held != wanted:
+        raise OtherWeightsError(reason=f"they are {held}, and attention {spec.model.attention} takes {wanted}")
+    use_attention(model, spec.model.attention)
+
+
+def _placed(spec: EngineSpec, checkpoint: Checkpoint, auto_class: Any) -> tuple[LoadingPlan, Placement, Card]:
+    """Everything that can be decided, and refused, without the weights."""
     plan = LoadingPlan(spec.model, checkpoint)
     devices = cards(spec.device)
     card = devices[device_key(spec.device)]
     config = AutoConfig.from_pretrained(checkpoint.folder, **_trust())
     limits = AttentionLimits.of(_model_class(auto_class, config), card, plan.dtype(card.kind))
-    placement = plan.place(spec.device, devices, limits)
-    warning = None if card.kind == "cpu" else speed_warning(spec.model.quantization, card.name)
-    if warning is not None:
-        log.warning("%s", warning)
-    model = _read(plan, placement, auto_class, card.kind, task=spec.task, options=options)
-    use_attention(model, spec.model.attention)
-    return model.eval().requires_grad_(False)
+    return plan, plan.place(spec.device, devices, limits), card
 
 
 def quieten() -> None:
@@ -70,8 +91,8 @@ def _read(
 ) -> nn.Module:
     dtype = plan.dtype(kind)
     quantization = quantization_config(plan.model, dtype)
-    # torchao's tensors cannot take an adapter in, so they are made after it is merged
-    is_late = plan.adapter is not None and plan.model.quantization in _LATE
+    # peft takes no adapter into torchao's tensors, so they are made after it is there
+    is_late = bool(plan.adapter or plan.adapters) and plan.model.quantization in _LATE
     given = {} if quantization is None or is_late else {"quantization_config": quantization}
     model, report = auto_class.from_pretrained(
         plan.checkpoint.folder,
@@ -87,6 +108,8 @@ def _read(
     _require_all_weights(plan, report["missing_keys"], task)
     if plan.adapter is not None:
         model = merge(model, plan.adapter, name=plan.model.id)
+    if plan.adapters:
+        model = attach(model, plan.adapters, name=plan.model.id)
     if is_late:
         _quantize_late(model, quantization)
     return model

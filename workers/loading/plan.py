@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from schemas.errors import ModelNotFoundError, UnsupportedAttentionError
+from schemas.errors import ModelNotFoundError, UnsupportedAttentionError, UnsupportedOptionError
 from schemas.job import ModelSpec
 from workers.checkpoint import Checkpoint
 from workers.loading.adapters import Adapter
 from workers.loading.attention_choice import PACKED_ONLY, PADDED_ONLY, AttentionLimits, check_attention
 from workers.loading.card import Card
-from workers.loading.footprint import loaded_bytes
+from workers.loading.footprint import DTYPE_BYTES, loaded_bytes
 from workers.loading.placement import Device, Placement, device_key, parse_limits, place, require_room
 from workers.loading.precision import resolve_dtype
 from workers.loading.quantization import check_options, check_quantization
@@ -41,13 +41,20 @@ class LoadingPlan:
         """The LoRA adapter of the job. Raises ModelNotFoundError or UnsafeWeightsError."""
         return None if self.model.adapter is None else Adapter.resolve(self.model.adapter)
 
+    @cached_property
+    def adapters(self) -> dict[str, Adapter]:
+        """The adapters that rows choose from, by name. Raises ModelNotFoundError or UnsafeWeightsError."""
+        return {name: Adapter.resolve(folder) for name, folder in (self.model.adapters or {}).items()}
+
     def dtype(self, kind: str) -> str:
         """The dtype of the weights on a device of `kind`."""
         return resolve_dtype(self.model, self.checkpoint.config, kind)
 
     def needed_bytes(self, kind: str) -> int:
-        """Bytes the weights will take on a device of `kind`."""
-        return loaded_bytes(self.headers, dtype=self.dtype(kind), quantization=self.model.quantization)
+        """Bytes the weights will take on a device of `kind`, resident adapters included."""
+        dtype = self.dtype(kind)
+        beside = sum(adapter.num_elements for adapter in self.adapters.values()) * DTYPE_BYTES[dtype]
+        return beside + loaded_bytes(self.headers, dtype=dtype, quantization=self.model.quantization)
 
     def check(self) -> None:
         """Refuse what no worker could load: at submit, before the kind of card is known. Raises BadInputErrors."""
@@ -60,12 +67,15 @@ class LoadingPlan:
         require_room(self.model, self.needed_bytes("cuda"), parse_limits(self.model))
         if self.adapter is not None:
             self.adapter.check(self.model.id, self.headers)
+        for adapter in self.adapters.values():
+            adapter.check(self.model.id, self.headers)
+            adapter.check_resident(self.model.id)
 
     def place(self, device: str, cards: Mapping[Device, Card], limits: AttentionLimits) -> Placement:
         """Refuse what this worker cannot load, and say where the weights go.
 
-        Raises MissingPackageError, ModelTooLargeError, UnsupportedQuantizationError, UnsupportedAttentionError or
-        AdapterMismatchError.
+        Raises MissingPackageError, ModelTooLargeError, UnsupportedQuantizationError, UnsupportedAttentionError,
+        AdapterMismatchError or UnsupportedOptionError.
         """
         card = cards[device_key(device)]
         self.check()
@@ -73,7 +83,11 @@ class LoadingPlan:
         check_quantization(self.model, card)
         _check_backend(self.model, limits)
         check_attention(self.model.attention, limits)
-        return place(self.model, self.needed_bytes(card.kind), cards, device=device)
+        placement = place(self.model, self.needed_bytes(card.kind), cards, device=device)
+        if placement.is_spread and self.adapters:
+            reason = "the weights must be spread over several devices; quantize them, or merge one with model.adapter"
+            raise UnsupportedOptionError(option="model.adapters", reason=reason)
+        return placement
 
 
 #: model.backend -> choices of attention that only the other one serves

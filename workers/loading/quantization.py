@@ -76,10 +76,24 @@ RECIPES: dict[str, Recipe] = {
 def int8_threshold(model: ModelSpec) -> float:
     """Activations above it stay in half precision; 0 quantizes all of them.
 
-    Zero wherever rows are packed: finding outliers waits for the device, which a CUDA graph cannot, and an outlier of
-    one row would change what the rows beside it compute. The padded back end keeps the library's 6.0.
+    Left open, it is zero wherever rows are packed, and the library's 6.0 in the padded back end.
     """
+    if model.int8_threshold is not None:
+        return model.int8_threshold
     return 6.0 if model.backend == "transformers" else 0.0
+
+
+def packing_obstacle(model: ModelSpec) -> str | None:
+    """Why rows of a model loaded like this must not be packed, or None.
+
+    Finding outliers waits for the device, which a CUDA graph cannot, and an outlier of one row would change what the
+    rows beside it compute.
+    """
+    if model.quantization != "int8" or not int8_threshold(model):
+        return None
+    return (
+        f"model.int8_threshold is {int8_threshold(model):g}, and packed rows take 0: an outlier changes its neighbours"
+    )
 
 
 def quantization_config(model: ModelSpec, dtype: str) -> Any | None:
@@ -99,6 +113,11 @@ def check_options(model: ModelSpec, dtype: str, *, stored: str | None) -> None:
     if stored is not None:
         reason = f"the checkpoint is already quantized ({stored}); leave model.quantization at none"
         raise UnsupportedQuantizationError(quantization=model.quantization, reason=reason)
+    if model.int8_threshold is not None and model.backend in ("onnxruntime", "optimum"):
+        reason = f"the int8 of model.backend {model.backend} has no outliers; leave model.int8_threshold out"
+        raise UnsupportedQuantizationError(quantization=model.quantization, reason=reason)
+    if model.backend == "packed" and (obstacle := packing_obstacle(model)):
+        raise UnsupportedQuantizationError(quantization=model.quantization, reason=obstacle)
     recipe = RECIPES[model.quantization]
     if dtype not in recipe.dtypes:
         reason = f"its kernels take {' or '.join(recipe.dtypes)}, and model.dtype is {dtype}"

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from schemas.errors import GrammarError
 from workers.engine import Engine
 from workers.grammar.grammars import Grammars
+from workers.loading.adapters import unknown_adapter
 from workers.packed.attention import IMPLEMENTATION
 from workers.packed.backends import choose_backend
 from workers.packed.blocks import BlockPool
@@ -51,6 +52,8 @@ class PackedEngine(Engine):
     strings and grammars only. `eos_ids` end every sequence and are no part of its output. Raises UnsupportedModel
     when the hook cannot serve the model or its logits do not agree with the eager model.
     """
+
+    gives_model_back = True
 
     def __init__(
         self,
@@ -123,7 +126,11 @@ class PackedEngine(Engine):
         """Queue generation requests. Raises ValueError for stop strings or a grammar without a tokenizer."""
         for request in requests:
             assert isinstance(request, GenerationRequest)
-            sequence = Sequence(request)
+            if request.adapter is not None and request.adapter not in self.runner.adapters.names:
+                reason = unknown_adapter(request.adapter, self.runner.adapters.names)
+                self._ready.append(Sequence(request).fail(reason))
+                continue
+            sequence = Sequence(request, self.runner.adapters.number(request.adapter))
             if request.params.max_new_tokens < 1:
                 self._ready.append(Completion(id=request.id, output_ids=sequence.tokens[:0], finish_reason="length"))
                 continue

@@ -124,7 +124,8 @@ class DecodeGraphs:
             max_decode_len=tables.tables.shape[1] * tables.block_size,
         )
         rows = torch.arange(size, device=lanes.device)
-        return StepTensors(tables.tokens[lanes], positions, attention, rows, lanes, positions + 1)
+        ids, adapters = tables.tokens[lanes], tables.adapters[lanes]
+        return StepTensors(ids, positions, attention, rows, lanes, positions + 1, adapters)
 
     @torch.inference_mode()
     def _capture(self, size: int, mode: SamplingMode | None) -> None:

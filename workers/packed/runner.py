@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from workers.loading.adapter_bank import AdapterBank
 from workers.packed.attention import AttentionBackend, computing
 from workers.packed.graphs import DecodeGraphs
 from workers.packed.sampler import Sampler, SamplingMode
@@ -49,6 +50,7 @@ class ModelRunner:
         self.lanes = lanes
         self.sampler = sampler
         self.builder = StepBuilder(lanes)
+        self.adapters = AdapterBank.of(model)
         self.graphs: DecodeGraphs | None = None
         #: rows that graph replays computed for nobody
         self.num_padding_tokens = 0
@@ -103,7 +105,7 @@ class ModelRunner:
 
     def forward(self, step: StepTensors) -> Tensor:
         """Logits (num_sampled, vocab) of the rows to sample."""
-        with computing(self.backend, step.attention):
+        with computing(self.backend, step.attention), self.adapters.choosing(step.adapters):
             return self.model(
                 input_ids=step.input_ids[None],
                 position_ids=step.position_ids[None],

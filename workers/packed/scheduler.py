@@ -193,7 +193,7 @@ class Scheduler:
         if not self.prefix_cache:
             return []
         if sequence.keys is None:
-            sequence.keys = chain_block_keys(sequence.tokens, self.pool.block_size)
+            sequence.keys = chain_block_keys(sequence.tokens, self.pool.block_size, sequence.adapter)
         # The last token is always computed: its logits are what the prefill is for.
         return self.pool.match(sequence.keys[: (sequence.num_tokens - 1) // self.pool.block_size])
 

@@ -18,16 +18,18 @@ NUM_DECODED = 3
 
 def check_engine(model: nn.Module, runner: ModelRunner) -> None:
     """Raise UnsupportedModel when the paged path and the eager model disagree. Uses lane 0 and the first blocks."""
-    ids = probe_ids(model)
-    want = eager_logits(model, ids)
-    for tokens, theirs in zip(ids, want, strict=True):
-        mine = paged_logits(runner, probe_sequence(tokens.cpu().numpy(), runner))
-        check_logits(model, mine, theirs[-NUM_DECODED - 1 :], "paged logits")
+    # the model as it is, and its last adapter
+    for number in sorted({0, len(runner.adapters.names)}):
+        for tokens in probe_ids(model):
+            with runner.adapters.choosing(torch.full_like(tokens, number)):
+                (theirs,) = eager_logits(model, [tokens])
+            mine = paged_logits(runner, probe_sequence(tokens.cpu().numpy(), runner, number))
+            check_logits(model, mine, theirs[-NUM_DECODED - 1 :], "paged logits")
 
 
-def probe_sequence(tokens: np.ndarray, runner: ModelRunner) -> Sequence:
+def probe_sequence(tokens: np.ndarray, runner: ModelRunner, adapter: int = 0) -> Sequence:
     """A sequence that owns blocks nobody else has yet."""
-    sequence = Sequence(GenerationRequest(id=-1, prompt_ids=tokens))
+    sequence = Sequence(GenerationRequest(id=-1, prompt_ids=tokens), adapter)
     sequence.lane = 0
     sequence.blocks = list(range(-(-len(tokens) // runner.lanes.block_size)))
     return sequence

@@ -16,10 +16,12 @@ class Sequence:
     the sequence holds a lane, its newest outputs live in the lane table.
     """
 
-    __slots__ = ("blocks", "grammar", "keys", "lane", "matcher", "request", "tokens")
+    __slots__ = ("adapter", "blocks", "grammar", "keys", "lane", "matcher", "request", "tokens")
 
-    def __init__(self, request: GenerationRequest) -> None:
+    def __init__(self, request: GenerationRequest, adapter: int = 0) -> None:
+        """`adapter` is the number of the request's adapter in the model's bank."""
         self.request = request
+        self.adapter = adapter
         self.tokens = np.asarray(request.prompt_ids, dtype=np.int32)
         self.lane = -1
         self.blocks: list[int] = []

@@ -20,6 +20,8 @@ class DeviceLanes:
         self.device = device
         self.tokens = torch.zeros(num_lanes + 1, dtype=torch.int64, device=device)
         self.tables = torch.zeros(num_lanes + 1, max_blocks, dtype=torch.int32, device=device)
+        #: number of each lane's adapter
+        self.adapters = torch.zeros(num_lanes + 1, dtype=torch.int64, device=device)
 
     def place(self, lanes: Tensor, positions: Tensor, blocks: Tensor) -> Tensor:
         """Note that the token at `positions` of `lanes` lives in `blocks`, all (n,); returns its slots, int64."""
@@ -38,6 +40,8 @@ class StepTensors:
     sample_rows: Tensor
     sample_lanes: Tensor
     sample_positions: Tensor
+    #: (num_tokens,) number of each token's adapter
+    adapters: Tensor
 
 
 @dataclass
@@ -75,6 +79,11 @@ def table_entries(batch: Batch) -> list[np.ndarray]:
     return [np.concatenate(part) for part in (lanes, columns, blocks)]
 
 
+def adapter_entries(batch: Batch) -> list[np.ndarray]:
+    """(lane, number of its adapter) of every admitted sequence, as two arrays."""
+    return [np.asarray(part, np.int32) for part in zip(*((s.lane, s.adapter) for s in batch.admitted), strict=True)]
+
+
 class StepBuilder:
     """Turns batches into tensors against one set of device lanes."""
 
@@ -86,6 +95,8 @@ class StepBuilder:
         if batch.admitted:
             rows, columns, blocks = upload(table_entries(batch), self.lanes.device)
             self.lanes.tables[rows.long(), columns.long()] = blocks
+            admitted, numbers = upload(adapter_entries(batch), self.lanes.device)
+            self.lanes.adapters[admitted.long()] = numbers.long()
         host = self._host_arrays(batch)
         sent = dict(zip(host, upload(list(host.values()), self.lanes.device), strict=True))
         n = len(batch.decode_lanes)
@@ -103,7 +114,8 @@ class StepBuilder:
         )
         rows = sent["sample_rows"].long()
         ids = torch.cat([self.lanes.tokens[lanes], sent["chunk_ids"].long()])
-        return StepTensors(ids, positions, attention, rows, sent["sample_lanes"].long(), positions[rows] + 1)
+        adapters = self.lanes.adapters[sent["token_lanes"].long()]
+        return StepTensors(ids, positions, attention, rows, sent["sample_lanes"].long(), positions[rows] + 1, adapters)
 
     def _host_arrays(self, batch: Batch) -> dict[str, np.ndarray]:
         chunks = batch.chunks
@@ -112,6 +124,7 @@ class StepBuilder:
         lens = np.asarray([len(span) for span in spans], dtype=np.int32)
         ends = len(batch.decode_lanes) + np.cumsum(lens, dtype=np.int32)
         last = np.asarray([chunk.is_last for chunk in chunks], dtype=bool)
+        chunk_lanes = np.asarray([chunk.lane for chunk in chunks], dtype=np.int32)
         size = self.lanes.block_size
         return {
             "decode_lanes": batch.decode_lanes,
@@ -119,7 +132,8 @@ class StepBuilder:
             "positions": np.concatenate([batch.positions, *spans]),
             "slots": np.concatenate([empty, *(chunk_slots(c, s, size) for c, s in zip(chunks, spans, strict=True))]),
             "chunk_ids": np.concatenate([empty, *(c.sequence.tokens[c.start : c.stop] for c in chunks)]),
-            "chunk_lanes": np.asarray([chunk.lane for chunk in chunks], dtype=np.int32),
+            "chunk_lanes": chunk_lanes,
+            "token_lanes": np.concatenate([batch.decode_lanes, np.repeat(chunk_lanes, lens)]),
             "context_lens": np.asarray([chunk.stop for chunk in chunks], dtype=np.int32),
             "cu_seqlens": np.concatenate([np.zeros(1, dtype=np.int32), np.cumsum(lens, dtype=np.int32)]),
             "sample_rows": np.concatenate([np.arange(len(batch.decode_lanes), dtype=np.int32), ends[last] - 1]),
@@ -139,7 +153,8 @@ class StepBuilder:
         attention = AttentionStep(positions % size, self.lanes.tables, size, 0, lanes[:0], context[:0], 1, part)
         rows = torch.arange(num_sampled, device=device) % num_tokens
         padding = torch.full_like(rows, len(self.lanes.tokens) - 1)
-        return StepTensors(torch.zeros_like(positions), positions, attention, rows, padding, rows)
+        nothing = torch.zeros_like(positions)
+        return StepTensors(nothing, positions, attention, rows, padding, rows, nothing)
 
     @staticmethod
     def _prefill_part(batch: Batch, sent: dict[str, Tensor]) -> PrefillPart:

@@ -57,7 +57,8 @@ def random_walk(compiler: GrammarCompiler, text: str, eos: int, seed: int, limit
 
 
 def test_a_grammar_survives_its_text() -> None:
-    for generation in (GenerationSpec(json_schema=SCHEMA), GenerationSpec(regex="[a-z]+")):
+    asked = {"json_schema": SCHEMA}, {"regex": "[a-z]+"}, {"choices": ["yes", "no"]}
+    for generation in (GenerationSpec(**fields) for fields in asked):
         grammar = Grammar.of(generation)
         assert Grammar.parse(grammar.text) == grammar
     assert Grammar.of(GenerationSpec()) is None
@@ -111,9 +112,9 @@ def test_every_walk_through_a_schema_is_a_document(
 
 
 def test_choices_are_written_whole(compiler: GrammarCompiler, tokenizer: Tokenizer, eos: int) -> None:
-    choices = ["yes", "no", 'may"be', "no way\n"]
+    choices = ["yes", "no", 'may"be', "no way\n", "é", "😀", "a\\b", "/x/ | y"]
     text = Grammar("choices", choices).text
-    written = {tokenizer.decode(random_walk(compiler, text, eos, seed)) for seed in range(40)}
+    written = {tokenizer.decode(random_walk(compiler, text, eos, seed)) for seed in range(80)}
     assert written == set(choices)
 
 

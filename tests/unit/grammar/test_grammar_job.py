@@ -32,7 +32,12 @@ SCHEMA = {
 
 
 @pytest.mark.parametrize(
-    ("generation", "num_rows"), [({"json_schema": SCHEMA}, 1000), ({"regex": "[A-F]{2}-[0-9]{3}"}, 100)]
+    ("generation", "num_rows"),
+    [
+        ({"json_schema": SCHEMA}, 1000),
+        ({"regex": "[A-F]{2}-[0-9]{3}"}, 100),
+        ({"choices": ["good", "bad", "good enough", "so-so", "neither", "both"]}, 100),
+    ],
 )
 def test_every_row_of_a_job_follows_its_grammar(
     causal_lm: Path, tmp_path: Path, generation: dict, num_rows: int
@@ -51,7 +56,13 @@ def test_every_row_of_a_job_follows_its_grammar(
     table = pq.read_table(attempt)
     assert table["finish_reason"].to_pylist() == ["stop"] * num_rows
     texts = table["output"].to_pylist()
-    schema = generation.get("json_schema") or {"type": "string", "pattern": f"^{generation['regex']}$"}
+    schemas = {
+        "json_schema": lambda schema: schema,
+        "regex": lambda regex: {"type": "string", "pattern": f"^{regex}$"},
+        "choices": lambda choices: {"enum": choices},
+    }
+    ((kind, source),) = generation.items()
+    schema = schemas[kind](source)
     for text in texts:
         jsonschema.validate(json.loads(text) if "json_schema" in generation else text, schema)
     assert len(set(texts)) > 5

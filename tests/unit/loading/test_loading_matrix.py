@@ -85,6 +85,14 @@ def test_linear_layers_are_quantized_and_the_head_is_not(wide_lm: Path, quantiza
     assert expected < 0.95 * loaded_bytes(read_headers([wide_lm / "model.safetensors"]), dtype="bfloat16")
 
 
+def test_a_threshold_of_outliers_is_served_padded(wide_lm: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    engine = load_engine(engine_spec(wide_lm, quantization="int8", int8_threshold=5.0))
+    assert engine.describe()["backend"] == "transformers"
+    assert "int8_threshold is 5" in engine.describe()["why_not_packed"]
+    assert engine._model.model.layers[0].mlp.up_proj.state.threshold == 5.0
+
+
 def test_a_memory_limit_that_cannot_hold_the_model_is_refused_before_loading(causal_lm: Path) -> None:
     with pytest.raises(ModelTooLargeError, match="are missing"):
         load_engine(engine_spec(causal_lm, max_memory={"cpu": "10KB"}))

@@ -85,6 +85,23 @@ def test_plain_checkpoints_need_nothing(nothing_installed) -> None:
 def test_outliers_are_sought_by_the_padded_back_end_alone() -> None:
     assert int8_threshold(model("int8", backend="transformers")) == 6.0
     assert int8_threshold(model("int8")) == 0.0
+    assert int8_threshold(model("int8", int8_threshold=4.5)) == 4.5
+    assert int8_threshold(model("int8", backend="transformers", int8_threshold=0.0)) == 0.0
+
+
+@pytest.mark.parametrize(("backend", "reason"), [("packed", "packed rows take 0"), ("onnxruntime", "no outliers")])
+def test_a_threshold_is_refused_where_none_is_kept(backend: str, reason: str) -> None:
+    with pytest.raises(UnsupportedQuantizationError, match=reason):
+        check_options(model("int8", backend=backend, int8_threshold=6.0), "bfloat16", stored=None)
+    if backend == "packed":
+        check_options(model("int8", backend=backend, int8_threshold=0.0), "bfloat16", stored=None)
+
+
+def test_a_threshold_belongs_to_int8() -> None:
+    with pytest.raises(ValueError, match="is of quantization int8"):
+        model("nf4", int8_threshold=6.0)
+    with pytest.raises(ValueError, match="greater than or equal to 0"):
+        model("int8", int8_threshold=-1.0)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,142 @@
+"""Several LoRA adapters beside one base model: each row of a batch is answered with its own, or with none."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from schemas.errors import AdapterMismatchError
+from workers.loading.adapters import Adapter
+from workers.loading.packages import require
+
+#: ranks of a layer are filled up with zeros to a multiple of this, which tensor cores need
+_RANK_MULTIPLE = 8
+
+
+class AdapterBank:
+    """The names of a model's adapters, and which of them the forward pass that is being computed uses.
+
+    An adapter's number is its place in the names, counted from 1; number 0 is the model as it is.
+    """
+
+    def __init__(self, names: Sequence[str] = ()) -> None:
+        self.names = tuple(names)
+        self._numbers = {None: 0, **{name: number for number, name in enumerate(names, 1)}}
+        #: (num_rows,) int64; an input of the linear layers has as many rows, or a multiple with equal runs
+        self.chosen: Tensor | None = None
+
+    @classmethod
+    def of(cls, model: nn.Module) -> AdapterBank:
+        """The bank of a model that was loaded with adapters, an empty one for any other."""
+        return getattr(model, "adapter_bank", None) or cls()
+
+    def number(self, name: str | None) -> int:
+        """The number of an adapter. Raises KeyError for an unknown name."""
+        return self._numbers[name]
+
+    @contextmanager
+    def choosing(self, numbers: Tensor | None) -> Iterator[None]:
+        """Compute forward passes with these adapters, None for the model as it is."""
+        self.chosen = numbers
+        try:
+            yield
+        finally:
+            self.chosen = None
+
+
+class AdaptedLinear(nn.Module):
+    """A linear layer with its adapters stacked beside it.
+
+    All of them are computed for every row in two products over the sum of their ranks, and what is not the row's own
+    is cleared in between: no gather, no sort, and shapes that do not depend on who is in the batch.
+    """
+
+    def __init__(self, base: nn.Module, bank: AdapterBank, parts: Mapping[int, tuple[Tensor, Tensor]]) -> None:
+        """`parts`: number -> A (rank, inputs) and B (outputs, rank), the scale in B, all of one dtype."""
+        super().__init__()
+        self.base = base
+        self.bank = bank
+        owners = [number for number, (down, _) in parts.items() for _ in range(len(down))]
+        padding = -len(owners) % _RANK_MULTIPLE
+        down = F.pad(torch.cat([down for down, _ in parts.values()]), (0, 0, 0, padding))
+        up = F.pad(torch.cat([up for _, up in parts.values()], 1), (0, padding))
+        self.register_buffer("down", down, persistent=False)
+        self.register_buffer("up", up, persistent=False)
+        # no row has number -1
+        owned = torch.tensor(owners + [-1] * padding, device=down.device)
+        self.register_buffer("owners", owned, persistent=False)
+
+    @property
+    def weight(self) -> Tensor:
+        """The base layer's, which some model classes ask for its dtype."""
+        return self.base.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, numbers = self.base(x), self.bank.chosen
+        if numbers is None:
+            return y
+        rows = x.reshape(numbers.shape[0], -1, x.shape[-1]).to(self.down.dtype)
+        own = self.owners == numbers[:, None, None]
+        # where, not a product: what another row's adapter makes of this one may have overflowed
+        inner = torch.where(own, F.linear(rows, self.down), 0)
+        return y + F.linear(inner, self.up).reshape(y.shape).to(y.dtype)
+
+
+def attach(model: nn.Module, adapters: Mapping[str, Adapter], *, name: str) -> nn.Module:
+    """Put the adapters beside the weights of `model`, which all keep their values; returns the model.
+
+    Raises AdapterMismatchError.
+    """
+    require("peft", feature="model.adapters")
+    bank = AdapterBank(list(adapters))
+    layers: dict[str, dict[int, tuple[Tensor, Tensor]]] = {}
+    for adapter_name, adapter in adapters.items():
+        model, parts = _parts(model, adapter, name=name)
+        for layer, part in parts.items():
+            layers.setdefault(layer, {})[bank.number(adapter_name)] = part
+    for layer, by_number in layers.items():
+        model.set_submodule(layer, AdaptedLinear(model.get_submodule(layer), bank, by_number))
+    model.adapter_bank = bank
+    return model.eval()
+
+
+def _parts(model: nn.Module, adapter: Adapter, *, name: str) -> tuple[nn.Module, dict[str, tuple[Tensor, Tensor]]]:
+    """A and scaled B of every layer the adapter changes, and the model without it again."""
+    from peft import PeftModel
+    from peft.tuners.lora import LoraLayer
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        try:
+            wrapped = PeftModel.from_pretrained(model, adapter.folder, autocast_adapter_dtype=False)
+        except (ValueError, RuntimeError, KeyError) as error:
+            reason = str(error).strip().partition("\n")[0][:200]
+            raise AdapterMismatchError(adapter=str(adapter.folder), model=name, reason=reason) from None
+    inner = wrapped.get_base_model()
+    found = {layer: module for layer, module in inner.named_modules() if isinstance(module, LoraLayer)}
+    parts = {layer: _part(module, model.dtype) for layer, module in found.items()}
+    broken = next((layer for layer, part in parts.items() if not _is_usable(part)), None)
+    if broken is not None:
+        reason = f"its weights at {broken} are no plain LoRA of finite numbers; merge it with model.adapter"
+        raise AdapterMismatchError(adapter=str(adapter.folder), model=name, reason=reason)
+    return wrapped.unload(), parts
+
+
+def _part(layer: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+    (adapter,) = layer.active_adapters
+    if adapter not in layer.lora_A or adapter in layer.lora_variant:
+        return None
+    down, up = layer.lora_A[adapter].weight.detach(), layer.lora_B[adapter].weight.detach()
+    device = layer.get_base_layer().weight.device
+    scaled = up.float() * layer.scaling[adapter]
+    return down.to(device, dtype), scaled.to(device, dtype)
+
+
+def _is_usable(part: tuple[Tensor, Tensor] | None) -> bool:
+    return part is not None and all(x.dim() == 2 and bool(x.isfinite().all()) for x in part)
