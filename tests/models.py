@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
+    AutoConfig,
+    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     BertConfig,
     BertForSequenceClassification,
@@ -16,6 +19,8 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 WINDOW = 256
@@ -24,6 +29,7 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+_SIDE = {"layers": 2, "attention_heads": 4, "ffn_dim": 64}
 _CORPUS = [
     "the quick brown fox jumps over the lazy dog",
     "a table of rows and a model that reads them one by one",
@@ -53,6 +59,29 @@ def write_causal_lm(folder: Path, *, chat: bool = True, window: int = WINDOW) ->
             initializer_range=0.3,
         )
     )
+    return _save(folder, model, tokenizer)
+
+
+def write_seq2seq(folder: Path, family: str = "t5", **options: object) -> Path:
+    """A two-layer encoder-decoder: t5 (relative positions), or bart, mbart or marian of 64 positions."""
+    tokenizer = _byte_tokenizer(chat=False, around=("</s>",) if family == "t5" else ("<s>", "</s>"))
+    ids = {name: tokenizer.convert_tokens_to_ids(name) for name in ("<s>", "</s>", "<pad>")}
+    shared = {"vocab_size": len(tokenizer), "pad_token_id": ids["<pad>"], "eos_token_id": ids["</s>"], "d_model": 32}
+    torch.manual_seed(3)
+    if family == "t5":
+        sizes = {"d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "initializer_factor": 3.0}
+        config = T5Config(**{**shared, **sizes, "decoder_start_token_id": ids["<pad>"], **options})
+        return _save(folder, T5ForConditionalGeneration(config), tokenizer)
+    sides = {f"{side}_{key}": value for side in ("encoder", "decoder") for key, value in _SIDE.items()}
+    # as the families' checkpoints have it: what the decoder starts with, and what it is forced to write first
+    first = {"bart": ("</s>", "<s>"), "mbart": ("</s>", "<s>"), "marian": ("<pad>", None)}
+    start, forced = (None if name is None else ids[name] for name in first[family])
+    extra = {"max_position_embeddings": 64, "init_std": 0.3, "decoder_start_token_id": start}
+    config = AutoConfig.for_model(family, **{**shared, **sides, **extra, "bos_token_id": ids["<s>"], **options})
+    model = AutoModelForSeq2SeqLM.from_config(config)
+    model.generation_config.update(decoder_start_token_id=start, forced_bos_token_id=forced)
+    if family == "marian":
+        model.generation_config.bad_words_ids = [[ids["<pad>"]]]
     return _save(folder, model, tokenizer)
 
 
@@ -104,8 +133,10 @@ def _bert_config(vocab_size: int) -> BertConfig:
     )
 
 
-def _byte_tokenizer(*, chat: bool) -> PreTrainedTokenizerFast:
-    special = ["<pad>", "<s>", "<|im_start|>", "<|im_end|>"]
+def _byte_tokenizer(*, chat: bool, around: Sequence[str] = (), more: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """Byte-level BPE; `around` stands before and after a text (one token: after it), `more` are further tokens."""
+    end = around[-1] if around else "<|im_end|>"
+    special = ["<pad>", "<s>", "<|im_start|>", end, *more]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -114,9 +145,11 @@ def _byte_tokenizer(*, chat: bool) -> PreTrainedTokenizerFast:
         vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(_CORPUS, trainer)
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="<|im_end|>", pad_token="<pad>"
-    )
+    if around:
+        single = " ".join([*around[:-1], "$A", end])
+        ids = [(name, tokenizer.token_to_id(name)) for name in around]
+        tokenizer.post_processor = processors.TemplateProcessing(single=single, special_tokens=ids)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token=end, pad_token="<pad>")
     fast.chat_template = CHAT_TEMPLATE if chat else None
     return fast
 

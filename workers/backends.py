@@ -29,6 +29,8 @@ _CPU_TOKEN_BUDGET = 4096
 _CUDA_ENCODER_TOKEN_BUDGET = 32768
 #: share of the free device memory that keys and values of a padded batch may fill
 _KV_SHARE = 0.4
+#: config keys that hold the number of layers of a decoder beside an encoder
+_DECODER_LAYERS = ("num_decoder_layers", "decoder_layers")
 #: what the packed engine takes of model.attention; it computes sdpa under whichever kernel the model is pinned to
 _PACKED_ATTENTION = {
     **{name: name for name in ("auto", "sdpa", "triton", "flash_attention_2")},
@@ -55,8 +57,8 @@ def load_engine(spec: EngineSpec, *, beat: Beat = lambda: None) -> Engine:
 
 
 def _load_generator(spec: EngineSpec, checkpoint: Checkpoint, beat: Beat) -> Engine:
-    is_encoder_decoder = bool(checkpoint.config.get("is_encoder_decoder"))
-    model = load_model(spec, checkpoint, AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM)
+    auto_class = AutoModelForSeq2SeqLM if checkpoint.is_encoder_decoder else AutoModelForCausalLM
+    model = load_model(spec, checkpoint, auto_class)
     if spec.device == "cpu":
         _beat_in_layers(model, beat)
     tokenizer = tokenizers.Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json"))
@@ -180,7 +182,9 @@ def _generation_budget(model: nn.Module) -> int:
     config = model.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    token_bytes = 2 * config.num_hidden_layers * heads * head_dim * model.dtype.itemsize
+    # an encoder-decoder keeps the prompt's keys and values in its decoder's layers; its config counts the encoder's
+    layers = next(filter(None, (getattr(config, name, None) for name in _DECODER_LAYERS)), config.num_hidden_layers)
+    token_bytes = 2 * layers * heads * head_dim * model.dtype.itemsize
     free_bytes, _ = torch.cuda.mem_get_info(model.device)
     return max(_CPU_TOKEN_BUDGET, int(free_bytes * _KV_SHARE) // token_bytes)
 

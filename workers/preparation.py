@@ -53,7 +53,7 @@ class PromptPreparation(Preparation):
         self._template = None if self._prompt.template is None else Template.parse(self._prompt.template)
         self._chat = ChatTemplate.of(checkpoint, self._prompt, now=_created(record))
         self._limit = prompt_limit(record.spec, checkpoint)
-        self._why = f" beside max_new_tokens {self._params.max_new_tokens} in the model's {checkpoint.context_window}"
+        self._why = _why(checkpoint, self._params.max_new_tokens)
         self.num_samples = record.spec.generation.n
 
     def tokens(self, batch: pa.RecordBatch) -> list[Tokens | RowError]:
@@ -146,10 +146,25 @@ def sampling_params(generation: GenerationSpec) -> SamplingParams:
 def prompt_limit(spec: JobSpec, checkpoint: Checkpoint) -> int:
     """Tokens a prompt may have. Raises InvalidValueError when max_new_tokens leaves no room for any."""
     wanted, window = spec.generation.max_new_tokens, checkpoint.context_window
-    if wanted >= window:
-        reason = f"the model's window is {window} tokens, prompt included"
-        raise InvalidValueError(key="generation.max_new_tokens", value=wanted, reason=reason)
+    if checkpoint.is_encoder_decoder:
+        # the output has positions of its own, and begins behind up to two tokens that are given
+        room = checkpoint.output_window - 2
+        _require_room(wanted, room + 1, f"the model's decoder has room for {room} tokens")
+        return window
+    _require_room(wanted, window, f"the model's window is {window} tokens, prompt included")
     return window - wanted
+
+
+def _require_room(wanted: int, window: int, reason: str) -> None:
+    if wanted >= window:
+        raise InvalidValueError(key="generation.max_new_tokens", value=wanted, reason=reason)
+
+
+def _why(checkpoint: Checkpoint, max_new_tokens: int) -> str:
+    """The end of the sentence that refuses a long prompt."""
+    if checkpoint.is_encoder_decoder:
+        return " into the model's encoder"
+    return f" beside max_new_tokens {max_new_tokens} in the model's {checkpoint.context_window}"
 
 
 def _created(record: JobRecord) -> datetime:
