@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+from typing import Any
 
 import tokenizers
 import torch
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from schemas.errors import UnsupportedOptionError
+from schemas.settings import settings
 from workers.checkpoint import Checkpoint
 from workers.encoding.optimum_encoder import load_optimum
 from workers.encoding.selection import onnx_encoder, packed_encoder
@@ -19,16 +28,18 @@ from workers.engine_spec import EngineSpec
 from workers.heads import choose_activation, label_scores, pool, unit_length
 from workers.loading.attention_choice import PACKED_ONLY, attention_name
 from workers.loading.model import dtype_name, is_spread, load_model
+from workers.loading.packages import require
 from workers.loading.placement import memory_fraction
 from workers.pulse import Beat
 from workers.torch_encoder import Head, TorchEncoder
-from workers.transformers_generate import TransformersGenerate
+from workers.transformers_generate import MAX_ROWS, TransformersGenerate
 
 log = logging.getLogger(__name__)
 _CPU_TOKEN_BUDGET = 4096
 _CUDA_ENCODER_TOKEN_BUDGET = 32768
 #: share of the free device memory that keys and values of a padded batch may fill
 _KV_SHARE = 0.4
+_NO_IMAGES = "prompts hold images"
 #: config keys that hold the number of layers of a decoder beside an encoder
 _DECODER_LAYERS = ("num_decoder_layers", "decoder_layers")
 #: what the packed engine takes of model.attention; it computes sdpa under whichever kernel the model is pinned to
@@ -57,8 +68,9 @@ def load_engine(spec: EngineSpec, *, beat: Beat = lambda: None) -> Engine:
 
 
 def _load_generator(spec: EngineSpec, checkpoint: Checkpoint, beat: Beat) -> Engine:
-    auto_class = AutoModelForSeq2SeqLM if checkpoint.is_encoder_decoder else AutoModelForCausalLM
-    model = load_model(spec, checkpoint, auto_class)
+    if spec.images:
+        return _load_vision(spec, checkpoint, beat)
+    model = load_model(spec, checkpoint, _generator_class(checkpoint))
     if spec.device == "cpu":
         _beat_in_layers(model, beat)
     tokenizer = tokenizers.Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json"))
@@ -81,6 +93,42 @@ def _load_generator(spec: EngineSpec, checkpoint: Checkpoint, beat: Beat) -> Eng
         token_budget=spec.token_budget or _generation_budget(model),
         about={**_about(spec, model), "why_not_packed": reason},
         beat=beat,
+    )
+
+
+def _generator_class(checkpoint: Checkpoint) -> Any:
+    if checkpoint.is_encoder_decoder:
+        return AutoModelForSeq2SeqLM
+    # the few vision models that transformers also knows as text models keep that class
+    is_text = checkpoint.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return AutoModelForImageTextToText if checkpoint.is_vision and not is_text else AutoModelForCausalLM
+
+
+def _load_vision(spec: EngineSpec, checkpoint: Checkpoint, beat: Beat) -> Engine:
+    require("PIL", feature="prompt.image")
+    from workers.vision.engine import VisionGenerate
+    from workers.vision.layout import has_known_layout
+    from workers.vision.processor import RowProcessor, load_processor
+
+    processor = load_processor(checkpoint)
+    model = load_model(spec, checkpoint, AutoModelForImageTextToText)
+    _beat_in_layers(model, beat)
+    rows = RowProcessor(processor, model.dtype, settings().image_max_pixels)
+    max_rows = MAX_ROWS
+    if not has_known_layout(rows):
+        log.warning("rows of this model run one at a time: its processor lays out batches in a way of its own")
+        max_rows = 1
+    return VisionGenerate(
+        model,
+        tokenizers.Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json")),
+        eos_ids=checkpoint.eos_ids,
+        pad_id=checkpoint.pad_id,
+        token_budget=spec.token_budget or _generation_budget(model),
+        max_rows=max_rows,
+        about={**_about(spec, model), "why_not_packed": _NO_IMAGES, "pillow": importlib.metadata.version("pillow")},
+        beat=beat,
+        make=lambda request: rows(request.text, request.images, is_plain=request.is_plain),
+        max_model_len=checkpoint.context_window,
     )
 
 

@@ -113,6 +113,16 @@ class Checkpoint:
         return bool(self.config.get("is_encoder_decoder"))
 
     @property
+    def is_vision(self) -> bool:
+        """Whether images may stand in its prompts."""
+        return "vision_config" in self.config
+
+    @property
+    def has_processor(self) -> bool:
+        """Whether the folder says how images become the model's input."""
+        return any((self.folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
+
+    @property
     def output_window(self) -> int:
         """Tokens an encoder-decoder's decoder may hold; relative positions, as in T5, set no bound."""
         return self._positions(_DECODER_WINDOW_KEYS) or _UNBOUNDED_WINDOW

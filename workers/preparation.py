@@ -26,10 +26,16 @@ class Preparation(ABC):
 
     #: requests made of one row
     num_samples = 1
+    #: rows prepared at once; None takes them as they are read
+    rows_at_once: int | None = None
 
     @abstractmethod
     def tokens(self, batch: pa.RecordBatch) -> list[Tokens | RowError]:
         """Token ids of each row, or what is wrong with it."""
+
+    def complete(self, prepared: list[Tokens | RowError]) -> list[Tokens | RowError]:
+        """The same rows with what has to be fetched for them. May block, and raise StorageError."""
+        return prepared
 
     @abstractmethod
     def request(self, id: int, tokens: Tokens, row: int, sample: int) -> Request:
@@ -38,6 +44,10 @@ class Preparation(ABC):
     @classmethod
     def of(cls, record: JobRecord, checkpoint: Checkpoint, tokenizer: Tokenizer) -> Preparation:
         """The preparation of the job's task. Raises BadInputErrors for a spec that does not fit the model."""
+        if record.spec.task == "generate" and record.spec.prompt.image is not None:
+            from workers.vision.preparation import ImagePreparation
+
+            return ImagePreparation(record, checkpoint, tokenizer)
         if record.spec.task == "generate":
             return PromptPreparation(record, checkpoint, tokenizer)
         return TextPreparation(record.spec, checkpoint, tokenizer)
@@ -57,7 +67,9 @@ class PromptPreparation(Preparation):
         self.num_samples = record.spec.generation.n
 
     def tokens(self, batch: pa.RecordBatch) -> list[Tokens | RowError]:
-        texts = [_or_error(self._text, row) for row in self._rows(batch)]
+        return self._encoded([or_error(self._text, row) for row in self._rows(batch)])
+
+    def _encoded(self, texts: Sequence[str | RowError]) -> list[Tokens | RowError]:
         good = [text for text in texts if isinstance(text, str)]
         # a chat template writes the special tokens itself
         encoded = iter(
@@ -82,9 +94,7 @@ class PromptPreparation(Preparation):
         return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
     def _text(self, row: dict[str, Any]) -> str:
-        bad = next((value for value in row.values() if isinstance(value, RowError)), None)
-        if bad is not None:
-            raise bad
+        require_good(row)
         if self._template is None:
             messages = read_messages(self._prompt.messages, row[self._prompt.messages])
             return self._chat.render(with_system(messages, self._prompt.system))
@@ -105,10 +115,10 @@ class TextPreparation(Preparation):
         self._tokenizer = tokenizer
 
     def tokens(self, batch: pa.RecordBatch) -> list[Tokens | RowError]:
-        firsts = [_or_error(self._read, self._text, value) for value in cells(self._text, batch[self._text])]
+        firsts = [or_error(self._read, self._text, value) for value in cells(self._text, batch[self._text])]
         if self._pair is None:
             return self._encode(firsts)
-        seconds = [_or_error(self._read, self._pair, value) for value in cells(self._pair, batch[self._pair])]
+        seconds = [or_error(self._read, self._pair, value) for value in cells(self._pair, batch[self._pair])]
         return self._encode([_both(*pair) for pair in zip(firsts, seconds, strict=True)])
 
     def request(self, id: int, tokens: Tokens, row: int, sample: int) -> Request:
@@ -174,7 +184,15 @@ def _created(record: JobRecord) -> datetime:
         return datetime.fromtimestamp(0, UTC)
 
 
-def _or_error(function, *args):
+def require_good(row: dict[str, Any]) -> None:
+    """Raise the RowError of the first cell that is one."""
+    bad = next((value for value in row.values() if isinstance(value, RowError)), None)
+    if bad is not None:
+        raise bad
+
+
+def or_error(function, *args):
+    """What the function returns, or the RowError it raises."""
     try:
         return function(*args)
     except RowError as error:

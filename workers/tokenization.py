@@ -24,6 +24,11 @@ class Tokens:
     #: (num_tokens,) int32 segment ids, for a pair only
     type_ids: np.ndarray | None = None
 
+    @property
+    def num_bytes(self) -> int:
+        """Of what travels beside the ids."""
+        return 0
+
 
 class Tokenizer:
     """A tokenizer.json without the padding and truncation it may carry: rows are never padded here."""

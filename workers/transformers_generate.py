@@ -22,7 +22,8 @@ from workers.request import Completion, GenerationRequest, Request, Result
 from workers.sampling import RowSampling
 from workers.stopping import RowStopping
 
-_MAX_ROWS = 256
+#: rows one batch holds at most
+MAX_ROWS = 256
 
 
 class TransformersGenerate(Engine):
@@ -36,6 +37,7 @@ class TransformersGenerate(Engine):
         eos_ids: Collection[int],
         pad_id: int,
         token_budget: int,
+        max_rows: int = MAX_ROWS,
         about: dict[str, str] | None = None,
         beat: Beat = lambda: None,
     ) -> None:
@@ -49,7 +51,7 @@ class TransformersGenerate(Engine):
         self._grammars = Grammars(tokenizer, self._vocab_size, self._eos_ids, model.device)
         #: given to the decoder of an encoder-decoder before its first token; empty for a decoder
         self._prefix = decoder_prefix(model) if model.config.is_encoder_decoder else []
-        self._waiting: LengthSorted[GenerationRequest] = LengthSorted(token_budget=token_budget, max_rows=_MAX_ROWS)
+        self._waiting: LengthSorted[GenerationRequest] = LengthSorted(token_budget=token_budget, max_rows=max_rows)
         self._running: set[int] = set()
         self._cancelled: set[int] = set()
         self._ready: list[Completion] = []
@@ -73,7 +75,7 @@ class TransformersGenerate(Engine):
             assert isinstance(request, GenerationRequest)
             error = self._problem(request)
             if error is not None:
-                self._ready.append(_failed(request, error))
+                self._ready.append(failed(request, error))
             else:
                 self._waiting.add(request, len(request.prompt_ids) + request.params.max_new_tokens)
 
@@ -113,7 +115,7 @@ class TransformersGenerate(Engine):
         """After an out-of-memory: smaller batches from now on; a row that does not fit alone is an error row."""
         if len(batch) == 1:
             length = len(batch[0].prompt_ids)
-            return [_failed(batch[0], f"the device ran out of memory on this row alone ({length} prompt tokens)")]
+            return [failed(batch[0], f"the device ran out of memory on this row alone ({length} prompt tokens)")]
         longest = max(len(request.prompt_ids) + request.params.max_new_tokens for request in batch)
         self._waiting.shrink(len(batch), longest)
         self.add([request for request in batch if request.id not in self._cancelled])
@@ -137,7 +139,7 @@ class TransformersGenerate(Engine):
         logprobs = sampling.logprobs()
         self._counters["padding_tokens"] += int((mask == 0).sum())
         return [
-            _failed(request, problem)
+            failed(request, problem)
             if (problem := grammars.problem(index))
             else self._completion(request, outputs[index], stopping.matched.get(index), logprobs, index)
             for index, request in enumerate(batch)
@@ -199,5 +201,6 @@ class TransformersGenerate(Engine):
         return {**self._counters, "token_budget": self._waiting.token_budget}
 
 
-def _failed(request: GenerationRequest, error: str) -> Completion:
+def failed(request: GenerationRequest, error: str) -> Completion:
+    """The answer to a request that gets no output."""
     return Completion(id=request.id, output_ids=np.empty(0, np.int32), finish_reason="error", error=error)
