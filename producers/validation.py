@@ -117,6 +117,7 @@ def _check_model(spec: JobSpec) -> Checkpoint:
     checkpoint = Checkpoint.resolve(spec.model)
     LoadingPlan(spec.model, checkpoint).check()
     if spec.task == "generate":
+        _check_generator(spec, checkpoint)
         prompt_limit(spec, checkpoint)
         ChatTemplate.of(checkpoint, spec.prompt, now=datetime.now(UTC))
     if spec.task == "classify":
@@ -124,6 +125,12 @@ def _check_model(spec: JobSpec) -> Checkpoint:
     if spec.task == "embed":
         _check_pooling(spec, checkpoint)
     return checkpoint
+
+
+def _check_generator(spec: JobSpec, checkpoint: Checkpoint) -> None:
+    if checkpoint.is_encoder_decoder and spec.model.backend == "packed":
+        reason = f"{checkpoint.model_type} models have an encoder beside the decoder; set model.backend to auto"
+        raise UnsupportedOptionError(option="model.backend packed", reason=reason)
 
 
 def _check_pooling(spec: JobSpec, checkpoint: Checkpoint) -> None:

@@ -95,6 +95,8 @@ class PromptSpec(Section):
     template: str | None = None
     system: str | None = None
     messages: str | None = None
+    #: a column of images: paths, URLs, bytes, struct<bytes, path>, or lists of these; or the column of messages itself
+    image: str | None = None
     #: auto uses the model's chat template when it has one
     chat: Literal["auto"] | bool = "auto"
     #: what happens to a prompt longer than the model's window allows
@@ -106,6 +108,8 @@ class PromptSpec(Section):
             raise ValueError("give template or messages, not both")
         if self.messages is not None and self.chat is False:
             raise ValueError("messages needs the chat template; remove chat: false")
+        if self.image is not None and self.truncate != "error":
+            raise ValueError("the tokens of an image cannot be cut, so with image truncate must be error")
         return self
 
 
@@ -247,6 +251,8 @@ class JobSpec(Section):
         named: dict[str, str] = {}
         if self.task == "generate" and self.prompt.messages:
             named[self.prompt.messages] = "prompt.messages"
+        if self.task == "generate" and self.prompt.image:
+            named.setdefault(self.prompt.image, "prompt.image")
         if self.task in ("classify", "score"):
             named[self.classify.text] = "classify.text"
             if self.classify.text_pair:

@@ -55,6 +55,12 @@ class Settings(BaseSettings):
     keep_days: float = Field(30.0, gt=0)
     #: refuse input and output locations outside these roots; empty allows all
     allowed_roots: list[str] = []
+    #: where rows may take images from: folders, s3:// and the like, http(s):// addresses; empty: the input's folders
+    image_roots: list[str] = []
+    #: bytes the images of one row may have together, as they are stored or fetched
+    image_max_bytes: int = Field(20 << 20, gt=0, le=32 << 20)
+    #: pixels one image may have; a small file may claim to hold billions
+    image_max_pixels: int = Field(64_000_000, gt=0)
     #: "module:function" that makes every engine here from its EngineSpec, in place of a model's own
     engine_factory: str | None = Field(None, pattern=r"^[\w.]+:\w+$")
     #: what ONNX Runtime computes on; auto is cuda on a GPU and cpu elsewhere. A build that lacks it refuses the job

@@ -34,6 +34,8 @@ class Outcome:
     def take(self, sample: int, result: Result) -> None:
         """Store one sample's result; the error of any sample is the row's."""
         self.results[sample] = result
+        if isinstance(result, Completion) and result.num_prompt_tokens is not None:
+            self.num_prompt_tokens = result.num_prompt_tokens
         self.error = self.error or result.error
 
     @property

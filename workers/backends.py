@@ -9,9 +9,17 @@ from typing import Any
 import tokenizers
 import torch
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from schemas.errors import UnsupportedOptionError
+from schemas.settings import settings
 from workers.checkpoint import Checkpoint
 from workers.encoding.optimum_encoder import load_optimum
 from workers.encoding.selection import onnx_encoder, packed_encoder
@@ -20,17 +28,21 @@ from workers.engine_spec import EngineSpec
 from workers.heads import choose_activation, label_scores, pool, unit_length
 from workers.loading.attention_choice import PACKED_ONLY, attention_name
 from workers.loading.model import dtype_name, is_spread, load_model
+from workers.loading.packages import require
 from workers.loading.placement import memory_fraction
 from workers.loading.quantization import packing_obstacle
 from workers.pulse import Beat
 from workers.torch_encoder import Head, TorchEncoder
-from workers.transformers_generate import TransformersGenerate
+from workers.transformers_generate import MAX_ROWS, TransformersGenerate
 
 log = logging.getLogger(__name__)
 _CPU_TOKEN_BUDGET = 4096
 _CUDA_ENCODER_TOKEN_BUDGET = 32768
 #: share of the free device memory that keys and values of a padded batch may fill
 _KV_SHARE = 0.4
+_NO_IMAGES = "prompts hold images"
+#: config keys that hold the number of layers of a decoder beside an encoder
+_DECODER_LAYERS = ("num_decoder_layers", "decoder_layers")
 #: what the packed engine takes of model.attention; it computes sdpa under whichever kernel the model is pinned to
 _PACKED_ATTENTION = {
     **{name: name for name in ("auto", "sdpa", "triton", "flash_attention_2")},
@@ -55,9 +67,12 @@ def load_engine(spec: EngineSpec, *, beat: Beat = lambda: None) -> Engine:
 
 
 def auto_class(spec: EngineSpec, checkpoint: Checkpoint) -> Any:
-    """The transformers class that loads the model with the head that the task needs."""
+    """The transformers class that loads the model with the head that the task needs. Raises MissingPackageError."""
+    if spec.images:
+        require("PIL", feature="prompt.image")
+        return AutoModelForImageTextToText
     if spec.task == "generate":
-        return AutoModelForSeq2SeqLM if checkpoint.config.get("is_encoder_decoder") else AutoModelForCausalLM
+        return _generator_class(checkpoint)
     return AutoModel if spec.task == "embed" else AutoModelForSequenceClassification
 
 
@@ -65,6 +80,8 @@ def put_engine(model: nn.Module, spec: EngineSpec, checkpoint: Checkpoint, beat:
     """The best engine on a loaded model that nothing else uses. Raises UnsupportedOptionError."""
     for hook in model.__dict__.pop("beat_hooks", ()):
         hook.remove()
+    if spec.images:
+        return _vision_generator(spec, checkpoint, model, beat)
     return (_generator if spec.task == "generate" else _encoder)(spec, checkpoint, model, beat)
 
 
@@ -91,6 +108,40 @@ def _generator(spec: EngineSpec, checkpoint: Checkpoint, model: nn.Module, beat:
         token_budget=spec.token_budget or _generation_budget(model),
         about={**_about(spec, model), "why_not_packed": reason},
         beat=beat,
+    )
+
+
+def _generator_class(checkpoint: Checkpoint) -> Any:
+    if checkpoint.is_encoder_decoder:
+        return AutoModelForSeq2SeqLM
+    # the few vision models that transformers also knows as text models keep that class
+    is_text = checkpoint.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return AutoModelForImageTextToText if checkpoint.is_vision and not is_text else AutoModelForCausalLM
+
+
+def _vision_generator(spec: EngineSpec, checkpoint: Checkpoint, model: nn.Module, beat: Beat) -> Engine:
+    from workers.vision.engine import VisionGenerate
+    from workers.vision.layout import has_known_layout
+    from workers.vision.processor import RowProcessor, load_processor
+
+    processor = load_processor(checkpoint)
+    _beat_in_layers(model, beat)
+    rows = RowProcessor(processor, model.dtype, settings().image_max_pixels)
+    max_rows = MAX_ROWS
+    if not has_known_layout(rows):
+        log.warning("rows of this model run one at a time: its processor lays out batches in a way of its own")
+        max_rows = 1
+    return VisionGenerate(
+        model,
+        tokenizers.Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json")),
+        eos_ids=checkpoint.eos_ids,
+        pad_id=checkpoint.pad_id,
+        token_budget=spec.token_budget or _generation_budget(model),
+        max_rows=max_rows,
+        about={**_about(spec, model), "why_not_packed": _NO_IMAGES, "pillow": importlib.metadata.version("pillow")},
+        beat=beat,
+        make=lambda request: rows(request.text, request.images, is_plain=request.is_plain),
+        max_model_len=checkpoint.context_window,
     )
 
 
@@ -190,7 +241,9 @@ def _generation_budget(model: nn.Module) -> int:
     config = model.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    token_bytes = 2 * config.num_hidden_layers * heads * head_dim * model.dtype.itemsize
+    # an encoder-decoder keeps the prompt's keys and values in its decoder's layers; its config counts the encoder's
+    layers = next(filter(None, (getattr(config, name, None) for name in _DECODER_LAYERS)), config.num_hidden_layers)
+    token_bytes = 2 * layers * heads * head_dim * model.dtype.itemsize
     free_bytes, _ = torch.cuda.mem_get_info(model.device)
     return max(_CPU_TOKEN_BUDGET, int(free_bytes * _KV_SHARE) // token_bytes)
 

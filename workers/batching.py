@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -33,6 +33,9 @@ class LengthSorted(Generic[R]):
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    def __iter__(self) -> Iterator[R]:
+        return (waiting.request for waiting in self._waiting)
 
     def add(self, request: R, num_tokens: int) -> None:
         """Queue a request that will hold at most `num_tokens` tokens."""

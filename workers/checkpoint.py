@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,9 @@ _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w./-]+)?$")
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*/config.json"]
 #: config keys that hold the number of positions, in the order they are looked up
 _WINDOW_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "n_ctx")
+#: the same for the encoder and for the decoder of a model that has both
+_ENCODER_WINDOW_KEYS = ("max_encoder_position_embeddings", *_WINDOW_KEYS)
+_DECODER_WINDOW_KEYS = ("max_decoder_position_embeddings", "max_position_embeddings")
 #: families whose positions start behind the padding id, so that many positions are never used
 _OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xmod", "xlm-roberta-xl", "roberta-prelayernorm", "mpnet")
 _UNBOUNDED_WINDOW = 1 << 20
@@ -103,16 +107,39 @@ class Checkpoint:
         """Class name the checkpoint was saved from, such as LlamaForCausalLM; empty when it does not say."""
         return next(iter(self.config.get("architectures") or []), "")
 
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether the prompt goes to an encoder, and the output comes from a decoder beside it, as in T5 and BART."""
+        return bool(self.config.get("is_encoder_decoder"))
+
+    @property
+    def is_vision(self) -> bool:
+        """Whether images may stand in its prompts."""
+        return "vision_config" in self.config
+
+    @property
+    def has_processor(self) -> bool:
+        """Whether the folder says how images become the model's input."""
+        return any((self.folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
+
+    @property
+    def output_window(self) -> int:
+        """Tokens an encoder-decoder's decoder may hold; relative positions, as in T5, set no bound."""
+        return self._positions(_DECODER_WINDOW_KEYS) or _UNBOUNDED_WINDOW
+
     @cached_property
     def context_window(self) -> int:
-        """Tokens a sequence may have, prompt and output together."""
-        positions = next((self.text_config[key] for key in _WINDOW_KEYS if self.text_config.get(key)), None)
+        """Tokens a sequence may have, prompt and output together; of an encoder-decoder, the prompt alone."""
+        positions = self._positions(_ENCODER_WINDOW_KEYS if self.is_encoder_decoder else _WINDOW_KEYS)
         if positions and self.model_type in _OFFSET_POSITIONS:
             positions -= int(self.text_config.get("pad_token_id") or 0) + 1
         if positions and "CausalLM" in self.architecture:
             return int(positions)
         limits = [positions, self._json("sentence_bert_config.json").get("max_seq_length"), self._tokenizer_limit]
         return min((int(limit) for limit in limits if limit), default=_UNBOUNDED_WINDOW)
+
+    def _positions(self, keys: Sequence[str]) -> int | None:
+        return next((int(self.text_config[key]) for key in keys if self.text_config.get(key)), None)
 
     @property
     def _tokenizer_limit(self) -> int | None:

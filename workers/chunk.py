@@ -23,6 +23,8 @@ class Chunk:
         self.outcomes = [_outcome(tokens, num_samples) for tokens in prepared]
         #: of all prompts
         self.num_tokens = sum(outcome.num_prompt_tokens or 0 for outcome in self.outcomes)
+        #: of the kept columns and of all images
+        self.num_bytes = kept.nbytes + sum(tokens.num_bytes for tokens in prepared if isinstance(tokens, Tokens))
         self._num_missing = sum(len(outcome.results) for outcome in self.outcomes)
 
     @property

@@ -27,6 +27,8 @@ class EngineSpec(BaseModel):
     pooling: str | None = None
     #: whether embeddings have length one
     normalize: bool = True
+    #: whether prompts hold images
+    images: bool = False
     #: "cpu" or "cuda:0"
     device: str = "cpu"
     #: tokens one batch may hold, None lets the engine choose
@@ -44,6 +46,7 @@ class EngineSpec(BaseModel):
             model_path=record.model_path,
             # which column names a row's adapter is no concern of the engine
             model=spec.model.model_copy(update={"id": record.model_path, "adapter_column": None}),
+            images=spec.task == "generate" and spec.prompt.image is not None,
             device=device,
             token_budget=settings().token_budget,
             **_pooling(embed),

@@ -1,4 +1,4 @@
-"""Requests and results as frames: ids and arrays as one Arrow batch, sampling parameters once each in the header."""
+"""Requests and results as frames: ids and arrays as Arrow batches, sampling parameters once each in the header."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from dataclasses import asdict
 import numpy as np
 import pyarrow as pa
 
-from workers.request import Completion, EncodeRequest, Encoding, GenerationRequest, Request, Result, SamplingParams
+from workers.request import (
+    Completion,
+    EncodeRequest,
+    Encoding,
+    GenerationRequest,
+    Request,
+    Result,
+    SamplingParams,
+    VisionRequest,
+)
 from workers.wire import Frame, WireError
 
 #: requests or results one frame holds at most; keeps frames small and latency low
@@ -22,7 +31,9 @@ SWITCH = "switch"
 def request_frames(requests: Sequence[Request]) -> Iterator[Frame]:
     """Frames that carry the requests in order; one frame holds one kind."""
     for chunk in _chunks(requests):
-        if isinstance(chunk[0], GenerationRequest):
+        if isinstance(chunk[0], VisionRequest):
+            yield _vision_frame(chunk)
+        elif isinstance(chunk[0], GenerationRequest):
             yield _generation_frame(chunk)
         else:
             yield _encode_frame(chunk)
@@ -33,31 +44,68 @@ def read_requests(frame: Frame) -> list[Request]:
     batch = _read(frame.payload)
     if frame.header.get("kind") == "generate":
         return _generation_requests(frame, batch)
+    if frame.header.get("kind") == "vision":
+        return _vision_requests(frame, batch)
     columns = zip(_ids(batch), _lists(batch, "token_ids"), _lists(batch, "token_type_ids"), strict=True)
     return [EncodeRequest(id=id, token_ids=ids, token_type_ids=types) for id, ids, types in columns]
 
 
 def _generation_frame(requests: Sequence[GenerationRequest]) -> Frame:
+    header, columns = _generation_columns(requests)
+    columns["prompt_ids"] = _list_array([request.prompt_ids for request in requests], np.int32)
+    return Frame({**header, "kind": "generate"}, _write(columns))
+
+
+def _generation_columns(requests: Sequence[GenerationRequest]) -> tuple[dict, dict[str, pa.Array]]:
+    """What all kinds of prompts have in common: a header, and columns."""
     numbers: dict[SamplingParams, int] = {}
     columns = {
         "id": pa.array([request.id for request in requests], pa.int64()),
-        "prompt_ids": _list_array([request.prompt_ids for request in requests], np.int32),
         "row": pa.array([request.row for request in requests], pa.int64()),
         "sample": pa.array([request.sample for request in requests], pa.int32()),
         "adapter": pa.array([request.adapter for request in requests], pa.string()),
         "params": pa.array([numbers.setdefault(request.params, len(numbers)) for request in requests], pa.int32()),
     }
-    header = {"op": SUBMIT, "kind": "generate", "params": [asdict(params) for params in numbers]}
-    return Frame(header, _write(columns))
+    return {"op": SUBMIT, "params": [asdict(params) for params in numbers]}, columns
+
+
+def _common_fields(frame: Frame, batch: pa.RecordBatch) -> list[dict]:
+    """The fields of each request that `_generation_columns` wrote."""
+    known = [_params(fields) for fields in frame.header["params"]]
+    rows = batch.select(["id", "row", "sample", "adapter", "params"]).to_pylist()
+    return [{**row, "params": known[row["params"]]} for row in rows]
 
 
 def _generation_requests(frame: Frame, batch: pa.RecordBatch) -> list[Request]:
-    known = [_params(fields) for fields in frame.header["params"]]
-    names = ("row", "sample", "adapter", "params")
-    columns = zip(_ids(batch), _lists(batch, "prompt_ids"), *(batch[name].to_pylist() for name in names), strict=True)
+    pairs = zip(_common_fields(frame, batch), _lists(batch, "prompt_ids"), strict=True)
+    return [GenerationRequest(prompt_ids=ids, **fields) for fields, ids in pairs]
+
+
+def _vision_frame(requests: Sequence[VisionRequest]) -> Frame:
+    """Images travel as they are encoded, and once however many samples share them."""
+    header, columns = _generation_columns(requests)
+    unique = {id(image): image for request in requests for image in request.images}
+    places = {key: place for place, key in enumerate(unique)}
+    columns |= {
+        "text": pa.array([request.text for request in requests], pa.large_string()),
+        "is_plain": pa.array([request.is_plain for request in requests], pa.bool_()),
+        "images": _list_array([[places[id(image)] for image in request.images] for request in requests], np.int32),
+    }
+    images = pa.record_batch({"image": pa.array(list(unique.values()), pa.large_binary())})
+    return Frame({**header, "kind": "vision"}, _write(columns, images))
+
+
+def _vision_requests(frame: Frame, batch: pa.RecordBatch) -> list[Request]:
+    images = _read(frame.payload, batch=1)["image"].to_pylist()
+    places = _lists(batch, "images")
+    if not all(((mine >= 0) & (mine < len(images))).all() for mine in places):
+        raise WireError("a request names an image that its frame does not hold")
+    columns = zip(_common_fields(frame, batch), batch["text"], batch["is_plain"], places, strict=True)
     return [
-        GenerationRequest(id=id, prompt_ids=ids, row=row, sample=sample, adapter=adapter, params=known[number])
-        for id, ids, row, sample, adapter, number in columns
+        VisionRequest(
+            text=text.as_py(), is_plain=is_plain.as_py(), images=tuple(images[place] for place in mine), **fields
+        )
+        for fields, text, is_plain, mine in columns
     ]
 
 
@@ -92,10 +140,12 @@ def read_results(frame: Frame) -> list[Result]:
         columns = zip(_ids(batch), _lists(batch, "values"), errors, strict=True)
         return [Encoding(id=id, values=values, error=error) for id, values, error in columns]
     reasons = batch["finish_reason"].to_pylist()
-    columns = zip(_ids(batch), _lists(batch, "output_ids"), reasons, _lists(batch, "logprobs"), errors, strict=True)
+    counts = batch["num_prompt_tokens"].to_pylist()
+    lists = _lists(batch, "output_ids"), _lists(batch, "logprobs")
+    columns = zip(_ids(batch), reasons, counts, errors, *lists, strict=True)
     return [
-        Completion(id=id, output_ids=ids, finish_reason=reason, logprobs=logprobs, error=error)
-        for id, ids, reason, logprobs, error in columns
+        Completion(id=id, output_ids=ids, finish_reason=reason, logprobs=logprobs, num_prompt_tokens=count, error=error)
+        for id, reason, count, error, ids, logprobs in columns
     ]
 
 
@@ -104,6 +154,7 @@ def _completion_frame(results: Sequence[Completion]) -> Frame:
         "id": pa.array([result.id for result in results], pa.int64()),
         "output_ids": _list_array([result.output_ids for result in results], np.int32),
         "finish_reason": pa.array([result.finish_reason for result in results], pa.string()),
+        "num_prompt_tokens": pa.array([result.num_prompt_tokens for result in results], pa.int64()),
         "logprobs": _list_array([result.logprobs for result in results], np.float32),
         "error": pa.array([result.error for result in results], pa.string()),
     }
@@ -147,19 +198,26 @@ def _ids(batch: pa.RecordBatch) -> list[int]:
     return batch["id"].to_pylist()
 
 
-def _write(columns: dict[str, pa.Array]) -> bytes:
-    batch = pa.record_batch(columns)
+def _write(columns: dict[str, pa.Array], *more: pa.RecordBatch) -> bytes:
+    """One Arrow stream after the other, each of one batch."""
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema) as stream:
-        stream.write_batch(batch)
+    for batch in (pa.record_batch(columns), *more):
+        with pa.ipc.new_stream(sink, batch.schema) as stream:
+            stream.write_batch(batch)
     return sink.getvalue().to_pybytes()
 
 
-def _read(payload: bytes) -> pa.RecordBatch:
+def _read(payload: bytes, *, batch: int = 0) -> pa.RecordBatch:
+    """The batch of the stream with that number."""
+    source = pa.BufferReader(payload)
     try:
-        with pa.ipc.open_stream(payload) as stream:
-            batch = stream.read_next_batch()
-        batch.validate(full=True)
+        for _ in range(batch + 1):
+            with pa.ipc.open_stream(source) as stream:
+                found = stream.read_next_batch()
+                # to the end of this stream, where the next one begins
+                if next(iter(stream), None) is not None:
+                    raise WireError("a frame's payload has more than one batch where one belongs")
+        found.validate(full=True)
     except (pa.ArrowInvalid, StopIteration, OSError) as error:
         raise WireError(f"a frame's payload is not an Arrow batch: {error}") from error
-    return batch
+    return found

@@ -25,7 +25,7 @@ from workers.part import inspect
 from workers.preparation import Preparation
 from workers.progress import PartSummary, ShardProgress
 from workers.provenance import provenance
-from workers.reader import input_schema, kept_columns, read_shard
+from workers.reader import input_schema, kept_columns, pieces, read_shard
 from workers.request import Request, Result
 from workers.tokenization import Tokenizer, Tokens
 from workers.writer import PartWriter
@@ -33,6 +33,8 @@ from workers.writer import PartWriter
 #: rows, and tokens, that may be read but not yet written: what bounds the memory of a shard of any size
 WINDOW_ROWS = 8192
 WINDOW_TOKENS = 4_000_000
+#: the same in bytes of images and of kept columns
+WINDOW_BYTES = 256 << 20
 _POLL_S = 0.25
 _REPORT_EVERY_S = 0.5
 OnProgress = Callable[[ShardProgress], None]
@@ -88,7 +90,8 @@ class Stages:
         answers = Answers.of(spec, checkpoint, tokenizer, about)
         schema = pa.schema([*map(columns.field, kept), ROW, *answers.fields, ERROR])
         writer = PartWriter(attempt, schema, provenance(record, shard, fence, checkpoint, about))
-        return cls(read_shard(record, shard, columns), preparation, answers, kept, schema, writer)
+        batches = pieces(read_shard(record, shard, columns), preparation.rows_at_once)
+        return cls(batches, preparation, answers, kept, schema, writer)
 
 
 class _ShardRun:
@@ -121,7 +124,8 @@ class _ShardRun:
     def _has_room(self) -> bool:
         rows = sum(chunk.num_rows for chunk in self._chunks)
         tokens = sum(chunk.num_tokens for chunk in self._chunks)
-        return not self._exhausted and rows < WINDOW_ROWS and tokens < WINDOW_TOKENS
+        size = sum(chunk.num_bytes for chunk in self._chunks)
+        return not self._exhausted and rows < WINDOW_ROWS and tokens < WINDOW_TOKENS and size < WINDOW_BYTES
 
     def _read(self) -> bool:
         """Take one batch of rows and hand its requests to the engine; False when there are no more."""
@@ -130,7 +134,7 @@ class _ShardRun:
             self._exhausted = True
             return False
         preparation = self._stages.preparation
-        prepared = preparation.tokens(batch)
+        prepared = preparation.complete(preparation.tokens(batch))
         first_row = self._shard.first_row + self._num_read
         chunk = Chunk(batch.select(self._stages.kept), first_row, prepared, preparation.num_samples)
         self._num_read += batch.num_rows

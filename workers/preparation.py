@@ -28,10 +28,16 @@ class Preparation(ABC):
 
     #: requests made of one row
     num_samples = 1
+    #: rows prepared at once; None takes them as they are read
+    rows_at_once: int | None = None
 
     @abstractmethod
     def tokens(self, batch: pa.RecordBatch) -> list[Tokens | RowError]:
         """Token ids of each row, or what is wrong with it."""
+
+    def complete(self, prepared: list[Tokens | RowError]) -> list[Tokens | RowError]:
+        """The same rows with what has to be fetched for them. May block, and raise StorageError."""
+        return prepared
 
     @abstractmethod
     def request(self, id: int, tokens: Tokens, row: int, sample: int) -> Request:
@@ -40,6 +46,10 @@ class Preparation(ABC):
     @classmethod
     def of(cls, record: JobRecord, checkpoint: Checkpoint, tokenizer: Tokenizer) -> Preparation:
         """The preparation of the job's task. Raises BadInputErrors for a spec that does not fit the model."""
+        if record.spec.task == "generate" and record.spec.prompt.image is not None:
+            from workers.vision.preparation import ImagePreparation
+
+            return ImagePreparation(record, checkpoint, tokenizer)
         if record.spec.task == "generate":
             return PromptPreparation(record, checkpoint, tokenizer)
         return TextPreparation(record.spec, checkpoint, tokenizer)
@@ -57,15 +67,14 @@ class PromptPreparation(Preparation):
         self._template = None if self._prompt.template is None else Template.parse(self._prompt.template)
         self._chat = ChatTemplate.of(checkpoint, self._prompt, now=_created(record))
         self._limit = prompt_limit(record.spec, checkpoint)
-        self._why = f" beside max_new_tokens {self._params.max_new_tokens} in the model's {checkpoint.context_window}"
+        self._why = _why(checkpoint, self._params.max_new_tokens)
         self.num_samples = record.spec.generation.n
 
     def tokens(self, batch: pa.RecordBatch) -> list[Tokens | RowError]:
-        adapters = self._adapters_of(batch)
-        texts = [
-            adapter if isinstance(adapter, RowError) else _or_error(self._text, row)
-            for adapter, row in zip(adapters, self._rows(batch), strict=True)
-        ]
+        texts = [or_error(self._text, row) for row in self._rows(batch)]
+        return self._for_adapters(batch, self._encoded(texts))
+
+    def _encoded(self, texts: Sequence[str | RowError]) -> list[Tokens | RowError]:
         good = [text for text in texts if isinstance(text, str)]
         # a chat template writes the special tokens itself
         encoded = iter(
@@ -77,9 +86,13 @@ class PromptPreparation(Preparation):
                 why=f"{self._why}; shorten it, or set prompt.truncate",
             )
         )
+        return [_require_tokens(next(encoded)) if isinstance(text, str) else text for text in texts]
+
+    def _for_adapters(self, batch: pa.RecordBatch, prepared: list[Tokens | RowError]) -> list[Tokens | RowError]:
+        """The same with the adapter that each row names."""
+        pairs = zip(self._adapters_of(batch), prepared, strict=True)
         return [
-            _with_adapter(_require_tokens(next(encoded)), adapter) if isinstance(text, str) else text
-            for text, adapter in zip(texts, adapters, strict=True)
+            adapter if isinstance(adapter, RowError) else _with_adapter(tokens, adapter) for adapter, tokens in pairs
         ]
 
     def request(self, id: int, tokens: Tokens, row: int, sample: int) -> Request:
@@ -91,7 +104,7 @@ class PromptPreparation(Preparation):
         """The name each row gives, None for the model as it is."""
         if self._adapter_column is None:
             return [None] * batch.num_rows
-        return [_or_error(self._adapter, value) for value in cells(self._adapter_column, batch[self._adapter_column])]
+        return [or_error(self._adapter, value) for value in cells(self._adapter_column, batch[self._adapter_column])]
 
     def _adapter(self, value: Any) -> str | None:
         name = None if value in (None, "") else text_of(self._adapter_column, value)
@@ -107,9 +120,7 @@ class PromptPreparation(Preparation):
         return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
     def _text(self, row: dict[str, Any]) -> str:
-        bad = next((value for value in row.values() if isinstance(value, RowError)), None)
-        if bad is not None:
-            raise bad
+        require_good(row)
         if self._template is None:
             messages = read_messages(self._prompt.messages, row[self._prompt.messages])
             return self._chat.render(with_system(messages, self._prompt.system))
@@ -130,10 +141,10 @@ class TextPreparation(Preparation):
         self._tokenizer = tokenizer
 
     def tokens(self, batch: pa.RecordBatch) -> list[Tokens | RowError]:
-        firsts = [_or_error(self._read, self._text, value) for value in cells(self._text, batch[self._text])]
+        firsts = [or_error(self._read, self._text, value) for value in cells(self._text, batch[self._text])]
         if self._pair is None:
             return self._encode(firsts)
-        seconds = [_or_error(self._read, self._pair, value) for value in cells(self._pair, batch[self._pair])]
+        seconds = [or_error(self._read, self._pair, value) for value in cells(self._pair, batch[self._pair])]
         return self._encode([_both(*pair) for pair in zip(firsts, seconds, strict=True)])
 
     def request(self, id: int, tokens: Tokens, row: int, sample: int) -> Request:
@@ -171,10 +182,25 @@ def sampling_params(generation: GenerationSpec) -> SamplingParams:
 def prompt_limit(spec: JobSpec, checkpoint: Checkpoint) -> int:
     """Tokens a prompt may have. Raises InvalidValueError when max_new_tokens leaves no room for any."""
     wanted, window = spec.generation.max_new_tokens, checkpoint.context_window
-    if wanted >= window:
-        reason = f"the model's window is {window} tokens, prompt included"
-        raise InvalidValueError(key="generation.max_new_tokens", value=wanted, reason=reason)
+    if checkpoint.is_encoder_decoder:
+        # the output has positions of its own, and begins behind up to two tokens that are given
+        room = checkpoint.output_window - 2
+        _require_room(wanted, room + 1, f"the model's decoder has room for {room} tokens")
+        return window
+    _require_room(wanted, window, f"the model's window is {window} tokens, prompt included")
     return window - wanted
+
+
+def _require_room(wanted: int, window: int, reason: str) -> None:
+    if wanted >= window:
+        raise InvalidValueError(key="generation.max_new_tokens", value=wanted, reason=reason)
+
+
+def _why(checkpoint: Checkpoint, max_new_tokens: int) -> str:
+    """The end of the sentence that refuses a long prompt."""
+    if checkpoint.is_encoder_decoder:
+        return " into the model's encoder"
+    return f" beside max_new_tokens {max_new_tokens} in the model's {checkpoint.context_window}"
 
 
 def _created(record: JobRecord) -> datetime:
@@ -184,7 +210,15 @@ def _created(record: JobRecord) -> datetime:
         return datetime.fromtimestamp(0, UTC)
 
 
-def _or_error(function, *args):
+def require_good(row: dict[str, Any]) -> None:
+    """Raise the RowError of the first cell that is one."""
+    bad = next((value for value in row.values() if isinstance(value, RowError)), None)
+    if bad is not None:
+        raise bad
+
+
+def or_error(function, *args):
+    """What the function returns, or the RowError it raises."""
     try:
         return function(*args)
     except RowError as error:

@@ -92,6 +92,13 @@ def _small(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     return (batch.slice(start, rows) for start in range(0, batch.num_rows, rows))
 
 
+def pieces(batches: Iterator[pa.RecordBatch], num_rows: int | None) -> Iterator[pa.RecordBatch]:
+    """The batches cut to at most `num_rows` rows each; None leaves them whole."""
+    for batch in batches:
+        step = num_rows or batch.num_rows
+        yield from (batch.slice(start, step) for start in range(0, batch.num_rows, step))
+
+
 @contextmanager
 def _opened(file: InputFile) -> Iterator[BinaryIO]:
     """The file as it was at submit, before and after."""

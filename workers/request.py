@@ -47,6 +47,19 @@ class GenerationRequest:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class VisionRequest(GenerationRequest):
+    """A prompt with images to continue. The engine makes tokens of both: how many an image takes is the model's own."""
+
+    prompt_ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
+    #: the prompt, with the model's placeholder where each image belongs; a plain one without any gets them in front
+    text: str
+    #: encoded image files, in the order of their places
+    images: tuple[bytes, ...] = ()
+    #: whether no chat template has written the text
+    is_plain: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class EncodeRequest:
     """One text, or pair of texts, to classify, score or embed."""
 
@@ -68,6 +81,8 @@ class Completion:
     finish_reason: str
     #: (num_output_tokens,) float32 log-probabilities of the chosen tokens, when asked for
     logprobs: np.ndarray | None = None
+    #: tokens of the prompt where only the engine knows them, as with images
+    num_prompt_tokens: int | None = None
     #: one short sentence when finish_reason is "error"
     error: str | None = None
 

@@ -26,6 +26,11 @@ class Tokens:
     #: name of the adapter the row asks for
     adapter: str | None = None
 
+    @property
+    def num_bytes(self) -> int:
+        """Of what travels beside the ids."""
+        return 0
+
 
 class Tokenizer:
     """A tokenizer.json without the padding and truncation it may carry: rows are never padded here."""

@@ -12,17 +12,20 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 
 from schemas.errors import GrammarError
 from workers.batching import LengthSorted
+from workers.decoder_prefix import decoder_prefix, structural_options
 from workers.engine import Engine
 from workers.grammar.grammars import Grammars
 from workers.grammar.padded import BatchGrammars
 from workers.loading.adapter_bank import AdapterBank
 from workers.loading.adapters import unknown_adapter
+from workers.padding import pad_rows
 from workers.pulse import Beat
 from workers.request import Completion, GenerationRequest, Request, Result
 from workers.sampling import RowSampling
 from workers.stopping import RowStopping
 
-_MAX_ROWS = 256
+#: rows one batch holds at most
+MAX_ROWS = 256
 
 
 class TransformersGenerate(Engine):
@@ -38,6 +41,7 @@ class TransformersGenerate(Engine):
         eos_ids: Collection[int],
         pad_id: int,
         token_budget: int,
+        max_rows: int = MAX_ROWS,
         about: dict[str, str] | None = None,
         beat: Beat = lambda: None,
     ) -> None:
@@ -50,23 +54,25 @@ class TransformersGenerate(Engine):
         self._vocab_size = model.get_input_embeddings().weight.shape[0]
         self._adapters = AdapterBank.of(model)
         self._grammars = Grammars(tokenizer, self._vocab_size, self._eos_ids, model.device)
-        self._is_encoder_decoder = bool(model.config.is_encoder_decoder)
-        # left padding: every row's newest token stands in the last column
-        self._waiting: LengthSorted[GenerationRequest] = LengthSorted(token_budget=token_budget, max_rows=_MAX_ROWS)
+        #: given to the decoder of an encoder-decoder before its first token; empty for a decoder
+        self._prefix = decoder_prefix(model) if model.config.is_encoder_decoder else []
+        self._waiting: LengthSorted[GenerationRequest] = LengthSorted(token_budget=token_budget, max_rows=max_rows)
         self._running: set[int] = set()
         self._cancelled: set[int] = set()
         self._ready: list[Completion] = []
         self._counters = dict.fromkeys(("prompt_tokens", "output_tokens", "padding_tokens", "out_of_memory"), 0)
         # the checkpoint's own sampling defaults must not leak into greedy rows
         self._own_config = model.generation_config
-        model.generation_config = self._generation_config(model.generation_config)
+        model.generation_config = self._generation_config()
 
-    def _generation_config(self, original: GenerationConfig) -> GenerationConfig:
+    def _generation_config(self) -> GenerationConfig:
+        # a forced end would end a row where others of its batch go on, and would say that it stopped by itself
         return GenerationConfig(
             do_sample=False,
             eos_token_id=sorted(self._eos_ids) or None,
             pad_token_id=self._pad_id,
-            decoder_start_token_id=original.decoder_start_token_id,
+            decoder_start_token_id=self._prefix[0] if self._prefix else None,
+            **(structural_options(self._model) if self._prefix else {}),
         )
 
     def add(self, requests: Sequence[Request]) -> None:
@@ -75,7 +81,7 @@ class TransformersGenerate(Engine):
             assert isinstance(request, GenerationRequest)
             error = self._problem(request)
             if error is not None:
-                self._ready.append(_failed(request, error))
+                self._ready.append(failed(request, error))
             else:
                 self._waiting.add(request, len(request.prompt_ids) + request.params.max_new_tokens)
 
@@ -117,7 +123,7 @@ class TransformersGenerate(Engine):
         """After an out-of-memory: smaller batches from now on; a row that does not fit alone is an error row."""
         if len(batch) == 1:
             length = len(batch[0].prompt_ids)
-            return [_failed(batch[0], f"the device ran out of memory on this row alone ({length} prompt tokens)")]
+            return [failed(batch[0], f"the device ran out of memory on this row alone ({length} prompt tokens)")]
         longest = max(len(request.prompt_ids) + request.params.max_new_tokens for request in batch)
         self._waiting.shrink(len(batch), longest)
         self.add([request for request in batch if request.id not in self._cancelled])
@@ -125,39 +131,45 @@ class TransformersGenerate(Engine):
 
     @torch.inference_mode()
     def _run(self, batch: list[GenerationRequest]) -> list[Completion]:
-        ids, mask = self._padded(batch)
+        inputs = self._inputs(batch)
+        mask = inputs["attention_mask"]
+        before, before_mask = self._before_output(inputs)
         grammars = BatchGrammars(self._grammars, [request.params.grammar for request in batch])
-        sampling = RowSampling(batch, ids, mask, grammars)
+        sampling = RowSampling(batch, before, before_mask, grammars)
         stopping = RowStopping(batch, self._tokenizer, self._cancelled, self._beat, grammars)
-        numbers = torch.tensor([self._adapters.number(request.adapter) for request in batch], device=ids.device)
-        with self._adapters.choosing(numbers):
+        numbers = [self._adapters.number(request.adapter) for request in batch]
+        with self._adapters.choosing(torch.tensor(numbers, device=mask.device)):
             output = self._model.generate(
-                input_ids=ids,
-                attention_mask=mask,
+                **inputs,
                 max_new_tokens=max(request.params.max_new_tokens for request in batch),
                 logits_processor=LogitsProcessorList([sampling]),
                 stopping_criteria=StoppingCriteriaList([stopping]),
             )
-        # an encoder-decoder returns its start token and the output, a decoder the prompt and the output
-        outputs = output[:, 1 if self._is_encoder_decoder else ids.shape[1] :].cpu().numpy().astype(np.int32)
+        outputs = output[:, before.shape[1] :].cpu().numpy().astype(np.int32)
         logprobs = sampling.logprobs()
         self._counters["padding_tokens"] += int((mask == 0).sum())
         return [
-            _failed(request, problem)
+            failed(request, problem)
             if (problem := grammars.problem(index))
             else self._completion(request, outputs[index], stopping.matched.get(index), logprobs, index)
             for index, request in enumerate(batch)
         ]
 
-    def _padded(self, batch: list[GenerationRequest]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids and attention mask, both (num_rows, max_prompt_tokens) int64 on the device."""
-        width = max(len(request.prompt_ids) for request in batch)
-        ids = np.full((len(batch), width), self._pad_id, dtype=np.int64)
-        mask = np.zeros((len(batch), width), dtype=np.int64)
-        for index, request in enumerate(batch):
-            start = width - len(request.prompt_ids)
-            ids[index, start:], mask[index, start:] = request.prompt_ids, 1
-        return torch.from_numpy(ids).to(self._model.device), torch.from_numpy(mask).to(self._model.device)
+    def _inputs(self, batch: list[GenerationRequest]) -> dict[str, torch.Tensor]:
+        """What `generate` takes of these rows: token ids and attention mask, (num_rows, max_prompt_tokens) int64."""
+        # a decoder's newest token stands in the last column; an encoder's positions are counted from the first
+        side = "right" if self._prefix else "left"
+        ids, mask = pad_rows([request.prompt_ids for request in batch], self._pad_id, side)
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        if self._prefix:
+            inputs["decoder_input_ids"] = np.array([self._prefix] * len(batch), dtype=np.int64)
+        return {name: torch.from_numpy(value).to(self._model.device) for name, value in inputs.items()}
+
+    def _before_output(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and mask of what the output follows: the prompt, or what an encoder-decoder's decoder begins with."""
+        if not self._prefix:
+            return inputs["input_ids"], inputs["attention_mask"]
+        return inputs["decoder_input_ids"], torch.ones_like(inputs["decoder_input_ids"])
 
     def _completion(
         self, request: GenerationRequest, row: np.ndarray, matched: int | None, logprobs: np.ndarray | None, index: int
@@ -202,5 +214,6 @@ class TransformersGenerate(Engine):
         self._model.generation_config = self._own_config
 
 
-def _failed(request: GenerationRequest, error: str) -> Completion:
+def failed(request: GenerationRequest, error: str) -> Completion:
+    """The answer to a request that gets no output."""
     return Completion(id=request.id, output_ids=np.empty(0, np.int32), finish_reason="error", error=error)

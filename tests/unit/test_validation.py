@@ -304,3 +304,11 @@ def test_a_job_that_came_between_is_not_foreign(tmp_path_factory):
         require_empty(storage)
     storage.put_if_absent("_job.json", b"{}")
     require_empty(storage)
+
+
+def test_an_encoder_decoder_is_no_model_for_the_packed_engine(folder, spec):
+    make_model(folder / "model", model_type="t5", is_encoder_decoder=True)
+
+    found = refusal(spec(model={"backend": "packed"}), UnsupportedOptionError)
+
+    assert "t5 models have an encoder beside the decoder; set model.backend to auto" in found

@@ -12,6 +12,7 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "torchao": ("torchao", "parquetry[gpu]"),
     "peft": ("peft", "parquetry[torch]"),
     "accelerate": ("accelerate", "parquetry[torch]"),
+    "PIL": ("pillow", "parquetry[vision]"),
     "llguidance": ("llguidance", "parquetry"),
     "flash_attn": ("flash-attn", "parquetry[flash]"),
     "flash_attn_interface": ("flash-attn-3", "flash-attn-3"),

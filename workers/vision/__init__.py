@@ -1,0 +1,1 @@
+"""Images beside prompts: where they come from, and vision-language models that read them."""

@@ -1,0 +1,40 @@
+"""Encoded image files to pixels, with bounds on what a file may unfold into."""
+
+from __future__ import annotations
+
+import io
+
+from PIL import Image, ImageOps
+
+from schemas.errors import RowError
+
+#: formats that Pillow reads by itself; others start programs, or are seldom read and seldom tested
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+
+
+def decode(content: bytes, *, max_pixels: int) -> Image.Image:
+    """The image as RGB, upright, the first frame of several. Raises RowError."""
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            _require_size(image, max_pixels)
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except RowError:
+        raise
+    except Image.UnidentifiedImageError:
+        kinds = ", ".join(FORMATS)
+        raise RowError(reason=f"the image is none of {kinds}, or its first bytes are damaged") from None
+    # a decoder meets whatever a file makes up, and only this row is at fault
+    except Exception as error:  # noqa: BLE001
+        raise RowError(reason=f"the image cannot be decoded: {_first_line(error)}") from None
+
+
+def _require_size(image: Image.Image, max_pixels: int) -> None:
+    """Asked of the header, before a pixel is decoded."""
+    width, height = image.size
+    if width * height > max_pixels:
+        reason = f"the image has {width} x {height} pixels, but at most {max_pixels} are allowed"
+        raise RowError(reason=f"{reason}; an operator may raise PARQUETRY_IMAGE_MAX_PIXELS")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
