@@ -43,7 +43,9 @@ def validate(spec: JobSpec) -> CheckedJob:
     table = find_inputs(spec.input)
     _require_columns(((name, "input.columns") for name in spec.input.columns or ()), table.columns)
     _check_columns(spec, table.schema, template)
-    return CheckedJob(spec, table, _check_model(spec))
+    checkpoint = _check_model(spec)
+    _check_names(spec, table.schema, per_token=checkpoint.is_token_classifier)
+    return CheckedJob(spec, table, checkpoint)
 
 
 def _check_options(spec: JobSpec) -> None:
@@ -79,7 +81,6 @@ def _check_columns(spec: JobSpec, schema: pa.Schema, template: Iterable[str]) ->
         *((name, "prompt.template") for name in template),
     ]
     _require_columns(wanted, schema.names)
-    _check_names(spec, schema)
     if spec.task == "generate" and spec.prompt.messages:
         _check_messages(spec.prompt.messages, schema.field(spec.prompt.messages).type)
 
@@ -91,9 +92,9 @@ def _require_columns(wanted: Iterable[tuple[str, str]], known: Collection[str]) 
             raise MissingColumnError(where=where, column=name, suggestion=near, columns=", ".join(known))
 
 
-def _check_names(spec: JobSpec, schema: pa.Schema) -> None:
+def _check_names(spec: JobSpec, schema: pa.Schema, *, per_token: bool) -> None:
     kept = schema.names if spec.output.keep is None else spec.output.keep
-    taken = sorted(set(kept) & reserved_names(spec))
+    taken = sorted(set(kept) & reserved_names(spec, per_token=per_token))
     if taken:
         reason = f"the output has a column {taken[0]!r} of its own; list only other columns in output.keep"
         raise InvalidValueError(key="output.keep", value=spec.output.keep or "not set", reason=reason)
@@ -115,6 +116,8 @@ def _check_model(spec: JobSpec) -> Checkpoint:
         ChatTemplate.of(checkpoint, spec.prompt, now=datetime.now(UTC))
     if spec.task == "classify":
         _check_labels(spec, checkpoint)
+    if spec.task in ("classify", "score") and checkpoint.is_token_classifier:
+        _check_token_labels(spec)
     if spec.task == "embed":
         _check_pooling(spec, checkpoint)
     return checkpoint
@@ -125,6 +128,17 @@ def _check_pooling(spec: JobSpec, checkpoint: Checkpoint) -> None:
     pooling = checkpoint.pooling
     if pooling is not None and spec.embed.pooling == "auto":
         _ = pooling.mode
+
+
+def _check_token_labels(spec: JobSpec) -> None:
+    """Raises UnsupportedOptionError for options of texts where the model labels tokens."""
+    classify = spec.classify
+    asked = [("task score", spec.task == "score"), ("classify.text_pair", classify.text_pair is not None)]
+    asked += [("classify.top_k", classify.top_k > 1), ("classify.all_scores", classify.all_scores)]
+    option = next((name for name, is_set in asked if is_set), None)
+    if option is not None:
+        reason = "the model labels the tokens of one text (ForTokenClassification); task classify writes its entities"
+        raise UnsupportedOptionError(option=f"{option} with this model", reason=reason)
 
 
 def _check_labels(spec: JobSpec, checkpoint: Checkpoint) -> None:

@@ -11,6 +11,7 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     BertForSequenceClassification,
+    BertForTokenClassification,
     BertModel,
     LlamaConfig,
     LlamaForCausalLM,
@@ -20,6 +21,7 @@ from transformers import (
 
 WINDOW = 256
 LABELS = ["negative", "neutral", "positive"]
+ENTITY_LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "MISC"]
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -65,6 +67,17 @@ def write_classifier(folder: Path, *, labels: list[str] | None = None, problem_t
     config.update({"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}})
     config.problem_type = problem_type
     return _save(folder, BertForSequenceClassification(config), tokenizer)
+
+
+def write_token_classifier(folder: Path) -> Path:
+    """A two-layer BERT that labels tokens, of a window of 64."""
+    tokenizer = _word_tokenizer()
+    tokenizer.model_max_length = 64
+    torch.manual_seed(3)
+    config = _bert_config(len(tokenizer))
+    names = dict(enumerate(ENTITY_LABELS))
+    config.update({"id2label": names, "label2id": {name: number for number, name in names.items()}})
+    return _save(folder, BertForTokenClassification(config), tokenizer)
 
 
 def write_embedder(folder: Path, *, pooling: str = "mean") -> Path:

@@ -8,7 +8,13 @@ import logging
 import tokenizers
 import torch
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 
 from schemas.errors import UnsupportedOptionError
 from workers.checkpoint import Checkpoint
@@ -16,7 +22,7 @@ from workers.encoding.optimum_encoder import load_optimum
 from workers.encoding.selection import onnx_encoder, packed_encoder
 from workers.engine import Engine
 from workers.engine_spec import EngineSpec
-from workers.heads import choose_activation, label_scores, pool, unit_length
+from workers.heads import choose_activation, label_scores, pool, token_labels, unit_length
 from workers.loading.attention_choice import PACKED_ONLY, attention_name
 from workers.loading.model import dtype_name, is_spread, load_model
 from workers.loading.placement import memory_fraction
@@ -86,6 +92,9 @@ def _load_encoder(spec: EngineSpec, checkpoint: Checkpoint, beat: Beat) -> Engin
     if spec.task == "embed":
         model = load_model(spec, checkpoint, AutoModel)
         head, facts = _embedding_head(spec, checkpoint, model)
+    elif spec.task == "classify" and checkpoint.is_token_classifier:
+        model = load_model(spec, checkpoint, AutoModelForTokenClassification)
+        head, facts = _token_head(model)
     else:
         model = load_model(spec, checkpoint, AutoModelForSequenceClassification)
         head, facts = _classification_head(spec, model)
@@ -135,6 +144,13 @@ def _classification_head(spec: EngineSpec, model: nn.Module) -> tuple[Head, dict
         return label_scores(output.logits, activation)
 
     return head, {"activation": activation, "num_labels": str(model.config.num_labels)}
+
+
+def _token_head(model: nn.Module) -> tuple[Head, dict[str, str]]:
+    def head(output: object, mask: torch.Tensor) -> torch.Tensor:
+        return token_labels(output.logits)
+
+    return head, {"activation": "softmax", "num_labels": str(model.config.num_labels)}
 
 
 def _packed_option(spec: EngineSpec) -> str:

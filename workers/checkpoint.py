@@ -103,6 +103,11 @@ class Checkpoint:
         """Class name the checkpoint was saved from, such as LlamaForCausalLM; empty when it does not say."""
         return next(iter(self.config.get("architectures") or []), "")
 
+    @property
+    def is_token_classifier(self) -> bool:
+        """Whether the model gives every token a label, as for named entities, instead of every text."""
+        return self.architecture.endswith("ForTokenClassification")
+
     @cached_property
     def context_window(self) -> int:
         """Tokens a sequence may have, prompt and output together."""

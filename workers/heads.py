@@ -17,6 +17,12 @@ def label_scores(logits: Tensor, activation: str) -> Tensor:
     return logits.sigmoid() if activation == "sigmoid" else logits
 
 
+def token_labels(logits: Tensor) -> Tensor:
+    """(..., num_labels) logits to (..., 2) float32: the number of the likeliest label, and its probability."""
+    best = logits.float().softmax(-1).max(-1)
+    return torch.stack([best.indices.float(), best.values], -1)
+
+
 def choose_activation(config: object, task: Task) -> str:
     """What transformers' text-classification pipeline applies: none for a regression, softmax over several labels,
     sigmoid for one label or for labels that exclude nothing.

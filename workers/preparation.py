@@ -103,6 +103,7 @@ class TextPreparation(Preparation):
         self._limit = {"limit": checkpoint.context_window, "truncate": section.truncate}
         self._limit["why"] = f" into the model's window; shorten the text, or set {spec.task}.truncate: right"
         self._tokenizer = tokenizer
+        self._spans = spec.task == "classify" and checkpoint.is_token_classifier
 
     def tokens(self, batch: pa.RecordBatch) -> list[Tokens | RowError]:
         firsts = [_or_error(self._read, self._text, value) for value in cells(self._text, batch[self._text])]
@@ -120,7 +121,7 @@ class TextPreparation(Preparation):
     def _encode(self, inputs: Sequence[str | tuple[str, str] | RowError]) -> list[Tokens | RowError]:
         good = [value for value in inputs if not isinstance(value, RowError)]
         if self._pair is None:
-            encoded = iter(self._tokenizer.encode(good, special_tokens=True, **self._limit))
+            encoded = iter(self._tokenizer.encode(good, special_tokens=True, spans=self._spans, **self._limit))
         else:
             encoded = iter(self._tokenizer.encode_pairs(good, **self._limit))
         return [value if isinstance(value, RowError) else _require_tokens(next(encoded)) for value in inputs]

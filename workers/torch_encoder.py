@@ -14,7 +14,8 @@ from workers.engine import Engine
 from workers.request import EncodeRequest, Encoding, Request, Result
 
 _MAX_ROWS = 1024
-#: model output and attention mask (num_rows, length) to values (num_rows, num_values) float32
+#: model output and attention mask (num_rows, length) to float32 values, (num_rows, num_values) or of every token
+#: (num_rows, length, num_values)
 Head = Callable[[object, Tensor], Tensor]
 
 
@@ -125,6 +126,9 @@ class TorchEncoder(Engine):
 
 
 def _encoding(request: EncodeRequest, values: np.ndarray) -> Encoding:
+    if values.ndim == 2:
+        # values of tokens, padding included
+        values = values[: len(request.token_ids)].reshape(-1)
     if not np.isfinite(values).all():
         return _failed(request, "the model gave values that are not finite; try model.dtype float32")
     return Encoding(id=request.id, values=values)

@@ -63,7 +63,7 @@ def _check_target(target: Path) -> None:
 
 def _purpose(checkpoint: Checkpoint, task: EncoderTask | None) -> dict[str, Any]:
     """Task and pooling of the plan. Raises UnsupportedOptionError when the model has no head for the task."""
-    is_classifier = "SequenceClassification" in checkpoint.architecture
+    is_classifier = "SequenceClassification" in checkpoint.architecture or checkpoint.is_token_classifier
     task = task or ("classify" if is_classifier else "embed")
     if task == "embed":
         return {"task": task, "pooling": checkpoint.pooling.mode if checkpoint.pooling else "mean"}

@@ -60,24 +60,25 @@ class OrtPaddedEncoder(QueuedEncoder):
         if probe is not None:
             probe.check(self._run(probe.requests), options.precision)
 
-    def launch(self, requests: list[EncodeRequest]) -> np.ndarray:
+    def launch(self, requests: list[EncodeRequest]) -> np.ndarray | list[np.ndarray]:
+        lens = np.array([len(request.token_ids) for request in requests])
         try:
-            return self._options.vectors.finish(self._run(requests))
+            return self._options.vectors.finish_rows(self._run(requests), lens)
         except runtime().capi.onnxruntime_pybind11_state.RuntimeException as error:
             if "memory" not in str(error).lower():
                 raise
             raise BatchTooLargeError from error
 
-    def collect(self, handle: np.ndarray) -> np.ndarray:
+    def collect(self, handle: np.ndarray | list[np.ndarray]) -> np.ndarray | list[np.ndarray]:
         return handle
 
     def _run(self, requests: list[EncodeRequest]) -> np.ndarray:
-        """(num_rows, num_labels) logits or (num_rows, dim) pooled vectors, float32."""
+        """(num_rows, num_labels) logits, of tokens (num_tokens, num_labels), or (num_rows, dim) vectors; float32."""
         batch = pad(requests, self._options.pad_id, with_types="token_type_ids" in self._file.inputs)
         feeds: dict[str, Any] = {name: x for name, x in padded_feeds(batch).items() if name in self._file.inputs}
         self.count_padding(batch.num_padding)
         values = self._session.run([self._output], feeds)[0].astype(np.float32, copy=False)
-        return values if values.ndim == 2 else self._options.vectors.pool(values, batch.lens)
+        return self._options.vectors.flat(values, batch.lens)
 
     def describe(self) -> dict[str, str]:
         return {

@@ -35,7 +35,12 @@ def packed_encoder(
     reason = unsupported_reason(model)
     if reason is not None:
         return reason
-    task = EncodeTask(task=spec.task, pooling=pooling_of(spec, checkpoint), normalize=spec.normalize)
+    task = EncodeTask(
+        task=spec.task,
+        pooling=pooling_of(spec, checkpoint),
+        normalize=spec.normalize,
+        per_token=spec.task == "classify" and checkpoint.is_token_classifier,
+    )
     try:
         return PackedEncoder(
             model,

@@ -25,8 +25,9 @@ from workers.encoding.layers import block_weights, compile_layers
 from workers.encoding.pooling import Mode, normalized, pool
 from workers.encoding.queue import packed_cost
 from workers.encoding.queued import BatchTooLargeError, QueuedEncoder
+from workers.encoding.scores import split_rows
 from workers.encoding.tuning import best_num_tokens
-from workers.heads import choose_activation, label_scores
+from workers.heads import choose_activation, label_scores, token_labels
 from workers.request import EncodeRequest
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,8 @@ class EncodeTask:
     #: token vector or mean that stands for a text, for task embed
     pooling: Mode = "mean"
     normalize: bool = True
+    #: whether the model's labels are of tokens, for task classify
+    per_token: bool = False
 
 
 class PackedEncoder(QueuedEncoder):
@@ -70,7 +73,7 @@ class PackedEncoder(QueuedEncoder):
         self._num_labels = model.config.num_labels
         self._body = PackedBody.checked(model)
         self._head = None if task.task == "embed" else OwnHead(model)
-        self._activation = None if task.task == "embed" else choose_activation(model.config, task.task)
+        self._activation = _activation(model, task)
         self._graphs = self._accelerate(model) if compile and self._is_half_on_gpu else None
 
     @property
@@ -89,18 +92,20 @@ class PackedEncoder(QueuedEncoder):
         batch = pack(requests, with_types=self.limits.has_types)
         try:
             with torch.inference_mode():
-                return _Values(self._values(batch))
+                return _Values(self._values(batch), batch.lens)
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             raise BatchTooLargeError from error
 
-    def collect(self, handle: _Values) -> np.ndarray:
-        return handle.wait()
+    def collect(self, handle: _Values) -> np.ndarray | list[np.ndarray]:
+        values = handle.wait()
+        return split_rows(values, handle.lens) if self.task.per_token else values
 
     def _values(self, batch: PackedBatch) -> Tensor:
         hidden, cu_seqlens = self._hidden(batch)
         if self._head is not None:
-            return label_scores(self._head(hidden, cu_seqlens), self._activation)
+            logits = self._head(hidden, cu_seqlens)
+            return token_labels(logits) if self.task.per_token else label_scores(logits, self._activation)
         vectors = pool(hidden, cu_seqlens, self.task.pooling)
         return normalized(vectors) if self.task.normalize else vectors.float()
 
@@ -134,10 +139,17 @@ class PackedEncoder(QueuedEncoder):
         return {"activation": self._activation, "num_labels": str(self._num_labels)}
 
 
+def _activation(model: PreTrainedModel, task: EncodeTask) -> str | None:
+    if task.task == "embed":
+        return None
+    return "softmax" if task.per_token else choose_activation(model.config, task.task)
+
+
 class _Values:
     """A batch's values on their way to the host."""
 
-    def __init__(self, values: Tensor) -> None:
+    def __init__(self, values: Tensor, lens: np.ndarray) -> None:
+        self.lens = lens
         self._event = None
         self._host = values
         if values.is_cuda:

@@ -12,7 +12,7 @@ import numpy as np
 from schemas.errors import UnsupportedOptionError
 from schemas.job import Task
 from workers.checkpoint import Checkpoint
-from workers.encoding.scores import Activation, scores
+from workers.encoding.scores import Activation, scores, split_rows, token_labels
 from workers.engine_spec import EngineSpec
 from workers.heads import choose_activation
 
@@ -31,6 +31,12 @@ def pooling_of(spec: EngineSpec, checkpoint: Checkpoint) -> Any:
     return checkpoint.pooling.mode if spec.task == "embed" and checkpoint.pooling else "mean"
 
 
+def _activation(config: object, task: Task, per_token: bool) -> str:
+    if per_token:
+        return "softmax"
+    return "none" if task == "embed" else choose_activation(config, task)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Vectors:
     """How the values of a task are made of a graph's output."""
@@ -40,14 +46,18 @@ class Vectors:
     #: for embeddings: cls, mean, last or max
     pooling: str = "mean"
     normalize: bool = True
+    #: whether the labels are of tokens, for task classify
+    per_token: bool = False
 
     @classmethod
     def of(cls, spec: EngineSpec, checkpoint: Checkpoint) -> Vectors:
         """What the spec asks of the checkpoint."""
+        per_token = spec.task == "classify" and checkpoint.is_token_classifier
         config = SimpleNamespace(**{"num_labels": checkpoint.num_labels, **checkpoint.config})
         return cls(
             task=spec.task,
-            activation="none" if spec.task == "embed" else choose_activation(config, spec.task),
+            activation=_activation(config, spec.task, per_token),
+            per_token=per_token,
             pooling=pooling_of(spec, checkpoint),
             normalize=spec.normalize,
         )
@@ -67,12 +77,34 @@ class Vectors:
         return {"activation": self.activation, "num_labels": str(dim)}
 
     def finish(self, values: np.ndarray) -> np.ndarray:
-        """(num_rows, num_labels) logits to scores, or (num_rows, dim) vectors to length one if asked for."""
+        """(num_rows, num_labels) logits to scores, or (num_rows, dim) vectors to length one if asked for.
+
+        Of tokens (num_tokens, num_labels) logits to (num_tokens, 2) best labels.
+        """
+        if self.per_token:
+            return token_labels(values)
         if self.task != "embed":
             return scores(values, self.activation)
         if not self.normalize:
             return values
         return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
+
+    def finish_rows(self, values: np.ndarray, lens: np.ndarray) -> np.ndarray | list[np.ndarray]:
+        """As `finish`, with the values of tokens cut into rows of `lens` (num_rows,) tokens."""
+        finished = self.finish(values)
+        return split_rows(finished, lens) if self.per_token else finished
+
+    def flat(self, values: np.ndarray, lens: np.ndarray) -> np.ndarray:
+        """A padded output (num_rows, max_seqlen, size) without its padding: pooled, or the logits of tokens end to end.
+
+        What has a row a text already stays as it is. Raises UnsupportedOptionError for such where tokens are labelled.
+        """
+        if self.per_token:
+            if values.ndim != 3:
+                reason = "the model labels tokens, but its logits have one row a text; export it again"
+                raise UnsupportedOptionError(option="the ONNX file", reason=reason)
+            return values[np.arange(values.shape[1])[None, :] < lens[:, None]]
+        return values if values.ndim == 2 else self.pool(values, lens)
 
     def pool(self, hidden: np.ndarray, lens: np.ndarray) -> np.ndarray:
         """hidden (num_rows, max_seqlen, dim), right padding; (num_rows, dim)."""

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+)
 
 from workers.encoding.families import FAMILIES
 
@@ -25,8 +31,8 @@ _OWN = {
 }
 
 
-def tiny_model(name: str, *, seed: int = 0, **extra: object) -> PreTrainedModel:
-    """A sequence classifier of the family, or the bare model where the family has none."""
+def tiny_model(name: str, *, seed: int = 0, per_token: bool = False, **extra: object) -> PreTrainedModel:
+    """A classifier of texts, or of tokens, of the family, or the bare model where the family has none."""
     torch.manual_seed(seed)
     options = {} if name == "distilbert" else dict(_SMALL)
     if name == "distilbert":
@@ -35,7 +41,8 @@ def tiny_model(name: str, *, seed: int = 0, **extra: object) -> PreTrainedModel:
         options |= {"num_key_value_heads": 2, **_IDS}
     config = AutoConfig.for_model(name, **{**options, **_OWN.get(name, {}), **extra})
     try:
-        model = AutoModelForSequenceClassification.from_config(config)
+        kind = AutoModelForTokenClassification if per_token else AutoModelForSequenceClassification
+        model = kind.from_config(config)
     except ValueError:
         model = AutoModel.from_config(config)
     return _sharpened(model.eval())

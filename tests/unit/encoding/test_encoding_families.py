@@ -70,6 +70,18 @@ def test_packed_rows_equal_rows_alone(name):
         np.testing.assert_allclose(results[request.id].values, values, rtol=1e-3, atol=1e-3 * np.abs(values).max())
 
 
+@pytest.mark.parametrize("name", ["bert", "distilbert", "roberta", "modernbert", "electra", "qwen3", "llama"])
+def test_labels_of_packed_tokens_are_those_of_rows_alone(name):
+    model = tiny_model(name, per_token=True)
+    requests = random_rows(9)
+    expected = [alone(model, request) for request in requests]
+    results = drain(PackedEncoder(model, EncodeTask(task="classify", per_token=True), token_budget=150), requests)
+    for request, logits in zip(requests, expected, strict=True):
+        labels, scores = results[request.id].values.reshape(-1, 2).T
+        assert labels.astype(int).tolist() == logits.argmax(-1).tolist()
+        np.testing.assert_allclose(scores, torch.from_numpy(logits).softmax(-1).amax(-1), atol=1e-3)
+
+
 @pytest.mark.parametrize("name", MIXING)
 def test_unlisted_families_are_refused_with_a_reason(name):
     model = tiny_model(name)

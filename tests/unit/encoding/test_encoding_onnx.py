@@ -158,6 +158,17 @@ def test_a_packed_export_has_the_fused_operator(classifier, tmp_path):
     assert named == {"input_ids", "position_ids", "token_type_ids", "token_offset", "cu_seqlens"}
 
 
+def test_a_packed_export_of_token_labels(tmp_path):
+    from tests.models import write_token_classifier
+
+    folder = write_token_classifier(tmp_path / "model")
+    path = export(folder, tmp_path / "packed", ExportPlan(task="classify", form="packed", dtype="float16"))
+    (logits,) = onnx.load(str(path), load_external_data=False).graph.output
+    assert [dim.dim_value for dim in logits.type.tensor_type.shape.dim] == [0, 6]
+    # 12, 7 and 3 tokens
+    assert Probe.load(path.parent).values.shape == (22, 6)
+
+
 def test_rows_survive_the_probe_file(tmp_path):
     requests = [EncodeRequest(id=i, token_ids=np.arange(i + 1, dtype=np.int32)) for i in range(3)]
     Probe(requests, np.eye(3, dtype=np.float32)).save(tmp_path)
