@@ -17,7 +17,8 @@ from schemas.job import JobSpec
 from workers.chat import ChatTemplate
 from workers.checkpoint import Checkpoint
 from workers.loading.plan import LoadingPlan
-from workers.preparation import prompt_limit, sampling_params
+from workers.pooling import Pooling
+from workers.preparation import embedding_prompt, prompt_limit, sampling_params
 from workers.prompts import Template
 
 ENCODER_BACKENDS = ("onnxruntime", "optimum")
@@ -125,9 +126,15 @@ def _check_model(spec: JobSpec) -> Checkpoint:
 
 def _check_pooling(spec: JobSpec, checkpoint: Checkpoint) -> None:
     """Raises UnsupportedOptionError where a sentence-transformers folder asks for what is not built in."""
-    pooling = checkpoint.pooling
-    if pooling is not None and spec.embed.pooling == "auto":
-        _ = pooling.mode
+    embedding_prompt(spec, checkpoint)
+    pooling, wanted = checkpoint.pooling or Pooling({}, normalize=False), spec.embed.dimensions
+    mode = pooling.mode if spec.embed.pooling == "auto" else spec.embed.pooling
+    if checkpoint.hidden_size is None:
+        return
+    width = pooling.width(checkpoint.hidden_size, mode)
+    if wanted is not None and wanted > width:
+        reason = f"the model's vectors have {width} numbers"
+        raise InvalidValueError(key="embed.dimensions", value=wanted, reason=reason)
 
 
 def _check_token_labels(spec: JobSpec) -> None:

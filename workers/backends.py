@@ -19,10 +19,13 @@ from transformers import (
 from schemas.errors import UnsupportedOptionError
 from workers.checkpoint import Checkpoint
 from workers.encoding.optimum_encoder import load_optimum
+from workers.encoding.pooling import pool_padded
+from workers.encoding.projection import Projection
 from workers.encoding.selection import onnx_encoder, packed_encoder
+from workers.encoding.vectors import after_pooling, pooling_of
 from workers.engine import Engine
 from workers.engine_spec import EngineSpec
-from workers.heads import choose_activation, label_scores, pool, token_labels, unit_length
+from workers.heads import choose_activation, label_scores, token_labels
 from workers.loading.attention_choice import PACKED_ONLY, attention_name
 from workers.loading.model import dtype_name, is_spread, load_model
 from workers.loading.placement import memory_fraction
@@ -126,15 +129,14 @@ def _load_encoder(spec: EngineSpec, checkpoint: Checkpoint, beat: Beat) -> Engin
 
 
 def _embedding_head(spec: EngineSpec, checkpoint: Checkpoint, model: nn.Module) -> tuple[Head, dict[str, str]]:
-    mode = spec.pooling or "auto"
-    if mode == "auto":
-        mode = checkpoint.pooling.mode if checkpoint.pooling else "mean"
+    mode = pooling_of(spec, checkpoint)
+    options = after_pooling(spec, checkpoint)
+    projection = Projection(**options, normalize=spec.normalize).to(model.device)
 
     def head(output: object, mask: torch.Tensor) -> torch.Tensor:
-        vectors = pool(output.last_hidden_state, mask, mode)
-        return unit_length(vectors) if spec.normalize else vectors
+        return projection(pool_padded(output.last_hidden_state.float(), mask, mode))
 
-    return head, {"pooling": mode, "embedding_dim": str(model.config.hidden_size)}
+    return head, {"pooling": mode, "embedding_dim": str(projection.width(model.config.hidden_size, mode))}
 
 
 def _classification_head(spec: EngineSpec, model: nn.Module) -> tuple[Head, dict[str, str]]:

@@ -26,6 +26,8 @@ class EngineSpec(BaseModel):
     pooling: str | None = None
     #: whether embeddings have length one
     normalize: bool = True
+    #: numbers of an embedding that are kept, None for all (or what the model says)
+    dimensions: int | None = None
     #: "cpu" or "cuda:0"
     device: str = "cpu"
     #: tokens one batch may hold, None lets the engine choose
@@ -61,4 +63,4 @@ class EngineSpec(BaseModel):
 
 
 def _pooling(embed: EmbedSpec | None) -> dict[str, object]:
-    return {} if embed is None else {"pooling": embed.pooling, "normalize": embed.normalize}
+    return {} if embed is None else embed.model_dump(include={"pooling", "normalize", "dimensions"})

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 import tokenizers
+from tokenizers import normalizers
 
 from schemas.errors import MissingTokenizerError, RowError
 
@@ -63,6 +64,12 @@ class Tokenizer:
     def id_of(self, token: str) -> int | None:
         """The id of a token given as text."""
         return self._tokenizer.token_to_id(token)
+
+    def lowercase(self) -> None:
+        """Bring texts into lower case before all else."""
+        own = self._tokenizer.normalizer
+        first = normalizers.Lowercase()
+        self._tokenizer.normalizer = first if own is None else normalizers.Sequence([first, own])
 
     def word(self, ids: Sequence[int], texts: Mapping[int, str] = MappingProxyType({})) -> str:
         """The text that a run of tokens stands for, as the tokenizer's decoder joins them.

@@ -12,7 +12,8 @@ from workers.encoding.families import family_of
 from workers.encoding.guards import local_window
 from workers.encoding.heads import OwnHead
 from workers.encoding.onnx_attention import PACKED, PADDED, exporting
-from workers.encoding.pooling import Mode, pool_padded
+from workers.encoding.pooling import Mode, divisor, pool_padded
+from workers.pooling import modes_of
 
 
 def takes_types(model: PreTrainedModel) -> bool:
@@ -86,12 +87,18 @@ class PackedGraph(nn.Module):
 
 
 def pool_exported(hidden: Tensor, cu_seqlens: Tensor, mode: Mode) -> Tensor:
-    """As `pooling.pool`, in operators that ONNX has: the mean is a product with a matrix of ones and zeros."""
+    """As `pooling.pool`, in operators that ONNX has: a mean is a product with a matrix of weights and zeros."""
+    return torch.cat([_pool_exported(hidden, cu_seqlens, one) for one in modes_of(mode)], -1)
+
+
+def _pool_exported(hidden: Tensor, cu_seqlens: Tensor, mode: str) -> Tensor:
     if mode == "cls":
         return hidden.index_select(0, cu_seqlens[:-1])
     if mode == "last":
         return hidden.index_select(0, cu_seqlens[1:] - 1)
     at = torch.arange(hidden.shape[0], device=hidden.device)[None]
     begins, ends = cu_seqlens[:-1, None], cu_seqlens[1:, None]
-    belongs = ((at >= begins) & (at < ends)).to(hidden.dtype)
-    return (belongs / (ends - begins).to(hidden.dtype)) @ hidden
+    weights = ((at >= begins) & (at < ends)).float()
+    if mode == "weighted_mean":
+        weights = weights * (at - begins + 1)
+    return (weights / divisor((ends - begins).float(), mode)).to(hidden.dtype) @ hidden

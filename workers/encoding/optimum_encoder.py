@@ -19,6 +19,7 @@ from workers.encoding.queued import QueuedEncoder
 from workers.encoding.rows import RowLimits
 from workers.encoding.vectors import Vectors
 from workers.engine_spec import EngineSpec
+from workers.pooling import modes_of
 from workers.request import EncodeRequest
 
 _BUDGET = 4_096
@@ -57,7 +58,8 @@ class OptimumEncoder(QueuedEncoder):
         super().__init__(RowLimits.of(checkpoint), token_budget, padded_cost)
         self._model, self._vectors, self._about = model, vectors, about
         self._pad_id = checkpoint.pad_id
-        self._dim = int(checkpoint.config["hidden_size"] if vectors.task == "embed" else checkpoint.num_labels)
+        pooled = int(checkpoint.config["hidden_size"]) * len(modes_of(vectors.pooling))
+        self._dim = pooled if vectors.task == "embed" else checkpoint.num_labels
 
     def launch(self, requests: list[EncodeRequest]) -> np.ndarray | list[np.ndarray]:
         batch = pad(requests, self._pad_id, with_types=self.limits.has_types)

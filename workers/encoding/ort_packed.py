@@ -18,6 +18,7 @@ from workers.encoding.ort_padded import OrtOptions
 from workers.encoding.providers import PROVIDERS, open_session, runtime
 from workers.encoding.queue import packed_cost
 from workers.encoding.queued import BatchTooLargeError, QueuedEncoder
+from workers.pooling import modes_of
 from workers.request import EncodeRequest
 
 DEFAULT_BUDGET = 32_768
@@ -36,7 +37,8 @@ class OrtPackedEncoder(QueuedEncoder):
         self._file, facts = OnnxFile.open(path), describe(path)
         self._options, self._about = options, about or {}
         self._position_start = int(facts["position_start"])
-        self._dim = int(facts["hidden_size"] if options.vectors.task == "embed" else facts["num_labels"])
+        pooled = int(facts["hidden_size"]) * len(modes_of(options.vectors.pooling))
+        self._dim = pooled if options.vectors.task == "embed" else int(facts["num_labels"])
         self._device = torch.device(device)
         self._stream = torch.cuda.Stream(self._device)
         self._session = open_session(path, PROVIDERS["cuda"], self._provider_options())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,14 @@ import numpy as np
 
 from schemas.errors import UnsupportedOptionError
 from workers.encoding.batch import pad
-from workers.encoding.onnx_file import OnnxFile
+from workers.encoding.onnx_file import OnnxFile, is_ours
 from workers.encoding.onnx_inputs import padded_feeds
 from workers.encoding.onnx_probe import Probe
 from workers.encoding.providers import open_session, runtime
 from workers.encoding.queue import padded_cost
 from workers.encoding.queued import BatchTooLargeError, QueuedEncoder
 from workers.encoding.rows import RowLimits
-from workers.encoding.vectors import Vectors
+from workers.encoding.vectors import SENTENCE, Vectors
 from workers.request import EncodeRequest
 
 #: slots of a batch: what stays in a CPU's caches; enough to fill a GPU
@@ -52,9 +52,12 @@ class OrtPaddedEncoder(QueuedEncoder):
                 f"its inputs are {', '.join(self._file.inputs)}; export it for feature extraction or classification"
             )
             raise UnsupportedOptionError(option=f"the ONNX file {path}", reason=reason)
-        self._options, self._about = options, about or {}
+        self._about = about or {}
         self._session = open_session(path, options.provider)
         self._output = options.vectors.choose_output([output.name for output in self._session.get_outputs()])
+        if self._output == SENTENCE and not is_ours(path):
+            options = replace(options, vectors=options.vectors.finished)
+        self._options = options
         self._dim = self._run([EncodeRequest(id=0, token_ids=np.ones(1, np.int32))]).shape[1]
         probe = Probe.load(path.parent)
         if probe is not None:

@@ -11,7 +11,7 @@ from schemas.settings import settings
 from workers.checkpoint import Checkpoint
 from workers.encoding.providers import PROVIDERS, provider_name
 from workers.encoding.rows import RowLimits
-from workers.encoding.vectors import Vectors, pooling_of
+from workers.encoding.vectors import Vectors, after_pooling, pooling_of
 from workers.engine import Engine
 from workers.engine_spec import EngineSpec
 
@@ -38,6 +38,7 @@ def packed_encoder(
     task = EncodeTask(
         task=spec.task,
         pooling=pooling_of(spec, checkpoint),
+        **after_pooling(spec, checkpoint),
         normalize=spec.normalize,
         per_token=spec.task == "classify" and checkpoint.is_token_classifier,
     )

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from schemas.errors import EngineRefusedError
 from schemas.job import Task
+from workers.dense import DenseLayer
 from workers.encoding.attention import attention_name
 from workers.encoding.batch import PackedBatch, pack
 from workers.encoding.body import PackedBody, limits_of
@@ -22,7 +23,8 @@ from workers.encoding.graphs import BodyGraphs
 from workers.encoding.guards import require_unchanged, unsupported_reason
 from workers.encoding.heads import OwnHead
 from workers.encoding.layers import block_weights, compile_layers
-from workers.encoding.pooling import Mode, normalized, pool
+from workers.encoding.pooling import Mode, pool
+from workers.encoding.projection import Projection
 from workers.encoding.queue import packed_cost
 from workers.encoding.queued import BatchTooLargeError, QueuedEncoder
 from workers.encoding.scores import split_rows
@@ -41,8 +43,10 @@ class EncodeTask:
     """What is made of the hidden states."""
 
     task: Task
-    #: token vector or mean that stands for a text, for task embed
+    #: token vector or mean that stands for a text, for task embed, and what becomes of it
     pooling: Mode = "mean"
+    dense: tuple[DenseLayer, ...] = ()
+    dimensions: int | None = None
     normalize: bool = True
     #: whether the model's labels are of tokens, for task classify
     per_token: bool = False
@@ -69,7 +73,9 @@ class PackedEncoder(QueuedEncoder):
         super().__init__(limits_of(model, max_tokens), token_budget or DEFAULT_BUDGET[self.device.type], packed_cost)
         self.depth = 2 if self.device.type == "cuda" else 1
         self._about = about or {}
-        self._model_dim = model.config.hidden_size
+        self._projection = Projection(dense=task.dense, dimensions=task.dimensions, normalize=task.normalize)
+        self._projection.to(self.device)
+        self._dim = self._projection.width(model.config.hidden_size, task.pooling)
         self._num_labels = model.config.num_labels
         self._body = PackedBody.checked(model)
         self._head = None if task.task == "embed" else OwnHead(model)
@@ -106,8 +112,7 @@ class PackedEncoder(QueuedEncoder):
         if self._head is not None:
             logits = self._head(hidden, cu_seqlens)
             return token_labels(logits) if self.task.per_token else label_scores(logits, self._activation)
-        vectors = pool(hidden, cu_seqlens, self.task.pooling)
-        return normalized(vectors) if self.task.normalize else vectors.float()
+        return self._projection(pool(hidden, cu_seqlens, self.task.pooling))
 
     def _hidden(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         if self._graphs is None or not self._graphs.takes(batch):
@@ -135,7 +140,7 @@ class PackedEncoder(QueuedEncoder):
 
     def _facts(self) -> dict[str, str]:
         if self._activation is None:
-            return {"pooling": self.task.pooling, "embedding_dim": str(self._model_dim)}
+            return {"pooling": self.task.pooling, "embedding_dim": str(self._dim)}
         return {"activation": self._activation, "num_labels": str(self._num_labels)}
 
 
