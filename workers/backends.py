@@ -115,13 +115,11 @@ def _load_encoder(spec: EngineSpec, checkpoint: Checkpoint, beat: Beat) -> Engin
         log.warning("this model runs in padded batches, sorted by length: %s", reason)
     if spec.device != "cpu":
         _beat_in_layers(model, beat)
-    # a classifier on a decoder finds each row's last token by the padding id
-    model.config.pad_token_id = checkpoint.pad_id
     budget = _CPU_TOKEN_BUDGET if spec.device == "cpu" else _CUDA_ENCODER_TOKEN_BUDGET
     return TorchEncoder(
         model,
         head,
-        pad_id=checkpoint.pad_id,
+        pad_id=checkpoint.text_config.get("pad_token_id"),
         max_tokens=checkpoint.context_window,
         token_budget=spec.token_budget or budget,
         about={**_about(spec, model), **facts, "why_not_packed": reason},

@@ -49,13 +49,22 @@ class OwnHead:
         self._model.config = copy.copy(model.config)
         self._model.config.pad_token_id = _PADDING
 
-    def __call__(self, hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
-        """hidden (num_tokens, dim); returns (num_rows, num_labels) logits, or (num_tokens, num_labels), float32."""
+    def __call__(self, hidden: Tensor, cu_seqlens: Tensor, last: Tensor | None = None) -> Tensor:
+        """hidden (num_tokens, dim); returns (num_rows, num_labels) logits, or (num_tokens, num_labels), float32.
+
+        `last` (num_rows,) int64 says which tokens a decoder's head reads, by default the last of each row.
+        """
         if self._is_per_token:
             return self._logits(hidden[None])[0]
         if self._is_late:
             return self._gather(self._logits(hidden[:, None]), cu_seqlens, "mean")
-        return self._logits(self._gather(hidden, cu_seqlens, self.mode)[:, None])
+        if last is not None:
+            return self.of_rows(hidden[last])
+        return self.of_rows(self._gather(hidden, cu_seqlens, self.mode))
+
+    def of_rows(self, vectors: Tensor) -> Tensor:
+        """vectors (num_rows, dim) that stand for their rows; (num_rows, num_labels) logits, float32."""
+        return self._logits(vectors[:, None])
 
     def _logits(self, rows: Tensor) -> Tensor:
         """rows (num_rows, 1, dim), or all tokens (1, num_tokens, dim) for a head that looks at each alone."""

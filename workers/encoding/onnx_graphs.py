@@ -42,6 +42,9 @@ class PaddedGraph(nn.Module):
         super().__init__()
         self._model, self._pooling = model, pooling
         self._is_fused = fused_reason(model) is None
+        family = family_of(model.config)
+        # a decoder's own class looks for padding ids, which a model need not have
+        self._last = OwnHead(model) if pooling is None and family is not None and family.is_causal else None
         model.set_attn_implementation(PADDED if self._is_fused else "sdpa")
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
@@ -49,7 +52,10 @@ class PaddedGraph(nn.Module):
         # the operator takes lengths, from which no mask of max_seqlen squared is made
         mask = None if self._is_fused else attention_mask
         with exporting(lens=attention_mask.sum(1).to(torch.int32)):
-            out = self._model(input_ids=input_ids, attention_mask=mask, **types)
+            model = self._model.base_model if self._last is not None else self._model
+            out = model(input_ids=input_ids, attention_mask=mask, **types)
+        if self._last is not None:
+            return self._last.of_rows(pool_padded(out.last_hidden_state, attention_mask, "last"))
         if self._pooling is None:
             return out.logits.float()
         return pool_padded(out.last_hidden_state, attention_mask, self._pooling).float()

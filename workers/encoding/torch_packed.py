@@ -17,6 +17,7 @@ from workers.dense import DenseLayer
 from workers.encoding.attention import attention_name
 from workers.encoding.batch import PackedBatch, pack
 from workers.encoding.body import PackedBody, limits_of
+from workers.encoding.device_batch import upload
 from workers.encoding.families import head_dim_of
 from workers.encoding.fused import fuse
 from workers.encoding.graphs import BodyGraphs
@@ -79,6 +80,7 @@ class PackedEncoder(QueuedEncoder):
         self._num_labels = model.config.num_labels
         self._body = PackedBody.checked(model)
         self._head = None if task.task == "embed" else OwnHead(model)
+        self._pad_id = model.config.get_text_config().pad_token_id
         self._activation = _activation(model, task)
         self._graphs = self._accelerate(model) if compile and self._is_half_on_gpu else None
 
@@ -110,9 +112,15 @@ class PackedEncoder(QueuedEncoder):
     def _values(self, batch: PackedBatch) -> Tensor:
         hidden, cu_seqlens = self._hidden(batch)
         if self._head is not None:
-            logits = self._head(hidden, cu_seqlens)
+            logits = self._head(hidden, cu_seqlens, self._last_tokens(batch))
             return token_labels(logits) if self.task.per_token else label_scores(logits, self._activation)
         return self._projection(pool(hidden, cu_seqlens, self.task.pooling))
+
+    def _last_tokens(self, batch: PackedBatch) -> Tensor | None:
+        """For decoders, whose own classes pass over padding ids at the end of a row, even real ones."""
+        if self._head.mode != "last":
+            return None
+        return upload(batch.last_tokens(self._pad_id), self.device)
 
     def _hidden(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         if self._graphs is None or not self._graphs.takes(batch):

@@ -28,6 +28,12 @@ _OWN = {
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
     "esm": {"position_embedding_type": "rotary", "token_dropout": False, "pad_token_id": 1, "mask_token_id": 3},
     "mistral": {"sliding_window": 8},
+    "gemma3_text": {
+        "sliding_window": 8,
+        "head_dim": 8,
+        "num_hidden_layers": 3,
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+    },
 }
 
 

@@ -70,6 +70,19 @@ def test_packed_rows_equal_rows_alone(name):
         np.testing.assert_allclose(results[request.id].values, values, rtol=1e-3, atol=1e-3 * np.abs(values).max())
 
 
+def test_a_decoder_that_looks_both_ways():
+    model = tiny_model("gemma3_text", use_bidirectional_attention=True).model
+    requests = random_rows(9)
+    expected = [alone(model, request) for request in requests]
+    results = drain(PackedEncoder(model, EncodeTask(task="embed", normalize=False), token_budget=150), requests)
+    for request, values in zip(requests, expected, strict=True):
+        np.testing.assert_allclose(results[request.id].values, values, rtol=1e-3, atol=1e-3 * np.abs(values).max())
+    first_token = PackedEncoder(model, EncodeTask(task="embed", pooling="cls", normalize=False))
+    rows = [EncodeRequest(id=last, token_ids=np.array([7, 8, 9, last], np.int32)) for last in (10, 11)]
+    moved = drain(first_token, rows)
+    assert np.abs(moved[10].values - moved[11].values).max() > 1e-3, "the first token sees the last"
+
+
 @pytest.mark.parametrize("name", ["bert", "distilbert", "roberta", "modernbert", "electra", "qwen3", "llama"])
 def test_labels_of_packed_tokens_are_those_of_rows_alone(name):
     model = tiny_model(name, per_token=True)
