@@ -71,6 +71,16 @@ def test_pairs_have_their_segments(scorer):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_pair_scores_equal_a_cross_encoder(scorer):
+    library = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    tokens = Tokenizer.load(scorer).encode_pairs(PAIRS, limit=32, truncate="error")
+
+    found = run(load(scorer, "score"), tokens)
+
+    np.testing.assert_allclose(found[:, 0], library.CrossEncoder(str(scorer), device="cpu").predict(PAIRS), atol=1e-5)
+
+
 @pytest.mark.parametrize("problem_type", [None, "regression", "multi_label_classification"])
 @pytest.mark.parametrize("labels", [["only"], ["a", "b", "c"]], ids=len)
 def test_scores_are_those_of_the_pipeline(tmp_path, problem_type, labels):

@@ -40,6 +40,8 @@ class ExportPlan:
     pooling: str = "mean"
     #: int8: matrix products in 8 bits, activations scaled as they come (CPU)
     quantization: Literal["none", "int8"] = "none"
+    #: fused: attention as ONNX Runtime's own operator; plain: ONNX's operators alone, for providers that compile
+    attention: Literal["fused", "plain"] = "fused"
 
     def __post_init__(self) -> None:
         if self.quantization == "int8" and (self.form, self.dtype) != ("padded", "float32"):
@@ -47,6 +49,8 @@ class ExportPlan:
             raise UnsupportedOptionError(option=f"quantization int8 with {self.form} {self.dtype}", reason=reason)
         if self.form == "packed" and self.task == "embed" and "max" in modes_of(self.pooling):
             raise UnsupportedOptionError(option="embed.pooling max", reason="the packed ONNX graph cannot express it")
+        if self.form == "packed" and self.attention == "plain":
+            raise UnsupportedOptionError(option="a packed plain graph", reason="packed attention is a fused operator")
 
     def graph(self) -> dict[str, Any]:
         """What of the plan makes a difference to the file: classify and score share their logits."""

@@ -56,7 +56,10 @@ def trace(model: PreTrainedModel, file: Path, plan: ExportPlan, probe: Probe) ->
     """Write `file` with every dimension of rows and tokens left open."""
     pooling = plan.pooling if plan.task == "embed" else None
     model = model.to(_DTYPES[plan.dtype])
-    graph = PackedGraph(model, pooling) if plan.form == "packed" else PaddedGraph(model, pooling)
+    if plan.form == "packed":
+        graph: nn.Module = PackedGraph(model, pooling)
+    else:
+        graph = PaddedGraph(model, pooling, is_fused=plan.attention == "fused" and fused_reason(model) is None)
     feeds = {name: torch.from_numpy(array) for name, array in _feeds(model, plan, probe.requests).items()}
     _export(graph, file, feeds, _OUTPUT[plan.task == "embed"])
 

@@ -38,10 +38,9 @@ class PaddedGraph(nn.Module):
     Gives logits (num_rows, num_labels), or with `pooling` embeddings (num_rows, dim), float32.
     """
 
-    def __init__(self, model: PreTrainedModel, pooling: Mode | None) -> None:
+    def __init__(self, model: PreTrainedModel, pooling: Mode | None, *, is_fused: bool) -> None:
         super().__init__()
-        self._model, self._pooling = model, pooling
-        self._is_fused = fused_reason(model) is None
+        self._model, self._pooling, self._is_fused = model, pooling, is_fused
         family = family_of(model.config)
         # a decoder's own class looks for padding ids, which a model need not have
         self._last = OwnHead(model) if pooling is None and family is not None and family.is_causal else None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from schemas.errors import EngineRefusedError, UnsupportedOptionError
 from schemas.settings import settings
 from workers.checkpoint import Checkpoint
-from workers.encoding.providers import PROVIDERS, provider_name
+from workers.encoding.providers import COMPILERS, PROVIDERS, provider_name
 from workers.encoding.rows import RowLimits
 from workers.encoding.vectors import Vectors, after_pooling, pooling_of
 from workers.engine import Engine
@@ -100,7 +100,12 @@ def _padded_export(spec: EngineSpec, checkpoint: Checkpoint, provider: str) -> t
     is_half = quantization == "none" and provider != PROVIDERS["cpu"]
     dtype = "float16" if is_half else "float32"
     plan = ExportPlan(
-        task=spec.task, form="padded", dtype=dtype, pooling=pooling_of(spec, checkpoint), quantization=quantization
+        task=spec.task,
+        form="padded",
+        dtype=dtype,
+        pooling=pooling_of(spec, checkpoint),
+        quantization=quantization,
+        attention="plain" if provider in COMPILERS else "fused",
     )
     return exported(checkpoint, plan), "int8" if quantization == "int8" else dtype
 

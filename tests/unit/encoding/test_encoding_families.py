@@ -120,6 +120,39 @@ def test_guards_refuse_positions_that_start_wrong(monkeypatch):
         PackedBody.checked(tiny_model("roberta"))
 
 
+def test_guards_refuse_a_layer_that_does_not_call_the_hook():
+    model = tiny_model("bert")
+    model.bert.encoder.layer[1].attention = SkippedAttention()
+    with pytest.raises(EngineRefusedError, match="its 2 layers called the attention hook 1 times"):
+        PackedBody.checked(model)
+
+
+def test_guards_refuse_a_layer_that_mixes_rows():
+    model = tiny_model("bert")
+    model.bert.embeddings = Smoothed(model.bert.embeddings)
+    with pytest.raises(EngineRefusedError, match="changes with its neighbours"):
+        PackedBody.checked(model)
+
+
+class SkippedAttention(torch.nn.Module):
+    """Attention to nothing, by no interface."""
+
+    def forward(self, hidden, *_args, **_options):
+        return hidden, None
+
+
+class Smoothed(torch.nn.Module):
+    """Each token takes something of the next, whichever row that is of."""
+
+    def __init__(self, embeddings):
+        super().__init__()
+        self.embeddings = embeddings
+
+    def forward(self, *args, **options):
+        hidden = self.embeddings(*args, **options)
+        return hidden + hidden.roll(-1, 1)
+
+
 def test_token_dropout_is_refused():
     model = tiny_model("esm")
     model.config.token_dropout = True
