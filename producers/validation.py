@@ -59,6 +59,10 @@ def _check_options(spec: JobSpec) -> None:
             raise UnsupportedOptionError(option=f"model.backend {spec.model.backend} for task generate", reason=reason)
         # workers know which generation options their engines have
         sampling_params(spec.generation)
+    if spec.model.backend == "onnxruntime" and spec.model.quantization not in ("none", "int8"):
+        reason = "ONNX Runtime has int8; the others are of the torch back ends"
+        option = f"model.quantization {spec.model.quantization} with model.backend onnxruntime"
+        raise UnsupportedOptionError(option=option, reason=reason)
     _require_distinct("input.columns", spec.input.columns)
     _require_distinct("output.keep", spec.output.keep)
 

@@ -246,6 +246,13 @@ def test_an_output_of_another_job(spec, folder):
     (folder / "out").rmdir()
 
 
+def test_onnx_runtime_has_int8_and_no_other_quantization(spec, embedder):
+    model = {"id": str(embedder), "backend": "onnxruntime"}
+    prepare(spec(task="embed", model={**model, "quantization": "int8"}))
+    message = refusal(spec(task="embed", model={**model, "quantization": "nf4"}), UnsupportedOptionError)
+    assert "model.quantization nf4 with model.backend onnxruntime is not supported: ONNX Runtime has int8" in message
+
+
 @pytest.fixture
 def embedder(tmp_path_factory):
     """A model folder that modules.json makes one of sentence-transformers."""

@@ -47,6 +47,8 @@ class ExportPlan:
         if self.quantization == "int8" and (self.form, self.dtype) != ("padded", "float32"):
             reason = "ONNX int8 is made of the padded float32 graph, which runs on CPUs"
             raise UnsupportedOptionError(option=f"quantization int8 with {self.form} {self.dtype}", reason=reason)
+        if self.form == "packed" and self.dtype != "float16":
+            raise UnsupportedOptionError(option=f"a packed {self.dtype} graph", reason="the packed operator is float16")
         if self.form == "packed" and self.task == "embed" and "max" in modes_of(self.pooling):
             raise UnsupportedOptionError(option="embed.pooling max", reason="the packed ONNX graph cannot express it")
         if self.form == "packed" and self.attention == "plain":

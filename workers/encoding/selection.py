@@ -97,6 +97,10 @@ def _padded_export(spec: EngineSpec, checkpoint: Checkpoint, provider: str) -> t
     if quantization not in ("none", "int8"):
         reason = "ONNX Runtime has int8; nf4, fp4 and fp8 are of the torch back ends"
         raise UnsupportedOptionError(option=f"model.quantization {quantization}", reason=reason)
+    if quantization == "int8" and provider != PROVIDERS["cpu"]:
+        reason = "its 8-bit products are kernels of the CPU, so on a GPU each would be a round trip to the host"
+        remedy = "leave model.quantization out for float16, or set PARQUETRY_ONNX_PROVIDER=cpu"
+        raise UnsupportedOptionError(option=f"model.quantization int8 on {provider}", reason=f"{reason}; {remedy}")
     is_half = quantization == "none" and provider != PROVIDERS["cpu"]
     dtype = "float16" if is_half else "float32"
     plan = ExportPlan(

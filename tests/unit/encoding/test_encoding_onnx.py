@@ -191,6 +191,13 @@ def test_int8_is_of_the_padded_float32_graph():
         ExportPlan(task="classify", form="packed", dtype="float16", quantization="int8")
 
 
+def test_int8_is_refused_off_the_cpu(classifier, state, monkeypatch):
+    monkeypatch.setattr(providers.runtime(), "get_available_providers", lambda: list(providers.PROVIDERS.values()))
+    engine = BackEnd("onnx-int8", "onnxruntime", quantization="int8")
+    with pytest.raises(UnsupportedOptionError, match=r"int8 on CUDAExecutionProvider .* PARQUETRY_ONNX_PROVIDER=cpu"):
+        engine.engine(classifier, "classify", device="cuda:0")
+
+
 def test_a_file_whose_answers_are_off_is_refused(exported_folder):
     probe = Probe.load(exported_folder)
     probe.check(probe.values, "float32")
