@@ -24,7 +24,8 @@ from schemas.settings import settings
 from workers.chat import ChatTemplate
 from workers.checkpoint import Checkpoint
 from workers.loading.plan import LoadingPlan
-from workers.preparation import prompt_limit, sampling_params
+from workers.pooling import Pooling
+from workers.preparation import embedding_prompt, prompt_limit, sampling_params
 from workers.prompts import Template
 
 ENCODER_BACKENDS = ("onnxruntime", "optimum")
@@ -50,7 +51,9 @@ def validate(spec: JobSpec) -> CheckedJob:
     table = find_inputs(spec.input)
     _require_columns(((name, "input.columns") for name in spec.input.columns or ()), table.columns)
     _check_columns(spec, table.schema, template)
-    return CheckedJob(spec, table, _check_model(spec))
+    checkpoint = _check_model(spec)
+    _check_names(spec, table.schema, per_token=checkpoint.is_token_classifier)
+    return CheckedJob(spec, table, checkpoint)
 
 
 def _check_options(spec: JobSpec) -> None:
@@ -62,6 +65,10 @@ def _check_options(spec: JobSpec) -> None:
             raise UnsupportedOptionError(option=f"model.backend {spec.model.backend} for task generate", reason=reason)
         # workers know which generation options their engines have
         sampling_params(spec.generation)
+    if spec.model.backend == "onnxruntime" and spec.model.quantization not in ("none", "int8"):
+        reason = "ONNX Runtime has int8; the others are of the torch back ends"
+        option = f"model.quantization {spec.model.quantization} with model.backend onnxruntime"
+        raise UnsupportedOptionError(option=option, reason=reason)
     _require_distinct("input.columns", spec.input.columns)
     _require_distinct("output.keep", spec.output.keep)
 
@@ -85,7 +92,6 @@ def _check_columns(spec: JobSpec, schema: pa.Schema, template: Iterable[str]) ->
         *((name, "prompt.template") for name in template),
     ]
     _require_columns(wanted, schema.names)
-    _check_names(spec, schema)
     if spec.task == "generate" and spec.prompt.messages:
         _check_messages(spec.prompt.messages, schema.field(spec.prompt.messages).type)
 
@@ -97,9 +103,9 @@ def _require_columns(wanted: Iterable[tuple[str, str]], known: Collection[str]) 
             raise MissingColumnError(where=where, column=name, suggestion=near, columns=", ".join(known))
 
 
-def _check_names(spec: JobSpec, schema: pa.Schema) -> None:
+def _check_names(spec: JobSpec, schema: pa.Schema, *, per_token: bool) -> None:
     kept = schema.names if spec.output.keep is None else spec.output.keep
-    taken = sorted(set(kept) & reserved_names(spec))
+    taken = sorted(set(kept) & reserved_names(spec, per_token=per_token))
     if taken:
         reason = f"the output has a column {taken[0]!r} of its own; list only other columns in output.keep"
         raise InvalidValueError(key="output.keep", value=spec.output.keep or "not set", reason=reason)
@@ -122,6 +128,8 @@ def _check_model(spec: JobSpec) -> Checkpoint:
         ChatTemplate.of(checkpoint, spec.prompt, now=datetime.now(UTC))
     if spec.task == "classify":
         _check_labels(spec, checkpoint)
+    if spec.task in ("classify", "score") and checkpoint.is_token_classifier:
+        _check_token_labels(spec)
     if spec.task == "embed":
         _check_pooling(spec, checkpoint)
     return checkpoint
@@ -135,9 +143,26 @@ def _check_generator(spec: JobSpec, checkpoint: Checkpoint) -> None:
 
 def _check_pooling(spec: JobSpec, checkpoint: Checkpoint) -> None:
     """Raises UnsupportedOptionError where a sentence-transformers folder asks for what is not built in."""
-    pooling = checkpoint.pooling
-    if pooling is not None and spec.embed.pooling == "auto":
-        _ = pooling.mode
+    embedding_prompt(spec, checkpoint)
+    pooling, wanted = checkpoint.pooling or Pooling({}, normalize=False), spec.embed.dimensions
+    mode = pooling.mode if spec.embed.pooling == "auto" else spec.embed.pooling
+    if checkpoint.hidden_size is None:
+        return
+    width = pooling.width(checkpoint.hidden_size, mode)
+    if wanted is not None and wanted > width:
+        reason = f"the model's vectors have {width} numbers"
+        raise InvalidValueError(key="embed.dimensions", value=wanted, reason=reason)
+
+
+def _check_token_labels(spec: JobSpec) -> None:
+    """Raises UnsupportedOptionError for options of texts where the model labels tokens."""
+    classify = spec.classify
+    asked = [("task score", spec.task == "score"), ("classify.text_pair", classify.text_pair is not None)]
+    asked += [("classify.top_k", classify.top_k > 1), ("classify.all_scores", classify.all_scores)]
+    option = next((name for name, is_set in asked if is_set), None)
+    if option is not None:
+        reason = "the model labels the tokens of one text (ForTokenClassification); task classify writes its entities"
+        raise UnsupportedOptionError(option=f"{option} with this model", reason=reason)
 
 
 def _check_labels(spec: JobSpec, checkpoint: Checkpoint) -> None:

@@ -8,12 +8,24 @@ from schemas.job import JobSpec
 
 ROW = pa.field("row", pa.int64(), nullable=False)
 ERROR = pa.field("error", pa.string())
+_ENTITY = [
+    pa.field("label", pa.string()),
+    pa.field("score", pa.float32()),
+    pa.field("start", pa.int32()),
+    pa.field("end", pa.int32()),
+    pa.field("word", pa.string()),
+]
+#: what task classify writes where the model labels tokens: start and end count characters of the input text
+ENTITIES = pa.field("entities", pa.list_(pa.struct(_ENTITY)))
 #: prefix of every provenance key in the Parquet schema metadata
 PROVENANCE_PREFIX = "parquetry."
 
 
-def task_fields(spec: JobSpec, *, embedding_dim: int | None = None) -> list[pa.Field]:
-    """The columns the task adds, between `row` and `error`. `embedding_dim` is needed by task embed."""
+def task_fields(spec: JobSpec, *, embedding_dim: int | None = None, per_token: bool = False) -> list[pa.Field]:
+    """The columns the task adds, between `row` and `error`.
+
+    `embedding_dim` is needed by task embed; `per_token` says that task classify has a model that labels tokens.
+    """
     if spec.task == "generate":
         return _generation_fields(spec)
     if spec.task == "embed":
@@ -21,7 +33,7 @@ def task_fields(spec: JobSpec, *, embedding_dim: int | None = None) -> list[pa.F
         return [pa.field("embedding", pa.list_(value, embedding_dim or 0))]
     if spec.task == "score":
         return [pa.field("score", pa.float32())]
-    return _classification_fields(spec)
+    return [ENTITIES] if per_token else _classification_fields(spec)
 
 
 def _generation_fields(spec: JobSpec) -> list[pa.Field]:
@@ -55,6 +67,6 @@ def output_schema(spec: JobSpec, kept: pa.Schema, *, embedding_dim: int | None =
     return pa.schema([*kept, ROW, *task_fields(spec, embedding_dim=embedding_dim), ERROR])
 
 
-def reserved_names(spec: JobSpec) -> frozenset[str]:
+def reserved_names(spec: JobSpec, *, per_token: bool = False) -> frozenset[str]:
     """Output column names an input column must not have."""
-    return frozenset({ROW.name, ERROR.name} | {f.name for f in task_fields(spec)})
+    return frozenset({ROW.name, ERROR.name} | {f.name for f in task_fields(spec, per_token=per_token)})

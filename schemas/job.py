@@ -175,8 +175,12 @@ class EmbedSpec(Section):
     """Which text is embedded, and how its tokens are pooled."""
 
     text: str = "text"
-    pooling: Literal["auto", "cls", "mean", "last", "max"] = "auto"
+    pooling: Literal["auto", "cls", "mean", "last", "max", "mean_sqrt_len", "weighted_mean"] = "auto"
     normalize: bool = True
+    #: name of one of the model's prompts, put before every text; null takes the model's default, "" none
+    prompt: str | None = None
+    #: the first numbers of each vector that are kept, null for all (or what the model says)
+    dimensions: Positive | None = None
     dtype: Literal["float16", "float32"] = "float16"
     truncate: Literal["error", "right"] = "right"
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AutoConfig,
@@ -15,6 +16,7 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     BertForSequenceClassification,
+    BertForTokenClassification,
     BertModel,
     Idefics3Config,
     LlamaConfig,
@@ -30,6 +32,7 @@ from transformers import (
 
 WINDOW = 256
 LABELS = ["negative", "neutral", "positive"]
+ENTITY_LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "MISC"]
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -101,23 +104,70 @@ def write_classifier(folder: Path, *, labels: list[str] | None = None, problem_t
     return _save(folder, BertForSequenceClassification(config), tokenizer)
 
 
-def write_embedder(folder: Path, *, pooling: str = "mean") -> Path:
-    """A two-layer BERT in a sentence-transformers folder that pools and normalizes."""
+def write_token_classifier(folder: Path) -> Path:
+    """A two-layer BERT that labels tokens, of a window of 64."""
+    tokenizer = _word_tokenizer()
+    tokenizer.model_max_length = 64
+    torch.manual_seed(3)
+    config = _bert_config(len(tokenizer))
+    names = dict(enumerate(ENTITY_LABELS))
+    config.update({"id2label": names, "label2id": {name: number for number, name in names.items()}})
+    return _save(folder, BertForTokenClassification(config), tokenizer)
+
+
+#: names of poolings in sentence-transformers folders
+_POOLING_FLAGS = {
+    "cls": "cls_token",
+    "max": "max_tokens",
+    "mean": "mean_tokens",
+    "mean_sqrt_len": "mean_sqrt_len_tokens",
+    "weighted_mean": "weightedmean_tokens",
+    "last": "lasttoken",
+}
+
+
+def write_embedder(
+    folder: Path, *, pooling: str = "mean", dense: Sequence[tuple[int, str]] = (), lowercase: bool = False, **said
+) -> Path:
+    """A two-layer BERT in a sentence-transformers folder that pools (`cls+mean` concatenates) and normalizes.
+
+    `dense` gives width and activation of layers before the last module; `said` goes into its settings file.
+    """
     tokenizer = _word_tokenizer()
     torch.manual_seed(2)
     _save(folder, BertModel(_bert_config(len(tokenizer))), tokenizer)
-    kinds = {"0": ("", "Transformer"), "1": ("1_Pooling", "Pooling"), "2": ("2_Normalize", "Normalize")}
+    write_modules(folder, 32, pooling=pooling, dense=dense)
+    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": 32, "do_lower_case": lowercase})
+    _write_json(folder / "config_sentence_transformers.json", said)
+    return folder
+
+
+def write_modules(folder: Path, width: int, *, pooling: str = "mean", dense: Sequence[tuple[int, str]] = ()) -> None:
+    """Make a sentence-transformers folder of a saved model whose tokens have `width` numbers."""
+    kinds = [("", "Transformer"), ("1_Pooling", "Pooling")]
+    kinds += [(f"{number}_Dense", "Dense") for number in range(2, 2 + len(dense))]
+    kinds += [(f"{len(kinds)}_Normalize", "Normalize")]
     modules = [
-        {"idx": int(name), "name": name, "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for name, (path, kind) in kinds.items()
+        {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for number, (path, kind) in enumerate(kinds)
     ]
     _write_json(folder / "modules.json", modules)
-    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": 32, "do_lower_case": False})
-    (folder / "1_Pooling").mkdir(exist_ok=True)
-    modes = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens", "last": "lasttoken"}
-    flags = {f"pooling_mode_{name}": mode == pooling for mode, name in modes.items()}
-    _write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": 32, **flags})
-    return folder
+    for path, _ in kinds[1:]:
+        (folder / path).mkdir(exist_ok=True)
+    flags = {f"pooling_mode_{name}": mode in pooling.split("+") for mode, name in _POOLING_FLAGS.items()}
+    _write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, **flags})
+    width *= len(pooling.split("+"))
+    for number, (out, activation) in enumerate(dense, start=2):
+        _write_dense(folder / f"{number}_Dense", width, out, activation)
+        width = out
+
+
+def _write_dense(folder: Path, width: int, out: int, activation: str) -> None:
+    torch.manual_seed(width + out)
+    config = {"in_features": width, "out_features": out, "bias": True, "activation_function": activation}
+    _write_json(folder / "config.json", config)
+    linear = torch.nn.Linear(width, out)
+    save_file({f"linear.{name}": value for name, value in linear.state_dict().items()}, folder / "model.safetensors")
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:

@@ -13,9 +13,10 @@ from schemas.columns import task_fields
 from schemas.errors import InvalidValueError
 from schemas.job import JobSpec
 from workers.checkpoint import Checkpoint
+from workers.entities import EntityGrouping
 from workers.request import Completion, Encoding, Result
 from workers.stops import cut_at_stop
-from workers.tokenization import Tokenizer
+from workers.tokenization import Tokenizer, Tokens
 
 
 @dataclass
@@ -25,6 +26,8 @@ class Outcome:
     num_prompt_tokens: int | None = None
     results: list[Result | None] = field(default_factory=list)
     error: str | None = None
+    #: where the tokens lie in the text, for labels of tokens
+    tokens: Tokens | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -46,9 +49,9 @@ class Outcome:
 class Answers(ABC):
     """Makes the task's columns of complete rows."""
 
-    def __init__(self, spec: JobSpec, *, embedding_dim: int | None = None) -> None:
+    def __init__(self, spec: JobSpec, *, embedding_dim: int | None = None, per_token: bool = False) -> None:
         self._spec = spec
-        self.fields = task_fields(spec, embedding_dim=embedding_dim)
+        self.fields = task_fields(spec, embedding_dim=embedding_dim, per_token=per_token)
 
     @abstractmethod
     def columns(self, rows: Sequence[Outcome]) -> list[pa.Array]:
@@ -63,6 +66,8 @@ class Answers(ABC):
             return EmbeddingAnswers(spec, embedding_dim=int(engine["embedding_dim"]))
         if spec.task == "score":
             return ScoreAnswers(spec)
+        if checkpoint.is_token_classifier:
+            return EntityAnswers(spec, checkpoint, tokenizer, int(engine["num_labels"]))
         return ClassificationAnswers(spec, checkpoint, int(engine["num_labels"]))
 
 
@@ -151,6 +156,25 @@ class ClassificationAnswers(Answers):
         if self._spec.classify.top_k == 1:
             return self._labels[order[0]], float(scores[order[0]])
         return [self._labels[index] for index in order], scores[order]
+
+
+class EntityAnswers(Answers):
+    """The entities of a text, with their places in it."""
+
+    def __init__(self, spec: JobSpec, checkpoint: Checkpoint, tokenizer: Tokenizer, num_labels: int) -> None:
+        super().__init__(spec, per_token=True)
+        unknown = tokenizer.id_of(checkpoint.special_tokens.get("unk_token", ""))
+        self._grouping = EntityGrouping(_labels(spec, checkpoint, num_labels), tokenizer, unknown)
+
+    def columns(self, rows: Sequence[Outcome]) -> list[pa.Array]:
+        # (num_tokens, 2) of a row: number of the best label, and its probability
+        found = iter(
+            self._grouping.entities(
+                [row.tokens for row in rows if row.error is None],
+                [_values(row).reshape(-1, 2) for row in rows if row.error is None],
+            )
+        )
+        return [pa.array([None if row.error is not None else next(found) for row in rows], self.fields[0].type)]
 
 
 def _labels(spec: JobSpec, checkpoint: Checkpoint, num_labels: int) -> list[str]:

@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -22,10 +23,13 @@ from schemas.errors import UnsupportedOptionError
 from schemas.settings import settings
 from workers.checkpoint import Checkpoint
 from workers.encoding.optimum_encoder import load_optimum
+from workers.encoding.pooling import pool_padded
+from workers.encoding.projection import Projection
 from workers.encoding.selection import onnx_encoder, packed_encoder
+from workers.encoding.vectors import after_pooling, pooling_of
 from workers.engine import Engine
 from workers.engine_spec import EngineSpec
-from workers.heads import choose_activation, label_scores, pool, unit_length
+from workers.heads import choose_activation, label_scores, token_labels
 from workers.loading.attention_choice import PACKED_ONLY, attention_name
 from workers.loading.model import dtype_name, is_spread, load_model
 from workers.loading.packages import require
@@ -73,7 +77,13 @@ def auto_class(spec: EngineSpec, checkpoint: Checkpoint) -> Any:
         return AutoModelForImageTextToText
     if spec.task == "generate":
         return _generator_class(checkpoint)
-    return AutoModel if spec.task == "embed" else AutoModelForSequenceClassification
+    if spec.task == "embed":
+        return AutoModel
+    return AutoModelForTokenClassification if _labels_tokens(spec, checkpoint) else AutoModelForSequenceClassification
+
+
+def _labels_tokens(spec: EngineSpec, checkpoint: Checkpoint) -> bool:
+    return spec.task == "classify" and checkpoint.is_token_classifier
 
 
 def put_engine(model: nn.Module, spec: EngineSpec, checkpoint: Checkpoint, beat: Beat) -> Engine:
@@ -146,8 +156,7 @@ def _vision_generator(spec: EngineSpec, checkpoint: Checkpoint, model: nn.Module
 
 
 def _encoder(spec: EngineSpec, checkpoint: Checkpoint, model: nn.Module, beat: Beat) -> Engine:
-    is_embedder = spec.task == "embed"
-    head, facts = _embedding_head(spec, checkpoint, model) if is_embedder else _classification_head(spec, model)
+    head, facts = _head(spec, checkpoint, model)
     if spec.device == "cpu":
         _beat_in_layers(model, beat)
     # on a CPU the two are about as fast, and the padded one needs nothing of the model
@@ -162,29 +171,33 @@ def _encoder(spec: EngineSpec, checkpoint: Checkpoint, model: nn.Module, beat: B
         log.warning("this model runs in padded batches, sorted by length: %s", reason)
     if spec.device != "cpu":
         _beat_in_layers(model, beat)
-    # a classifier on a decoder finds each row's last token by the padding id
-    model.config.pad_token_id = checkpoint.pad_id
     budget = _CPU_TOKEN_BUDGET if spec.device == "cpu" else _CUDA_ENCODER_TOKEN_BUDGET
     return TorchEncoder(
         model,
         head,
-        pad_id=checkpoint.pad_id,
+        pad_id=checkpoint.text_config.get("pad_token_id"),
         max_tokens=checkpoint.context_window,
         token_budget=spec.token_budget or budget,
         about={**_about(spec, model), **facts, "why_not_packed": reason},
     )
 
 
+def _head(spec: EngineSpec, checkpoint: Checkpoint, model: nn.Module) -> tuple[Head, dict[str, str]]:
+    """What turns a padded batch's outputs into answers, and what provenance says of it."""
+    if spec.task == "embed":
+        return _embedding_head(spec, checkpoint, model)
+    return _token_head(model) if _labels_tokens(spec, checkpoint) else _classification_head(spec, model)
+
+
 def _embedding_head(spec: EngineSpec, checkpoint: Checkpoint, model: nn.Module) -> tuple[Head, dict[str, str]]:
-    mode = spec.pooling or "auto"
-    if mode == "auto":
-        mode = checkpoint.pooling.mode if checkpoint.pooling else "mean"
+    mode = pooling_of(spec, checkpoint)
+    options = after_pooling(spec, checkpoint)
+    projection = Projection(**options, normalize=spec.normalize).to(model.device)
 
     def head(output: object, mask: torch.Tensor) -> torch.Tensor:
-        vectors = pool(output.last_hidden_state, mask, mode)
-        return unit_length(vectors) if spec.normalize else vectors
+        return projection(pool_padded(output.last_hidden_state.float(), mask, mode))
 
-    return head, {"pooling": mode, "embedding_dim": str(model.config.hidden_size)}
+    return head, {"pooling": mode, "embedding_dim": str(projection.width(model.config.hidden_size, mode))}
 
 
 def _classification_head(spec: EngineSpec, model: nn.Module) -> tuple[Head, dict[str, str]]:
@@ -194,6 +207,13 @@ def _classification_head(spec: EngineSpec, model: nn.Module) -> tuple[Head, dict
         return label_scores(output.logits, activation)
 
     return head, {"activation": activation, "num_labels": str(model.config.num_labels)}
+
+
+def _token_head(model: nn.Module) -> tuple[Head, dict[str, str]]:
+    def head(output: object, mask: torch.Tensor) -> torch.Tensor:
+        return token_labels(output.logits)
+
+    return head, {"activation": "softmax", "num_labels": str(model.config.num_labels)}
 
 
 def _packed_option(spec: EngineSpec) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from schemas.errors import MissingTokenizerError, ModelNotFoundError, UnsafeWeightsError, UnsupportedOptionError
 from schemas.job import ModelSpec
 from schemas.settings import settings
-from workers.pooling import Pooling
+from workers.pooling import Pooling, dense_files, transformer_settings
 from workers.weights import fingerprint
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w./-]+)?$")
@@ -25,6 +25,8 @@ _ENCODER_WINDOW_KEYS = ("max_encoder_position_embeddings", *_WINDOW_KEYS)
 _DECODER_WINDOW_KEYS = ("max_decoder_position_embeddings", "max_position_embeddings")
 #: families whose positions start behind the padding id, so that many positions are never used
 _OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xmod", "xlm-roberta-xl", "roberta-prelayernorm", "mpnet")
+#: config keys that hold the size of a token's vector
+_WIDTH_KEYS = ("hidden_size", "dim", "d_model", "n_embd")
 _UNBOUNDED_WINDOW = 1 << 20
 
 
@@ -86,7 +88,7 @@ class Checkpoint:
     @cached_property
     def weights_fingerprint(self) -> str:
         """Hex digest that changes with the weights; see `workers.weights`."""
-        return fingerprint(self.weight_files)
+        return fingerprint([*self.weight_files, *dense_files(self.folder)])
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -127,15 +129,21 @@ class Checkpoint:
         """Tokens an encoder-decoder's decoder may hold; relative positions, as in T5, set no bound."""
         return self._positions(_DECODER_WINDOW_KEYS) or _UNBOUNDED_WINDOW
 
+    @property
+    def is_token_classifier(self) -> bool:
+        """Whether the model gives every token a label, as for named entities, instead of every text."""
+        return self.architecture.endswith("ForTokenClassification")
+
     @cached_property
     def context_window(self) -> int:
         """Tokens a sequence may have, prompt and output together; of an encoder-decoder, the prompt alone."""
         positions = self._positions(_ENCODER_WINDOW_KEYS if self.is_encoder_decoder else _WINDOW_KEYS)
         if positions and self.model_type in _OFFSET_POSITIONS:
             positions -= int(self.text_config.get("pad_token_id") or 0) + 1
-        if positions and "CausalLM" in self.architecture:
-            return int(positions)
-        limits = [positions, self._json("sentence_bert_config.json").get("max_seq_length"), self._tokenizer_limit]
+        limits = [positions, transformer_settings(self.folder).get("max_seq_length")]
+        # the tokenizers of decoders state limits that have little to do with the model
+        if not positions or "CausalLM" not in self.architecture:
+            limits.append(self._tokenizer_limit)
         return min((int(limit) for limit in limits if limit), default=_UNBOUNDED_WINDOW)
 
     def _positions(self, keys: Sequence[str]) -> int | None:
@@ -145,6 +153,11 @@ class Checkpoint:
     def _tokenizer_limit(self) -> int | None:
         limit = self.tokenizer_config.get("model_max_length")
         return int(limit) if isinstance(limit, int | float) and limit < _UNBOUNDED_WINDOW else None
+
+    @property
+    def hidden_size(self) -> int | None:
+        """Numbers of a token's vector, None when the config has no key for it that we know."""
+        return next((int(self.text_config[key]) for key in _WIDTH_KEYS if self.text_config.get(key)), None)
 
     @cached_property
     def labels(self) -> list[str]:
@@ -201,6 +214,11 @@ class Checkpoint:
     def pooling(self) -> Pooling | None:
         """How a sentence-transformers folder makes one vector of a text; None for other folders."""
         return Pooling.of(self.folder)
+
+    @property
+    def lowercases(self) -> bool:
+        """Whether a sentence-transformers folder wants its texts in lower case, whatever its tokenizer does."""
+        return bool(transformer_settings(self.folder).get("do_lower_case"))
 
     def _json(self, name: str) -> dict[str, Any]:
         file = self.folder / name

@@ -51,4 +51,6 @@ class Chunk:
 def _outcome(tokens: Tokens | RowError, num_samples: int) -> Outcome:
     if isinstance(tokens, RowError):
         return Outcome(error=str(tokens))
-    return Outcome(num_prompt_tokens=len(tokens.ids), results=[None] * num_samples)
+    # the tokens themselves are kept only where the answer points into the text
+    kept = tokens if tokens.spans is not None else None
+    return Outcome(num_prompt_tokens=len(tokens.ids), results=[None] * num_samples, tokens=kept)

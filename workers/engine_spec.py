@@ -29,6 +29,8 @@ class EngineSpec(BaseModel):
     normalize: bool = True
     #: whether prompts hold images
     images: bool = False
+    #: numbers of an embedding that are kept, None for all (or what the model says)
+    dimensions: int | None = None
     #: "cpu" or "cuda:0"
     device: str = "cpu"
     #: tokens one batch may hold, None lets the engine choose
@@ -68,10 +70,8 @@ class EngineSpec(BaseModel):
         """16 hex digits: equal for engines that may stand on the same loaded weights, one after the other."""
         if self.model.backend in _OTHER_RUNTIMES:
             return self.key
-        options = {"attention", "compile", "backend"}
-        text = self.model_dump_json(
-            exclude={"device": True, "token_budget": True, "pooling": True, "normalize": True, "model": options}
-        )
+        upon = dict.fromkeys(("device", "token_budget", "pooling", "normalize", "dimensions"), True)
+        text = self.model_dump_json(exclude={**upon, "model": {"attention", "compile", "backend"}})
         # decided by the back end, and part of the loaded weights
         threshold = int8_threshold(self.model) if self.model.quantization == "int8" else None
         return _digest(f"{text} {threshold}")
@@ -86,4 +86,4 @@ def _digest(text: str) -> str:
 
 
 def _pooling(embed: EmbedSpec | None) -> dict[str, object]:
-    return {} if embed is None else {"pooling": embed.pooling, "normalize": embed.normalize}
+    return {} if embed is None else embed.model_dump(include={"pooling", "normalize", "dimensions"})

@@ -1,9 +1,9 @@
-"""What stands on top of an encoder: label scores of a classifier, or one pooled vector."""
+"""What stands on top of a classifier: scores of its labels."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from schemas.errors import UnsupportedOptionError
 from schemas.job import Task
@@ -15,6 +15,12 @@ def label_scores(logits: Tensor, activation: str) -> Tensor:
     if activation == "softmax":
         return logits.softmax(-1)
     return logits.sigmoid() if activation == "sigmoid" else logits
+
+
+def token_labels(logits: Tensor) -> Tensor:
+    """(..., num_labels) logits to (..., 2) float32: the number of the likeliest label, and its probability."""
+    best = logits.float().softmax(-1).max(-1)
+    return torch.stack([best.indices.float(), best.values], -1)
 
 
 def choose_activation(config: object, task: Task) -> str:
@@ -37,22 +43,3 @@ def choose_activation(config: object, task: Task) -> str:
 def _is_unlimited(config: object) -> bool:
     said = getattr(config, "sentence_transformers", None) or {}
     return str(said.get("activation_fn", "")).endswith("Identity")
-
-
-def pool(hidden: Tensor, mask: Tensor, mode: str) -> Tensor:
-    """(num_rows, dim) float32 of hidden (num_rows, length, dim) and a right-padded mask (num_rows, length)."""
-    hidden = hidden.float()
-    if mode == "cls":
-        return hidden[:, 0]
-    if mode == "last":
-        last = mask.sum(1) - 1
-        return hidden[torch.arange(len(hidden), device=hidden.device), last]
-    if mode == "max":
-        return hidden.masked_fill(~mask.bool()[:, :, None], -torch.inf).amax(1)
-    weights = mask[:, :, None].float()
-    return (hidden * weights).sum(1) / weights.sum(1)
-
-
-def unit_length(vectors: Tensor) -> Tensor:
-    """Each row scaled to length one; a zero row stays zero."""
-    return nn.functional.normalize(vectors, dim=-1)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas.columns import ERROR, ROW, task_fields
+from schemas.columns import ENTITIES, ERROR, ROW, task_fields
 from schemas.errors import PartInvalidError, StorageError
 from schemas.job import JobSpec
 from schemas.manifest import JobRecord
@@ -84,7 +84,9 @@ def inspect(file: BinaryIO, name: str, record: JobRecord, shard: Shard, *, etag:
 
 
 def _schema_problem(spec: JobSpec, schema: pa.Schema) -> str | None:
-    expected = [ROW, *task_fields(spec), ERROR]
+    # only the model knows whether its labels are of texts or of tokens
+    per_token = spec.task == "classify" and schema.names[-2:-1] == [ENTITIES.name]
+    expected = [ROW, *task_fields(spec, per_token=per_token), ERROR]
     found = list(schema)[-len(expected) :]
     if [field.name for field in found] != [field.name for field in expected]:
         return f"its last columns are {', '.join(field.name for field in found)}"

@@ -18,6 +18,7 @@ from workers.chat import ChatTemplate, read_messages, user_message, with_system
 from workers.checkpoint import Checkpoint
 from workers.grammar.grammar import Grammar
 from workers.loading.adapters import unknown_adapter
+from workers.pooling import Pooling
 from workers.prompts import Template
 from workers.request import EncodeRequest, GenerationRequest, Request, SamplingParams
 from workers.tokenization import Tokenizer, Tokens
@@ -135,10 +136,13 @@ class TextPreparation(Preparation):
         section = spec.embed if spec.task == "embed" else spec.classify
         self._text = section.text
         self._pair = None if spec.task == "embed" else spec.classify.text_pair
-        self._prefix = checkpoint.pooling.prompt if spec.task == "embed" and checkpoint.pooling else ""
+        self._prefix = embedding_prompt(spec, checkpoint) if spec.task == "embed" else ""
+        if spec.task == "embed" and checkpoint.lowercases:
+            tokenizer.lowercase()
         self._limit = {"limit": checkpoint.context_window, "truncate": section.truncate}
         self._limit["why"] = f" into the model's window; shorten the text, or set {spec.task}.truncate: right"
         self._tokenizer = tokenizer
+        self._spans = spec.task == "classify" and checkpoint.is_token_classifier
 
     def tokens(self, batch: pa.RecordBatch) -> list[Tokens | RowError]:
         firsts = [or_error(self._read, self._text, value) for value in cells(self._text, batch[self._text])]
@@ -156,10 +160,15 @@ class TextPreparation(Preparation):
     def _encode(self, inputs: Sequence[str | tuple[str, str] | RowError]) -> list[Tokens | RowError]:
         good = [value for value in inputs if not isinstance(value, RowError)]
         if self._pair is None:
-            encoded = iter(self._tokenizer.encode(good, special_tokens=True, **self._limit))
+            encoded = iter(self._tokenizer.encode(good, special_tokens=True, spans=self._spans, **self._limit))
         else:
             encoded = iter(self._tokenizer.encode_pairs(good, **self._limit))
         return [value if isinstance(value, RowError) else _require_tokens(next(encoded)) for value in inputs]
+
+
+def embedding_prompt(spec: JobSpec, checkpoint: Checkpoint) -> str:
+    """What goes before every text. Raises InvalidValueError for a prompt that the model does not have."""
+    return (checkpoint.pooling or Pooling({}, normalize=False)).prompt(spec.embed.prompt)
 
 
 def sampling_params(generation: GenerationSpec) -> SamplingParams:

@@ -92,7 +92,8 @@ class Encoding:
     """A finished encode request."""
 
     id: int
-    #: (num_labels,) scores or (dim,) embedding, float32; empty on error
+    #: float32; empty on error: (num_labels,) scores, (dim,) embedding, or of token labels (2 * num_tokens,), the best
+    #: label's number and its probability for every token
     values: np.ndarray
     error: str | None = None
 

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
 import tokenizers
+from tokenizers import normalizers
 
 from schemas.errors import MissingTokenizerError, RowError
 
 Truncate = Literal["error", "left", "right"]
+
+
+@dataclass(frozen=True, eq=False)
+class Spans:
+    """Where the tokens of a text lie in it."""
+
+    text: str
+    #: (num_tokens, 2) int32, first character of a token and the one behind its last
+    offsets: np.ndarray
+    #: (num_tokens,) bool, tokens the tokenizer added around the text
+    is_special: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +36,8 @@ class Tokens:
     ids: np.ndarray
     #: (num_tokens,) int32 segment ids, for a pair only
     type_ids: np.ndarray | None = None
+    #: of a single text, where they were asked for
+    spans: Spans | None = None
     #: name of the adapter the row asks for
     adapter: str | None = None
 
@@ -57,15 +72,37 @@ class Tokenizer:
         """The id of a token given as text."""
         return self._tokenizer.token_to_id(token)
 
+    def lowercase(self) -> None:
+        """Bring texts into lower case before all else."""
+        own = self._tokenizer.normalizer
+        first = normalizers.Lowercase()
+        self._tokenizer.normalizer = first if own is None else normalizers.Sequence([first, own])
+
+    def word(self, ids: Sequence[int], texts: Mapping[int, str] = MappingProxyType({})) -> str:
+        """The text that a run of tokens stands for, as the tokenizer's decoder joins them.
+
+        `texts` gives the tokens at some places of the run as they are to be read.
+        """
+        tokens = [texts.get(at, self._tokenizer.id_to_token(int(number))) for at, number in enumerate(ids)]
+        decoder = self._tokenizer.decoder
+        return " ".join(tokens) if decoder is None else decoder.decode(tokens)
+
     def encode(
-        self, texts: Sequence[str], *, special_tokens: bool, limit: int, truncate: Truncate, why: str = ""
+        self,
+        texts: Sequence[str],
+        *,
+        special_tokens: bool,
+        limit: int,
+        truncate: Truncate,
+        why: str = "",
+        spans: bool = False,
     ) -> list[Tokens | RowError]:
-        """Encode each text to at most `limit` tokens.
+        """Encode each text to at most `limit` tokens, on request with the places of the tokens in it.
 
         `special_tokens` adds the model's own around the text; a chat template's text has them already. A longer text
         is cut at the left or right, or becomes a RowError with both numbers, which ends in `why`.
         """
-        fit = _Fit(self._tokenizer, limit, truncate, why, special_tokens)
+        fit = _Fit(self._tokenizer, limit, truncate, why, special_tokens, spans)
         return self._each(texts, lambda batch: self._encode(batch, special_tokens), fit.single)
 
     def encode_pairs(
@@ -98,22 +135,32 @@ class _Fit:
     """Brings one encoding within the limit."""
 
     def __init__(
-        self, tokenizer: tokenizers.Tokenizer, limit: int, truncate: Truncate, why: str, special_tokens: bool
+        self,
+        tokenizer: tokenizers.Tokenizer,
+        limit: int,
+        truncate: Truncate,
+        why: str,
+        special_tokens: bool,
+        spans: bool = False,
     ) -> None:
         self._tokenizer = tokenizer
         self._limit = limit
         self._truncate = truncate
         self._why = why
         self._special_tokens = special_tokens
+        self._spans = spans
 
     def single(self, text: str, encoding: tokenizers.Encoding) -> Tokens:
-        if len(encoding) <= self._limit:
-            return Tokens(_ids(encoding))
-        self._require_truncation(len(encoding))
+        if len(encoding) > self._limit:
+            self._require_truncation(len(encoding))
+            encoding = self._shortened(text)
+        return Tokens(_ids(encoding), spans=_spans(text, encoding) if self._spans else None)
+
+    def _shortened(self, text: str) -> tokenizers.Encoding:
         room = self._room(is_pair=False)
         bare = self._tokenizer.encode(text, add_special_tokens=False)
         bare.truncate(room, direction=self._truncate_side)
-        return Tokens(_ids(self._tokenizer.post_process(bare, None, self._special_tokens)))
+        return self._tokenizer.post_process(bare, None, self._special_tokens)
 
     def pair(self, texts: tuple[str, str], encoding: tokenizers.Encoding) -> Tokens:
         if len(encoding) > self._limit:
@@ -162,6 +209,11 @@ def _refusal(value: str | tuple[str, str]) -> RowError | None:
     except UnicodeEncodeError:
         return RowError(reason="the text is not valid Unicode (it holds half of a surrogate pair)")
     return None
+
+
+def _spans(text: str, encoding: tokenizers.Encoding) -> Spans:
+    offsets = np.asarray(encoding.offsets, dtype=np.int32).reshape(-1, 2)
+    return Spans(text, offsets, np.asarray(encoding.special_tokens_mask, dtype=bool))
 
 
 def _ids(encoding: tokenizers.Encoding) -> np.ndarray:

@@ -14,7 +14,8 @@ from workers.engine import Engine
 from workers.request import EncodeRequest, Encoding, Request, Result
 
 _MAX_ROWS = 1024
-#: model output and attention mask (num_rows, length) to values (num_rows, num_values) float32
+#: model output and attention mask (num_rows, length) to float32 values, (num_rows, num_values) or of every token
+#: (num_rows, length, num_values)
 Head = Callable[[object, Tensor], Tensor]
 
 
@@ -28,11 +29,12 @@ class TorchEncoder(Engine):
         model: nn.Module,
         head: Head,
         *,
-        pad_id: int,
+        pad_id: int | None,
         max_tokens: int,
         token_budget: int,
         about: dict[str, str] | None = None,
     ) -> None:
+        """`pad_id` None, for models that name none, fills each batch with an id that ends none of its rows."""
         self._model = model
         self._head = head
         self._pad_id = pad_id
@@ -97,7 +99,7 @@ class TorchEncoder(Engine):
     def _padded(self, batch: list[EncodeRequest]) -> dict[str, Tensor]:
         """input_ids, attention_mask and where the model knows segments token_type_ids: (num_rows, max_tokens) int64."""
         shape = (len(batch), max(len(request.token_ids) for request in batch))
-        ids = np.full(shape, self._pad_id, dtype=np.int64)
+        ids = np.full(shape, self._fill_id(batch), dtype=np.int64)
         mask, types = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
         for index, request in enumerate(batch):
             length = len(request.token_ids)
@@ -109,6 +111,14 @@ class TorchEncoder(Engine):
         if self._takes_types and types.max() < self._num_types:
             arrays["token_type_ids"] = types
         return {name: torch.from_numpy(array).to(self._model.device) for name, array in arrays.items()}
+
+    def _fill_id(self, batch: list[EncodeRequest]) -> int:
+        if self._pad_id is not None:
+            return self._pad_id
+        # a decoder's classifier reads the last token that is not the padding id, so none of them may be
+        ends = {int(request.token_ids[-1]) for request in batch}
+        self._model.config.pad_token_id = next(number for number in range(len(ends) + 1) if number not in ends)
+        return self._model.config.pad_token_id
 
     def cancel(self, ids: Collection[int]) -> None:
         gone = set(ids)
@@ -127,6 +137,9 @@ class TorchEncoder(Engine):
 
 
 def _encoding(request: EncodeRequest, values: np.ndarray) -> Encoding:
+    if values.ndim == 2:
+        # values of tokens, padding included
+        values = values[: len(request.token_ids)].reshape(-1)
     if not np.isfinite(values).all():
         return _failed(request, "the model gave values that are not finite; try model.dtype float32")
     return Encoding(id=request.id, values=values)

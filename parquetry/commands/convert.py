@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 PANEL = "Prepare a model"
 EncoderTask = Literal["classify", "score", "embed"]
+Dtype = Literal["float32", "float16", "fp16", "int8"]
 
 
 class ExportTargetError(BadInputError):
@@ -32,8 +33,13 @@ def export(
         Path, typer.Argument(metavar="TARGET", help="Where model.onnx goes; in the model's own folder, jobs find it.")
     ],
     task: Annotated[EncoderTask | None, typer.Option(help="By default what the model was made for.")] = None,
-    quantization: Annotated[Literal["none", "int8"], typer.Option(help="int8: 8-bit products, for CPUs.")] = "none",
+    dtype: Annotated[
+        Dtype | None, typer.Option(help="float32, or int8 (8-bit products), for CPUs; float16 (fp16) for GPUs.")
+    ] = None,
     packed: Annotated[bool, typer.Option("--packed", help="Rows end to end in float16, for CUDA.")] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="ONNX's own operators alone, for TensorRT and MIGraphX.")
+    ] = False,
 ) -> None:
     """Export a classifier or an embedder to ONNX ahead of a job with model.backend onnxruntime."""
     _check_target(target)
@@ -43,8 +49,8 @@ def export(
     from workers.encoding.export import export as write
 
     checkpoint = Checkpoint.resolve(ModelSpec(id=model))
-    shape: dict[str, Any] = {"form": "packed", "dtype": "float16"} if packed else {}
-    plan = ExportPlan(quantization=quantization, **shape, **_purpose(checkpoint, task))
+    attention = "plain" if plain else "fused"
+    plan = ExportPlan(**_precision(dtype, packed), attention=attention, **_purpose(checkpoint, task))
     # libraries warn of what an export does not need; whatever matters is an error
     logging.disable(logging.WARNING)
     try:
@@ -61,9 +67,18 @@ def _check_target(target: Path) -> None:
         raise ExportTargetError(path=target, reason="it holds a model.onnx already; name another folder, or remove it")
 
 
+def _precision(dtype: Dtype | None, packed: bool) -> dict[str, Any]:
+    """Form, dtype and quantization of the plan; packed is float16 unless something else is asked for."""
+    chosen = dtype or ("float16" if packed else "float32")
+    form = "packed" if packed else "padded"
+    if chosen == "int8":
+        return {"form": form, "quantization": "int8"}
+    return {"form": form, "dtype": "float16" if chosen == "fp16" else chosen}
+
+
 def _purpose(checkpoint: Checkpoint, task: EncoderTask | None) -> dict[str, Any]:
     """Task and pooling of the plan. Raises UnsupportedOptionError when the model has no head for the task."""
-    is_classifier = "SequenceClassification" in checkpoint.architecture
+    is_classifier = "SequenceClassification" in checkpoint.architecture or checkpoint.is_token_classifier
     task = task or ("classify" if is_classifier else "embed")
     if task == "embed":
         return {"task": task, "pooling": checkpoint.pooling.mode if checkpoint.pooling else "mean"}

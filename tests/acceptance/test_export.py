@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from typer.testing import CliRunner
 
 pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
 pytest.importorskip("onnxscript", reason="the onnx extra is not installed")
@@ -24,7 +25,7 @@ def exported(tmp_path_factory, model):
     """A shell, and a copy of the model with an int8 export in its folder."""
     shell = Shell(tmp_path_factory.mktemp("shell"))
     shutil.copytree(model, shell.folder / "model")
-    ended = shell.run("export", "model", "model", "--quantization", "int8")
+    ended = shell.run("export", "model", "model", "--dtype", "int8")
     assert ended.returncode == 0, ended.stderr
     return shell, ended
 
@@ -51,6 +52,26 @@ def test_it_says_what_it_wrote(exported):
     assert facts["graph"]["quantization"] == "int8"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "graph"),
+    [
+        (["--dtype", "fp16"], {"dtype": "float16", "form": "padded", "attention": "fused"}),
+        (["--packed"], {"dtype": "float16", "form": "packed", "attention": "fused"}),
+        (["--dtype", "float32", "--plain"], {"dtype": "float32", "form": "padded", "attention": "plain"}),
+    ],
+    ids=lambda x: " ".join(x) if isinstance(x, list) else None,
+)
+def test_the_file_is_what_was_asked_for(model, tmp_path, arguments, graph, monkeypatch):
+    from parquetry.cli import app
+
+    monkeypatch.setattr("logging.disable", lambda _: None)
+    ended = CliRunner().invoke(app, ["export", str(model), str(tmp_path / "out"), *arguments])
+    assert ended.exit_code == 0, ended.output
+    facts = json.loads((tmp_path / "out" / "export.json").read_text())["graph"]
+    assert {name: facts[name] for name in graph} == graph
+    assert facts["quantization"] == "none"
+
+
 def test_a_job_finds_it_beside_the_weights(exported):
     shell, _ = exported
     table = run_job(shell, "int8", "int8")
@@ -71,7 +92,9 @@ def test_a_job_of_another_kind_does_not_take_it(exported):
         (["model", "taken"], "holds a model.onnx already"),
         (["model", "a.file"], "it is a file"),
         (["model", "a.file/below"], "cannot take the export"),
-        (["model", "out", "--packed", "--quantization", "int8"], "int8"),
+        (["model", "out", "--packed", "--dtype", "int8"], "int8"),
+        (["model", "out", "--packed", "--dtype", "float32"], "float16"),
+        (["model", "out", "--packed", "--plain"], "fused operator"),
         (["bare", "out", "--task", "classify"], "without a classification head"),
     ],
     ids=lambda x: "-".join(x) if isinstance(x, list) else None,

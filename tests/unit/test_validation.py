@@ -247,6 +247,13 @@ def test_an_output_of_another_job(spec, folder):
     (folder / "out").rmdir()
 
 
+def test_onnx_runtime_has_int8_and_no_other_quantization(spec, embedder):
+    model = {"id": str(embedder), "backend": "onnxruntime"}
+    prepare(spec(task="embed", model={**model, "quantization": "int8"}))
+    message = refusal(spec(task="embed", model={**model, "quantization": "nf4"}), UnsupportedOptionError)
+    assert "model.quantization nf4 with model.backend onnxruntime is not supported: ONNX Runtime has int8" in message
+
+
 @pytest.fixture
 def embedder(tmp_path_factory):
     """A model folder that modules.json makes one of sentence-transformers."""
@@ -254,18 +261,49 @@ def embedder(tmp_path_factory):
 
 
 def test_vectors_that_pooling_alone_does_not_make(spec, embedder):
-    modules = [{"type": "a.Transformer", "path": ""}, {"type": "a.Dense", "path": "2_Dense"}]
+    modules = [{"type": "a.Transformer", "path": ""}, {"type": "a.LSTM", "path": "2_LSTM"}]
     (embedder / "modules.json").write_text(json.dumps(modules))
     named = spec(task="embed", model={"id": str(embedder)}, embed={"pooling": "mean"})
-    assert "Dense" in refusal(named, UnsupportedOptionError)
+    assert "LSTM" in refusal(named, UnsupportedOptionError)
+
+
+def test_a_dense_layer_of_another_width(spec, embedder):
+    modules = [{"type": "a.Transformer", "path": ""}, {"type": "a.Dense", "path": "2_Dense"}]
+    (embedder / "modules.json").write_text(json.dumps(modules))
+    (embedder / "config.json").write_text(json.dumps({"hidden_size": 8}))
+    (embedder / "2_Dense").mkdir()
+    (embedder / "2_Dense" / "config.json").write_text('{"in_features": 16, "out_features": 4}')
+    (embedder / "2_Dense" / "model.safetensors").write_bytes((embedder / "model.safetensors").read_bytes())
+    message = refusal(spec(task="embed", model={"id": str(embedder)}), UnsupportedOptionError)
+    assert "pooling mean gives 8 numbers, but its 2_Dense takes 16" in message
+
+
+def test_more_numbers_than_the_vectors_have(spec, embedder):
+    (embedder / "config.json").write_text(json.dumps({"hidden_size": 8}))
+    model = {"id": str(embedder)}
+    prepare(spec(task="embed", model=model, embed={"dimensions": 8}))
+    message = refusal(spec(task="embed", model=model, embed={"dimensions": 9}), InvalidValueError)
+    assert "embed.dimensions is 9: the model's vectors have 8 numbers" in message
+
+
+def test_a_prompt_that_the_model_does_not_have(spec, embedder):
+    model = {"id": str(embedder)}
+    message = refusal(spec(task="embed", model=model, embed={"prompt": "query"}), InvalidValueError)
+    assert "embed.prompt is 'query': the model has no prompts" in message
+    (embedder / "modules.json").write_text('[{"type": "a.Transformer", "path": ""}]')
+    prompts = {"prompts": {"query": "Query: ", "document": ""}}
+    (embedder / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    prepare(spec(task="embed", model=model, embed={"prompt": "query"}))
+    message = refusal(spec(task="embed", model=model, embed={"prompt": "qeury"}), InvalidValueError)
+    assert "the model's prompts are query, document (did you mean 'query'?)" in message
 
 
 def test_an_odd_pooling_may_be_named_another(spec, embedder):
     (embedder / "pool").mkdir()
-    (embedder / "pool" / "config.json").write_text('{"pooling_mode": "weightedmean"}')
+    (embedder / "pool" / "config.json").write_text('{"pooling_mode": "softmax"}')
     (embedder / "modules.json").write_text('[{"type": "a.Pooling", "path": "pool"}]')
     model = {"id": str(embedder)}
-    assert "weightedmean" in refusal(spec(task="embed", model=model), UnsupportedOptionError)
+    assert "softmax" in refusal(spec(task="embed", model=model), UnsupportedOptionError)
     prepare(spec(task="embed", model=model, embed={"pooling": "mean"}))
 
 

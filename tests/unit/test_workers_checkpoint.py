@@ -130,7 +130,27 @@ def test_pooling_of_a_sentence_transformers_folder(folder):
 
 
 @pytest.mark.parametrize(
-    "config", [{"pooling_mode_mean_sqrt_len_tokens": True}, {"pooling_mode": ["cls", "mean"]}, {"pooling_mode": "x"}]
+    ("config", "mode"),
+    [
+        ({}, "mean"),
+        ({"pooling_mode_mean_sqrt_len_tokens": True}, "mean_sqrt_len"),
+        ({"pooling_mode_weightedmean_tokens": True}, "weighted_mean"),
+        # flags are joined in the library's own order, lists in theirs
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}, "cls+mean"),
+        ({"pooling_mode": ["mean", "lasttoken"]}, "mean+last"),
+        ({"pooling_mode": "mean_sqrt_len_tokens"}, "mean_sqrt_len"),
+    ],
+)
+def test_poolings_by_their_names(folder, config, mode):
+    write(folder, "modules.json", [{"type": "a.Transformer", "path": ""}, {"type": "a.Pooling", "path": "p"}])
+    (folder / "p").mkdir()
+    write(folder / "p", "config.json", config)
+
+    assert resolve(folder).pooling.mode == mode
+
+
+@pytest.mark.parametrize(
+    "config", [{"pooling_mode_new_tokens": True}, {"pooling_mode": ["cls", "y"]}, {"pooling_mode": "x"}]
 )
 def test_an_unknown_pooling_is_refused_rather_than_guessed(folder, config):
     write(folder, "modules.json", [{"type": "a.Pooling", "path": "p"}])
@@ -141,14 +161,40 @@ def test_an_unknown_pooling_is_refused_rather_than_guessed(folder, config):
         _ = resolve(folder).pooling.mode
 
 
-def test_a_dense_module_is_refused_rather_than_ignored(folder):
-    write(folder, "modules.json", [{"type": "sentence_transformers.models.Dense", "path": "d"}])
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"activation_function": "mine.Swish"}, "has the activation mine.Swish"),
+        ({"activation_function": "torch.nn.PReLU"}, "has the activation torch.nn.PReLU"),
+        ({"module_input_name": "token_embeddings"}, "reads token_embeddings"),
+        ({}, "has no model.safetensors"),
+    ],
+)
+def test_a_dense_layer_that_cannot_be_computed_is_refused(folder, config, reason):
+    write(folder, "modules.json", [{"type": "a.Transformer", "path": ""}, {"type": "a.Dense", "path": "2_Dense"}])
+    (folder / "2_Dense").mkdir()
+    write(folder / "2_Dense", "config.json", config)
 
-    with pytest.raises(UnsupportedOptionError, match="Dense"):
+    with pytest.raises(UnsupportedOptionError, match=f"2_Dense {reason}"):
         _ = resolve(folder).pooling
 
 
-@pytest.mark.parametrize("kind", ["LayerNorm", "Dropout", "Router", "WordWeights"])
+def test_modules_in_another_order_are_refused(folder):
+    kinds = ["Transformer", "Pooling", "Normalize", "Dense"]
+    write(folder, "modules.json", [{"type": f"a.{kind}", "path": kind} for kind in kinds])
+
+    with pytest.raises(UnsupportedOptionError, match="the order Transformer, Pooling, Normalize, Dense"):
+        _ = resolve(folder).pooling
+
+
+def test_dropout_is_no_module_of_a_finished_model(folder):
+    kinds = ["Transformer", "Pooling", "Dropout", "Normalize"]
+    write(folder, "modules.json", [{"type": f"a.{kind}", "path": kind} for kind in kinds])
+
+    assert resolve(folder).pooling.normalize
+
+
+@pytest.mark.parametrize("kind", ["LayerNorm", "Router", "WordWeights"])
 def test_other_modules_are_refused_too(folder, kind):
     write(folder, "modules.json", [{"type": "a.Transformer", "path": ""}, {"type": f"a.{kind}", "path": "d"}])
 
@@ -156,15 +202,11 @@ def test_other_modules_are_refused_too(folder, kind):
         _ = resolve(folder).pooling
 
 
-def test_vectors_cut_short_are_refused_rather_than_given_whole(folder):
+def test_the_folder_may_say_how_many_numbers_are_kept(folder):
     write(folder, "modules.json", [{"type": "a.Transformer", "path": ""}])
     write(folder, "config_sentence_transformers.json", {"truncate_dim": 64})
 
-    with pytest.raises(UnsupportedOptionError, match="64 numbers"):
-        _ = resolve(folder).pooling
-
-    write(folder, "config_sentence_transformers.json", {"truncate_dim": None})
-    assert resolve(folder).pooling.mode == "mean"
+    assert resolve(folder).pooling.truncate_dim == 64
 
 
 def test_a_prompt_left_out_of_the_pooling_is_refused(folder):
@@ -176,7 +218,8 @@ def test_a_prompt_left_out_of_the_pooling_is_refused(folder):
     prompts = {"prompts": {"query": "query: "}, "default_prompt_name": "query"}
     write(folder, "config_sentence_transformers.json", prompts)
     with pytest.raises(UnsupportedOptionError, match="query: "):
-        _ = resolve(folder).pooling
+        resolve(folder).pooling.prompt(None)
+    assert resolve(folder).pooling.prompt("") == ""
 
 
 def test_fingerprint_sees_a_changed_weight_and_a_renamed_file(tmp_path):

@@ -14,7 +14,7 @@ from schemas.errors import UnsupportedOptionError  # noqa: E402
 from schemas.job import ModelSpec  # noqa: E402
 from workers.backends import load_engine  # noqa: E402
 from workers.engine_spec import EngineSpec  # noqa: E402
-from workers.heads import label_scores, pool, unit_length  # noqa: E402
+from workers.heads import label_scores  # noqa: E402
 from workers.request import EncodeRequest  # noqa: E402
 from workers.tokenization import Tokenizer  # noqa: E402
 
@@ -71,6 +71,16 @@ def test_pairs_have_their_segments(scorer):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_pair_scores_equal_a_cross_encoder(scorer):
+    library = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    tokens = Tokenizer.load(scorer).encode_pairs(PAIRS, limit=32, truncate="error")
+
+    found = run(load(scorer, "score"), tokens)
+
+    np.testing.assert_allclose(found[:, 0], library.CrossEncoder(str(scorer), device="cpu").predict(PAIRS), atol=1e-5)
+
+
 @pytest.mark.parametrize("problem_type", [None, "regression", "multi_label_classification"])
 @pytest.mark.parametrize("labels", [["only"], ["a", "b", "c"]], ids=len)
 def test_scores_are_those_of_the_pipeline(tmp_path, problem_type, labels):
@@ -118,17 +128,6 @@ def test_embeddings_equal_mean_pooling_by_hand(embedder):
     np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_embeddings_equal_sentence_transformers(embedder):
-    library = pytest.importorskip("sentence_transformers")
-
-    expected = library.SentenceTransformer(str(embedder), device="cpu").encode(TEXTS)
-
-    np.testing.assert_allclose(
-        run(load(embedder, "embed", pooling="auto"), encode(embedder, TEXTS)), expected, atol=1e-5
-    )
-
-
 def test_pooling_of_the_folder_and_of_the_spec(tmp_path, embedder):
     from tests.models import write_embedder
 
@@ -139,27 +138,12 @@ def test_pooling_of_the_folder_and_of_the_spec(tmp_path, embedder):
     assert load(embedder, "embed", pooling="auto").describe()["embedding_dim"] == "32"
 
 
-@pytest.mark.parametrize(
-    ("mode", "expected"),
-    [("cls", [[1, 8], [5, 6]]), ("mean", [[2, 6], [5, 6]]), ("max", [[3, 8], [5, 6]]), ("last", [[3, 4], [5, 6]])],
-)
-def test_pooling_by_hand(mode, expected):
-    hidden = torch.tensor([[[1.0, 8.0], [3.0, 4.0]], [[5.0, 6.0], [99.0, 99.0]]])
-    mask = torch.tensor([[1, 1], [1, 0]])
-
-    assert pool(hidden, mask, mode).tolist() == expected
-
-
 def test_activations_by_hand():
     logits = torch.tensor([[0.0, 0.0]])
 
     assert label_scores(logits, "softmax").tolist() == [[0.5, 0.5]]
     assert label_scores(logits, "sigmoid").tolist() == [[0.5, 0.5]]
     assert label_scores(logits, "none").tolist() == [[0.0, 0.0]]
-    assert unit_length(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist() == [
-        [0.6000000238418579, 0.800000011920929],
-        [0, 0],
-    ]
 
 
 def test_what_the_model_cannot_take_is_a_row_error(embedder):

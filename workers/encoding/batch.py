@@ -42,6 +42,15 @@ class PackedBatch:
         """(num_rows + 1,) int32: row i is tokens [cu_seqlens[i], cu_seqlens[i + 1])."""
         return np.concatenate(([0], np.cumsum(self.lens))).astype(np.int32)
 
+    def last_tokens(self, pad_id: int | None) -> np.ndarray:
+        """(num_rows,) int64: place of each row's last token that is not `pad_id`; its first where all tokens are."""
+        ends = self.cu_seqlens[1:].astype(np.int64) - 1
+        if pad_id is None or not (self.input_ids[ends] == pad_id).any():
+            return ends
+        places = np.where(self.input_ids != pad_id, np.arange(self.num_tokens), 0)
+        begins = self.cu_seqlens[:-1]
+        return np.maximum(np.maximum.reduceat(places, begins), begins)
+
     def positions(self, start: int) -> np.ndarray:
         """(num_tokens,) int32, counted from `start` in every row."""
         offsets = np.repeat(self.cu_seqlens[:-1] - start, self.lens)

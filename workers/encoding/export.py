@@ -19,6 +19,7 @@ from schemas.job import Task
 from schemas.settings import settings
 from workers.checkpoint import Checkpoint
 from workers.encoding.onnx_file import FACTS_NAME, is_ours, own_file
+from workers.pooling import modes_of
 
 log = logging.getLogger(__name__)
 
@@ -35,17 +36,23 @@ class ExportPlan:
     #: packed: rows end to end, for the CUDA provider; padded: rows in a rectangle, for every provider
     form: Literal["padded", "packed"] = "padded"
     dtype: Literal["float32", "float16"] = "float32"
-    #: how embeddings are pooled, for task embed
-    pooling: Literal["cls", "mean", "last", "max"] = "mean"
+    #: how embeddings are pooled, for task embed: a mode of `workers.pooling`
+    pooling: str = "mean"
     #: int8: matrix products in 8 bits, activations scaled as they come (CPU)
     quantization: Literal["none", "int8"] = "none"
+    #: fused: attention as ONNX Runtime's own operator; plain: ONNX's operators alone, for providers that compile
+    attention: Literal["fused", "plain"] = "fused"
 
     def __post_init__(self) -> None:
         if self.quantization == "int8" and (self.form, self.dtype) != ("padded", "float32"):
             reason = "ONNX int8 is made of the padded float32 graph, which runs on CPUs"
             raise UnsupportedOptionError(option=f"quantization int8 with {self.form} {self.dtype}", reason=reason)
-        if self.form == "packed" and self.task == "embed" and self.pooling == "max":
+        if self.form == "packed" and self.dtype != "float16":
+            raise UnsupportedOptionError(option=f"a packed {self.dtype} graph", reason="the packed operator is float16")
+        if self.form == "packed" and self.task == "embed" and "max" in modes_of(self.pooling):
             raise UnsupportedOptionError(option="embed.pooling max", reason="the packed ONNX graph cannot express it")
+        if self.form == "packed" and self.attention == "plain":
+            raise UnsupportedOptionError(option="a packed plain graph", reason="packed attention is a fused operator")
 
     def graph(self) -> dict[str, Any]:
         """What of the plan makes a difference to the file: classify and score share their logits."""

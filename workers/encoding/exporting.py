@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification, PreTrainedModel
 
 from schemas.errors import UnsupportedOptionError
 from workers.checkpoint import Checkpoint
@@ -56,7 +56,10 @@ def trace(model: PreTrainedModel, file: Path, plan: ExportPlan, probe: Probe) ->
     """Write `file` with every dimension of rows and tokens left open."""
     pooling = plan.pooling if plan.task == "embed" else None
     model = model.to(_DTYPES[plan.dtype])
-    graph = PackedGraph(model, pooling) if plan.form == "packed" else PaddedGraph(model, pooling)
+    if plan.form == "packed":
+        graph: nn.Module = PackedGraph(model, pooling)
+    else:
+        graph = PaddedGraph(model, pooling, is_fused=plan.attention == "fused" and fused_reason(model) is None)
     feeds = {name: torch.from_numpy(array) for name, array in _feeds(model, plan, probe.requests).items()}
     _export(graph, file, feeds, _OUTPUT[plan.task == "embed"])
 
@@ -108,12 +111,17 @@ def _is_large(file: Path) -> bool:
 
 
 def _load(folder: Path, plan: ExportPlan) -> PreTrainedModel:
-    kind = AutoModel if plan.task == "embed" else AutoModelForSequenceClassification
+    kind = AutoModel if plan.task == "embed" else _classifier(folder)
     model = kind.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, local_files_only=True).eval()
     reason = fused_reason(model)
     if plan.form == "packed" and reason is not None:
         raise UnsupportedOptionError(option="packed ONNX export", reason=reason)
     return model
+
+
+def _classifier(folder: Path) -> type:
+    per_token = Checkpoint(folder, str(folder)).is_token_classifier
+    return AutoModelForTokenClassification if per_token else AutoModelForSequenceClassification
 
 
 def _feeds(model: PreTrainedModel, plan: ExportPlan, requests: list[EncodeRequest]) -> dict[str, np.ndarray]:
@@ -137,10 +145,10 @@ def _probe(model: PreTrainedModel, plan: ExportPlan) -> Probe:
 
 
 def _value(model: PreTrainedModel, plan: ExportPlan, ids: Tensor) -> np.ndarray:
-    """(1, num_labels) logits or (1, dim) embedding of one row."""
+    """(1, num_labels) logits, those of the tokens (num_tokens, num_labels), or (1, dim) embedding of one row."""
     out: Any = model(input_ids=ids)
     if plan.task != "embed":
-        return out.logits.float().numpy()
+        return out.logits.flatten(0, -2).float().numpy()
     from workers.encoding.pooling import pool_padded
 
     return pool_padded(out.last_hidden_state, torch.ones_like(ids), plan.pooling).float().numpy()

@@ -29,6 +29,8 @@ FAMILIES: dict[str, Family] = {
     **dict.fromkeys(("roberta", "xlm-roberta", "camembert", "data2vec-text", "xmod"), _ROBERTA),
     **dict.fromkeys(("xlm-roberta-xl", "roberta-prelayernorm"), _ROBERTA),
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "phi3", "granite", "smollm3"), _DECODER),
+    # EmbeddingGemma's layers look both ways, which their own modules tell the hook
+    "gemma3_text": _DECODER,
 }
 
 

@@ -38,6 +38,7 @@ class OwnHead:
         self.mode: Mode = _row_vector(model)
         #: EuroBERT's late pooling: logits of every token, then their mean
         self._is_late = getattr(model.config, "classifier_pooling", None) == "late"
+        self._is_per_token = type(model).__name__.endswith("ForTokenClassification")
         self._given = _Given()
         # a shallow copy with the body exchanged; parameters stay shared
         self._model = copy.copy(model)
@@ -48,14 +49,25 @@ class OwnHead:
         self._model.config = copy.copy(model.config)
         self._model.config.pad_token_id = _PADDING
 
-    def __call__(self, hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
-        """hidden (num_tokens, dim); returns (num_rows, num_labels) logits, float32."""
+    def __call__(self, hidden: Tensor, cu_seqlens: Tensor, last: Tensor | None = None) -> Tensor:
+        """hidden (num_tokens, dim); returns (num_rows, num_labels) logits, or (num_tokens, num_labels), float32.
+
+        `last` (num_rows,) int64 says which tokens a decoder's head reads, by default the last of each row.
+        """
+        if self._is_per_token:
+            return self._logits(hidden[None])[0]
         if self._is_late:
             return self._gather(self._logits(hidden[:, None]), cu_seqlens, "mean")
-        return self._logits(self._gather(hidden, cu_seqlens, self.mode)[:, None])
+        if last is not None:
+            return self.of_rows(hidden[last])
+        return self.of_rows(self._gather(hidden, cu_seqlens, self.mode))
+
+    def of_rows(self, vectors: Tensor) -> Tensor:
+        """vectors (num_rows, dim) that stand for their rows; (num_rows, num_labels) logits, float32."""
+        return self._logits(vectors[:, None])
 
     def _logits(self, rows: Tensor) -> Tensor:
-        """rows (num_rows, 1, dim)."""
+        """rows (num_rows, 1, dim), or all tokens (1, num_tokens, dim) for a head that looks at each alone."""
         pooled = self._call_pooler(rows) if self._call_pooler else None
         self._given.output = BodyOutput(last_hidden_state=rows, pooler_output=pooled)
         mask = torch.ones(rows.shape[:2], dtype=torch.long, device=rows.device)

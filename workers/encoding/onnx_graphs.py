@@ -12,7 +12,8 @@ from workers.encoding.families import family_of
 from workers.encoding.guards import local_window
 from workers.encoding.heads import OwnHead
 from workers.encoding.onnx_attention import PACKED, PADDED, exporting
-from workers.encoding.pooling import Mode, pool_padded
+from workers.encoding.pooling import Mode, divisor, pool_padded
+from workers.pooling import modes_of
 
 
 def takes_types(model: PreTrainedModel) -> bool:
@@ -37,10 +38,12 @@ class PaddedGraph(nn.Module):
     Gives logits (num_rows, num_labels), or with `pooling` embeddings (num_rows, dim), float32.
     """
 
-    def __init__(self, model: PreTrainedModel, pooling: Mode | None) -> None:
+    def __init__(self, model: PreTrainedModel, pooling: Mode | None, *, is_fused: bool) -> None:
         super().__init__()
-        self._model, self._pooling = model, pooling
-        self._is_fused = fused_reason(model) is None
+        self._model, self._pooling, self._is_fused = model, pooling, is_fused
+        family = family_of(model.config)
+        # a decoder's own class looks for padding ids, which a model need not have
+        self._last = OwnHead(model) if pooling is None and family is not None and family.is_causal else None
         model.set_attn_implementation(PADDED if self._is_fused else "sdpa")
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
@@ -48,7 +51,10 @@ class PaddedGraph(nn.Module):
         # the operator takes lengths, from which no mask of max_seqlen squared is made
         mask = None if self._is_fused else attention_mask
         with exporting(lens=attention_mask.sum(1).to(torch.int32)):
-            out = self._model(input_ids=input_ids, attention_mask=mask, **types)
+            model = self._model.base_model if self._last is not None else self._model
+            out = model(input_ids=input_ids, attention_mask=mask, **types)
+        if self._last is not None:
+            return self._last.of_rows(pool_padded(out.last_hidden_state, attention_mask, "last"))
         if self._pooling is None:
             return out.logits.float()
         return pool_padded(out.last_hidden_state, attention_mask, self._pooling).float()
@@ -86,12 +92,18 @@ class PackedGraph(nn.Module):
 
 
 def pool_exported(hidden: Tensor, cu_seqlens: Tensor, mode: Mode) -> Tensor:
-    """As `pooling.pool`, in operators that ONNX has: the mean is a product with a matrix of ones and zeros."""
+    """As `pooling.pool`, in operators that ONNX has: a mean is a product with a matrix of weights and zeros."""
+    return torch.cat([_pool_exported(hidden, cu_seqlens, one) for one in modes_of(mode)], -1)
+
+
+def _pool_exported(hidden: Tensor, cu_seqlens: Tensor, mode: str) -> Tensor:
     if mode == "cls":
         return hidden.index_select(0, cu_seqlens[:-1])
     if mode == "last":
         return hidden.index_select(0, cu_seqlens[1:] - 1)
     at = torch.arange(hidden.shape[0], device=hidden.device)[None]
     begins, ends = cu_seqlens[:-1, None], cu_seqlens[1:, None]
-    belongs = ((at >= begins) & (at < ends)).to(hidden.dtype)
-    return (belongs / (ends - begins).to(hidden.dtype)) @ hidden
+    weights = ((at >= begins) & (at < ends)).float()
+    if mode == "weighted_mean":
+        weights = weights * (at - begins + 1)
+    return (weights / divisor((ends - begins).float(), mode)).to(hidden.dtype) @ hidden

@@ -19,6 +19,7 @@ from workers.encoding.queued import QueuedEncoder
 from workers.encoding.rows import RowLimits
 from workers.encoding.vectors import Vectors
 from workers.engine_spec import EngineSpec
+from workers.pooling import modes_of
 from workers.request import EncodeRequest
 
 _BUDGET = 4_096
@@ -57,17 +58,18 @@ class OptimumEncoder(QueuedEncoder):
         super().__init__(RowLimits.of(checkpoint), token_budget, padded_cost)
         self._model, self._vectors, self._about = model, vectors, about
         self._pad_id = checkpoint.pad_id
-        self._dim = int(checkpoint.config["hidden_size"] if vectors.task == "embed" else checkpoint.num_labels)
+        pooled = int(checkpoint.config["hidden_size"]) * len(modes_of(vectors.pooling))
+        self._dim = pooled if vectors.task == "embed" else checkpoint.num_labels
 
-    def launch(self, requests: list[EncodeRequest]) -> np.ndarray:
+    def launch(self, requests: list[EncodeRequest]) -> np.ndarray | list[np.ndarray]:
         batch = pad(requests, self._pad_id, with_types=self.limits.has_types)
         self.count_padding(batch.num_padding)
         out = self._model(**padded_feeds(batch))
         values = out.last_hidden_state if self._vectors.task == "embed" else out.logits
-        values = np.asarray(values, np.float32)
-        return self._vectors.finish(self._vectors.pool(values, batch.lens) if values.ndim == 3 else values)
+        values = self._vectors.flat(np.asarray(values, np.float32), batch.lens)
+        return self._vectors.finish_rows(values, batch.lens)
 
-    def collect(self, handle: np.ndarray) -> np.ndarray:
+    def collect(self, handle: np.ndarray | list[np.ndarray]) -> np.ndarray | list[np.ndarray]:
         return handle
 
     def describe(self) -> dict[str, str]:
@@ -78,10 +80,16 @@ class OptimumEncoder(QueuedEncoder):
 def _load(spec: EngineSpec, checkpoint: Checkpoint, provider: str, *, must_export: bool) -> Any:
     """The model on `provider`, exported on the fly when the folder has no ONNX file."""
     try:
-        from optimum.onnxruntime import ORTModelForFeatureExtraction, ORTModelForSequenceClassification
+        from optimum.onnxruntime import (
+            ORTModelForFeatureExtraction,
+            ORTModelForSequenceClassification,
+            ORTModelForTokenClassification,
+        )
     except ImportError:
         raise MissingPackageError(
             feature="model.backend optimum", package="optimum-onnx", install="parquetry[optimum]"
         ) from None
     kind = ORTModelForFeatureExtraction if spec.task == "embed" else ORTModelForSequenceClassification
+    if spec.task == "classify" and checkpoint.is_token_classifier:
+        kind = ORTModelForTokenClassification
     return kind.from_pretrained(checkpoint.folder, export=must_export, provider=provider, local_files_only=True)

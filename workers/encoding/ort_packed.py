@@ -18,6 +18,7 @@ from workers.encoding.ort_padded import OrtOptions
 from workers.encoding.providers import PROVIDERS, open_session, runtime
 from workers.encoding.queue import packed_cost
 from workers.encoding.queued import BatchTooLargeError, QueuedEncoder
+from workers.pooling import modes_of
 from workers.request import EncodeRequest
 
 DEFAULT_BUDGET = 32_768
@@ -36,7 +37,8 @@ class OrtPackedEncoder(QueuedEncoder):
         self._file, facts = OnnxFile.open(path), describe(path)
         self._options, self._about = options, about or {}
         self._position_start = int(facts["position_start"])
-        self._dim = int(facts["hidden_size"] if options.vectors.task == "embed" else facts["num_labels"])
+        pooled = int(facts["hidden_size"]) * len(modes_of(options.vectors.pooling))
+        self._dim = pooled if options.vectors.task == "embed" else int(facts["num_labels"])
         self._device = torch.device(device)
         self._stream = torch.cuda.Stream(self._device)
         self._session = open_session(path, PROVIDERS["cuda"], self._provider_options())
@@ -79,9 +81,10 @@ class OrtPackedEncoder(QueuedEncoder):
                 name: torch.from_numpy(np.ascontiguousarray(x)).pin_memory().to(self._device, non_blocking=True)
                 for name, x in packed_feeds(batch, self._position_start).items()
             }
-            output = torch.empty(batch.num_rows, self._dim, device=self._device)
+            num_outputs = batch.num_tokens if self._options.vectors.per_token else batch.num_rows
+            output = torch.empty(num_outputs, self._dim, device=self._device)
             self._session.run_with_iobinding(self._bind(inputs, output), self._run_options)
-            return _Bound(inputs, output)
+            return _Bound(inputs, output, batch.lens)
 
     def _bind(self, inputs: dict[str, Tensor], output: Tensor) -> Any:
         binding, index = self._session.io_binding(), self._device.index or 0
@@ -91,8 +94,8 @@ class OrtPackedEncoder(QueuedEncoder):
         binding.bind_output(name, "cuda", index, np.float32, tuple(output.shape), output.data_ptr())
         return binding
 
-    def collect(self, handle: _Bound) -> np.ndarray:
-        return self._options.vectors.finish(handle.wait())
+    def collect(self, handle: _Bound) -> np.ndarray | list[np.ndarray]:
+        return self._options.vectors.finish_rows(handle.wait(), handle.lens)
 
     def describe(self) -> dict[str, str]:
         return {
@@ -110,14 +113,14 @@ class OrtPackedEncoder(QueuedEncoder):
 class _Bound:
     """A batch's tensors, kept until its output is on the host."""
 
-    def __init__(self, inputs: dict[str, Tensor], output: Tensor) -> None:
-        self._inputs = inputs
+    def __init__(self, inputs: dict[str, Tensor], output: Tensor, lens: np.ndarray) -> None:
+        self._inputs, self.lens = inputs, lens
         self._host = torch.empty(output.shape, pin_memory=True)
         self._host.copy_(output, non_blocking=True)
         self._event = torch.cuda.Event()
         self._event.record()
 
     def wait(self) -> np.ndarray:
-        """(num_rows, dim) float32."""
+        """(num_rows, dim) float32, or (num_tokens, num_labels) where tokens are labelled."""
         self._event.synchronize()
         return self._host.numpy()

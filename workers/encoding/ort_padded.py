@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,14 @@ import numpy as np
 
 from schemas.errors import UnsupportedOptionError
 from workers.encoding.batch import pad
-from workers.encoding.onnx_file import OnnxFile
+from workers.encoding.onnx_file import OnnxFile, is_ours
 from workers.encoding.onnx_inputs import padded_feeds
 from workers.encoding.onnx_probe import Probe
 from workers.encoding.providers import open_session, runtime
 from workers.encoding.queue import padded_cost
 from workers.encoding.queued import BatchTooLargeError, QueuedEncoder
 from workers.encoding.rows import RowLimits
-from workers.encoding.vectors import Vectors
+from workers.encoding.vectors import SENTENCE, Vectors
 from workers.request import EncodeRequest
 
 #: slots of a batch: what stays in a CPU's caches; enough to fill a GPU
@@ -52,32 +52,36 @@ class OrtPaddedEncoder(QueuedEncoder):
                 f"its inputs are {', '.join(self._file.inputs)}; export it for feature extraction or classification"
             )
             raise UnsupportedOptionError(option=f"the ONNX file {path}", reason=reason)
-        self._options, self._about = options, about or {}
+        self._about = about or {}
         self._session = open_session(path, options.provider)
         self._output = options.vectors.choose_output([output.name for output in self._session.get_outputs()])
+        if self._output == SENTENCE and not is_ours(path):
+            options = replace(options, vectors=options.vectors.finished)
+        self._options = options
         self._dim = self._run([EncodeRequest(id=0, token_ids=np.ones(1, np.int32))]).shape[1]
         probe = Probe.load(path.parent)
         if probe is not None:
             probe.check(self._run(probe.requests), options.precision)
 
-    def launch(self, requests: list[EncodeRequest]) -> np.ndarray:
+    def launch(self, requests: list[EncodeRequest]) -> np.ndarray | list[np.ndarray]:
+        lens = np.array([len(request.token_ids) for request in requests])
         try:
-            return self._options.vectors.finish(self._run(requests))
+            return self._options.vectors.finish_rows(self._run(requests), lens)
         except runtime().capi.onnxruntime_pybind11_state.RuntimeException as error:
             if "memory" not in str(error).lower():
                 raise
             raise BatchTooLargeError from error
 
-    def collect(self, handle: np.ndarray) -> np.ndarray:
+    def collect(self, handle: np.ndarray | list[np.ndarray]) -> np.ndarray | list[np.ndarray]:
         return handle
 
     def _run(self, requests: list[EncodeRequest]) -> np.ndarray:
-        """(num_rows, num_labels) logits or (num_rows, dim) pooled vectors, float32."""
+        """(num_rows, num_labels) logits, of tokens (num_tokens, num_labels), or (num_rows, dim) vectors; float32."""
         batch = pad(requests, self._options.pad_id, with_types="token_type_ids" in self._file.inputs)
         feeds: dict[str, Any] = {name: x for name, x in padded_feeds(batch).items() if name in self._file.inputs}
         self.count_padding(batch.num_padding)
         values = self._session.run([self._output], feeds)[0].astype(np.float32, copy=False)
-        return values if values.ndim == 2 else self._options.vectors.pool(values, batch.lens)
+        return self._options.vectors.flat(values, batch.lens)
 
     def describe(self) -> dict[str, str]:
         return {

@@ -20,6 +20,8 @@ PROVIDERS = {
     "migraphx": "MIGraphXExecutionProvider",
     "rocm": "ROCMExecutionProvider",
 }
+#: providers with compilers of their own, which know ONNX's operators and not those of ONNX Runtime
+COMPILERS = ("TensorrtExecutionProvider", "MIGraphXExecutionProvider")
 
 
 def runtime() -> Any:
@@ -42,6 +44,8 @@ def provider_name(name: OnnxProvider, device: str) -> str:
         reason = f"the onnxruntime installed here has only {', '.join(available)}"
         if short == "cuda":
             reason += "; install parquetry[onnx-gpu] in place of parquetry[onnx]"
+        elif short == "rocm":
+            reason += "; ONNX Runtime gave it up in 1.23, so set PARQUETRY_ONNX_PROVIDER=migraphx for AMD cards"
         elif name != "auto":
             reason += "; install a build that has it, or set PARQUETRY_ONNX_PROVIDER=auto"
         raise UnsupportedOptionError(option=f"ONNX Runtime provider {short}", reason=reason)
@@ -49,15 +53,16 @@ def provider_name(name: OnnxProvider, device: str) -> str:
 
 
 def open_session(path: Path, provider: str, options: dict[str, Any] | None = None) -> onnxruntime.InferenceSession:
-    """A session whose every node runs on `provider`, or on the CPU where the provider lacks it."""
+    """A session whose every node runs on `provider`, or where it lacks one on CUDA for TensorRT, else on the CPU."""
     ort = runtime()
-    if provider == PROVIDERS["cuda"]:
+    if provider in (PROVIDERS["cuda"], PROVIDERS["tensorrt"]):
         ort.preload_dlls()
     settings = ort.SessionOptions()
     settings.log_severity_level = 3
     settings.intra_op_num_threads = num_cores()
     settings.inter_op_num_threads = 1
-    session = ort.InferenceSession(str(path), settings, providers=[(provider, options or {})])
+    others = [PROVIDERS["cuda"]] if provider == PROVIDERS["tensorrt"] else []
+    session = ort.InferenceSession(str(path), settings, providers=[(provider, options or {}), *others])
     if provider not in session.get_providers():
         # the runtime falls back to the CPU in silence when a driver or library is missing
         reason = "it is built in but did not start; its driver or libraries are missing on this machine"

@@ -47,8 +47,8 @@ class QueuedEncoder(Engine):
         """Start computing; must not wait for the device. Raises BatchTooLargeError."""
 
     @abstractmethod
-    def collect(self, handle: Any) -> np.ndarray:
-        """Wait for a launched batch; (num_rows, dim) float32 in the order of its requests."""
+    def collect(self, handle: Any) -> np.ndarray | list[np.ndarray]:
+        """Wait for a launched batch; float32 in the order of its requests: (num_rows, dim), or an array for each."""
 
     def add(self, requests: Sequence[EncodeRequest]) -> None:  # type: ignore[override]
         self._queue.add(requests)
@@ -106,8 +106,8 @@ class QueuedEncoder(Engine):
         self._queue.budget = max(1, sum(len(r.token_ids) for r in requests) // 2)
         self._queue.put_back(requests)
 
-    def _results(self, requests: list[EncodeRequest], values: np.ndarray) -> list[Encoding]:
-        finite = np.isfinite(values).all(axis=1)
+    def _results(self, requests: list[EncodeRequest], values: np.ndarray | list[np.ndarray]) -> list[Encoding]:
+        finite = _finite_rows(values)
         results = []
         for request, row, is_finite in zip(requests, values, finite, strict=True):
             if request.id in self._cancelled:
@@ -117,3 +117,10 @@ class QueuedEncoder(Engine):
             else:
                 results.append(refused(request.id, "the model's output for the row is not finite"))
         return results
+
+
+def _finite_rows(values: np.ndarray | list[np.ndarray]) -> np.ndarray:
+    """(num_rows,) bool."""
+    if isinstance(values, np.ndarray):
+        return np.isfinite(values).all(axis=1)
+    return np.array([np.isfinite(row).all() for row in values])

@@ -19,3 +19,14 @@ def scores(logits: np.ndarray, activation: Activation) -> np.ndarray:
         raised = np.exp(logits - logits.max(axis=1, keepdims=True))
         return raised / raised.sum(axis=1, keepdims=True)
     return logits
+
+
+def token_labels(logits: np.ndarray) -> np.ndarray:
+    """(num_tokens, num_labels) logits to (num_tokens, 2) float32: the likeliest label's number, and its probability."""
+    found = scores(logits, "softmax")
+    return np.stack([found.argmax(1).astype(np.float32), found.max(1)], axis=1)
+
+
+def split_rows(values: np.ndarray, lens: np.ndarray) -> list[np.ndarray]:
+    """values (num_tokens, size) of rows laid end to end; (length * size,) of each."""
+    return [row.reshape(-1) for row in np.split(values, np.cumsum(lens)[:-1])]

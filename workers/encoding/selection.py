@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from schemas.errors import EngineRefusedError, UnsupportedOptionError
 from schemas.settings import settings
 from workers.checkpoint import Checkpoint
-from workers.encoding.providers import PROVIDERS, provider_name
+from workers.encoding.providers import COMPILERS, PROVIDERS, provider_name
 from workers.encoding.rows import RowLimits
-from workers.encoding.vectors import Vectors, pooling_of
+from workers.encoding.vectors import Vectors, after_pooling, pooling_of
 from workers.engine import Engine
 from workers.engine_spec import EngineSpec
 
@@ -35,7 +35,13 @@ def packed_encoder(
     reason = unsupported_reason(model)
     if reason is not None:
         return reason
-    task = EncodeTask(task=spec.task, pooling=pooling_of(spec, checkpoint), normalize=spec.normalize)
+    task = EncodeTask(
+        task=spec.task,
+        pooling=pooling_of(spec, checkpoint),
+        **after_pooling(spec, checkpoint),
+        normalize=spec.normalize,
+        per_token=spec.task == "classify" and checkpoint.is_token_classifier,
+    )
     try:
         return PackedEncoder(
             model,
@@ -91,10 +97,19 @@ def _padded_export(spec: EngineSpec, checkpoint: Checkpoint, provider: str) -> t
     if quantization not in ("none", "int8"):
         reason = "ONNX Runtime has int8; nf4, fp4 and fp8 are of the torch back ends"
         raise UnsupportedOptionError(option=f"model.quantization {quantization}", reason=reason)
+    if quantization == "int8" and provider != PROVIDERS["cpu"]:
+        reason = "its 8-bit products are kernels of the CPU, so on a GPU each would be a round trip to the host"
+        remedy = "leave model.quantization out for float16, or set PARQUETRY_ONNX_PROVIDER=cpu"
+        raise UnsupportedOptionError(option=f"model.quantization int8 on {provider}", reason=f"{reason}; {remedy}")
     is_half = quantization == "none" and provider != PROVIDERS["cpu"]
     dtype = "float16" if is_half else "float32"
     plan = ExportPlan(
-        task=spec.task, form="padded", dtype=dtype, pooling=pooling_of(spec, checkpoint), quantization=quantization
+        task=spec.task,
+        form="padded",
+        dtype=dtype,
+        pooling=pooling_of(spec, checkpoint),
+        quantization=quantization,
+        attention="plain" if provider in COMPILERS else "fused",
     )
     return exported(checkpoint, plan), "int8" if quantization == "int8" else dtype
 

@@ -13,20 +13,24 @@ from transformers import PreTrainedModel
 
 from schemas.errors import EngineRefusedError
 from schemas.job import Task
+from workers.dense import DenseLayer
 from workers.encoding.attention import attention_name
 from workers.encoding.batch import PackedBatch, pack
 from workers.encoding.body import PackedBody, limits_of
+from workers.encoding.device_batch import upload
 from workers.encoding.families import head_dim_of
 from workers.encoding.fused import fuse
 from workers.encoding.graphs import BodyGraphs
 from workers.encoding.guards import require_unchanged, unsupported_reason
 from workers.encoding.heads import OwnHead
 from workers.encoding.layers import block_weights, compile_layers
-from workers.encoding.pooling import Mode, normalized, pool
+from workers.encoding.pooling import Mode, pool
+from workers.encoding.projection import Projection
 from workers.encoding.queue import packed_cost
 from workers.encoding.queued import BatchTooLargeError, QueuedEncoder
+from workers.encoding.scores import split_rows
 from workers.encoding.tuning import best_num_tokens
-from workers.heads import choose_activation, label_scores
+from workers.heads import choose_activation, label_scores, token_labels
 from workers.request import EncodeRequest
 
 log = logging.getLogger(__name__)
@@ -40,9 +44,13 @@ class EncodeTask:
     """What is made of the hidden states."""
 
     task: Task
-    #: token vector or mean that stands for a text, for task embed
+    #: token vector or mean that stands for a text, for task embed, and what becomes of it
     pooling: Mode = "mean"
+    dense: tuple[DenseLayer, ...] = ()
+    dimensions: int | None = None
     normalize: bool = True
+    #: whether the model's labels are of tokens, for task classify
+    per_token: bool = False
 
 
 class PackedEncoder(QueuedEncoder):
@@ -66,11 +74,14 @@ class PackedEncoder(QueuedEncoder):
         super().__init__(limits_of(model, max_tokens), token_budget or DEFAULT_BUDGET[self.device.type], packed_cost)
         self.depth = 2 if self.device.type == "cuda" else 1
         self._about = about or {}
-        self._model_dim = model.config.hidden_size
+        self._projection = Projection(dense=task.dense, dimensions=task.dimensions, normalize=task.normalize)
+        self._projection.to(self.device)
+        self._dim = self._projection.width(model.config.hidden_size, task.pooling)
         self._num_labels = model.config.num_labels
         self._body = PackedBody.checked(model)
         self._head = None if task.task == "embed" else OwnHead(model)
-        self._activation = None if task.task == "embed" else choose_activation(model.config, task.task)
+        self._pad_id = model.config.get_text_config().pad_token_id
+        self._activation = _activation(model, task)
         self._graphs = self._accelerate(model) if compile and self._is_half_on_gpu else None
 
     @property
@@ -89,20 +100,27 @@ class PackedEncoder(QueuedEncoder):
         batch = pack(requests, with_types=self.limits.has_types)
         try:
             with torch.inference_mode():
-                return _Values(self._values(batch))
+                return _Values(self._values(batch), batch.lens)
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             raise BatchTooLargeError from error
 
-    def collect(self, handle: _Values) -> np.ndarray:
-        return handle.wait()
+    def collect(self, handle: _Values) -> np.ndarray | list[np.ndarray]:
+        values = handle.wait()
+        return split_rows(values, handle.lens) if self.task.per_token else values
 
     def _values(self, batch: PackedBatch) -> Tensor:
         hidden, cu_seqlens = self._hidden(batch)
         if self._head is not None:
-            return label_scores(self._head(hidden, cu_seqlens), self._activation)
-        vectors = pool(hidden, cu_seqlens, self.task.pooling)
-        return normalized(vectors) if self.task.normalize else vectors.float()
+            logits = self._head(hidden, cu_seqlens, self._last_tokens(batch))
+            return token_labels(logits) if self.task.per_token else label_scores(logits, self._activation)
+        return self._projection(pool(hidden, cu_seqlens, self.task.pooling))
+
+    def _last_tokens(self, batch: PackedBatch) -> Tensor | None:
+        """For decoders, whose own classes pass over padding ids at the end of a row, even real ones."""
+        if self._head.mode != "last":
+            return None
+        return upload(batch.last_tokens(self._pad_id), self.device)
 
     def _hidden(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         if self._graphs is None or not self._graphs.takes(batch):
@@ -130,14 +148,21 @@ class PackedEncoder(QueuedEncoder):
 
     def _facts(self) -> dict[str, str]:
         if self._activation is None:
-            return {"pooling": self.task.pooling, "embedding_dim": str(self._model_dim)}
+            return {"pooling": self.task.pooling, "embedding_dim": str(self._dim)}
         return {"activation": self._activation, "num_labels": str(self._num_labels)}
+
+
+def _activation(model: PreTrainedModel, task: EncodeTask) -> str | None:
+    if task.task == "embed":
+        return None
+    return "softmax" if task.per_token else choose_activation(model.config, task.task)
 
 
 class _Values:
     """A batch's values on their way to the host."""
 
-    def __init__(self, values: Tensor) -> None:
+    def __init__(self, values: Tensor, lens: np.ndarray) -> None:
+        self.lens = lens
         self._event = None
         self._host = values
         if values.is_cuda:

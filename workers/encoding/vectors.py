@@ -3,32 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import torch
 
 from schemas.errors import UnsupportedOptionError
 from schemas.job import Task
 from workers.checkpoint import Checkpoint
-from workers.encoding.scores import Activation, scores
+from workers.dense import DenseLayer
+from workers.encoding.pooling import pool_padded
+from workers.encoding.projection import Projection
+from workers.encoding.scores import Activation, scores, split_rows, token_labels
 from workers.engine_spec import EngineSpec
 from workers.heads import choose_activation
 
+#: the output that has one vector a text
+SENTENCE = "sentence_embedding"
 #: names that exporters give the outputs, the most finished one first
 _OUTPUTS = {
-    "embed": ("sentence_embedding", "last_hidden_state", "token_embeddings"),
+    "embed": (SENTENCE, "last_hidden_state", "token_embeddings"),
     "classify": ("logits",),
     "score": ("logits",),
 }
 
 
 def pooling_of(spec: EngineSpec, checkpoint: Checkpoint) -> Any:
-    """cls, mean, last or max: the spec's, the sentence-transformers folder's, or the mean."""
+    """A mode of `workers.pooling`: the spec's, the sentence-transformers folder's, or the mean."""
     if spec.pooling not in (None, "auto"):
         return spec.pooling
     return checkpoint.pooling.mode if spec.task == "embed" and checkpoint.pooling else "mean"
+
+
+def after_pooling(spec: EngineSpec, checkpoint: Checkpoint) -> dict[str, Any]:
+    """`dense` and `dimensions` of a `Projection`: the folder's layers, and the spec's numbers before the folder's."""
+    said = checkpoint.pooling if spec.task == "embed" else None
+    if said is None:
+        return {"dimensions": spec.dimensions}
+    return {"dense": said.dense, "dimensions": spec.dimensions or said.truncate_dim}
+
+
+def _activation(config: object, task: Task, per_token: bool) -> str:
+    if per_token:
+        return "softmax"
+    return "none" if task == "embed" else choose_activation(config, task)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,18 +58,25 @@ class Vectors:
 
     task: Task
     activation: Activation = "none"
-    #: for embeddings: cls, mean, last or max
+    #: for embeddings: a mode of `workers.pooling`, and what becomes of a pooled vector
     pooling: str = "mean"
+    dense: tuple[DenseLayer, ...] = ()
+    dimensions: int | None = None
     normalize: bool = True
+    #: whether the labels are of tokens, for task classify
+    per_token: bool = False
 
     @classmethod
     def of(cls, spec: EngineSpec, checkpoint: Checkpoint) -> Vectors:
         """What the spec asks of the checkpoint."""
+        per_token = spec.task == "classify" and checkpoint.is_token_classifier
         config = SimpleNamespace(**{"num_labels": checkpoint.num_labels, **checkpoint.config})
         return cls(
             task=spec.task,
-            activation="none" if spec.task == "embed" else choose_activation(config, spec.task),
+            activation=_activation(config, spec.task, per_token),
+            per_token=per_token,
             pooling=pooling_of(spec, checkpoint),
+            **after_pooling(spec, checkpoint),
             normalize=spec.normalize,
         )
 
@@ -60,27 +88,52 @@ class Vectors:
             raise UnsupportedOptionError(option="the ONNX file", reason=reason)
         return found
 
+    @cached_property
+    def projection(self) -> Projection:
+        """From pooled vectors to embeddings."""
+        return Projection(dense=self.dense, dimensions=self.dimensions, normalize=self.normalize)
+
+    @property
+    def finished(self) -> Vectors:
+        """For a graph that gives whole vectors of the folder, its dense layers included."""
+        return replace(self, dense=())
+
     def facts(self, dim: int) -> dict[str, str]:
-        """What the writer of results needs to know; `dim` values a row."""
+        """What the writer of results needs to know; `dim` values a row before they are finished."""
         if self.task == "embed":
-            return {"pooling": self.pooling, "embedding_dim": str(dim)}
+            return {"pooling": self.pooling, "embedding_dim": str(self.projection.width(dim, "mean"))}
         return {"activation": self.activation, "num_labels": str(dim)}
 
     def finish(self, values: np.ndarray) -> np.ndarray:
-        """(num_rows, num_labels) logits to scores, or (num_rows, dim) vectors to length one if asked for."""
+        """(num_rows, num_labels) logits to scores, or (num_rows, dim) pooled vectors to embeddings.
+
+        Of tokens (num_tokens, num_labels) logits to (num_tokens, 2) best labels.
+        """
+        if self.per_token:
+            return token_labels(values)
         if self.task != "embed":
             return scores(values, self.activation)
-        if not self.normalize:
-            return values
-        return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
+        with torch.inference_mode():
+            return self.projection(torch.from_numpy(values)).numpy()
+
+    def finish_rows(self, values: np.ndarray, lens: np.ndarray) -> np.ndarray | list[np.ndarray]:
+        """As `finish`, with the values of tokens cut into rows of `lens` (num_rows,) tokens."""
+        finished = self.finish(values)
+        return split_rows(finished, lens) if self.per_token else finished
+
+    def flat(self, values: np.ndarray, lens: np.ndarray) -> np.ndarray:
+        """A padded output (num_rows, max_seqlen, size) without its padding: pooled, or the logits of tokens end to end.
+
+        What has a row a text already stays as it is. Raises UnsupportedOptionError for such where tokens are labelled.
+        """
+        if self.per_token:
+            if values.ndim != 3:
+                reason = "the model labels tokens, but its logits have one row a text; export it again"
+                raise UnsupportedOptionError(option="the ONNX file", reason=reason)
+            return values[np.arange(values.shape[1])[None, :] < lens[:, None]]
+        return values if values.ndim == 2 else self.pool(values, lens)
 
     def pool(self, hidden: np.ndarray, lens: np.ndarray) -> np.ndarray:
         """hidden (num_rows, max_seqlen, dim), right padding; (num_rows, dim)."""
-        if self.pooling == "cls":
-            return hidden[:, 0]
-        if self.pooling == "last":
-            return hidden[np.arange(len(hidden)), lens - 1]
-        real = (np.arange(hidden.shape[1])[None, :] < lens[:, None])[..., None]
-        if self.pooling == "mean":
-            return np.where(real, hidden, 0).sum(1) / lens[:, None].astype(hidden.dtype)
-        return np.where(real, hidden, -np.inf).max(1)
+        mask = np.arange(hidden.shape[1])[None, :] < lens[:, None]
+        return pool_padded(torch.from_numpy(hidden), torch.from_numpy(mask), self.pooling).numpy()

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+)
 
 from workers.encoding.families import FAMILIES
 
@@ -22,11 +28,17 @@ _OWN = {
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
     "esm": {"position_embedding_type": "rotary", "token_dropout": False, "pad_token_id": 1, "mask_token_id": 3},
     "mistral": {"sliding_window": 8},
+    "gemma3_text": {
+        "sliding_window": 8,
+        "head_dim": 8,
+        "num_hidden_layers": 3,
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+    },
 }
 
 
-def tiny_model(name: str, *, seed: int = 0, **extra: object) -> PreTrainedModel:
-    """A sequence classifier of the family, or the bare model where the family has none."""
+def tiny_model(name: str, *, seed: int = 0, per_token: bool = False, **extra: object) -> PreTrainedModel:
+    """A classifier of texts, or of tokens, of the family, or the bare model where the family has none."""
     torch.manual_seed(seed)
     options = {} if name == "distilbert" else dict(_SMALL)
     if name == "distilbert":
@@ -35,7 +47,8 @@ def tiny_model(name: str, *, seed: int = 0, **extra: object) -> PreTrainedModel:
         options |= {"num_key_value_heads": 2, **_IDS}
     config = AutoConfig.for_model(name, **{**options, **_OWN.get(name, {}), **extra})
     try:
-        model = AutoModelForSequenceClassification.from_config(config)
+        kind = AutoModelForTokenClassification if per_token else AutoModelForSequenceClassification
+        model = kind.from_config(config)
     except ValueError:
         model = AutoModel.from_config(config)
     return _sharpened(model.eval())

@@ -23,6 +23,7 @@ KINDS = {
     "classify": ("classify", "classifier"),
     "one-label": ("classify", "scorer"),
     "regression": ("classify", "regressor"),
+    "several labels": ("classify", "multi_label"),
     "score": ("score", "scorer"),
     "embed": ("embed", "embedder"),
 }
@@ -48,6 +49,15 @@ def regressor(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("models") / "regressor"
     return write_classifier(folder, labels=["stars"], problem_type="regression")
+
+
+@pytest.fixture(scope="module")
+def multi_label(tmp_path_factory):
+    """Labels that exclude nothing."""
+    from tests.models import write_classifier
+
+    folder = tmp_path_factory.mktemp("models") / "multi-label"
+    return write_classifier(folder, problem_type="multi_label_classification")
 
 
 @pytest.fixture(scope="module")

@@ -70,6 +70,31 @@ def test_packed_rows_equal_rows_alone(name):
         np.testing.assert_allclose(results[request.id].values, values, rtol=1e-3, atol=1e-3 * np.abs(values).max())
 
 
+def test_a_decoder_that_looks_both_ways():
+    model = tiny_model("gemma3_text", use_bidirectional_attention=True).model
+    requests = random_rows(9)
+    expected = [alone(model, request) for request in requests]
+    results = drain(PackedEncoder(model, EncodeTask(task="embed", normalize=False), token_budget=150), requests)
+    for request, values in zip(requests, expected, strict=True):
+        np.testing.assert_allclose(results[request.id].values, values, rtol=1e-3, atol=1e-3 * np.abs(values).max())
+    first_token = PackedEncoder(model, EncodeTask(task="embed", pooling="cls", normalize=False))
+    rows = [EncodeRequest(id=last, token_ids=np.array([7, 8, 9, last], np.int32)) for last in (10, 11)]
+    moved = drain(first_token, rows)
+    assert np.abs(moved[10].values - moved[11].values).max() > 1e-3, "the first token sees the last"
+
+
+@pytest.mark.parametrize("name", ["bert", "distilbert", "roberta", "modernbert", "electra", "qwen3", "llama"])
+def test_labels_of_packed_tokens_are_those_of_rows_alone(name):
+    model = tiny_model(name, per_token=True)
+    requests = random_rows(9)
+    expected = [alone(model, request) for request in requests]
+    results = drain(PackedEncoder(model, EncodeTask(task="classify", per_token=True), token_budget=150), requests)
+    for request, logits in zip(requests, expected, strict=True):
+        labels, scores = results[request.id].values.reshape(-1, 2).T
+        assert labels.astype(int).tolist() == logits.argmax(-1).tolist()
+        np.testing.assert_allclose(scores, torch.from_numpy(logits).softmax(-1).amax(-1), atol=1e-3)
+
+
 @pytest.mark.parametrize("name", MIXING)
 def test_unlisted_families_are_refused_with_a_reason(name):
     model = tiny_model(name)
@@ -93,6 +118,39 @@ def test_guards_refuse_positions_that_start_wrong(monkeypatch):
     monkeypatch.setitem(families.FAMILIES, "roberta", Family())
     with pytest.raises(EngineRefusedError, match="differ from rows alone"):
         PackedBody.checked(tiny_model("roberta"))
+
+
+def test_guards_refuse_a_layer_that_does_not_call_the_hook():
+    model = tiny_model("bert")
+    model.bert.encoder.layer[1].attention = SkippedAttention()
+    with pytest.raises(EngineRefusedError, match="its 2 layers called the attention hook 1 times"):
+        PackedBody.checked(model)
+
+
+def test_guards_refuse_a_layer_that_mixes_rows():
+    model = tiny_model("bert")
+    model.bert.embeddings = Smoothed(model.bert.embeddings)
+    with pytest.raises(EngineRefusedError, match="changes with its neighbours"):
+        PackedBody.checked(model)
+
+
+class SkippedAttention(torch.nn.Module):
+    """Attention to nothing, by no interface."""
+
+    def forward(self, hidden, *_args, **_options):
+        return hidden, None
+
+
+class Smoothed(torch.nn.Module):
+    """Each token takes something of the next, whichever row that is of."""
+
+    def __init__(self, embeddings):
+        super().__init__()
+        self.embeddings = embeddings
+
+    def forward(self, *args, **options):
+        hidden = self.embeddings(*args, **options)
+        return hidden + hidden.roll(-1, 1)
 
 
 def test_token_dropout_is_refused():

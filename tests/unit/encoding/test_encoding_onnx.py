@@ -8,12 +8,13 @@ from typing import get_args
 import numpy as np
 import pytest
 
-pytest.importorskip("torch", reason="the torch extra is not installed")
+torch = pytest.importorskip("torch", reason="the torch extra is not installed")
 pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
 pytest.importorskip("onnxscript", reason="the onnx extra is not installed")
 onnx = pytest.importorskip("onnx", reason="the onnx extra is not installed")
 
 from conformance import BackEnd, answers, rows  # noqa: E402
+from encoder_families import VOCAB, tiny_model  # noqa: E402
 
 from schemas import settings as settings_module  # noqa: E402
 from schemas.errors import EngineRefusedError, UnsupportedOptionError  # noqa: E402
@@ -24,6 +25,9 @@ from workers.encoding import providers  # noqa: E402
 from workers.encoding.export import ExportPlan, content_key, export, exported  # noqa: E402
 from workers.encoding.onnx_file import OnnxFile, UnsafeOnnxError  # noqa: E402
 from workers.encoding.onnx_probe import Probe  # noqa: E402
+from workers.encoding.ort_padded import OrtOptions, OrtPaddedEncoder  # noqa: E402
+from workers.encoding.rows import RowLimits  # noqa: E402
+from workers.encoding.vectors import Vectors  # noqa: E402
 from workers.request import EncodeRequest  # noqa: E402
 
 ONNX = BackEnd("onnx", "onnxruntime")
@@ -123,10 +127,56 @@ def test_every_setting_is_a_known_provider():
     assert {"auto", *providers.PROVIDERS} == set(get_args(OnnxProvider))
 
 
-def test_a_provider_that_is_not_there_is_refused_in_one_sentence():
-    with pytest.raises(UnsupportedOptionError, match="has only") as refusal:
-        providers.provider_name("migraphx", "cpu")
-    assert "CPUExecutionProvider" in str(refusal.value)
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("tensorrt", "install a build that has it"), ("migraphx", "install a build"), ("rocm", "PROVIDER=migraphx")],
+)
+def test_a_provider_that_is_not_there_is_refused_in_one_sentence(name, remedy):
+    if providers.PROVIDERS[name] in providers.runtime().get_available_providers():
+        pytest.skip("the installed runtime has it")
+    with pytest.raises(
+        UnsupportedOptionError, match=f"provider {name} is not supported: .* has only .*{remedy}"
+    ) as found:
+        providers.provider_name(name, "cuda:0")
+    assert "CPUExecutionProvider" in str(found.value)
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "migraphx", "rocm", "cuda", "cpu"])
+def test_every_provider_that_is_there_is_taken_by_its_name(name, monkeypatch):
+    monkeypatch.setattr(providers.runtime(), "get_available_providers", lambda: list(providers.PROVIDERS.values()))
+    assert providers.provider_name(name, "cuda:0") == providers.PROVIDERS[name]
+
+
+def test_a_provider_that_does_not_start_is_refused(exported_folder):
+    if "CUDAExecutionProvider" in providers.runtime().get_available_providers():
+        pytest.skip("the installed runtime has CUDA")
+    with pytest.raises(UnsupportedOptionError, match="did not start"):
+        providers.open_session(exported_folder / "model.onnx", "MIGraphXExecutionProvider")
+
+
+@pytest.mark.parametrize(("name", "attention"), [("modernbert", "plain"), ("roberta", "plain"), ("roberta", "fused")])
+def test_windows_and_positions_survive_the_export(name, attention, tmp_path):
+    """Local windows of ModernBERT, positions behind RoBERTa's padding id; plain graphs have ONNX's operators alone."""
+    model = tiny_model(name)
+    model.config.problem_type = "regression"
+    model.save_pretrained(tmp_path / "model")
+    path = export(tmp_path / "model", tmp_path / "onnx", ExportPlan(task="classify", attention=attention))
+    nodes = onnx.load(str(path), load_external_data=False).graph.node
+    is_fused = attention == "fused" and name == "roberta"
+    assert {node.domain for node in nodes} == ({"", "com.microsoft"} if is_fused else {""})
+    limits = RowLimits(vocab_size=VOCAB, max_tokens=78)
+    options = OrtOptions(limits=limits, vectors=Vectors(task="classify"), pad_id=model.config.pad_token_id)
+    random = np.random.default_rng(0)
+    sizes = (70, 3, 41, 1)
+    requests = [
+        EncodeRequest(id=i, token_ids=random.integers(5, VOCAB, n).astype(np.int32)) for i, n in enumerate(sizes)
+    ]
+    found = answers(OrtPaddedEncoder(path, options), requests)
+    model.set_attn_implementation("sdpa")
+    for request in requests:
+        with torch.inference_mode():
+            logits = model(input_ids=torch.from_numpy(request.token_ids).long()[None]).logits[0]
+        np.testing.assert_allclose(found[request.id].values, logits, rtol=1e-3, atol=1e-3)
 
 
 def test_cuda_without_its_runtime_names_the_extra():
@@ -139,6 +189,13 @@ def test_cuda_without_its_runtime_names_the_extra():
 def test_int8_is_of_the_padded_float32_graph():
     with pytest.raises(UnsupportedOptionError, match="padded float32"):
         ExportPlan(task="classify", form="packed", dtype="float16", quantization="int8")
+
+
+def test_int8_is_refused_off_the_cpu(classifier, state, monkeypatch):
+    monkeypatch.setattr(providers.runtime(), "get_available_providers", lambda: list(providers.PROVIDERS.values()))
+    engine = BackEnd("onnx-int8", "onnxruntime", quantization="int8")
+    with pytest.raises(UnsupportedOptionError, match=r"int8 on CUDAExecutionProvider .* PARQUETRY_ONNX_PROVIDER=cpu"):
+        engine.engine(classifier, "classify", device="cuda:0")
 
 
 def test_a_file_whose_answers_are_off_is_refused(exported_folder):
@@ -156,6 +213,17 @@ def test_a_packed_export_has_the_fused_operator(classifier, tmp_path):
     assert sum(node.op_type == "PackedMultiHeadAttention" for node in graph.node) == 2
     named = {value.name for value in graph.input}
     assert named == {"input_ids", "position_ids", "token_type_ids", "token_offset", "cu_seqlens"}
+
+
+def test_a_packed_export_of_token_labels(tmp_path):
+    from tests.models import write_token_classifier
+
+    folder = write_token_classifier(tmp_path / "model")
+    path = export(folder, tmp_path / "packed", ExportPlan(task="classify", form="packed", dtype="float16"))
+    (logits,) = onnx.load(str(path), load_external_data=False).graph.output
+    assert [dim.dim_value for dim in logits.type.tensor_type.shape.dim] == [0, 6]
+    # 12, 7 and 3 tokens
+    assert Probe.load(path.parent).values.shape == (22, 6)
 
 
 def test_rows_survive_the_probe_file(tmp_path):

@@ -1,0 +1,57 @@
+"""What becomes of a pooled vector: dense layers, the first numbers of it, length one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from schemas.errors import UnsupportedOptionError
+from workers.dense import DenseLayer
+from workers.pooling import modes_of
+
+
+class Projection(nn.Module):
+    """(num_rows, width) pooled vectors to (num_rows, dim) float32 embeddings."""
+
+    def __init__(
+        self, *, dense: Sequence[DenseLayer] = (), dimensions: int | None = None, normalize: bool = True
+    ) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(_Dense(layer) for layer in dense))
+        self.dimensions, self.normalize = dimensions, normalize
+        self.requires_grad_(False)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        vectors = self.layers(vectors.float())[:, : self.dimensions]
+        return nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
+
+    def width(self, hidden_size: int, mode: str) -> int:
+        """Numbers of an embedding made of token vectors of `hidden_size` numbers, pooled by `mode`."""
+        pooled = hidden_size * len(modes_of(mode))
+        whole = self.layers[-1].linear.out_features if len(self.layers) else pooled
+        return min(whole, self.dimensions or whole)
+
+
+class _Dense(nn.Module):
+    """One layer with the folder's weights, in float32: a few rows a batch, so precision is cheap."""
+
+    def __init__(self, layer: DenseLayer) -> None:
+        super().__init__()
+        self.linear = nn.Linear(layer.in_features, layer.out_features, bias=layer.has_bias)
+        self.activation = getattr(nn, layer.activation)()
+        self.has_residual = layer.has_residual
+        if layer.has_residual and layer.in_features != layer.out_features:
+            self.residual = nn.Linear(layer.in_features, layer.out_features, bias=False)
+        try:
+            self.load_state_dict({name: tensor.float() for name, tensor in load_file(layer.weights).items()})
+        except RuntimeError as error:
+            reason = f"its {layer.name} has other weights than its config.json says ({str(error).splitlines()[-1]})"
+            raise UnsupportedOptionError(option="task embed with this model", reason=reason) from None
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.activation(self.linear(x))
+        if not self.has_residual:
+            return out
+        return out + (self.residual(x) if hasattr(self, "residual") else x)
