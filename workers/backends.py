@@ -20,6 +20,7 @@ from workers.heads import choose_activation, label_scores, pool, unit_length
 from workers.loading.attention_choice import PACKED_ONLY, attention_name
 from workers.loading.model import dtype_name, is_spread, load_model
 from workers.loading.placement import memory_fraction
+from workers.packed.options import PackedOptions
 from workers.pulse import Beat
 from workers.torch_encoder import Head, TorchEncoder
 from workers.transformers_generate import TransformersGenerate
@@ -58,7 +59,7 @@ def _load_generator(spec: EngineSpec, checkpoint: Checkpoint, beat: Beat) -> Eng
     is_encoder_decoder = bool(checkpoint.config.get("is_encoder_decoder"))
     model = load_model(spec, checkpoint, AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM)
     if spec.device == "cpu":
-        _beat_in_layers(model, beat)
+        beat_in_layers(model, beat)
     tokenizer = tokenizers.Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json"))
     reason = "model.backend is transformers"
     if spec.model.backend != "transformers":
@@ -70,7 +71,7 @@ def _load_generator(spec: EngineSpec, checkpoint: Checkpoint, beat: Beat) -> Eng
             raise UnsupportedOptionError(option=_packed_option(spec), reason=reason)
         log.warning("this model runs through transformers' padded generate, not the packed engine: %s", reason)
     if spec.device != "cpu":
-        _beat_in_layers(model, beat)
+        beat_in_layers(model, beat)
     return TransformersGenerate(
         model,
         tokenizer,
@@ -90,7 +91,7 @@ def _load_encoder(spec: EngineSpec, checkpoint: Checkpoint, beat: Beat) -> Engin
         model = load_model(spec, checkpoint, AutoModelForSequenceClassification)
         head, facts = _classification_head(spec, model)
     if spec.device == "cpu":
-        _beat_in_layers(model, beat)
+        beat_in_layers(model, beat)
     # on a CPU the two are about as fast, and the padded one needs nothing of the model
     reason = "model.backend is transformers" if spec.model.backend == "transformers" else "the device is a CPU"
     if spec.model.backend == "packed" or (spec.model.backend == "auto" and spec.device != "cpu"):
@@ -102,7 +103,7 @@ def _load_encoder(spec: EngineSpec, checkpoint: Checkpoint, beat: Beat) -> Engin
             raise UnsupportedOptionError(option="model.backend packed", reason=reason)
         log.warning("this model runs in padded batches, sorted by length: %s", reason)
     if spec.device != "cpu":
-        _beat_in_layers(model, beat)
+        beat_in_layers(model, beat)
     # a classifier on a decoder finds each row's last token by the padding id
     model.config.pad_token_id = checkpoint.pad_id
     budget = _CPU_TOKEN_BUDGET if spec.device == "cpu" else _CUDA_ENCODER_TOKEN_BUDGET
@@ -151,12 +152,22 @@ def _try_packed(
     if is_spread(model):
         return "its weights are spread over several devices"
     from workers.packed.engine import PackedEngine
-    from workers.packed.options import PackedOptions
     from workers.packed.probe import UnsupportedModel
 
     reason = PackedEngine.unsupported_reason(model)
     if reason is not None:
         return reason
+    attention = model.config._attn_implementation
+    try:
+        return PackedEngine(model, tokenizer, checkpoint.eos_ids, packed_options(spec, checkpoint))
+    except UnsupportedModel as error:
+        # it failed its own check on the loaded weights; the model goes back to stock attention
+        model.set_attn_implementation(attention)
+        return str(error)
+
+
+def packed_options(spec: EngineSpec, checkpoint: Checkpoint) -> PackedOptions:
+    """What the job asks of the packed engine."""
     # bitsandbytes' int8 products are not made for torch.compile
     is_compiled = spec.model.compile and spec.model.quantization != "int8"
     options = {"attention": _PACKED_ATTENTION[spec.model.attention], "compile": is_compiled}
@@ -164,13 +175,7 @@ def _try_packed(
     options["memory_fraction"] = memory_fraction(spec.model, spec.device, default=PackedOptions.memory_fraction)
     if spec.token_budget is not None:
         options["token_budget"] = spec.token_budget
-    attention = model.config._attn_implementation
-    try:
-        return PackedEngine(model, tokenizer, checkpoint.eos_ids, PackedOptions(**options))
-    except UnsupportedModel as error:
-        # it failed its own check on the loaded weights; the model goes back to stock attention
-        model.set_attn_implementation(attention)
-        return str(error)
+    return PackedOptions(**options)
 
 
 def _generation_budget(model: nn.Module) -> int:
@@ -185,7 +190,7 @@ def _generation_budget(model: nn.Module) -> int:
     return max(_CPU_TOKEN_BUDGET, int(free_bytes * _KV_SHARE) // token_bytes)
 
 
-def _beat_in_layers(model: nn.Module, beat: Beat) -> None:
+def beat_in_layers(model: nn.Module, beat: Beat) -> None:
     """Show life before every layer: on a slow device one forward pass may take longer than a stall is allowed to."""
     for module in model.modules():
         if isinstance(module, nn.ModuleList):

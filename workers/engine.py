@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 
 from workers.request import Request, Result
 
@@ -14,6 +15,9 @@ class Engine(ABC):
     An engine never fails a batch for one row: a request it cannot serve comes back as a result with `error` set.
     It is driven by one thread, which alternates `add` and `step`.
     """
+
+    #: what whoever loaded the engine adds to its provenance
+    notes: Mapping[str, str] = MappingProxyType({})
 
     @abstractmethod
     def add(self, requests: Sequence[Request]) -> None:

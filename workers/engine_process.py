@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 
 from schemas.errors import ParquetryError, PermanentError
@@ -27,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     pulse = Pulse(options.pulse)
     server = EngineServer(listen(options.socket), pulse)
     try:
-        server.serve(_load(EngineSpec.model_validate_json(options.spec), server))
+        server.serve(_load(EngineSpec.model_validate_json(options.spec), server, pulse, options.socket.parent))
     # the last stop: the process ends either way, and the supervisor must learn why
     except Exception as error:  # noqa: BLE001
         traceback.print_exc()
@@ -35,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 1
 
 
-def _load(spec: EngineSpec, server: EngineServer) -> Engine:
+def _load(spec: EngineSpec, server: EngineServer, pulse: Pulse, folder: Path) -> Engine:
     if factory := settings().engine_factory:
         module, _, name = factory.partition(":")
         return getattr(importlib.import_module(module), name)(spec)
@@ -45,9 +47,19 @@ def _load(spec: EngineSpec, server: EngineServer) -> Engine:
         from workers.encoding.optimum_encoder import load_optimum
 
         return load_optimum(spec)
+    if len(spec.devices) > 1:
+        from workers.parallel.loading import load_group
+
+        return load_group(spec, folder, partial(_die, pulse), beat=server.attend)
     from workers.backends import load_engine
 
     return load_engine(spec, beat=server.attend)
+
+
+def _die(pulse: Pulse, reason: str, permanent: bool) -> None:
+    """End at once, from any thread: the one that drives the engine may wait for a rank that is no more."""
+    pulse.failed(reason, permanent=permanent)
+    os._exit(1)
 
 
 def sentence(error: BaseException) -> str:

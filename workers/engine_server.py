@@ -91,7 +91,8 @@ class EngineServer:
     def _accept(self) -> None:
         while True:
             connection = _Connection(self._listener.accept()[0], self._inbox)
-            connection.send(Frame({"op": "hello", "describe": self._engine.describe()}))
+            described = {**self._engine.describe(), **self._engine.notes}
+            connection.send(Frame({"op": "hello", "describe": described}))
 
     def _take_one(self, timeout: float) -> None:
         try:

@@ -17,11 +17,15 @@ NUM_DECODED = 3
 
 
 def check_engine(model: nn.Module, runner: ModelRunner) -> None:
-    """Raise UnsupportedModel when the paged path and the eager model disagree. Uses lane 0 and the first blocks."""
+    """Raise UnsupportedModel when the paged path and the eager model disagree. Uses lane 0 and the first blocks.
+
+    The ranks of a group must agree to the last bit, or RanksDivergedError is raised: each samples for itself.
+    """
     ids = probe_ids(model)
     want = eager_logits(model, ids)
     for tokens, theirs in zip(ids, want, strict=True):
         mine = paged_logits(runner, probe_sequence(tokens.cpu().numpy(), runner))
+        runner.group.require_equal(mine, "the logits")
         check_logits(model, mine, theirs[-NUM_DECODED - 1 :], "paged logits")
 
 
