@@ -143,7 +143,7 @@ class RankGroup:
             rows = num_tokens if one.is_per_token else num_sampled
             scratch = torch.zeros(rows, one.width, dtype=one.dtype, device=self.device)
             self.sum_in_place(scratch) if one.kind == "sum" else self.gather(scratch, one.width * self.size)
-        flag = torch.tensor([int(failed)], dtype=torch.int32).to(self.device, non_blocking=True)
+        flag = torch.full((1,), int(failed), dtype=torch.int32, device=self.device)
         dist.all_reduce(flag)
         return flag
 

@@ -60,11 +60,10 @@ def _lead(spec: EngineSpec, store: Path, report: Report, beat: Beat) -> Engine:
     try:
         engine = load_rank(spec, 0, store, beat=beat)
         ranks.wait_ready()
-    except UnsupportedModel:
+    except Exception as error:
+        if isinstance(error, RuntimeError):
+            ranks.settle()
         ranks.dismiss()
-        raise
-    except RuntimeError:
-        ranks.settle()
         raise
     engine.runner.outbox = ranks.outbox
     return LeadingEngine(engine, ranks)

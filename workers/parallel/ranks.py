@@ -27,6 +27,9 @@ _GRACE_S = 3.0
 #: of PARQUETRY_ENGINE_STALL_SECONDS: the supervisor would kill rank 0 at the whole of it, and know less
 _PATIENCE = 0.8
 
+#: what a rank runs
+MODULE = "workers.parallel.rank_process"
+
 #: told why the engine cannot go on, and whether another try would end the same way; does not return
 Report = Callable[[str, bool], None]
 
@@ -52,7 +55,7 @@ class Rank:
 
     def _start(self, spec: EngineSpec, store: Path, inbox: Connection, writer: int) -> subprocess.Popen:
         # -P: a file in the working directory must not pass for one of our modules
-        command = [sys.executable, "-P", "-m", "workers.parallel.rank_process", "--spec", spec.model_dump_json()]
+        command = [sys.executable, "-P", "-m", MODULE, "--spec", spec.model_dump_json()]
         command += ["--rank", str(self.number), "--store", str(store), "--inbox", str(inbox.fileno())]
         command += ["--pulse", str(writer), "--parent", str(os.getpid())]
         return subprocess.Popen(
@@ -120,49 +123,58 @@ class Ranks:
         self.outbox = Outbox([rank.connection for rank in self.members])
         self._report = report
         self._dismissed = threading.Event()
+        self._over = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="ranks", daemon=True)
         self._watcher.start()
 
     def wait_ready(self) -> None:
         """Return when every rank has loaded. One that cannot ends the engine."""
         while not all(rank.is_ready for rank in self.members):
-            time.sleep(_TICK_S / 4)
+            if self._over.wait(_TICK_S / 4):
+                raise RuntimeError("a rank of the engine could not load")
 
     def settle(self) -> None:
         """After an error here: give the watcher time to see that another rank's death explains it."""
-        self._dismissed.wait(_GRACE_S)
+        self._over.wait(_GRACE_S)
 
     def dismiss(self) -> None:
         """Stop watching and end all of them. Harmless when called twice."""
         if self._dismissed.is_set():
             return
         self._dismissed.set()
+        self._over.set()
         self._watcher.join()
         for rank in self.members:
             rank.end()
 
     def _watch(self) -> None:
         """Exchanges between ranks wait for ever, so whatever is wrong with one of them ends the engine."""
+        problem = self._first_problem()
+        if problem is not None:
+            self._report(*problem)
+        self._over.set()
+
+    def _first_problem(self) -> tuple[str, bool] | None:
+        """Wait for one: why, and whether it is permanent. None once dismissed."""
         by_pulse = {rank.pulse: rank for rank in self.members}
         while not self._dismissed.is_set():
             ready, _, _ = select.select(list(by_pulse), [], [], _TICK_S)
             lost = [rank for pulse in ready if not (rank := by_pulse[pulse]).read_pulse()]
             if (lost or any(rank.failure for rank in self.members)) and not self._dismissed.is_set():
-                self._fail(lost)
-                return
+                return self._blame(lost)
             silent = [rank.name for rank in self.members if rank.is_silent()]
             if silent:
                 limit = settings().engine_stall_seconds * _PATIENCE
-                self._report(f"{' and '.join(silent)} gave no sign of life for {limit:g} s", False)
-                return
+                return f"{' and '.join(silent)} gave no sign of life for {limit:g} s", False
+        return None
 
-    def _fail(self, lost: list[Rank]) -> None:
-        """Report the rank that was killed rather than those that failed because it was."""
+    def _blame(self, lost: list[Rank]) -> tuple[str, bool]:
+        """The rank that was killed rather than those that failed because it was."""
         failed = [rank for rank in self.members if rank.failure or rank in lost]
         killed = [rank for rank in self.members if rank.killed_by()]
         culprit = (killed or failed)[0]
         permanent = not killed and bool(culprit.failure and culprit.failure["permanent"])
-        self._report(culprit.explain(), permanent)
+        return culprit.explain(), permanent
 
 
 def _environment() -> dict[str, str]:
