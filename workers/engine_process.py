@@ -46,7 +46,7 @@ def _load(spec: EngineSpec, server: EngineServer, pulse: Pulse, folder: Path) ->
         # its environment has a transformers that no other engine runs on
         from workers.encoding.optimum_encoder import load_optimum
 
-        return load_optimum(spec)
+        return load_optimum(spec.on(0))
     if len(spec.devices) > 1:
         from workers.parallel.loading import load_group
 
