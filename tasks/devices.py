@@ -35,7 +35,8 @@ def devices(gpus: tuple[str, ...] | None, group: int, cpu_engines: int | None) -
 def _all_gpus() -> list[str]:
     allowed = visible_gpus()
     if allowed is not None:
-        return allowed
+        # a number counts the GPUs that this process sees
+        return [str(number) for number in range(len(allowed))]
     program = shutil.which("nvidia-smi")
     return [] if program is None else _ask(program)
 

@@ -35,6 +35,7 @@ from workers.loading.model import dtype_name, is_spread, load_model
 from workers.loading.packages import require
 from workers.loading.placement import memory_fraction
 from workers.loading.quantization import packing_obstacle
+from workers.packed.options import PackedOptions
 from workers.pulse import Beat
 from workers.torch_encoder import Head, TorchEncoder
 from workers.transformers_generate import MAX_ROWS, TransformersGenerate
@@ -97,7 +98,7 @@ def put_engine(model: nn.Module, spec: EngineSpec, checkpoint: Checkpoint, beat:
 
 def _generator(spec: EngineSpec, checkpoint: Checkpoint, model: nn.Module, beat: Beat) -> Engine:
     if spec.device == "cpu":
-        _beat_in_layers(model, beat)
+        beat_in_layers(model, beat)
     tokenizer = tokenizers.Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json"))
     reason = "model.backend is transformers"
     if spec.model.backend != "transformers":
@@ -109,7 +110,7 @@ def _generator(spec: EngineSpec, checkpoint: Checkpoint, model: nn.Module, beat:
             raise UnsupportedOptionError(option=_packed_option(spec), reason=reason)
         log.warning("this model runs through transformers' padded generate, not the packed engine: %s", reason)
     if spec.device != "cpu":
-        _beat_in_layers(model, beat)
+        beat_in_layers(model, beat)
     return TransformersGenerate(
         model,
         tokenizer,
@@ -135,7 +136,7 @@ def _vision_generator(spec: EngineSpec, checkpoint: Checkpoint, model: nn.Module
     from workers.vision.processor import RowProcessor, load_processor
 
     processor = load_processor(checkpoint)
-    _beat_in_layers(model, beat)
+    beat_in_layers(model, beat)
     rows = RowProcessor(processor, model.dtype, settings().image_max_pixels)
     max_rows = MAX_ROWS
     if not has_known_layout(rows):
@@ -158,7 +159,7 @@ def _vision_generator(spec: EngineSpec, checkpoint: Checkpoint, model: nn.Module
 def _encoder(spec: EngineSpec, checkpoint: Checkpoint, model: nn.Module, beat: Beat) -> Engine:
     head, facts = _head(spec, checkpoint, model)
     if spec.device == "cpu":
-        _beat_in_layers(model, beat)
+        beat_in_layers(model, beat)
     # on a CPU the two are about as fast, and the padded one needs nothing of the model
     reason = "model.backend is transformers" if spec.model.backend == "transformers" else "the device is a CPU"
     if spec.model.backend == "packed" or (spec.model.backend == "auto" and spec.device != "cpu"):
@@ -170,7 +171,7 @@ def _encoder(spec: EngineSpec, checkpoint: Checkpoint, model: nn.Module, beat: B
             raise UnsupportedOptionError(option="model.backend packed", reason=reason)
         log.warning("this model runs in padded batches, sorted by length: %s", reason)
     if spec.device != "cpu":
-        _beat_in_layers(model, beat)
+        beat_in_layers(model, beat)
     budget = _CPU_TOKEN_BUDGET if spec.device == "cpu" else _CUDA_ENCODER_TOKEN_BUDGET
     return TorchEncoder(
         model,
@@ -232,12 +233,22 @@ def _try_packed(
     if obstacle := packing_obstacle(spec.model):
         return obstacle
     from workers.packed.engine import PackedEngine
-    from workers.packed.options import PackedOptions
     from workers.packed.probe import UnsupportedModel
 
     reason = PackedEngine.unsupported_reason(model)
     if reason is not None:
         return reason
+    attention = model.config._attn_implementation
+    try:
+        return PackedEngine(model, tokenizer, checkpoint.eos_ids, packed_options(spec, checkpoint))
+    except UnsupportedModel as error:
+        # it failed its own check on the loaded weights; the model goes back to stock attention
+        model.set_attn_implementation(attention)
+        return str(error)
+
+
+def packed_options(spec: EngineSpec, checkpoint: Checkpoint) -> PackedOptions:
+    """What the job asks of the packed engine."""
     # bitsandbytes' int8 products are not made for torch.compile
     is_compiled = spec.model.compile and spec.model.quantization != "int8"
     options = {"attention": _PACKED_ATTENTION[spec.model.attention], "compile": is_compiled}
@@ -245,13 +256,7 @@ def _try_packed(
     options["memory_fraction"] = memory_fraction(spec.model, spec.device, default=PackedOptions.memory_fraction)
     if spec.token_budget is not None:
         options["token_budget"] = spec.token_budget
-    attention = model.config._attn_implementation
-    try:
-        return PackedEngine(model, tokenizer, checkpoint.eos_ids, PackedOptions(**options))
-    except UnsupportedModel as error:
-        # it failed its own check on the loaded weights; the model goes back to stock attention
-        model.set_attn_implementation(attention)
-        return str(error)
+    return PackedOptions(**options)
 
 
 def _generation_budget(model: nn.Module) -> int:
@@ -268,7 +273,7 @@ def _generation_budget(model: nn.Module) -> int:
     return max(_CPU_TOKEN_BUDGET, int(free_bytes * _KV_SHARE) // token_bytes)
 
 
-def _beat_in_layers(model: nn.Module, beat: Beat) -> None:
+def beat_in_layers(model: nn.Module, beat: Beat) -> None:
     """Show life before every layer: on a slow device one forward pass may take longer than a stall is allowed to."""
     hooks = []
     for module in model.modules():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 
 from workers.request import Request, Result
 
@@ -17,6 +18,8 @@ class Engine(ABC):
 
     #: whether `close` leaves the model as it was, so that another engine can be put on it
     gives_model_back = False
+    #: what whoever loaded the engine adds to its provenance
+    notes: Mapping[str, str] = MappingProxyType({})
 
     @abstractmethod
     def add(self, requests: Sequence[Request]) -> None:

@@ -166,4 +166,13 @@ def cuda_devices(device: str) -> str | None:
         return None
     visible = visible_gpus()
     names = numbers.split(",") if numbers else ["0"]
-    return ",".join(visible[int(name)] if visible else name for name in names)
+    return ",".join(visible[int(name)] if visible and name.isdecimal() else name for name in names)
+
+
+def device_within(device: str) -> str:
+    """What an engine calls its own device, with no other visible: "cuda:0,1" for "cuda:4,5"."""
+    kind, _, numbers = device.partition(":")
+    count = len(numbers.split(","))
+    if kind == "cpu" and count == 1:
+        return kind
+    return f"{kind}:{','.join(map(str, range(count)))}"

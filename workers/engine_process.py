@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from schemas.errors import ParquetryError, PermanentError
@@ -29,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     server = EngineServer(listen(options.socket), pulse)
     try:
         spec = EngineSpec.model_validate_json(options.spec)
-        server.serve(spec, _builder(spec, server))
+        server.serve(spec, _builder(spec, server, pulse, options.socket.parent))
     # the last stop: the process ends either way, and the supervisor must learn why
     except Exception as error:  # noqa: BLE001
         traceback.print_exc()
@@ -37,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 1
 
 
-def _builder(spec: EngineSpec, server: EngineServer) -> Callable[[EngineSpec], Engine]:
+def _builder(spec: EngineSpec, server: EngineServer, pulse: Pulse, folder: Path) -> Callable[[EngineSpec], Engine]:
     """What makes the engine of a spec, of this one first and then of others on the same weights."""
     if factory := settings().engine_factory:
         module, _, name = factory.partition(":")
@@ -47,10 +49,20 @@ def _builder(spec: EngineSpec, server: EngineServer) -> Callable[[EngineSpec], E
         # its environment has a transformers that no other engine runs on
         from workers.encoding.optimum_encoder import load_optimum
 
-        return load_optimum
+        return lambda given: load_optimum(given.on(0))
+    if len(spec.devices) > 1:
+        from workers.parallel.host import GroupHost
+
+        return GroupHost(folder, partial(_die, pulse), server.attend).build
     from workers.model_host import ModelHost
 
     return ModelHost(server.attend).build
+
+
+def _die(pulse: Pulse, reason: str, permanent: bool) -> None:
+    """End at once, from any thread: the one that drives the engine may wait for a rank that is no more."""
+    pulse.failed(reason, permanent=permanent)
+    os._exit(1)
 
 
 def sentence(error: BaseException) -> str:

@@ -96,7 +96,7 @@ class EngineServer:
                 self._deliver(self._engine.step())
 
     def _start(self, engine: Engine) -> None:
-        self._engine, self._about = engine, engine.describe()
+        self._engine, self._about = engine, {**engine.describe(), **engine.notes}
         self._pulse.ready()
 
     def _exchange(self, build: Callable[[EngineSpec], Engine]) -> None:

@@ -14,7 +14,7 @@ from workers.loading.quantization import int8_threshold
 
 
 class EngineSpec(BaseModel):
-    """One model, one task, one device."""
+    """One model, one task, one device or one group of devices."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -31,7 +31,7 @@ class EngineSpec(BaseModel):
     images: bool = False
     #: numbers of an embedding that are kept, None for all (or what the model says)
     dimensions: int | None = None
-    #: "cpu" or "cuda:0"
+    #: "cpu" or "cuda:0"; "cuda:0,1" is a group of two cards, and "cpu:0,1" two ranks on the CPU
     device: str = "cpu"
     #: tokens one batch may hold, None lets the engine choose
     token_budget: int | None = None
@@ -59,6 +59,16 @@ class EngineSpec(BaseModel):
         """The engine of a spec that is not a job yet, such as a trial run."""
         record = JobRecord.model_construct(spec=spec, model_path=model_path)
         return cls.of(record, device=device)
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The device of each rank: "cuda:0" and "cuda:1" of "cuda:0,1"."""
+        kind, _, numbers = self.device.partition(":")
+        return tuple(f"{kind}:{number}" if kind == "cuda" else kind for number in (numbers or "0").split(","))
+
+    def on(self, rank: int) -> EngineSpec:
+        """The same on the device of one rank."""
+        return self.model_copy(update={"device": self.devices[rank]})
 
     @cached_property
     def key(self) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from workers.engine_child import EngineChild, cuda_devices
+from workers.engine_child import EngineChild, cuda_devices, device_within
 from workers.engine_spec import EngineSpec
 from workers.wire import Frame, FrameBuffer, WireError, listen, receive, send
 
@@ -37,7 +37,7 @@ class _Client:
 
 
 class EngineSupervisor:
-    """Owns one device. At most one model is loaded; it is switched when nobody uses it and another is asked for.
+    """Owns one device or one group. At most one model is loaded; it is switched when nobody uses it and another is due.
 
     Specs of equal weights are served by one process one after the other: it keeps the weights and exchanges its engine.
     Asks are served in order. A dead engine is started again by the next ask. All work is done in one thread, so
@@ -113,8 +113,8 @@ class EngineSupervisor:
     def _ask(self, client: _Client, frame: Frame) -> None:
         if client.spec is not None:
             raise WireError("a client asks once")
-        device = "cpu" if self._gpus is None else "cuda:0"
-        client.spec = EngineSpec.model_validate(frame.header["spec"]).model_copy(update={"device": device})
+        spec = EngineSpec.model_validate(frame.header["spec"])
+        client.spec = spec.model_copy(update={"device": device_within(self.device)})
         self._waiting.append(client)
 
     def _drop(self, client: _Client) -> None:

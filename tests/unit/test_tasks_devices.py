@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from schemas.job import ModelSpec
 from tasks import devices as module
 from tasks.devices import GpusPerEngineError, devices
+from workers.engine_child import cuda_devices, device_within
+from workers.engine_spec import EngineSpec
 
 
 @pytest.mark.parametrize(
@@ -28,7 +31,27 @@ def test_gpus_that_do_not_fit_the_groups_are_refused():
         devices(("0", "1", "2"), 2, None)
 
 
-@pytest.mark.parametrize(("visible", "names"), [([], ["cpu"]), (["3", "5"], ["cuda:3", "cuda:5"])])
+@pytest.mark.parametrize(("visible", "names"), [([], ["cpu"]), (["3", "5"], ["cuda:0", "cuda:1"])])
 def test_all_visible(monkeypatch, visible: list[str], names: list[str]):
     monkeypatch.setattr(module, "visible_gpus", lambda: visible)
     assert devices(None, 1, None) == names
+
+
+@pytest.mark.parametrize(
+    ("device", "visible", "gpus", "within", "ranks"),
+    [
+        ("cpu", None, None, "cpu", ("cpu",)),
+        ("cpu:0,1", None, None, "cpu:0,1", ("cpu", "cpu")),
+        ("cuda:3", None, "3", "cuda:0", ("cuda:0",)),
+        ("cuda:2,3", None, "2,3", "cuda:0,1", ("cuda:0", "cuda:1")),
+        ("cuda:0,1", "3,5", "3,5", "cuda:0,1", ("cuda:0", "cuda:1")),
+        ("cuda:GPU-8a56", "GPU-8a56", "GPU-8a56", "cuda:0", ("cuda:0",)),
+    ],
+)
+def test_what_an_engine_calls_its_devices(monkeypatch, device: str, visible, gpus, within: str, ranks: tuple):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert cuda_devices(device) == gpus
+    assert device_within(device) == within
+    assert EngineSpec(task="generate", model_path="m", model=ModelSpec(id="m"), device=within).devices == ranks

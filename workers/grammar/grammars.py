@@ -33,10 +33,14 @@ class Grammars:
             self._compiler = GrammarCompiler(self._tokenizer, self._vocab_size, self._eos_ids)
         return self._compiler.start(text)
 
-    def masks(self, rows: Sequence[RowMatcher | None]) -> Tensor:
-        """(num_rows, mask_width) int32 on the device: what each row may write next. The copy does not wait."""
+    def host_masks(self, rows: Sequence[RowMatcher | None]) -> Tensor:
+        """(num_rows, mask_width) int32 on the host: what each row may write next."""
         assert self._compiler is not None
-        masks = torch.from_numpy(self._compiler.masks(rows))
+        return torch.from_numpy(self._compiler.masks(rows))
+
+    def masks(self, rows: Sequence[RowMatcher | None]) -> Tensor:
+        """As `host_masks`, on the device. The copy does not wait."""
+        masks = self.host_masks(rows)
         if self._device.type != "cuda":
             return masks
         return masks.pin_memory().to(self._device, non_blocking=True)

@@ -27,14 +27,18 @@ from workers.loading.quantization import RECIPES, quantization_config
 log = logging.getLogger(__name__)
 
 
-def load_model(spec: EngineSpec, checkpoint: Checkpoint, auto_class: Any, **options: Any) -> nn.Module:
+def load_model(
+    spec: EngineSpec, checkpoint: Checkpoint, auto_class: Any, *, shares: int = 1, **options: Any
+) -> nn.Module:
     """The model in eval mode on its devices, through a transformers Auto class, with its adapters.
+
+    With several `shares` this process is one of as many ranks, and gets its share by the plan of the model's class.
 
     Safetensors only, and no code from the folder unless the operator allows it. Everything that the files, the
     options and the cards can tell is refused before a weight is read; see `LoadingPlan.place` for the errors.
     """
     quieten()
-    plan, placement, card = _placed(spec, checkpoint, auto_class)
+    plan, placement, card = _placed(spec, checkpoint, auto_class, shares)
     warning = None if card.kind == "cpu" else speed_warning(spec.model.quantization, card.name)
     if warning is not None:
         log.warning("%s", warning)
@@ -57,14 +61,16 @@ def switch_model(model: nn.Module, spec: EngineSpec, loaded: EngineSpec, checkpo
     use_attention(model, spec.model.attention)
 
 
-def _placed(spec: EngineSpec, checkpoint: Checkpoint, auto_class: Any) -> tuple[LoadingPlan, Placement, Card]:
+def _placed(
+    spec: EngineSpec, checkpoint: Checkpoint, auto_class: Any, shares: int = 1
+) -> tuple[LoadingPlan, Placement, Card]:
     """Everything that can be decided, and refused, without the weights."""
     plan = LoadingPlan(spec.model, checkpoint)
     devices = cards(spec.device)
     card = devices[device_key(spec.device)]
-    config = AutoConfig.from_pretrained(checkpoint.folder, **_trust())
-    limits = AttentionLimits.of(_model_class(auto_class, config), card, plan.dtype(card.kind))
-    return plan, plan.place(spec.device, devices, limits), card
+    config = AutoConfig.from_pretrained(checkpoint.folder, **trust())
+    limits = AttentionLimits.of(model_class(auto_class, config), card, plan.dtype(card.kind))
+    return plan, plan.place(spec.device, devices, limits, shares=shares), card
 
 
 def quieten() -> None:
@@ -74,11 +80,11 @@ def quieten() -> None:
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
 
 
-def _trust() -> dict[str, bool]:
+def trust() -> dict[str, bool]:
     return {"trust_remote_code": settings().trust_remote_code, "local_files_only": True}
 
 
-def _model_class(auto_class: Any, config: PreTrainedConfig) -> type | None:
+def model_class(auto_class: Any, config: PreTrainedConfig) -> type | None:
     """The class that will be loaded, None where the checkpoint brings its own or the task has none for it."""
     if type(config) not in auto_class._model_mapping:
         return None
@@ -97,11 +103,10 @@ def _read(
     model, report = auto_class.from_pretrained(
         plan.checkpoint.folder,
         dtype=getattr(torch, dtype),
-        device_map=placement.device_map,
-        max_memory=placement.max_memory,
+        **_whereabouts(placement),
         use_safetensors=True,
         output_loading_info=True,
-        **_trust(),
+        **trust(),
         **given,
         **options,
     )
@@ -113,6 +118,15 @@ def _read(
     if is_late:
         _quantize_late(model, quantization)
     return model
+
+
+def _whereabouts(placement: Placement) -> dict[str, Any]:
+    """The placement as arguments of from_pretrained."""
+    if placement.shares == 1:
+        return {"device_map": placement.device_map, "max_memory": placement.max_memory}
+    from transformers.distributed import DistributedConfig
+
+    return {"distributed_config": DistributedConfig(tp_size=placement.shares)}
 
 
 _LATE = frozenset(name for name, recipe in RECIPES.items() if recipe.package == "torchao")

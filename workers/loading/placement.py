@@ -17,10 +17,14 @@ WEIGHT_SHARE = 0.9
 
 @dataclass(frozen=True)
 class Placement:
-    """`device_map` and `max_memory` as transformers takes them; one device unless `is_spread`."""
+    """`device_map` and `max_memory` as transformers takes them; one device unless `is_spread`.
+
+    With several `shares` every device of as many ranks holds one, and `device_map` names this rank's.
+    """
 
     device_map: str | dict[str, str]
     max_memory: dict[Device, int] | None = None
+    shares: int = 1
 
     @property
     def is_spread(self) -> bool:
@@ -61,6 +65,15 @@ def place(model: ModelSpec, needed: int, cards: Mapping[Device, Card], *, device
         raise _too_large(model, needed, allowed)
     _refuse_quantized_offload(model, needed, allowed)
     return Placement("auto", max_memory=allowed)
+
+
+def place_share(model: ModelSpec, needed: int, cards: Mapping[Device, Card], *, device: str, shares: int) -> Placement:
+    """The share of `needed` bytes that one of `shares` ranks holds on `device`. Raises ModelTooLargeError."""
+    first = device_key(device)
+    allowed = _allowed(parse_limits(model), cards).get(first, 0)
+    if needed > shares * allowed:
+        raise _too_large(model, needed // shares, {first: allowed})
+    return Placement({"": device}, shares=shares)
 
 
 def require_room(model: ModelSpec, needed: int, limits: Mapping[Device, int] | None) -> None:

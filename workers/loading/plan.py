@@ -13,7 +13,8 @@ from workers.loading.adapters import Adapter
 from workers.loading.attention_choice import PACKED_ONLY, PADDED_ONLY, AttentionLimits, check_attention
 from workers.loading.card import Card
 from workers.loading.footprint import DTYPE_BYTES, loaded_bytes
-from workers.loading.placement import Device, Placement, device_key, parse_limits, place, require_room
+from workers.loading.parallelism import check_parallel
+from workers.loading.placement import Device, Placement, device_key, parse_limits, place, place_share, require_room
 from workers.loading.precision import resolve_dtype
 from workers.loading.quantization import check_options, check_quantization
 from workers.loading.stored_quantization import check_stored, stored_method
@@ -71,19 +72,26 @@ class LoadingPlan:
             adapter.check(self.model.id, self.headers)
             adapter.check_resident(self.model.id)
 
-    def place(self, device: str, cards: Mapping[Device, Card], limits: AttentionLimits) -> Placement:
-        """Refuse what this worker cannot load, and say where the weights go.
+    def place(
+        self, device: str, cards: Mapping[Device, Card], limits: AttentionLimits, *, shares: int = 1
+    ) -> Placement:
+        """Refuse what this worker cannot load, and say where the weights go: in one piece, or in equal `shares`.
 
         Raises MissingPackageError, ModelTooLargeError, UnsupportedQuantizationError, UnsupportedAttentionError,
         AdapterMismatchError or UnsupportedOptionError.
         """
         card = cards[device_key(device)]
         self.check()
+        if shares > 1:
+            check_parallel(self.model, self.checkpoint.config, shares)
         check_stored(self.checkpoint.config, card)
         check_quantization(self.model, card)
         _check_backend(self.model, limits)
         check_attention(self.model.attention, limits)
-        placement = place(self.model, self.needed_bytes(card.kind), cards, device=device)
+        needed = self.needed_bytes(card.kind)
+        if shares > 1:
+            return place_share(self.model, needed, cards, device=device, shares=shares)
+        placement = place(self.model, needed, cards, device=device)
         if placement.is_spread and self.adapters:
             reason = "the weights must be spread over several devices; quantize them, or merge one with model.adapter"
             raise UnsupportedOptionError(option="model.adapters", reason=reason)

@@ -35,6 +35,8 @@ from workers.packed.sequence import Sequence
 from workers.packed.startup import capture_graphs, speed_up
 from workers.packed.step_tensors import DeviceLanes
 from workers.packed.stop import StopMatcher
+from workers.packed.together import GroupRunner, unanimous
+from workers.parallel.group import SOLO, RankGroup
 from workers.request import Completion, GenerationRequest, Request, Result
 
 log = logging.getLogger(__name__)
@@ -51,6 +53,9 @@ class PackedEngine(Engine):
     `model` is loaded and in eval mode; it runs through the packed hook until `close`. `tokenizer` is needed for stop
     strings and grammars only. `eos_ids` end every sequence and are no part of its output. Raises UnsupportedModel
     when the hook cannot serve the model or its logits do not agree with the eager model.
+
+    With a `group` the model holds this rank's share of the weights. Every rank makes the engine in the same way; then
+    rank 0's is used as any other, and the runners of the others follow it.
     """
 
     gives_model_back = True
@@ -61,11 +66,13 @@ class PackedEngine(Engine):
         tokenizer: Tokenizer | None,
         eos_ids: Collection[int],
         options: PackedOptions | None = None,
+        group: RankGroup = SOLO,
     ) -> None:
         if model.config._attn_implementation == IMPLEMENTATION:
             raise ValueError("another packed engine holds this model; close it first")
         self.options = options or PackedOptions()
         self.model = model
+        self.group = group
         self.tokenizer = tokenizer
         self.device: torch.device = model.device
         self.max_model_len = self.options.max_model_len or model_length(model)
@@ -76,7 +83,8 @@ class PackedEngine(Engine):
         self._counters: Counter[str] = Counter()
         on_cuda = self.device.type == "cuda"
         self._lookahead = on_cuda if self.options.lookahead is None else self.options.lookahead
-        self._layers = probe_layers(model)
+        with unanimous(group):
+            self._layers = probe_layers(model)
         self.backend = choose_backend(self.options.attention, self.device)
         self._implementation = model.config._attn_implementation
         model.set_attn_implementation(IMPLEMENTATION)
@@ -91,9 +99,13 @@ class PackedEngine(Engine):
         vocab_size = self.model.config.get_text_config().vocab_size
         sampler = Sampler(num_lanes, vocab_size, self.device)
         self._grammars = Grammars(self.tokenizer, vocab_size, self._eos_ids.tolist(), self.device)
-        self.runner = ModelRunner(self.model, self.backend, device_lanes, sampler)
+        runner_type = ModelRunner if self.group.size == 1 else GroupRunner
+        self.runner = runner_type(self.model, self.backend, device_lanes, sampler, self.group)
         attach_caches(self._layers, NUM_PROBE_BLOCKS, block_size, self.device)
-        check_engine(self.model, self.runner)
+        with unanimous(self.group):
+            check_engine(self.model, self.runner)
+        if isinstance(self.runner, GroupRunner):
+            self.runner.learn_exchanges()
         self._undo = speed_up(self.model, self.runner, self._layers, self.options)
         num_blocks = plan_num_blocks(self._layers, self.runner, self.options, self.max_model_len)
         attach_caches(self._layers, num_blocks, block_size, self.device)
@@ -184,10 +196,10 @@ class PackedEngine(Engine):
         return (in_flight,)
 
     def _allow(self, lanes: np.ndarray) -> Tensor:
-        """Token masks of `lanes` (num_sampled,), which need the tokens of the step before."""
+        """Token masks of `lanes` (num_sampled,) on the host, which need the tokens of the step before."""
         self._collect_pending()
         sequences = [self.lanes.sequences[lane] for lane in lanes.tolist()]
-        return self._grammars.masks([None if sequence is None else sequence.grammar for sequence in sequences])
+        return self._grammars.host_masks([None if sequence is None else sequence.grammar for sequence in sequences])
 
     def _collect_pending(self) -> None:
         for in_flight in self._pending:
@@ -200,8 +212,13 @@ class PackedEngine(Engine):
         self._counters["decode_tokens"] += len(batch.decode_lanes)
 
     def _shrink(self) -> None:
-        """After an out-of-memory: halve the token budget and start every running sequence again."""
+        """After an out-of-memory in a launch: the steps before it are good."""
         self._collect_pending()
+        self._start_again()
+
+    def _start_again(self) -> None:
+        """Halve the token budget and start every running sequence again from the tokens collected so far."""
+        self._pending = ()
         budget = self.scheduler.token_budget // 2
         if budget < MIN_TOKEN_BUDGET:
             raise MemoryError(f"out of memory at a token budget of {2 * budget}, and it cannot shrink more")
@@ -214,6 +231,9 @@ class PackedEngine(Engine):
     def _collect(self, in_flight: InFlight) -> None:
         """Store the tokens of a step and finish what they end."""
         tokens, logprobs = in_flight.wait()
+        if in_flight.is_void:
+            self._start_again()
+            return
         alive = self.lanes.epoch[in_flight.lanes] == in_flight.epochs
         lanes, tokens = in_flight.lanes[alive], tokens[alive].astype(np.int32)
         self.lanes.append(lanes, tokens, None if logprobs is None else logprobs[alive])
@@ -285,6 +305,7 @@ class PackedEngine(Engine):
             "attention": self.backend.name,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "block_size": str(self.pool.block_size),
+            **({"tensor_parallel": str(self.group.size)} if self.group.size > 1 else {}),
             **{name: importlib.metadata.version(name) for name in ("torch", "transformers")},
         }
 

@@ -43,7 +43,8 @@ def plan_num_blocks(
         return options.num_blocks
     device, block_size = runner.lanes.device, runner.lanes.block_size
     peak = activation_bytes(runner, options, max_model_len)
-    available = free_bytes(device, options.memory_fraction) - peak
+    # every rank has as many blocks as the one with the least room
+    available = runner.group.minimum(free_bytes(device, options.memory_fraction) - peak)
     per_block = block_size * sum(layer.bytes_per_token for layer in layers)
     # More than every lane at its longest is of no use; the prefix cache may have as much again.
     useful = 2 * options.num_lanes * -(-max_model_len // block_size)

@@ -15,6 +15,7 @@ from workers.packed.graphs import DecodeGraphs
 from workers.packed.sampler import Sampler, SamplingMode
 from workers.packed.scheduler import Batch
 from workers.packed.step_tensors import Choice, DeviceLanes, StepBuilder, StepTensors
+from workers.parallel.group import SOLO, RankGroup
 
 
 @dataclass
@@ -26,6 +27,13 @@ class InFlight:
     tokens: Tensor
     logprobs: Tensor | None
     done: torch.cuda.Event | None
+    #: (1,) how many ranks ran out of memory in the step; None on one device
+    num_failed: Tensor | None = None
+
+    @property
+    def is_void(self) -> bool:
+        """Whether the tokens are of no use; known once `wait` has returned."""
+        return self.num_failed is not None and bool(self.num_failed.item())
 
     def wait(self) -> tuple[np.ndarray, np.ndarray | None]:
         """Tokens and log-probabilities, (num_sampled,) each, once the device is through with them."""
@@ -41,11 +49,24 @@ def to_host(x: Tensor) -> Tensor:
     return torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True)
 
 
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """Start a copy from the host that does not wait; on a CPU, `x` itself."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x
+
+
 class ModelRunner:
     """Owns the forward pass, the sampler and the device's view of the lanes."""
 
-    def __init__(self, model: nn.Module, backend: AttentionBackend, lanes: DeviceLanes, sampler: Sampler) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        backend: AttentionBackend,
+        lanes: DeviceLanes,
+        sampler: Sampler,
+        group: RankGroup = SOLO,
+    ) -> None:
         self.model = model
+        self.group = group
         self.backend = backend
         self.lanes = lanes
         self.sampler = sampler
@@ -61,18 +82,26 @@ class ModelRunner:
     ) -> InFlight:
         """Start one step; `epochs` (num_sampled,) are handed on to whoever collects it.
 
-        `allow` returns the token masks of the sampled rows. It is called while the device computes the logits, so
-        the host may wait for the step before and still keep the device busy.
+        `allow` returns the token masks of the sampled rows, on the host. It is called while the device computes the
+        logits, so the host may wait for the step before and still keep the device busy.
         """
+        return self.send_back(batch.sampled_lanes, epochs, *self.compute(batch, mode, allow))
+
+    def compute(
+        self, batch: Batch, mode: SamplingMode, allow: Callable[[], Tensor] | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The tokens of one step and their log-probabilities, on the device."""
         if batch.admitted:
             self.sampler.admit(batch.admitted)
         if allow is not None:
-            tokens, logprobs = self.run_allowed(batch, mode, allow)
-        elif self.graphs is not None and self.graphs.takes(batch):
-            tokens, logprobs = self.graphs.replay(batch, mode)
-        else:
-            tokens, logprobs = self.run(self.builder.build(batch), mode)
-        return self.send_back(batch.sampled_lanes, epochs, tokens, logprobs)
+            return self.run_allowed(batch, mode, allow)
+        if self.is_replayed(batch):
+            return self.graphs.replay(batch, mode)
+        return self.run(self.builder.build(batch), mode)
+
+    def is_replayed(self, batch: Batch) -> bool:
+        """Whether a captured graph computes this batch."""
+        return self.graphs is not None and self.graphs.takes(batch)
 
     def run(self, step: StepTensors, mode: SamplingMode) -> tuple[Tensor, Tensor | None]:
         """Forward and sample one step; the token table takes the new tokens."""
@@ -82,11 +111,11 @@ class ModelRunner:
         self, batch: Batch, mode: SamplingMode, allow: Callable[[], Tensor]
     ) -> tuple[Tensor, Tensor | None]:
         """Like `run`, with masks that arrive while the logits are on their way."""
-        if self.graphs is not None and self.graphs.takes(batch):
+        if self.is_replayed(batch):
             choice = self.graphs.replay_forward(batch)
         else:
             choice = self.choice(self.builder.build(batch))
-        return self.choose(choice, mode, allow())
+        return self.choose(choice, mode, to_device(allow(), self.lanes.device))
 
     def choice(self, step: StepTensors) -> Choice:
         """What the step samples from."""
@@ -114,12 +143,15 @@ class ModelRunner:
             ).logits[0]
 
     @staticmethod
-    def send_back(lanes: np.ndarray, epochs: np.ndarray, tokens: Tensor, logprobs: Tensor | None) -> InFlight:
+    def send_back(
+        lanes: np.ndarray, epochs: np.ndarray, tokens: Tensor, logprobs: Tensor | None, num_failed: Tensor | None = None
+    ) -> InFlight:
         """Start the copy of a step's tokens to the host."""
+        host_failed = None if num_failed is None else to_host(num_failed)
         host_logprobs = None if logprobs is None else to_host(logprobs)
         host_tokens = to_host(tokens)
         done = None
         if tokens.device.type == "cuda":
             done = torch.cuda.Event()
             done.record()
-        return InFlight(lanes, epochs, host_tokens, host_logprobs, done)
+        return InFlight(lanes, epochs, host_tokens, host_logprobs, done, host_failed)

@@ -17,13 +17,17 @@ NUM_DECODED = 3
 
 
 def check_engine(model: nn.Module, runner: ModelRunner) -> None:
-    """Raise UnsupportedModel when the paged path and the eager model disagree. Uses lane 0 and the first blocks."""
+    """Raise UnsupportedModel when the paged path and the eager model disagree. Uses lane 0 and the first blocks.
+
+    The ranks of a group must agree to the last bit, or RanksDivergedError is raised: each samples for itself.
+    """
     # the model as it is, and its last adapter
     for number in sorted({0, len(runner.adapters.names)}):
         for tokens in probe_ids(model):
             with runner.adapters.choosing(torch.full_like(tokens, number)):
                 (theirs,) = eager_logits(model, [tokens])
             mine = paged_logits(runner, probe_sequence(tokens.cpu().numpy(), runner, number))
+            runner.group.require_equal(mine, "the logits")
             check_logits(model, mine, theirs[-NUM_DECODED - 1 :], "paged logits")
 
 

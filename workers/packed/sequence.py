@@ -29,6 +29,14 @@ class Sequence:
         self.matcher: StopMatcher | None = None
         self.grammar: RowMatcher | None = None
 
+    def __getstate__(self) -> tuple:
+        """What another rank needs of it: what looks at its tokens one by one stays where the scheduler is."""
+        return self.request, self.adapter, self.tokens, self.lane, self.blocks
+
+    def __setstate__(self, state: tuple) -> None:
+        self.request, self.adapter, self.tokens, self.lane, self.blocks = state
+        self.keys = self.matcher = self.grammar = None
+
     @property
     def num_prompt_tokens(self) -> int:
         return len(self.request.prompt_ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 
 import torch
@@ -16,6 +17,7 @@ from workers.packed.options import PackedOptions
 from workers.packed.runner import ModelRunner
 
 log = logging.getLogger(__name__)
+ON_ANOTHER_RANK = "another rank of the engine could not"
 
 
 def speed_up(
@@ -35,16 +37,24 @@ def speed_up(
         put_back()
         reset_layers(model, layers)
 
-    try:
-        runner.rehearse(16, 2, 16)
-    except torch.cuda.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
+    problem = problem_of(lambda: runner.rehearse(16, 2, 16))
+    if not runner.group.all_agree(problem is None):
         undo()
-        log.warning("the decoder layers run uncompiled: %s", first_line(error))
+        log.warning("the decoder layers run uncompiled: %s", problem or ON_ANOTHER_RANK)
         return lambda: None
     log.info("compiled %d decoder layers", count)
     return undo
+
+
+def problem_of(attempt: Callable[[], None]) -> str | None:
+    """Why `attempt` did not work, or None. Raises OutOfMemoryError."""
+    try:
+        attempt()
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        return first_line(error)
+    return None
 
 
 def first_line(error: RuntimeError) -> str:
@@ -57,14 +67,11 @@ def capture_graphs(runner: ModelRunner, options: PackedOptions, num_blocks: int)
     if runner.lanes.device.type != "cuda" or not options.graphs or options.num_lanes < 2:
         return None
     graphs = DecodeGraphs(runner, options.num_lanes, num_blocks)
-    try:
-        seconds = graphs.capture_all()
-        graphs.check()
-    except torch.cuda.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        log.warning("decode runs without CUDA graphs: %s", first_line(error))
+    start = time.perf_counter()
+    problem = problem_of(graphs.prepare)
+    if not runner.group.all_agree(problem is None):
+        log.warning("decode runs without CUDA graphs: %s", problem or ON_ANOTHER_RANK)
         return None
     torch.cuda.empty_cache()
-    log.info("captured %d decode sizes in %.1f s", len(graphs.sizes), seconds)
+    log.info("captured %d decode sizes in %.1f s", len(graphs.sizes), time.perf_counter() - start)
     return graphs

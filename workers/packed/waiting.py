@@ -48,7 +48,7 @@ class WaitingQueue:
         if not self._windows or self._come == self._window:
             self._windows.append([])
             self._come = 0
-        key = prefix_key(sequence.tokens) if self._grouped else b""
+        key = prefix_key(sequence) if self._grouped else b""
         last = self._windows[-1]
         insort(last, (key, self._number, sequence), lo=self._gone if len(self._windows) == 1 else 0)
         self._number += 1
@@ -85,6 +85,6 @@ class WaitingQueue:
             self._come = 0
 
 
-def prefix_key(tokens: np.ndarray) -> bytes:
-    """Bytes that compare as the first MAX_KEY_TOKENS of `tokens` (num_tokens,) int32 do."""
-    return tokens[:MAX_KEY_TOKENS].astype(">u4").tobytes()
+def prefix_key(sequence: Sequence) -> bytes:
+    """Bytes that compare as the adapter and the first MAX_KEY_TOKENS do: prompts of different adapters share nothing."""
+    return np.append(sequence.adapter, sequence.tokens[:MAX_KEY_TOKENS]).astype(">u4").tobytes()

@@ -30,6 +30,15 @@ def test_prompts_that_begin_alike_go_together() -> None:
     assert drain(queue) == [0, 4, 2, 3, 1, 5]
 
 
+def test_prompts_of_one_adapter_go_together() -> None:
+    queue = WaitingQueue(grouped=True)
+    for number, adapter in enumerate([2, 0, 1, 2, 0]):
+        sequence = make_sequence(number, 5 + number)
+        sequence.adapter = adapter
+        queue.append(sequence)
+    assert drain(queue) == [1, 4, 2, 0, 3]
+
+
 def test_without_groups_it_is_first_come_first_served() -> None:
     queue = WaitingQueue(grouped=False)
     for number, token in enumerate([5, 3, 4]):

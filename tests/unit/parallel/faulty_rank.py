@@ -1,0 +1,57 @@
+"""A rank that does what PARQUETRY_TEST_FAULTS says, as in "layer:3,sampler:9,tokens:20", each at its step."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import torch
+
+from workers.packed.engine import PackedEngine
+from workers.packed.together import GroupRunner
+from workers.parallel import rank_process
+
+
+def faults() -> dict[int, str]:
+    pairs = (entry.split(":") for entry in os.environ["PARQUETRY_TEST_FAULTS"].split(","))
+    return {int(step): kind for kind, step in pairs}
+
+
+class Faults:
+    """Counts the steps of a runner and breaks what is due."""
+
+    def __init__(self, runner: GroupRunner) -> None:
+        self.runner, self.due, self.now = runner, faults(), ""
+        self.steps = 0
+        self.take, self.sample = runner._take, runner.sampler.sample
+        runner._take, runner.sampler.sample = self.count, self.fail_in_sampler
+        last = runner.model.model.layers[-1]
+        last.mlp.register_forward_pre_hook(self.fail_in_layer)
+
+    def count(self, *args):
+        self.steps += 1
+        self.now = self.due.get(self.steps, "")
+        result = self.take(*args)
+        if self.now == "tokens":
+            self.runner.lanes.tokens[0] += 1
+        return result
+
+    def fail_in_layer(self, *_):
+        if self.now == "layer":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def fail_in_sampler(self, *args):
+        if self.now == "sampler":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.sample(*args)
+
+
+def follow_with_faults(runner: GroupRunner, inbox: object) -> None:
+    Faults(runner)
+    GroupRunner.__follow__(runner, inbox)
+
+
+if __name__ == "__main__":
+    assert PackedEngine
+    GroupRunner.__follow__, GroupRunner.follow = GroupRunner.follow, follow_with_faults
+    sys.exit(rank_process.main())

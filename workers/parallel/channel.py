@@ -1,0 +1,47 @@
+"""What rank 0 tells the others, over a pipe to each that only these processes hold."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+_IDLE_S = 1.0
+
+
+class Outbox:
+    """Rank 0's ends."""
+
+    def __init__(self, connections: Sequence[Connection]) -> None:
+        self._connections = list(connections)
+
+    def send(self, message: object) -> None:
+        """Every other rank gets `message`. Raises OSError when one has gone away."""
+        data = pickle.dumps(message, protocol=5)
+        for connection in self._connections:
+            connection.send_bytes(data)
+
+    def close(self) -> None:
+        """The others see the end of what they follow."""
+        for connection in self._connections:
+            connection.close()
+
+
+class Inbox:
+    """Another rank's end. `beat` is called about once a second while it waits, and at every message."""
+
+    def __init__(self, connection: Connection, beat: Callable[[], None]) -> None:
+        self._connection = connection
+        self._beat = beat
+
+    def receive(self) -> Any:
+        """The next message, None when rank 0 has closed its end."""
+        try:
+            while not self._connection.poll(_IDLE_S):
+                self._beat()
+            self._beat()
+            # it comes from the process that started this one, over a pipe nobody else has
+            return pickle.loads(self._connection.recv_bytes())  # noqa: S301
+        except (EOFError, ConnectionResetError):
+            return None
