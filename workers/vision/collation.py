@@ -15,7 +15,7 @@ _PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_id
 
 
 def collate(rows: Sequence[Row], pad_id: int) -> Row:
-    """One batch of the rows: tokens padded on the left, images one after the other, smaller ones filled up with zeros."""
+    """One batch of the rows: tokens padded on the left, images one after the other, filled up with zeros."""
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: _column(name, [row[name] for row in rows if name in row], pad_id) for name in names}
 
