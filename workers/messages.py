@@ -141,9 +141,7 @@ def read_results(frame: Frame) -> list[Result]:
     lists = _lists(batch, "output_ids"), _lists(batch, "logprobs")
     columns = zip(_ids(batch), reasons, counts, errors, *lists, strict=True)
     return [
-        Completion(
-            id=id, output_ids=ids, finish_reason=reason, logprobs=logprobs, num_prompt_tokens=count, error=error
-        )
+        Completion(id=id, output_ids=ids, finish_reason=reason, logprobs=logprobs, num_prompt_tokens=count, error=error)
         for id, reason, count, error, ids, logprobs in columns
     ]
 

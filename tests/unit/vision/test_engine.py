@@ -14,7 +14,7 @@ Image = pytest.importorskip("PIL.Image", reason="the vision extra is not install
 
 from transformers import AutoModelForImageTextToText  # noqa: E402
 
-from schemas.errors import RowError  # noqa: E402
+from schemas.errors import MissingPackageError, RowError  # noqa: E402
 from schemas.job import ModelSpec, PromptSpec  # noqa: E402
 from tests.unit.vision.images import bomb, png  # noqa: E402
 from workers.backends import load_engine  # noqa: E402
@@ -22,7 +22,7 @@ from workers.chat import ChatTemplate, user_message  # noqa: E402
 from workers.checkpoint import Checkpoint  # noqa: E402
 from workers.engine_spec import EngineSpec  # noqa: E402
 from workers.messages import read_requests, request_frames  # noqa: E402
-from workers.request import SamplingParams, VisionRequest  # noqa: E402
+from workers.request import GenerationRequest, SamplingParams, VisionRequest  # noqa: E402
 from workers.vision import ahead as ahead_module  # noqa: E402
 from workers.vision import layout  # noqa: E402
 from workers.vision.ahead import Ahead  # noqa: E402
@@ -43,7 +43,10 @@ class Case:
 
     def __init__(self, folder, family: str) -> None:
         self.spec = EngineSpec(task="generate", model_path=str(folder), model=ModelSpec(id=str(folder)), images=True)
-        self.engine = load_engine(self.spec)
+        try:
+            self.engine = load_engine(self.spec)
+        except MissingPackageError as error:
+            pytest.skip(str(error))
         self.place = PLACES.get(family, "<image>")
         self.processor = load_processor(Checkpoint.resolve(self.spec.model))
         self.reference = AutoModelForImageTextToText.from_pretrained(folder).eval()
@@ -126,6 +129,21 @@ def test_a_chat_is_written_as_the_processor_writes_it(cases, family):
 
 def _parts(content) -> list[dict]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+@pytest.mark.parametrize("backend", ["auto", "transformers"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_images_a_vision_model_runs_as_text(cases, family, backend):
+    case = cases(family)
+    model = case.spec.model.model_copy(update={"backend": backend})
+    engine = load_engine(case.spec.model_copy(update={"images": False, "model": model}))
+    request = case.requests([()])[0]
+    ids = case.processor(text=[request.text], return_tensors="pt")["input_ids"][0].numpy().astype(np.int32)
+
+    found = case.run([GenerationRequest(id=0, prompt_ids=ids, params=request.params)], engine)
+
+    assert found[0].output_ids.tolist() == case.expected(request)[1]
+    assert engine.describe()["backend"] == ("packed" if backend == "auto" else "transformers")
 
 
 def test_a_bad_row_is_a_row_and_its_neighbours_get_their_output(cases):
