@@ -98,8 +98,14 @@ def plan(spec: JobSpec, *, sample_rows: int = SAMPLE_ROWS, device_bytes: int | N
         device_weight_bytes=needed,
         device_bytes=device_bytes,
         weights_fit=None if device_bytes is None else needed <= device_bytes * WEIGHT_SHARE,
-        warnings=tuple(filter(None, [speed_warning(record.spec.model.quantization, card="")])),
+        warnings=_warnings(record.spec),
     )
+
+
+def _warnings(spec: JobSpec) -> tuple[str, ...]:
+    images = "prompt tokens are those of the text; each image adds as many as the model's processor makes of it"
+    found = [speed_warning(spec.model.quantization, card=""), images if spec.prompt.image is not None else None]
+    return tuple(filter(None, found))
 
 
 def _sample(record: JobRecord, checkpoint: Checkpoint, num_rows: int) -> tuple[list[int], int]:

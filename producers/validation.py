@@ -27,6 +27,7 @@ from workers.loading.plan import LoadingPlan
 from workers.pooling import Pooling
 from workers.preparation import embedding_prompt, prompt_limit, sampling_params
 from workers.prompts import Template
+from workers.vision.image_column import check_image_type
 
 ENCODER_BACKENDS = ("onnxruntime", "optimum")
 
@@ -94,6 +95,8 @@ def _check_columns(spec: JobSpec, schema: pa.Schema, template: Iterable[str]) ->
     _require_columns(wanted, schema.names)
     if spec.task == "generate" and spec.prompt.messages:
         _check_messages(spec.prompt.messages, schema.field(spec.prompt.messages).type)
+    if spec.task == "generate" and spec.prompt.image not in (None, spec.prompt.messages):
+        check_image_type(spec.prompt.image, schema.field(spec.prompt.image).type)
 
 
 def _require_columns(wanted: Iterable[tuple[str, str]], known: Collection[str]) -> None:
@@ -125,7 +128,9 @@ def _check_model(spec: JobSpec) -> Checkpoint:
     if spec.task == "generate":
         _check_generator(spec, checkpoint)
         prompt_limit(spec, checkpoint)
-        ChatTemplate.of(checkpoint, spec.prompt, now=datetime.now(UTC))
+        chat = ChatTemplate.of(checkpoint, spec.prompt, now=datetime.now(UTC))
+        if spec.prompt.image is not None:
+            _check_vision(spec, checkpoint, chat)
     if spec.task == "classify":
         _check_labels(spec, checkpoint)
     if spec.task in ("classify", "score") and checkpoint.is_token_classifier:
@@ -139,6 +144,24 @@ def _check_generator(spec: JobSpec, checkpoint: Checkpoint) -> None:
     if checkpoint.is_encoder_decoder and spec.model.backend == "packed":
         reason = f"{checkpoint.model_type} models have an encoder beside the decoder; set model.backend to auto"
         raise UnsupportedOptionError(option="model.backend packed", reason=reason)
+
+
+def _check_vision(spec: JobSpec, checkpoint: Checkpoint, chat: ChatTemplate | None) -> None:
+    """Raises UnsupportedOptionError where images could not reach the model."""
+    option = f"prompt.image with model {checkpoint.id}"
+    if not checkpoint.is_vision or checkpoint.is_encoder_decoder:
+        found = f"{checkpoint.model_type or 'unknown'} ({checkpoint.architecture or 'no architecture named'})"
+        reason = f"its type is {found}, and images need a vision-language decoder such as llava or qwen2_vl"
+        raise UnsupportedOptionError(option=option, reason=reason)
+    if not checkpoint.has_processor:
+        reason = "its folder has no preprocessor_config.json; save its processor beside it with save_pretrained"
+        raise UnsupportedOptionError(option=option, reason=reason)
+    if chat is not None and not chat.shows_images:
+        reason = "its chat template has no place for images; set prompt.chat: false, and write the format yourself"
+        raise UnsupportedOptionError(option=option, reason=reason)
+    if spec.model.backend == "packed":
+        reason = "the packed engine reads text alone; set model.backend to auto"
+        raise UnsupportedOptionError(option="model.backend packed with prompt.image", reason=reason)
 
 
 def _check_pooling(spec: JobSpec, checkpoint: Checkpoint) -> None:

@@ -12,7 +12,8 @@ EXAMPLES = sorted(FOLDER.glob("*.yaml"))
 
 
 def test_there_is_one_for_each_use():
-    assert {path.stem for path in EXAMPLES} == {"summarise", "classify", "entities", "embed", "chat", "s3", "fleet"}
+    uses = {"summarise", "classify", "entities", "embed", "chat", "translate", "captions", "s3", "fleet"}
+    assert {path.stem for path in EXAMPLES} == uses
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

@@ -13,6 +13,7 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "peft": ("peft", "parquetry[torch]"),
     "accelerate": ("accelerate", "parquetry[torch]"),
     "PIL": ("pillow", "parquetry[vision]"),
+    "torchvision": ("torchvision", "torchvision"),
     "llguidance": ("llguidance", "parquetry"),
     "flash_attn": ("flash-attn", "parquetry[flash]"),
     "flash_attn_interface": ("flash-attn-3", "flash-attn-3"),

@@ -10,6 +10,8 @@ from schemas.errors import RowError
 
 #: formats that Pillow reads by itself; others start programs, or are seldom read and seldom tested
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+# our bound is asked in its place: Pillow's own first warns, and then says nothing of who may raise it
+Image.MAX_IMAGE_PIXELS = None
 
 
 def decode(content: bytes, *, max_pixels: int) -> Image.Image:

@@ -82,9 +82,10 @@ def _read_file(location: Location, limit: int) -> bytes:
         raise _missing(location) from None
     except OSError as error:
         raise RowError(reason=f"the image {str(location)!r} cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise RowError(reason=f"the image {str(location)!r} is not a file")
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise RowError(reason=f"the image {str(location)!r} is not a file")
         return file.read(limit + 1)
 
 

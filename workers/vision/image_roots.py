@@ -29,7 +29,7 @@ class ImageRoots:
 
     @classmethod
     def of(cls, record: JobRecord) -> ImageRoots:
-        """Those of PARQUETRY_IMAGE_ROOTS; where it is not set, the folders of the job's input, and no web address."""
+        """Those of PARQUETRY_IMAGE_ROOTS; where it is not set, the folders of the input, and nothing of the web."""
         own = input_folders(record)
         listed = settings().image_roots
         if not listed:

@@ -12,11 +12,15 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer, ProcessorMixin
+from transformers import AutoConfig, AutoProcessor, AutoTokenizer, ProcessorMixin
+
+# by its own module: from the package, some versions give it only beside torchvision
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from schemas.errors import ModelNotFoundError, RowError
 from workers.checkpoint import Checkpoint
+from workers.loading.packages import require
 from workers.vision.collation import Row
 from workers.vision.decoding import decode
 
@@ -25,10 +29,13 @@ _OPTIONS = {"backend": "pil", "trust_remote_code": False, "local_files_only": Tr
 
 
 def load_processor(checkpoint: Checkpoint) -> ProcessorMixin:
-    """Raises ModelNotFoundError when the folder does not say how images become input."""
+    """Raises ModelNotFoundError when the folder does not say how images become input, or MissingPackageError."""
     try:
         return _load(checkpoint)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        if "torchvision" in str(error).lower():
+            # some families' processors have no other way, and some did not in earlier versions of transformers
+            require("torchvision", feature=f"the image processor of {checkpoint.id}")
         reason = str(error).strip().partition("\n")[0][:200]
         raise ModelNotFoundError(model=checkpoint.id, reason=f"its processor cannot be loaded ({reason})") from error
 

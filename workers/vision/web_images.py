@@ -11,6 +11,7 @@ from urllib.parse import unquote
 import httpx
 
 from schemas.errors import RowError
+from schemas.settings import SettingError
 
 _TIMEOUT_S = 20.0
 _TRIES = 3
@@ -32,8 +33,11 @@ class WebRoot:
 
     @classmethod
     def parse(cls, text: str) -> WebRoot:
-        """Raises httpx.InvalidURL."""
-        url = httpx.URL(text)
+        """Raises SettingError."""
+        try:
+            url = httpx.URL(text)
+        except httpx.InvalidURL as error:
+            raise SettingError(key="IMAGE_ROOTS", value=repr(text), reason=str(error)) from None
         return cls(_origin(url), url.path.rstrip("/") + "/")
 
     def contains(self, text: str) -> bool:
