@@ -19,6 +19,7 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "optimum": ("optimum", "optimum"),
     "compressed_tensors": ("compressed-tensors", "compressed-tensors"),
     "kernels": ("kernels", "kernels"),
+    "triton": ("triton", "triton"),
     "gguf": ("gguf", "parquetry[demo]"),
     "aqlm": ("aqlm", "aqlm"),
     "hqq": ("hqq", "hqq"),

@@ -16,7 +16,7 @@ from workers.loading.footprint import DTYPE_BYTES, loaded_bytes
 from workers.loading.placement import Device, Placement, device_key, parse_limits, place, require_room
 from workers.loading.precision import resolve_dtype
 from workers.loading.quantization import check_options, check_quantization
-from workers.loading.stored_quantization import check_stored, stored_method
+from workers.loading.stored_quantization import check_stored, known_method, stored_method
 from workers.loading.tensor_headers import TensorHeader, read_headers
 
 
@@ -59,7 +59,10 @@ class LoadingPlan:
     def check(self) -> None:
         """Refuse what no worker could load: at submit, before the kind of card is known. Raises BadInputErrors."""
         dtype = self.dtype("cuda")
-        check_options(self.model, dtype, stored=stored_method(self.checkpoint.config))
+        stored = stored_method(self.checkpoint.config)
+        check_options(self.model, dtype, stored=stored)
+        if stored is not None:
+            known_method(stored)
         if self.model.attention.startswith("flash_attention") and dtype == "float32":
             reason = "it takes bfloat16 or float16, and model.dtype is float32"
             supported = "eager, sdpa and its kernels"
