@@ -20,6 +20,8 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "compressed_tensors": ("compressed-tensors", "compressed-tensors"),
     "kernels": ("kernels", "kernels"),
     "triton": ("triton", "triton"),
+    "torch": ("torch", "parquetry[torch]"),
+    "transformers": ("transformers", "parquetry[torch]"),
     "gguf": ("gguf", "parquetry[demo]"),
     "aqlm": ("aqlm", "aqlm"),
     "hqq": ("hqq", "hqq"),

@@ -19,6 +19,9 @@ from workers.loading.quantization import check_options, check_quantization
 from workers.loading.stored_quantization import check_stored, known_method, stored_method
 from workers.loading.tensor_headers import TensorHeader, read_headers
 
+#: back ends that hold no torch model
+OTHER_RUNTIMES = frozenset({"onnxruntime", "optimum"})
+
 
 @dataclass(frozen=True)
 class LoadingPlan:
@@ -58,6 +61,7 @@ class LoadingPlan:
 
     def check(self) -> None:
         """Refuse what no worker could load: at submit, before the kind of card is known. Raises BadInputErrors."""
+        _check_runtime(self.model)
         dtype = self.dtype("cuda")
         stored = stored_method(self.checkpoint.config)
         check_options(self.model, dtype, stored=stored)
@@ -91,6 +95,18 @@ class LoadingPlan:
             reason = "the weights must be spread over several devices; quantize them, or merge one with model.adapter"
             raise UnsupportedOptionError(option="model.adapters", reason=reason)
         return placement
+
+
+def _check_runtime(model: ModelSpec) -> None:
+    """Refuse options of torch models where none is loaded, which would be passed over in silence."""
+    if model.backend not in OTHER_RUNTIMES:
+        return
+    if model.attention != "auto":
+        reason = f"the graphs of model.backend {model.backend} have attention of their own"
+        raise UnsupportedAttentionError(attention=model.attention, reason=reason, supported="auto")
+    if model.adapter is not None:
+        reason = f"model.backend {model.backend} reads the model's own weights; set it to auto"
+        raise UnsupportedOptionError(option="model.adapter", reason=reason)
 
 
 #: model.backend -> choices of attention that only the other one serves
