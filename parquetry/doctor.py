@@ -6,36 +6,18 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
-from enum import StrEnum
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
 from parquetry.broker import open_ledger
 from parquetry.display import console, print_json, safe_text
+from parquetry.engine_findings import engine_findings
+from parquetry.finding import Finding, Level
 from parquetry.gpus import GpuQueryError, visible_names
 from schemas.errors import ParquetryError, redact
 from schemas.settings import settings
-
-
-class Level(StrEnum):
-    """How bad a finding is."""
-
-    OK = "ok"
-    WARNING = "warning"
-    UNUSABLE = "unusable"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One observation and what to do about it."""
-
-    name: str
-    level: Level
-    text: str
-    fix: str = ""
-
 
 #: packages of the base install whose versions matter most
 BASE = ("celery", "kombu", "redis", "pyarrow", "obstore", "pydantic", "tokenizers")
@@ -45,7 +27,7 @@ STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.UNUSABLE: "bold red"
 
 def examine(output: str | None) -> list[Finding]:
     """Every finding about this machine; `output` adds the put-if-absent probe of that folder."""
-    looks = [_python, _packages, _engine_packages, _gpus, _onnx_providers, _state_dir, _broker]
+    looks = [_python, _packages, _engine_packages, _gpus, engine_findings, _onnx_providers, _state_dir, _broker]
     findings = [finding for look in looks for finding in look()]
     return [*findings, *_storage(output)] if output is not None else findings
 
@@ -64,7 +46,7 @@ def print_findings(findings: list[Finding], *, as_json: bool) -> None:
     width = max(len(finding.name) for finding in findings)
     for finding in findings:
         screen.print(f"{finding.level:<8}", style=STYLES[finding.level], end=" ")
-        screen.print(f"{finding.name:<{width}}  {safe_text(finding.text, limit=400)}")
+        screen.print(f"{finding.name:<{width}}  {safe_text(finding.text, limit=1000)}")
         if finding.fix:
             screen.print(f"{'':<{width + 9}}  -> {safe_text(finding.fix, limit=400)}")
 

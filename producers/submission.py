@@ -108,9 +108,9 @@ def _located_model(model: ModelSpec) -> ModelSpec:
 
 
 def _absolute(path: str) -> str:
-    """A folder of this machine by its full path; a hub id as it is."""
-    folder = Path(path).expanduser()
-    return str(folder.resolve()) if folder.is_dir() else path
+    """A folder or file of this machine by its full path; a hub id as it is."""
+    found = Path(path).expanduser()
+    return str(found.resolve()) if found.exists() else path
 
 
 def job_id(spec: JobSpec) -> str:

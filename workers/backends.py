@@ -34,6 +34,7 @@ from workers.loading.attention_choice import PACKED_ONLY, attention_name
 from workers.loading.model import dtype_name, is_spread, load_model
 from workers.loading.packages import require
 from workers.loading.placement import memory_fraction
+from workers.loading.plan import LoadingPlan
 from workers.loading.quantization import packing_obstacle
 from workers.packed.options import PackedOptions
 from workers.pulse import Beat
@@ -67,6 +68,7 @@ def load_engine(spec: EngineSpec, *, beat: Beat = lambda: None) -> Engine:
         raise UnsupportedOptionError(option="model.backend onnxruntime for task generate", reason=reason)
     checkpoint = Checkpoint.resolve(spec.model)
     if spec.model.backend == "onnxruntime":
+        LoadingPlan(spec.model, checkpoint).check()
         return onnx_encoder(spec, checkpoint, _options_about(spec))
     return put_engine(load_model(spec, checkpoint, auto_class(spec, checkpoint)), spec, checkpoint, beat)
 

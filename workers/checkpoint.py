@@ -13,6 +13,7 @@ from typing import Any
 from schemas.errors import MissingTokenizerError, ModelNotFoundError, UnsafeWeightsError, UnsupportedOptionError
 from schemas.job import ModelSpec
 from schemas.settings import settings
+from workers.loading.gguf_model import gguf_file, unpacked
 from workers.pooling import Pooling, dense_files, transformer_settings
 from workers.weights import fingerprint
 
@@ -39,16 +40,22 @@ class Checkpoint:
     id: str
     #: commit of a hub model, else what the spec says
     revision: str | None = None
+    #: the GGUF file that the folder was unpacked from
+    gguf: Path | None = None
 
     @classmethod
     def resolve(cls, model: ModelSpec) -> Checkpoint:
-        """Find and check the model: a local folder, or a hub id (`name`, `org/name`, `org/name@commit`).
+        """Find and check the model: a local folder, a GGUF file, or a hub id (`name`, `org/name`, `org/name@commit`).
 
-        Raises ModelNotFoundError, UnsafeWeightsError, MissingTokenizerError, or UnsupportedOptionError when the model
-        brings its own code and the operator does not allow that.
+        A GGUF file is unpacked first, which takes a while the first time. Raises ModelNotFoundError,
+        UnsafeWeightsError, MissingTokenizerError, MissingPackageError, or UnsupportedOptionError when the model brings
+        its own code and the operator does not allow that.
         """
         folder = Path(model.id).expanduser()
-        checkpoint = cls(folder.resolve(), model.id, model.revision) if folder.is_dir() else _from_hub(model)
+        if file := gguf_file(folder):
+            checkpoint = cls(unpacked(file), model.id, model.revision, file)
+        else:
+            checkpoint = cls(folder.resolve(), model.id, model.revision) if folder.is_dir() else _from_hub(model)
         checkpoint._check()
         return checkpoint
 
@@ -65,7 +72,9 @@ class Checkpoint:
 
     @property
     def reference(self) -> str:
-        """What `resolve` finds again, on another machine too: the absolute folder, or `hub-id@commit`."""
+        """What `resolve` finds again, on another machine too: an absolute path, or `hub-id@commit`."""
+        if self.gguf is not None:
+            return str(self.gguf)
         name = self.id.partition("@")[0]
         return str(self.folder) if Path(self.id).expanduser().is_dir() else f"{name}@{self.revision}"
 
@@ -88,7 +97,7 @@ class Checkpoint:
     @cached_property
     def weights_fingerprint(self) -> str:
         """Hex digest that changes with the weights; see `workers.weights`."""
-        return fingerprint([*self.weight_files, *dense_files(self.folder)])
+        return fingerprint([*(self.weight_files if self.gguf is None else [self.gguf]), *dense_files(self.folder)])
 
     @cached_property
     def config(self) -> dict[str, Any]:

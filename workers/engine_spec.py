@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from schemas.job import EmbedSpec, JobSpec, ModelSpec, Task
 from schemas.manifest import JobRecord
 from schemas.settings import settings
+from workers.loading.plan import OTHER_RUNTIMES
 from workers.loading.quantization import int8_threshold
 
 
@@ -78,17 +79,13 @@ class EngineSpec(BaseModel):
     @cached_property
     def weights_key(self) -> str:
         """16 hex digits: equal for engines that may stand on the same loaded weights, one after the other."""
-        if self.model.backend in _OTHER_RUNTIMES:
+        if self.model.backend in OTHER_RUNTIMES:
             return self.key
         upon = dict.fromkeys(("device", "token_budget", "pooling", "normalize", "dimensions"), True)
         text = self.model_dump_json(exclude={**upon, "model": {"attention", "compile", "backend"}})
         # decided by the back end, and part of the loaded weights
         threshold = int8_threshold(self.model) if self.model.quantization == "int8" else None
         return _digest(f"{text} {threshold}")
-
-
-#: back ends whose engines hold no torch model
-_OTHER_RUNTIMES = frozenset({"onnxruntime", "optimum"})
 
 
 def _digest(text: str) -> str:

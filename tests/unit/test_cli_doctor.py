@@ -4,12 +4,13 @@ import stat
 
 import pytest
 
-from parquetry import doctor, gpus
+from parquetry import doctor, engine_findings, gpus
 from parquetry.doctor import Finding, Level, is_usable, print_findings
 from parquetry.gpus import GpuQueryError
 from schemas.errors import BrokerUnreachableError
 from schemas.settings import settings
 from tests.unit.status_samples import worker_status
+from workers.loading import packages
 
 
 @pytest.fixture(autouse=True)
@@ -135,3 +136,49 @@ def test_a_broken_look_is_a_finding_not_a_crash():
         yield
 
     assert only(doctor._guarded("broker", look)).level is Level.UNUSABLE
+
+
+def named(findings, name):
+    return [finding for finding in findings if finding.name == name]
+
+
+def test_a_card_tells_what_it_can_do_and_what_is_slow_on_it(nvidia_smi, monkeypatch):
+    nvidia_smi("echo 'NVIDIA A100-SXM4-40GB, 8.0, 40960'; echo 'NVIDIA A100-SXM4-40GB, 8.0, 40960'")
+    installed = {"torch", "bitsandbytes"}
+    for module in (engine_findings, packages):
+        monkeypatch.setattr(module, "find_spec", lambda name: name if name in installed else None)
+    findings = list(engine_findings.engine_findings())
+    quantization = only(named(findings, "quantization"))
+    assert "NVIDIA A100-SXM4-40GB: int8, nf4, fp4;" in quantization.text
+    assert "not fp8: it needs a CUDA card of compute capability 8.9 or newer" in quantization.text
+    assert "not int8-weight-only: it needs torchao" in quantization.text
+    assert quantization.fix == "for the rest: pip install 'parquetry[gpu]'"
+    attention = only(named(findings, "attention"))
+    assert "auto, eager, sdpa, sdpa-efficient, sdpa-math, sdpa-cudnn, triton;" in attention.text
+    assert "not flash_attention_2: it needs flash-attn;" in attention.text
+    assert "not flash_attention_3: it needs a card of compute capability 9.0" in attention.text
+    assert attention.fix == "for the rest: pip install 'parquetry[flash]'"
+    slow = named(findings, "speed")
+    assert [finding.level for finding in slow] == [Level.WARNING] * 3
+    assert "int8 saves memory and costs time: 0.15 times" in slow[0].text
+
+
+def test_a_cpu_can_do_less_and_is_not_warned_of_cards(monkeypatch):
+    monkeypatch.setattr(engine_findings, "visible_cards", list)
+    monkeypatch.setattr(engine_findings, "find_spec", lambda name: name)
+    findings = list(engine_findings.engine_findings())
+    assert [finding.name for finding in findings] == ["quantization", "attention"]
+    assert "CPU: auto, eager, sdpa, sdpa-flash, sdpa-math;" in findings[1].text
+    assert "not triton: it needs a CUDA card, and this worker runs on a CPU" in findings[1].text
+
+
+def test_without_torch_engines_are_not_spoken_of(monkeypatch):
+    monkeypatch.setattr(engine_findings, "find_spec", lambda name: None)
+    assert list(engine_findings.engine_findings()) == []
+
+
+def test_a_driver_that_knows_no_capabilities_is_not_guessed_at(nvidia_smi):
+    nvidia_smi("echo 'Field is not a valid field to query'")
+    with pytest.raises(GpuQueryError, match="not a valid field"):
+        gpus.visible_cards()
+    assert list(engine_findings.engine_findings()) == []

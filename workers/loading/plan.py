@@ -17,8 +17,11 @@ from workers.loading.parallelism import check_parallel
 from workers.loading.placement import Device, Placement, device_key, parse_limits, place, place_share, require_room
 from workers.loading.precision import resolve_dtype
 from workers.loading.quantization import check_options, check_quantization
-from workers.loading.stored_quantization import check_stored, stored_method
+from workers.loading.stored_quantization import check_stored, known_method, stored_method
 from workers.loading.tensor_headers import TensorHeader, read_headers
+
+#: back ends that hold no torch model
+OTHER_RUNTIMES = frozenset({"onnxruntime", "optimum"})
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,12 @@ class LoadingPlan:
 
     def check(self) -> None:
         """Refuse what no worker could load: at submit, before the kind of card is known. Raises BadInputErrors."""
+        _check_runtime(self.model)
         dtype = self.dtype("cuda")
-        check_options(self.model, dtype, stored=stored_method(self.checkpoint.config))
+        stored = stored_method(self.checkpoint.config)
+        check_options(self.model, dtype, stored=stored)
+        if stored is not None:
+            known_method(stored)
         if self.model.attention.startswith("flash_attention") and dtype == "float32":
             reason = "it takes bfloat16 or float16, and model.dtype is float32"
             supported = "eager, sdpa and its kernels"
@@ -96,6 +103,18 @@ class LoadingPlan:
             reason = "the weights must be spread over several devices; quantize them, or merge one with model.adapter"
             raise UnsupportedOptionError(option="model.adapters", reason=reason)
         return placement
+
+
+def _check_runtime(model: ModelSpec) -> None:
+    """Refuse options of torch models where none is loaded, which would be passed over in silence."""
+    if model.backend not in OTHER_RUNTIMES:
+        return
+    if model.attention != "auto":
+        reason = f"the graphs of model.backend {model.backend} have attention of their own"
+        raise UnsupportedAttentionError(attention=model.attention, reason=reason, supported="auto")
+    if model.adapter is not None:
+        reason = f"model.backend {model.backend} reads the model's own weights; set it to auto"
+        raise UnsupportedOptionError(option="model.adapter", reason=reason)
 
 
 #: model.backend -> choices of attention that only the other one serves

@@ -3,32 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from schemas.errors import UnsupportedQuantizationError
 from workers.loading.card import Card
 from workers.loading.packages import require
 
-#: quant_method of config.json -> modules that transformers needs to load it
-_NEEDS: dict[str, tuple[str, ...]] = {
-    "gptq": ("optimum", "gptqmodel"),
-    "awq": ("gptqmodel",),
-    "compressed-tensors": ("compressed_tensors",),
-    "bitsandbytes": ("bitsandbytes",),
-    "torchao": ("torchao",),
-    "fp8": ("accelerate",),
-    "mxfp8": ("accelerate",),
-    "mxfp4": ("accelerate",),
-    "gguf": ("gguf",),
-    "aqlm": ("aqlm",),
-    "hqq": ("hqq",),
-    "eetq": ("eetq",),
-    "fbgemm_fp8": ("fbgemm_gpu",),
-    "quark": ("quark",),
-    "auto-round": ("auto_round",),
+
+@dataclass(frozen=True)
+class StoredMethod:
+    """What transformers' quantizer of one method asks for."""
+
+    #: modules it needs anywhere
+    modules: tuple[str, ...] = ()
+    #: modules its kernels come in, on a card that has them; elsewhere the weights are expanded as they are loaded
+    kernels: tuple[str, ...] = ()
+    #: lowest compute capability of a CUDA card with those kernels
+    kernels_from: tuple[int, int] = (0, 0)
+    #: lowest compute capability of a CUDA card it runs on at all, (0, 0) for any; None where a CPU does as well
+    capability: tuple[int, int] | None = None
+
+
+#: quant_method of config.json -> what it needs
+METHODS: dict[str, StoredMethod] = {
+    "gptq": StoredMethod(("optimum", "gptqmodel")),
+    "awq": StoredMethod(("gptqmodel", "accelerate")),
+    "compressed-tensors": StoredMethod(("compressed_tensors",)),
+    "bitsandbytes": StoredMethod(("bitsandbytes", "accelerate")),
+    "torchao": StoredMethod(("torchao",)),
+    "fp8": StoredMethod(("accelerate",), kernels=("kernels",), kernels_from=(8, 9)),
+    "mxfp8": StoredMethod(("accelerate",), kernels=("kernels",), kernels_from=(8, 9)),
+    "mxfp4": StoredMethod(("accelerate",), kernels=("kernels", "triton"), kernels_from=(7, 5)),
+    "aqlm": StoredMethod(("aqlm", "accelerate")),
+    "hqq": StoredMethod(("hqq",)),
+    "eetq": StoredMethod(("kernels", "accelerate"), capability=(0, 0)),
+    "fbgemm_fp8": StoredMethod(("fbgemm_gpu", "accelerate"), capability=(9, 0)),
+    "quark": StoredMethod(("quark",)),
+    "auto-round": StoredMethod(("auto_round",)),
 }
-#: methods whose kernels come in a package of their own on a card; without it the weights would be expanded
-_CARD_NEEDS: dict[str, tuple[str, ...]] = {"fp8": ("kernels",), "mxfp8": ("kernels",), "mxfp4": ("kernels",)}
 
 
 def stored_method(config: Mapping[str, Any]) -> str | None:
@@ -44,15 +57,23 @@ def stored_method(config: Mapping[str, Any]) -> str | None:
 def check_stored(config: Mapping[str, Any], card: Card) -> None:
     """Raise MissingPackageError when the checkpoint's own quantization needs a package that is not here.
 
-    A method that transformers does not know is UnsupportedQuantizationError.
+    A method that is not known, or that the card cannot compute, is UnsupportedQuantizationError.
     """
-    method = stored_method(config)
-    if method is None:
+    name = stored_method(config)
+    if name is None:
         return
-    if method not in _NEEDS:
-        known = ", ".join(sorted(_NEEDS))
-        reason = f"no loader knows how the checkpoint was quantized; known are {known}"
-        raise UnsupportedQuantizationError(quantization=method, reason=reason)
-    on_card = _CARD_NEEDS.get(method, ()) if card.kind == "cuda" else ()
-    for module in (*_NEEDS[method], *on_card):
-        require(module, feature=f"a checkpoint quantized with {method}")
+    method = known_method(name)
+    if method.capability is not None and not card.reaches(method.capability):
+        least = " of compute capability {}.{} or newer".format(*method.capability) if any(method.capability) else ""
+        reason = f"the checkpoint needs a CUDA card{least}, and {card.description}"
+        raise UnsupportedQuantizationError(quantization=name, reason=reason)
+    for module in (*method.modules, *(method.kernels if card.reaches(method.kernels_from) else ())):
+        require(module, feature=f"a checkpoint quantized with {name}")
+
+
+def known_method(name: str) -> StoredMethod:
+    """What the method needs. Raises UnsupportedQuantizationError when nothing here loads it."""
+    if name not in METHODS:
+        reason = f"no loader knows how the checkpoint was quantized; known are {', '.join(sorted(METHODS))}"
+        raise UnsupportedQuantizationError(quantization=name, reason=reason)
+    return METHODS[name]

@@ -7,11 +7,14 @@ import pytest
 from schemas.errors import ExitCode, MissingPackageError, UnsupportedQuantizationError
 from schemas.job import ModelSpec
 from tests.unit.loading.spec_cases import A100, CPU, H100, T4
+from tests.unit.tiny_model import make_model
+from workers.checkpoint import Checkpoint
 from workers.loading import packages, precision
 from workers.loading.packages import PACKAGES
+from workers.loading.plan import LoadingPlan
 from workers.loading.precision import resolve_dtype
 from workers.loading.quantization import RECIPES, check_options, check_quantization, int8_threshold
-from workers.loading.stored_quantization import _CARD_NEEDS, _NEEDS, check_stored, stored_method
+from workers.loading.stored_quantization import METHODS, check_stored, stored_method
 
 
 def model(quantization: str = "none", **options: object) -> ModelSpec:
@@ -49,7 +52,7 @@ def test_a_checkpoint_is_not_quantized_twice(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("method", "package"),
-    [("gptq", "optimum"), ("awq", "gptqmodel"), ("compressed-tensors", "compressed-tensors"), ("gguf", "gguf")],
+    [("gptq", "optimum"), ("awq", "gptqmodel"), ("compressed-tensors", "compressed-tensors")],
 )
 def test_what_a_stored_quantization_needs_is_named(nothing_installed, method: str, package: str) -> None:
     config = {"quantization_config": {"quant_method": method}}
@@ -58,13 +61,76 @@ def test_what_a_stored_quantization_needs_is_named(nothing_installed, method: st
         check_stored(config, H100)
 
 
-@pytest.mark.parametrize("method", ["fp8", "mxfp4"])
-def test_kernels_are_needed_on_cards_alone(monkeypatch, method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "card", "is_needed"),
+    [("fp8", CPU, False), ("fp8", A100, False), ("fp8", H100, True), ("mxfp4", CPU, False), ("mxfp4", T4, True)],
+)
+def test_kernels_are_needed_where_they_run(monkeypatch, method: str, card, is_needed: bool) -> None:
+    """Elsewhere the weights are expanded."""
     monkeypatch.setattr(packages, "is_installed", lambda module: module != "kernels")
     config = {"quantization_config": {"quant_method": method}}
-    check_stored(config, CPU)
+    if not is_needed:
+        check_stored(config, card)
+        return
     with pytest.raises(MissingPackageError, match="kernels"):
-        check_stored(config, H100)
+        check_stored(config, card)
+
+
+@pytest.mark.parametrize(
+    ("method", "card", "reason"),
+    [("fbgemm_fp8", A100, "compute capability 9.0 or newer, and NVIDIA A100"), ("eetq", CPU, "needs a CUDA card, and")],
+)
+def test_a_card_that_cannot_compute_a_method_is_named(method: str, card, reason: str) -> None:
+    with pytest.raises(UnsupportedQuantizationError, match=reason):
+        check_stored({"quantization_config": {"quant_method": method}}, card)
+
+
+#: as checkpoints of these methods have it in config.json
+STORED: dict[str, dict[str, object]] = {
+    "gptq": {"bits": 4, "group_size": 128, "desc_act": True, "sym": True},
+    "awq": {"bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"},
+    "compressed-tensors": {"format": "float-quantized", "quantization_status": "compressed", "config_groups": {}},
+    "fp8": {"activation_scheme": "dynamic", "weight_block_size": [128, 128], "fmt": "e4m3"},
+    "mxfp4": {"modules_to_not_convert": ["model.layers.*.self_attn", "lm_head"]},
+    "bitsandbytes": {"load_in_4bit": True, "load_in_8bit": False, "bnb_4bit_quant_type": "nf4"},
+    "aqlm": {"in_group_size": 8, "nbits_per_codebook": 16, "num_codebooks": 1, "out_group_size": 1},
+    "eetq": {"weights": "int8"},
+}
+
+
+@pytest.mark.parametrize("method", STORED)
+def test_a_method_needs_what_transformers_says_it_needs(monkeypatch, method: str) -> None:
+    """On this machine's CPU, with the packages that are installed here: refused by both, or by neither."""
+    pytest.importorskip("transformers")
+    from transformers.quantizers import AutoHfQuantizer
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    config = {"quantization_config": {"quant_method": method, **STORED[method]}}
+    try:
+        AutoHfQuantizer.from_config(config["quantization_config"], pre_quantized=True).validate_environment()
+    except (ImportError, RuntimeError) as error:
+        with pytest.raises((MissingPackageError, UnsupportedQuantizationError)) as caught:
+            check_stored(config, CPU)
+        missing = caught.value.fields.get("package", "CUDA")
+        assert missing.lower() in str(error).lower() or METHODS[method].capability is not None
+    else:
+        check_stored(config, CPU)
+
+
+def test_every_method_is_one_of_transformers() -> None:
+    pytest.importorskip("transformers")
+    from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+
+    assert {name for name in METHODS if name != "bitsandbytes"} <= AUTO_QUANTIZER_MAPPING.keys()
+    assert "bitsandbytes_4bit" in AUTO_QUANTIZER_MAPPING
+
+
+def test_submitting_refuses_a_method_nobody_loads(tmp_path) -> None:
+    folder = make_model(tmp_path / "m", quantization_config={"quant_method": "zip"})
+    spec = ModelSpec(id=str(folder))
+    with pytest.raises(UnsupportedQuantizationError, match="no loader knows"):
+        LoadingPlan(spec, Checkpoint.resolve(spec)).check()
 
 
 def test_an_unknown_method_is_refused() -> None:
@@ -73,7 +139,7 @@ def test_an_unknown_method_is_refused() -> None:
 
 
 def test_every_package_can_be_named() -> None:
-    modules = {m for needs in (*_NEEDS.values(), *_CARD_NEEDS.values()) for m in needs}
+    modules = {module for method in METHODS.values() for module in (*method.modules, *method.kernels)}
     assert modules | {recipe.package for recipe in RECIPES.values()} <= PACKAGES.keys()
 
 

@@ -1,0 +1,59 @@
+"""What the engines of this machine can do: quantizations and attention by card, what is missing, and what is slow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+
+from parquetry.finding import Finding, Level
+from parquetry.gpus import GpuQueryError, visible_cards
+from workers.loading.abilities import Ability, attentions, quantizations
+from workers.loading.card import Card, cpu_card
+from workers.loading.figures import speed_warning
+
+
+def engine_findings() -> Iterator[Finding]:
+    """Findings on every kind of card here, on the CPU where there is none; nothing on a machine without torch."""
+    if not find_spec("torch"):
+        return
+    try:
+        cards = visible_cards()
+    except GpuQueryError:
+        # the look at the GPUs tells of it
+        return
+    for card in dict.fromkeys(cards) or [cpu_card()]:
+        yield from findings_of(card)
+
+
+def findings_of(card: Card) -> Iterator[Finding]:
+    """What one kind of card can do."""
+    found = quantizations(card)
+    yield _finding("quantization", card, found)
+    yield _finding("attention", card, attentions(card))
+    if card.kind != "cpu":
+        able = [ability.name for ability in found if ability.obstacle is None]
+        yield from _slow(card, able)
+
+
+def _finding(name: str, card: Card, abilities: Sequence[Ability]) -> Finding:
+    able = ", ".join(ability.name for ability in abilities if ability.obstacle is None) or "none"
+    text = "; ".join([f"{card.name}: {able}", *(f"not {names}: {why}" for why, names in _obstacles(abilities).items())])
+    installs = dict.fromkeys(ability.install for ability in abilities if ability.install)
+    fix = " and ".join(f"pip install '{install}'" for install in installs)
+    return Finding(name, Level.OK, text, f"for the rest: {fix}" if fix else "")
+
+
+def _obstacles(abilities: Sequence[Ability]) -> dict[str, str]:
+    """Obstacle -> the names it stops, so that each is said once."""
+    found: dict[str, list[str]] = {}
+    for ability in abilities:
+        if ability.obstacle is not None:
+            found.setdefault(ability.obstacle, []).append(ability.name)
+    return {why: ", ".join(names) for why, names in found.items()}
+
+
+def _slow(card: Card, able: Sequence[str]) -> Iterator[Finding]:
+    for name in able:
+        warning = speed_warning(name, card.name)
+        if warning is not None:
+            yield Finding("speed", Level.WARNING, f"{card.name}: {warning}")
