@@ -47,6 +47,17 @@ class PrefillPart:
 
 
 @dataclass
+class SharedKeys:
+    """First keys that decodes have in common, as `SharedPrefix` says it on the host; int32 on the device."""
+
+    #: (num_decodes,) tokens each decode shares with its tile, 0 for those that share nothing
+    lens: Tensor
+    #: (num_tiles,) first decode of each tile, and how many follow it; a tile of none is left out
+    starts: Tensor
+    counts: Tensor
+
+
+@dataclass
 class AttentionStep:
     """Where the tokens of the step that is being computed live."""
 
@@ -61,6 +72,8 @@ class AttentionStep:
     decode_lens: Tensor
     max_decode_len: int
     prefill: PrefillPart | None = None
+    #: for backends that can read it once; the others read it for every decode
+    shared: SharedKeys | None = None
 
 
 class AttentionBackend(ABC):
@@ -69,6 +82,8 @@ class AttentionBackend(ABC):
     name: str
     #: tokens per block the backend reads best
     block_size: int = 16
+    #: whether decodes of one step read what they share only once, for blocks of a multiple of 16 tokens
+    shares_prefixes: bool = False
 
     @abstractmethod
     def write(self, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:

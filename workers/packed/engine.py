@@ -32,6 +32,8 @@ from workers.packed.sampler import Sampler, SamplingMode, sampling_mode
 from workers.packed.scheduler import Batch, Scheduler
 from workers.packed.self_check import check_engine
 from workers.packed.sequence import Sequence
+from workers.packed.sharing import MIN_ROWS, PrefixGroups
+from workers.packed.sharing_check import can_share
 from workers.packed.startup import capture_graphs, speed_up
 from workers.packed.step_tensors import DeviceLanes
 from workers.packed.stop import StopMatcher
@@ -118,12 +120,17 @@ class PackedEngine(Engine):
             token_budget=self.options.token_budget,
             max_model_len=self.max_model_len,
             prefix_cache=self.options.prefix_cache,
+            groups=PrefixGroups(num_lanes, block_size) if self._can_share(block_size) else None,
         )
         self.startup_s = time.perf_counter() - start
         log.info(
             "packed engine: attention %s, %d blocks of %d tokens, budget %d tokens, %d lanes, ready in %.1f s",
             self.backend.name, num_blocks, block_size, self.options.token_budget, num_lanes, self.startup_s,
         )  # fmt: skip
+
+    def _can_share(self, block_size: int) -> bool:
+        is_wanted = self.options.prefix_cache and self.options.num_lanes >= MIN_ROWS
+        return is_wanted and can_share(self.backend, self._layers[0], block_size, self.device)
 
     @staticmethod
     def unsupported_reason(model: nn.Module) -> str | None:

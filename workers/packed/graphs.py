@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from bisect import bisect_left
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from workers.packed.attention import AttentionStep
+from workers.packed.graph_inputs import GraphInputs
 from workers.packed.sampler import SamplingMode
 from workers.packed.scheduler import Batch
-from workers.packed.step_tensors import Choice, StepTensors
+from workers.packed.step_tensors import Choice
 
 if TYPE_CHECKING:
     from workers.packed.runner import ModelRunner
@@ -22,58 +22,62 @@ log = logging.getLogger(__name__)
 Output = tuple[Tensor, Tensor | None]
 
 
+class Kind(NamedTuple):
+    """What one graph computes."""
+
+    size: int
+    #: None ends the step at its logits
+    mode: SamplingMode | None
+    #: whether decodes read what they share only once
+    is_shared: bool = False
+
+
 def ladder(max_size: int) -> list[int]:
-    """Batch sizes to capture, largest first. No 1: compilers treat a dimension of one as a case of its own."""
+    """Batch sizes to capture, ascending. No 1: compilers treat a dimension of one as a case of its own."""
     sizes = {2, 4, *range(8, 257, 8), *range(256, 513, 16), *range(512, max_size + 1, 32), max_size}
-    return sorted((size for size in sizes if 2 <= size <= max_size), reverse=True)
+    return sorted(size for size in sizes if 2 <= size <= max_size)
+
+
+def coarse(sizes: list[int]) -> list[int]:
+    """Those of the ladder that are captured when they are first needed: fewer, since each takes a while."""
+    return [size for size in sizes if size % 128 == 0 or size & (size - 1) == 0 or size == sizes[-1]]
 
 
 class DecodeGraphs:
-    """Captured decode steps of one runner. They share one input buffer and one memory pool."""
+    """Captured decode steps of one runner. They share their inputs and one memory pool."""
 
     def __init__(self, runner: ModelRunner, max_size: int, padding_block: int) -> None:
         self.runner = runner
         self.sizes = ladder(max_size)
-        self.padding_lane = len(runner.lanes.tokens) - 1
-        self.padding_block = padding_block
-        self.inputs = torch.zeros(3 * max_size, dtype=torch.int32, device=runner.lanes.device)
+        self.coarse_sizes = coarse(self.sizes)
+        self.inputs = GraphInputs(runner.lanes, max_size, padding_block)
         #: what a graph leaves behind: tokens and log-probabilities, or a Choice where it has no mode
-        self._graphs: dict[tuple[int, SamplingMode | None], tuple[torch.cuda.CUDAGraph, Any]] = {}
+        self._graphs: dict[Kind, tuple[torch.cuda.CUDAGraph, Any]] = {}
         self._pool = torch.cuda.graph_pool_handle()
         # One for all: every stream brings a matmul workspace and a part of the allocator's memory of its own.
         self._stream = torch.cuda.Stream()
-        self._size_for = self._round_up_table(max_size)
-
-    def _round_up_table(self, max_size: int) -> list[int]:
-        table, ascending = [], iter(sorted(self.sizes))
-        size = next(ascending)
-        for n in range(max_size + 1):
-            if n > size:
-                size = next(ascending)
-            table.append(size)
-        return table
 
     def prepare(self) -> None:
         """Capture the greedy ladder, largest first so that smaller ones reuse its memory, and check it."""
-        for size in self.sizes:
-            self._capture(size, SamplingMode.GREEDY)
+        for size in reversed(self.sizes):
+            self._capture(Kind(size, SamplingMode.GREEDY))
         self.check()
 
     @torch.inference_mode()
     def check(self) -> None:
         """Raise RuntimeError unless a replayed step chooses the tokens that the same step chooses without a graph."""
-        size, tokens = self.sizes[-1], self.runner.lanes.tokens
-        tokens[self.padding_lane] = 1
-        want = self._run(size, SamplingMode.GREEDY)[0].clone()
-        tokens[self.padding_lane] = 1
-        graph, (got, _) = self._graphs[size, SamplingMode.GREEDY]
+        kind, tokens = Kind(self.sizes[0], SamplingMode.GREEDY), self.runner.lanes.tokens
+        tokens[self.inputs.padding_lane] = 1
+        want = self._run(kind)[0].clone()
+        tokens[self.inputs.padding_lane] = 1
+        graph, (got, _) = self._graphs[kind]
         graph.replay()
         if not torch.equal(got, want):
             raise RuntimeError("a replayed decode step disagrees with the same step run eagerly")
 
     def takes(self, batch: Batch) -> bool:
         """Whether this batch is decodes alone, and few enough."""
-        return not batch.chunks and 0 < len(batch.decode_lanes) < len(self._size_for)
+        return not batch.chunks and 0 < len(batch.decode_lanes) <= self.sizes[-1]
 
     @torch.inference_mode()
     def replay(self, batch: Batch, mode: SamplingMode) -> Output:
@@ -90,59 +94,33 @@ class DecodeGraphs:
         return Choice(choice.logits[:count], choice.lanes[:count], choice.positions[:count])
 
     def _replay(self, batch: Batch, mode: SamplingMode | None) -> Any:
-        count = len(batch.decode_lanes)
-        size = self._size_for[count]
-        if (size, mode) not in self._graphs:
-            self._capture(size, mode)
-        self._fill(batch, size)
-        graph, output = self._graphs[size, mode]
+        count, is_shared = len(batch.decode_lanes), batch.shared is not None
+        sizes = self.coarse_sizes if is_shared else self.sizes
+        kind = Kind(sizes[bisect_left(sizes, count)], mode, is_shared)
+        if kind not in self._graphs:
+            self._capture(kind)
+        self.inputs.fill(kind.size, batch, is_shared=is_shared)
+        graph, output = self._graphs[kind]
         graph.replay()
-        self.runner.num_padding_tokens += size - count
+        self.runner.num_padding_tokens += kind.size - count
         return output
 
-    def _fill(self, batch: Batch, size: int) -> None:
-        """Lanes, positions and blocks of the decodes; padding rows compute position 0 of the padding lane."""
-        host = np.zeros((3, size), dtype=np.int32)
-        host[0], host[2] = self.padding_lane, self.padding_block
-        for row, values in zip(host, (batch.decode_lanes, batch.positions, batch.blocks), strict=True):
-            row[: len(values)] = values
-        self.inputs[: 3 * size].copy_(torch.from_numpy(host.reshape(-1)).pin_memory(), non_blocking=True)
-
-    def _step(self, size: int) -> StepTensors:
-        lanes32, positions32, blocks = self.inputs[: 3 * size].view(3, size)
-        lanes, positions = lanes32.long(), positions32.long()
-        tables = self.runner.lanes
-        attention = AttentionStep(
-            slot_mapping=tables.place(lanes, positions, blocks),
-            tables=tables.tables,
-            block_size=tables.block_size,
-            num_decodes=size,
-            decode_lanes=lanes32,
-            decode_lens=positions32 + 1,
-            max_decode_len=tables.tables.shape[1] * tables.block_size,
-        )
-        rows = torch.arange(size, device=lanes.device)
-        ids, adapters = tables.tokens[lanes], tables.adapters[lanes]
-        return StepTensors(ids, positions, attention, rows, lanes, positions + 1, adapters)
-
     @torch.inference_mode()
-    def _capture(self, size: int, mode: SamplingMode | None) -> None:
-        """Warm up on the padding lane, then capture; without a mode the step ends at its logits."""
-        host = torch.zeros(3, size, dtype=torch.int32)
-        host[0], host[2] = self.padding_lane, self.padding_block
-        self.inputs[: 3 * size].copy_(host.view(-1))
+    def _capture(self, kind: Kind) -> None:
+        """Warm up on the padding lane, then capture."""
+        self.inputs.fill(kind.size, None, is_shared=kind.is_shared)
         stream = self._stream
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            self._run(size, mode)
+            self._run(kind)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         # exchanges between ranks come with threads of their own, which may not spoil the capture
         errors = "global" if self.runner.group.size == 1 else "thread_local"
         with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode=errors):
-            output = self._run(size, mode)
-        self._graphs[size, mode] = (graph, output)
+            output = self._run(kind)
+        self._graphs[kind] = (graph, output)
 
-    def _run(self, size: int, mode: SamplingMode | None) -> Any:
-        step = self._step(size)
-        return self.runner.choice(step) if mode is None else self.runner.run(step, mode)
+    def _run(self, kind: Kind) -> Any:
+        step = self.inputs.step(kind.size, is_shared=kind.is_shared)
+        return self.runner.choice(step) if kind.mode is None else self.runner.run(step, kind.mode)

@@ -21,6 +21,7 @@ class TritonBackend(AttentionBackend):
 
     name = "triton"
     block_size = 32
+    shares_prefixes = True
 
     def write(self, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
         store(inner_contiguous(k), inner_contiguous(v), k_cache, v_cache, slot_mapping)

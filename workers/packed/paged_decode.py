@@ -1,7 +1,8 @@
 """Triton kernel: one new token per sequence against its paged keys and values, query heads of a group together.
 
 A program serves one key-value head of one sequence and one share of its stored keys; with more than one share a second
-kernel joins them. The last share takes the new key and value from the registers they came in, and stores them. The grid
+kernel joins them. The last share takes the new key and value from the registers they came in, and stores them. What
+several sequences have in common is left to `shared_prefix`, whose results are joined as further shares. The grid
 depends on the number of sequences alone, never on their lengths, so it can be replayed.
 """
 
@@ -15,6 +16,8 @@ import triton.language as tl
 from torch import Tensor
 
 from workers.packed.attention import AttentionSpec, AttentionStep
+from workers.packed.key_tile import soft_cap
+from workers.packed.shared_prefix import attend_shared, choose_num_shares
 
 #: programs that keep every multiprocessor of a large card busy
 TARGET_PROGRAMS = 528
@@ -34,20 +37,15 @@ WIDE = Launch(32, 4, 2)
 
 
 @triton.jit
-def _soft_cap(scores, cap: tl.constexpr):
-    # cap * tanh(scores / cap)
-    return cap * (2.0 * tl.sigmoid(2.0 * scores / cap) - 1.0)
-
-
-@triton.jit
 def _decode_kernel(
     q_ptr, new_k_ptr, new_v_ptr, k_ptr, v_ptr, out_ptr, part_ptr, stat_ptr, sink_ptr, table_ptr, lane_ptr, len_ptr,
-    q_stride, q_head_stride, new_k_stride, new_k_head_stride, new_v_stride, new_v_head_stride,
+    shared_ptr, q_stride, q_head_stride, new_k_stride, new_k_head_stride, new_v_stride, new_v_head_stride,
     k_block_stride, k_head_stride, v_block_stride, v_head_stride, table_stride, scale,
     num_heads: tl.constexpr, group: tl.constexpr, group_pad: tl.constexpr,
     key_dim: tl.constexpr, key_pad: tl.constexpr, value_dim: tl.constexpr, value_pad: tl.constexpr,
-    block_size: tl.constexpr, tile: tl.constexpr, num_splits: tl.constexpr,
-    window: tl.constexpr, softcap: tl.constexpr, has_sinks: tl.constexpr, precision: tl.constexpr,
+    block_size: tl.constexpr, tile: tl.constexpr, num_splits: tl.constexpr, num_parts: tl.constexpr,
+    window: tl.constexpr, softcap: tl.constexpr, has_sinks: tl.constexpr, has_shared: tl.constexpr,
+    precision: tl.constexpr,
 ):  # fmt: skip
     kv_head, split, row = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     last = tl.load(len_ptr + row) - 1
@@ -62,6 +60,8 @@ def _decode_kernel(
     first = 0
     if window > 0:
         first = tl.maximum(last + 1 - window, 0)
+    if has_shared:
+        first = tl.load(shared_ptr + row)
     num_tiles = (last - first // tile * tile + tile - 1) // tile
     share = (num_tiles + num_splits - 1) // num_splits
     start = first // tile * tile + split * share * tile
@@ -91,7 +91,7 @@ def _decode_kernel(
         v = tl.load(v_ptr + v_at, mask=(key < last)[:, None] & (value_at[None, :] < value_dim), other=0.0)
         scores = tl.dot(q, k, input_precision=precision) * scale
         if softcap > 0.0:
-            scores = _soft_cap(scores, softcap)
+            scores = soft_cap(scores, softcap)
         scores = tl.where(seen[None, :], scores, float("-inf"))
         new_top = tl.maximum(top, tl.max(scores, 1))
         # A tile may hold no visible key at all; its maximum is -inf and must not turn into NaN.
@@ -115,14 +115,14 @@ def _decode_kernel(
         tl.store(v_ptr + v_row + value_at, new_v, mask=value_at < value_dim)
         score = tl.sum(q.to(tl.float32) * new_k.to(tl.float32)[None, :], 1) * scale
         if softcap > 0.0:
-            score = _soft_cap(score, softcap)
+            score = soft_cap(score, softcap)
         new_top = tl.maximum(top, score)
         weight, fade = tl.exp(score - new_top), tl.exp(top - new_top)
         total = total * fade + weight
         acc = acc * fade[:, None] + weight[:, None] * new_v.to(tl.float32)[None, :]
         top = new_top
 
-    if num_splits == 1:
+    if num_parts == 1:
         if has_sinks:
             sink = tl.load(sink_ptr + head, mask=in_group, other=0.0).to(tl.float32)
             last_top = tl.maximum(top, sink)
@@ -133,7 +133,7 @@ def _decode_kernel(
         kept = in_group[:, None] & (value_at[None, :] < value_dim)
         tl.store(out_ptr + out_at, (acc / total[:, None]).to(out_ptr.dtype.element_ty), mask=kept)
     else:
-        part = (row.to(tl.int64) * num_heads + head) * num_splits + split
+        part = (row.to(tl.int64) * num_heads + head) * num_parts + split
         tl.store(part_ptr + part[:, None] * value_pad + value_at[None, :], acc, mask=in_group[:, None])
         tl.store(stat_ptr + part * 2, top, mask=in_group)
         tl.store(stat_ptr + part * 2 + 1, total, mask=in_group)
@@ -141,14 +141,17 @@ def _decode_kernel(
 
 @triton.jit
 def _join_kernel(
-    part_ptr, stat_ptr, sink_ptr, out_ptr,
+    part_ptr, stat_ptr, sink_ptr, out_ptr, shared_ptr,
     num_heads: tl.constexpr, value_dim: tl.constexpr, value_pad: tl.constexpr,
-    num_splits: tl.constexpr, splits_pad: tl.constexpr, has_sinks: tl.constexpr,
+    num_splits: tl.constexpr, num_parts: tl.constexpr, parts_pad: tl.constexpr, has_sinks: tl.constexpr,
 ):  # fmt: skip
     head, row = tl.program_id(0), tl.program_id(1)
-    base = (row.to(tl.int64) * num_heads + head) * num_splits
-    split, value_at = tl.arange(0, splits_pad), tl.arange(0, value_pad)
+    base = (row.to(tl.int64) * num_heads + head) * num_parts
+    split, value_at = tl.arange(0, parts_pad), tl.arange(0, value_pad)
     real = split < num_splits
+    if num_parts > num_splits:
+        # nobody wrote the shared parts of a row that shares nothing
+        real = real | ((split < num_parts) & (tl.load(shared_ptr + row) > 0))
     tops = tl.load(stat_ptr + (base + split) * 2, mask=real, other=float("-inf"))
     totals = tl.load(stat_ptr + (base + split) * 2 + 1, mask=real, other=0.0)
     top = tl.max(tops, 0)
@@ -182,30 +185,36 @@ def paged_decode(
     num_rows, num_heads, key_dim = q.shape
     num_kv_heads, value_dim = k_cache.shape[1], v_cache.shape[3]
     group = num_heads // num_kv_heads
+    # behind a window there is hardly anything to share
+    shared = None if spec.window else step.shared
     splits = choose_num_splits(num_rows, num_kv_heads)
+    parts = splits if shared is None else splits + choose_num_shares(num_rows, num_kv_heads)
     value_pad = triton.next_power_of_2(value_dim)
     out = q.new_empty(num_rows, num_heads, value_dim)
-    partial = out if splits == 1 else q.new_empty(num_rows, num_heads, splits, value_pad, dtype=torch.float32)
-    stats = out if splits == 1 else q.new_empty(num_rows, num_heads, splits, 2, dtype=torch.float32)
+    partial = out if parts == 1 else q.new_empty(num_rows, num_heads, parts, value_pad, dtype=torch.float32)
+    stats = out if parts == 1 else q.new_empty(num_rows, num_heads, parts, 2, dtype=torch.float32)
+    shared_lens = step.decode_lens if shared is None else shared.lens
+    if shared is not None:
+        attend_shared(q, k_cache, v_cache, partial, stats, step, shared, spec, first_part=splits)
     sinks = out if spec.sinks is None else spec.sinks
     key_pad = triton.next_power_of_2(key_dim)
     launch = WIDE if key_pad > 128 else NARROW
     _decode_kernel[(num_kv_heads, splits, num_rows)](
         q, k, v, k_cache, v_cache, out, partial, stats, sinks, step.tables, step.decode_lanes, step.decode_lens,
-        q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1),
+        shared_lens, q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1),
         k_cache.stride(0), k_cache.stride(1), v_cache.stride(0), v_cache.stride(1),
         step.tables.stride(0), spec.scale,
         num_heads=num_heads, group=group, group_pad=max(16, triton.next_power_of_2(group)),
         key_dim=key_dim, key_pad=key_pad, value_dim=value_dim, value_pad=value_pad,
-        block_size=step.block_size, tile=launch.tile, num_splits=splits,
-        window=spec.window, softcap=spec.softcap, has_sinks=spec.sinks is not None,
+        block_size=step.block_size, tile=launch.tile, num_splits=splits, num_parts=parts,
+        window=spec.window, softcap=spec.softcap, has_sinks=spec.sinks is not None, has_shared=shared is not None,
         precision="ieee" if q.dtype == torch.float32 else "tf32",
         num_warps=launch.num_warps, num_stages=launch.num_stages,
     )  # fmt: skip
-    if splits > 1:
+    if parts > 1:
         _join_kernel[(num_heads, num_rows)](
-            partial, stats, sinks, out, num_heads=num_heads, value_dim=value_dim, value_pad=value_pad,
-            num_splits=splits, splits_pad=triton.next_power_of_2(splits), has_sinks=spec.sinks is not None,
-            num_warps=4,
+            partial, stats, sinks, out, shared_lens, num_heads=num_heads, value_dim=value_dim, value_pad=value_pad,
+            num_splits=splits, num_parts=parts, parts_pad=triton.next_power_of_2(parts),
+            has_sinks=spec.sinks is not None, num_warps=4,
         )  # fmt: skip
     return out

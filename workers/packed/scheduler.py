@@ -12,6 +12,7 @@ from workers.packed.blocks import BlockPool
 from workers.packed.lanes import LaneTable
 from workers.packed.prefix import chain_block_keys
 from workers.packed.sequence import Sequence
+from workers.packed.sharing import PrefixGroups, SharedPrefix
 from workers.packed.waiting import WaitingQueue
 
 
@@ -40,6 +41,8 @@ class Batch:
     chunks: list[PrefillChunk]
     #: sequences that got their lane in this step
     admitted: list[Sequence] = field(default_factory=list)
+    #: what the decodes need not read one by one
+    shared: SharedPrefix | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -61,13 +64,22 @@ class Scheduler:
     """
 
     def __init__(
-        self, pool: BlockPool, lanes: LaneTable, *, token_budget: int, max_model_len: int, prefix_cache: bool = True
+        self,
+        pool: BlockPool,
+        lanes: LaneTable,
+        *,
+        token_budget: int,
+        max_model_len: int,
+        prefix_cache: bool = True,
+        groups: PrefixGroups | None = None,
     ) -> None:
+        """`groups` are kept for an engine that can read a shared prefix once."""
         self.pool = pool
         self.lanes = lanes
         self.token_budget = token_budget
         self.max_model_len = max_model_len
         self.prefix_cache = prefix_cache
+        self.groups = groups
         self.waiting = WaitingQueue(grouped=prefix_cache)
         #: lane -> sequence, oldest admission first
         self.running: dict[int, Sequence] = {}
@@ -106,10 +118,17 @@ class Scheduler:
         decodes = self._grow(self._decoding[lanes.computed[self._decoding] < lanes.end[self._decoding]])
         # Longest context first: attention programs start in this order, so the last ones to end are short.
         decodes = decodes[np.argsort(-lanes.computed[decodes], kind="stable")]
-        batch = Batch(decodes, lanes.computed[decodes], lanes.last_block[decodes], [])
+        decodes, shared = self._arrange(decodes)
+        batch = Batch(decodes, lanes.computed[decodes], lanes.last_block[decodes], [], shared=shared)
         lanes.computed[decodes] += 1
         self._fill(batch, self.token_budget - len(decodes))
         return batch if len(decodes) or batch.chunks else None
+
+    def _arrange(self, decodes: np.ndarray) -> tuple[np.ndarray, SharedPrefix | None]:
+        if self.groups is None:
+            return decodes, None
+        self.groups.look(self.running.values())
+        return self.groups.arrange(decodes)
 
     def _grow(self, decodes: np.ndarray) -> np.ndarray:
         """Give a block to each decode whose last one is full; returns the decodes that are still running."""
@@ -206,6 +225,8 @@ class Scheduler:
         self.lanes.last_block[lane] = sequence.blocks[-1]
         self.running[lane] = sequence
         self.num_cached_tokens += num_cached
+        if self.groups is not None:
+            self.groups.admit(sequence)
 
     def _publish(self, chunk: PrefillChunk) -> None:
         """Count a chunk as computed; its full blocks can be shared from now on, also within this very step."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workers.packed.attention import AttentionStep, PrefillPart
+from workers.packed.attention import AttentionStep, PrefillPart, SharedKeys
 from workers.packed.scheduler import Batch, PrefillChunk
 
 
@@ -111,6 +111,7 @@ class StepBuilder:
             decode_lens=sent["positions"][:n] + 1,
             max_decode_len=int(batch.positions.max(initial=0)) + 1,
             prefill=self._prefill_part(batch, sent) if batch.chunks else None,
+            shared=None if batch.shared is None else SharedKeys(*(sent[name] for name in vars(batch.shared))),
         )
         rows = sent["sample_rows"].long()
         ids = torch.cat([self.lanes.tokens[lanes], sent["chunk_ids"].long()])
@@ -138,6 +139,7 @@ class StepBuilder:
             "cu_seqlens": np.concatenate([np.zeros(1, dtype=np.int32), np.cumsum(lens, dtype=np.int32)]),
             "sample_rows": np.concatenate([np.arange(len(batch.decode_lanes), dtype=np.int32), ends[last] - 1]),
             "sample_lanes": batch.sampled_lanes,
+            **({} if batch.shared is None else vars(batch.shared)),
         }
 
     def rehearsal(self, num_tokens: int, num_sampled: int, max_model_len: int) -> StepTensors:

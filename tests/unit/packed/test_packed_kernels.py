@@ -14,7 +14,7 @@ if DEVICE == "cpu":
 pytest.importorskip("triton", reason="this build of torch brings no Triton")
 
 from workers.noise import request_key  # noqa: E402
-from workers.packed.attention import AttentionSpec, AttentionStep, PrefillPart  # noqa: E402
+from workers.packed.attention import AttentionSpec, AttentionStep, PrefillPart, SharedKeys  # noqa: E402
 from workers.packed.kernels import TritonBackend  # noqa: E402
 from workers.packed.race import Draw, race_in_torch, race_on_gpu  # noqa: E402
 from workers.packed.sdpa import SdpaBackend  # noqa: E402
@@ -95,6 +95,50 @@ def test_decode_without_splits_equals_the_reference(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("workers.packed.paged_decode.MAX_SPLITS", 1)
     for spec in SPECS.values():
         assert_decodes_equal(32, (16, 16), spec)
+
+
+def make_shared_step(block_size: int, groups: list[tuple[int, int]], num_alone: int) -> AttentionStep:
+    """Decodes of groups of (rows, blocks they share), one group after the other, and of some that share nothing."""
+    own, lens, tables, tiles, shared = 3, [], [], [], []
+    next_block = sum(count for _, count in groups)
+    first = 0
+    for rows, count in [*groups, (num_alone, 0)]:
+        common = list(range(first, first + count))
+        first += count
+        tiles += [(len(lens) + at, min(32, rows - at)) for at in range(0, rows, 32) if count]
+        for row in range(rows):
+            tables.append([*common, *range(next_block, next_block + own)])
+            next_block += own
+            lens.append(count * block_size + 1 + (7 * row) % (own * block_size))
+            shared.append(count * block_size)
+    width = max(map(len, tables))
+    table = torch.tensor([row + [0] * (width - len(row)) for row in tables], dtype=torch.int32, device=DEVICE)
+    context = torch.tensor(lens, dtype=torch.int32, device=DEVICE)
+    lanes = torch.arange(len(lens), dtype=torch.int32, device=DEVICE)
+    last = context.long() - 1
+    slots = table[lanes.long(), last // block_size].long() * block_size + last % block_size
+    # one tile more than there are groups: a grid that was captured has room for more
+    starts, counts = (torch.tensor([*x, 0], dtype=torch.int32, device=DEVICE) for x in zip(*tiles, strict=True))
+    keys = SharedKeys(torch.tensor(shared, dtype=torch.int32, device=DEVICE), starts, counts)
+    return AttentionStep(slots, table, block_size, len(lens), lanes, context, max(lens), shared=keys)
+
+
+@pytest.mark.parametrize("name", ["plain", "softcap", "sinks", "window"])
+@pytest.mark.parametrize(("block_size", "dims", "kv_heads"), [(16, (16, 16), 2), (32, (24, 16), 4), (64, (32, 32), 1)])
+def test_shared_prefixes_change_nothing(name: str, block_size: int, dims: tuple[int, int], kv_heads: int) -> None:
+    """Four query heads: one, two and four for each key-value head."""
+    step, spec = make_shared_step(block_size, [(35, 3), (8, 1)], 2), on_device(SPECS[name])
+    generator = torch.Generator().manual_seed(2)
+    blocks = int(step.tables.max()) + 1
+    shapes = [(blocks, kv_heads, block_size, dim) for dim in dims]
+    caches = [torch.randn(shape, generator=generator).to(DEVICE) for shape in shapes]
+    k, v = (torch.randn(kv_heads, 45, dim, generator=generator).to(DEVICE).transpose(0, 1) for dim in dims)
+    new = make_q(45, dims[0]), k, v
+    wanted_caches = [cache.clone() for cache in caches]
+    want = SdpaBackend().decode(*new, *wanted_caches, step, spec)
+    got = TritonBackend().decode(*new, *caches, step, spec)
+    assert torch.allclose(got, want, atol=1e-4)
+    assert all(torch.equal(*pair) for pair in zip(caches, wanted_caches, strict=True))
 
 
 @pytest.mark.parametrize("name", SPECS)
