@@ -4,8 +4,8 @@
     python benchmarks/scaling.py --model llama-8b --rows 2048 --ways tensor
     python benchmarks/scaling.py --cpu --cards 2 --model tiny --rows 8 --prompt 16 --output 8     # a dry run
 
-Engines are the product's own processes under its supervisors, fed over their sockets. Weights are random; every row has
-the same lengths. `of linear` is the rate over the rate of one card times the number of cards.
+Engines are the product's own processes under its supervisors, fed over their sockets. Weights are random; every row
+has the same prompt length and limit. `of linear` is the rate over the rate of one card times the number of cards.
 """
 
 from __future__ import annotations

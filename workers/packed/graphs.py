@@ -89,11 +89,16 @@ class DecodeGraphs:
         count = len(batch.decode_lanes)
         return Choice(choice.logits[:count], choice.lanes[:count], choice.positions[:count])
 
-    def _replay(self, batch: Batch, mode: SamplingMode | None) -> Any:
-        count = len(batch.decode_lanes)
-        size = self._size_for[count]
+    def ensure(self, batch: Batch, mode: SamplingMode | None) -> None:
+        """Capture the step of this batch, to its logits without a mode, unless it has been."""
+        size = self._size_for[len(batch.decode_lanes)]
         if (size, mode) not in self._graphs:
             self._capture(size, mode)
+
+    def _replay(self, batch: Batch, mode: SamplingMode | None) -> Any:
+        self.ensure(batch, mode)
+        count = len(batch.decode_lanes)
+        size = self._size_for[count]
         self._fill(batch, size)
         graph, output = self._graphs[size, mode]
         graph.replay()

@@ -125,7 +125,10 @@ class GroupRunner(ModelRunner):
 
         A replayed graph allocates nothing, so that nobody asks. What else there is may run out of memory.
         """
-        if masks is None and self.is_replayed(batch):
+        is_replayed = self.is_replayed(batch)
+        if is_replayed:
+            self._ensure_captured(batch, mode if masks is None else None)
+        if is_replayed and masks is None:
             return self.compute(batch, mode, None), None
         self.group.begin()
         outputs = self._try_compute(batch, mode, masks)
@@ -135,6 +138,13 @@ class GroupRunner(ModelRunner):
             if masks is not None:
                 masks.skip()
         return outputs, self.group.count_failed(failed=outputs is None)
+
+    def _ensure_captured(self, batch: Batch, mode: SamplingMode | None) -> None:
+        """Raise RuntimeError when memory runs out: a capture cannot be drained, so the engine has to end."""
+        try:
+            self.graphs.ensure(batch, mode)
+        except torch.OutOfMemoryError as error:
+            raise RuntimeError("out of memory while a decode step was captured; lower model.max_memory") from error
 
     def _try_compute(self, batch: Batch, mode: SamplingMode, masks: Masks | None) -> Output | None:
         """Tokens and log-probabilities, None after an out-of-memory, whose tensors are gone by then."""
