@@ -93,16 +93,24 @@ class DecodeGraphs:
         count = len(batch.decode_lanes)
         return Choice(choice.logits[:count], choice.lanes[:count], choice.positions[:count])
 
-    def _replay(self, batch: Batch, mode: SamplingMode | None) -> Any:
-        count, is_shared = len(batch.decode_lanes), batch.shared is not None
+    def _kind(self, batch: Batch, mode: SamplingMode | None) -> Kind:
+        is_shared = batch.shared is not None
         sizes = self.coarse_sizes if is_shared else self.sizes
-        kind = Kind(sizes[bisect_left(sizes, count)], mode, is_shared)
+        return Kind(sizes[bisect_left(sizes, len(batch.decode_lanes))], mode, is_shared)
+
+    def ensure(self, batch: Batch, mode: SamplingMode | None) -> None:
+        """Capture the step of this batch, to its logits without a mode, unless it has been."""
+        kind = self._kind(batch, mode)
         if kind not in self._graphs:
             self._capture(kind)
-        self.inputs.fill(kind.size, batch, is_shared=is_shared)
+
+    def _replay(self, batch: Batch, mode: SamplingMode | None) -> Any:
+        self.ensure(batch, mode)
+        kind = self._kind(batch, mode)
+        self.inputs.fill(kind.size, batch, is_shared=kind.is_shared)
         graph, output = self._graphs[kind]
         graph.replay()
-        self.runner.num_padding_tokens += kind.size - count
+        self.runner.num_padding_tokens += kind.size - len(batch.decode_lanes)
         return output
 
     @torch.inference_mode()

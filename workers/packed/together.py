@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from workers.packed.graphs import Output
 from workers.packed.probe import UnsupportedModel
 from workers.packed.runner import InFlight, ModelRunner
 from workers.packed.sampler import SamplingMode
@@ -21,6 +21,8 @@ from workers.parallel.group import RankGroup, RanksDivergedError
 
 #: steps between two comparisons of the ranks' tokens
 COMPARE_EVERY = 512
+#: what rank 0 sends for the masks of a step it failed in
+NO_MASKS = np.empty((0, 0), dtype=np.int32)
 _NOBODY = np.empty(0, dtype=np.int64)
 
 
@@ -51,6 +53,32 @@ def unanimous(group: RankGroup) -> Iterator[None]:
         raise UnsupportedModel(ON_ANOTHER_RANK)
 
 
+class Masks:
+    """The token masks of one step, which every rank takes or skips once, whatever becomes of the step."""
+
+    def __init__(self, take: Callable[[], Tensor], skip: Callable[[], object]) -> None:
+        self._take = take
+        self._skip = skip
+        self._is_taken = False
+
+    def __call__(self) -> Tensor:
+        self._is_taken = True
+        return self._take()
+
+    def skip(self) -> None:
+        """For a step that failed: what was not taken is not left lying."""
+        if not self._is_taken:
+            self._skip()
+
+
+def receive_masks(inbox: Inbox) -> Tensor:
+    """The masks that rank 0 sends, (num_sampled, mask_width) int32. Raises OutOfMemoryError when it has none."""
+    masks = inbox.receive()
+    if masks is None or not masks.size:
+        raise torch.OutOfMemoryError("rank 0 ran out of memory and made no masks")
+    return torch.from_numpy(masks)
+
+
 class GroupRunner(ModelRunner):
     """Every rank has one. Rank 0's is launched by the engine and tells the others; theirs `follow`."""
 
@@ -63,19 +91,22 @@ class GroupRunner(ModelRunner):
     ) -> InFlight:
         """As ModelRunner's. `is_void` of the result says whether any rank ran out of memory in the step."""
         self._tell(Step(batch, mode, allow is not None))
-        in_flight = self._take(batch, epochs, mode, None if allow is None else partial(self._share, allow))
+        masks = None if allow is None else Masks(lambda: self._share(allow()), lambda: self._tell(NO_MASKS))
+        outputs, flag = self._take(batch, mode, masks)
         self.num_steps += 1
         if self.num_steps % COMPARE_EVERY == 0:
             self._tell(Compare())
             self.compare()
-        return in_flight
+        if outputs is None:
+            nothing = torch.empty(0, dtype=torch.int64, device=self.lanes.device)
+            return self.send_back(_NOBODY, _NOBODY, nothing, None, flag)
+        return self.send_back(batch.sampled_lanes, epochs, *outputs, flag)
 
     def _tell(self, message: object) -> None:
         if self.outbox is not None:
             self.outbox.send(message)
 
-    def _share(self, allow: Callable[[], Tensor]) -> Tensor:
-        masks = allow()
+    def _share(self, masks: Tensor) -> Tensor:
         self._tell(masks.numpy())
         return masks
 
@@ -85,34 +116,45 @@ class GroupRunner(ModelRunner):
         while (message := inbox.receive()) is not None:
             if isinstance(message, Compare):
                 self.compare()
-                continue
-            allow = (lambda: torch.from_numpy(inbox.receive())) if message.has_masks else None
-            self._take(message.batch, _NOBODY, message.mode, allow)
+            else:
+                masks = Masks(lambda: receive_masks(inbox), inbox.receive) if message.has_masks else None
+                self._take(message.batch, message.mode, masks)
 
-    def _take(
-        self, batch: Batch, epochs: np.ndarray, mode: SamplingMode, allow: Callable[[], Tensor] | None
-    ) -> InFlight:
-        """One step of this rank. A replayed graph allocates nothing; what else there is may run out of memory."""
-        if allow is None and self.is_replayed(batch):
-            return self.send_back(batch.sampled_lanes, epochs, *self.compute(batch, mode, None))
+    def _take(self, batch: Batch, mode: SamplingMode, masks: Masks | None) -> tuple[Output | None, Tensor | None]:
+        """One step of this rank: its outputs, None after an out-of-memory; and how many ranks had one.
+
+        A replayed graph allocates nothing, so that nobody asks. What else there is may run out of memory.
+        """
+        is_replayed = self.is_replayed(batch)
+        if is_replayed:
+            self._ensure_captured(batch, mode if masks is None else None)
+        if is_replayed and masks is None:
+            return self.compute(batch, mode, None), None
         self.group.begin()
-        outputs = self._try_compute(batch, mode, allow)
-        flag = self.group.finish(batch.num_tokens, len(batch.sampled_lanes), failed=outputs is None)
+        outputs = self._try_compute(batch, mode, masks)
         if outputs is None:
-            if self.lanes.device.type == "cuda":
-                torch.cuda.empty_cache()
-            nothing = torch.empty(0, dtype=torch.int64, device=self.lanes.device)
-            return self.send_back(_NOBODY, _NOBODY, nothing, None, flag)
-        return self.send_back(batch.sampled_lanes, epochs, *outputs, flag)
+            # in this order: rank 0 may wait for the exchange before it makes the masks
+            self.group.drain(batch.num_tokens, len(batch.sampled_lanes))
+            if masks is not None:
+                masks.skip()
+        return outputs, self.group.count_failed(failed=outputs is None)
 
-    def _try_compute(
-        self, batch: Batch, mode: SamplingMode, allow: Callable[[], Tensor] | None
-    ) -> tuple[Tensor, Tensor | None] | None:
+    def _ensure_captured(self, batch: Batch, mode: SamplingMode | None) -> None:
+        """Raise RuntimeError when memory runs out: a capture cannot be drained, so the engine has to end."""
+        try:
+            self.graphs.ensure(batch, mode)
+        except torch.OutOfMemoryError as error:
+            raise RuntimeError("out of memory while a decode step was captured; lower model.max_memory") from error
+
+    def _try_compute(self, batch: Batch, mode: SamplingMode, masks: Masks | None) -> Output | None:
         """Tokens and log-probabilities, None after an out-of-memory, whose tensors are gone by then."""
         try:
-            return self.compute(batch, mode, allow)
+            return self.compute(batch, mode, masks)
         except torch.OutOfMemoryError:
-            return None
+            pass
+        if self.lanes.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
 
     @torch.inference_mode()
     def learn_exchanges(self) -> None:

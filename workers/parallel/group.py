@@ -37,8 +37,8 @@ class Collective:
 class RankGroup:
     """This process's place among the ranks. Every method is called by all of them, in the same order.
 
-    `forward` is what one forward pass exchanges, noted once by `learn`. A rank that cannot finish a pass takes part in
-    what is left of it, so that the others do not wait for it for ever.
+    `forward` is what one forward pass exchanges, noted once by `learn`. A rank that cannot finish a pass drains what is
+    left of it, so that the others do not wait for it for ever.
     """
 
     rank: int = 0
@@ -134,15 +134,15 @@ class RankGroup:
             rows, width = torch.Size(shape[:-1]).numel(), shape[-1]
             self.forward.append(Collective(kind, rows == num_tokens, width, dtype))
 
-    def finish(self, num_tokens: int, num_sampled: int, *, failed: bool) -> Tensor:
-        """Take part in what is left of the pass, then tell whether it failed here: (1,) int32, how many failed.
-
-        What a failed rank adds is zeros: the step is of no use to anybody, but nobody waits for it.
-        """
-        for one in self.forward[self.num_done :] if failed else ():
+    def drain(self, num_tokens: int, num_sampled: int) -> None:
+        """Take part with zeros in what is left of a pass: it is of no use to anybody, but nobody waits for it."""
+        for one in self.forward[self.num_done :]:
             rows = num_tokens if one.is_per_token else num_sampled
             scratch = torch.zeros(rows, one.width, dtype=one.dtype, device=self.device)
             self.sum_in_place(scratch) if one.kind == "sum" else self.gather(scratch, one.width * self.size)
+
+    def count_failed(self, *, failed: bool) -> Tensor:
+        """(1,) int32: how many ranks failed in the pass."""
         flag = torch.full((1,), int(failed), dtype=torch.int32, device=self.device)
         dist.all_reduce(flag)
         return flag

@@ -40,18 +40,20 @@ def write_model(folder: Path, model_type: str, **changes: Any) -> Path:
 
 def spec_of(folder: Path, device: str = "cpu", **model: Any) -> EngineSpec:
     """Steps of at most 64 tokens, so that long prompts come in chunks."""
-    chosen = ModelSpec(id=str(folder), dtype="float32", **model)
+    chosen = ModelSpec(id=str(folder), **{"dtype": "float32", **model})
     return EngineSpec(task="generate", model_path=str(folder), model=chosen, device=device, token_budget=64)
 
 
-def load_one(folder: Path) -> Engine:
+def load_one(folder: Path, device: str = "cpu", **model: Any) -> Engine:
     """The engine of one device, which says what is right."""
-    return load_engine(spec_of(folder))
+    return load_engine(spec_of(folder, device, **model))
 
 
-def load_ranks(folder: Path, size: int, store: Path, problems: list[str]) -> LeadingEngine:
-    """The same over `size` ranks on the CPU; what would end the process goes to `problems`."""
-    spec = spec_of(folder, f"cpu:{','.join(map(str, range(size)))}")
+def load_ranks(
+    folder: Path, size: int, store: Path, problems: list[str], *, kind: str = "cpu", **model: Any
+) -> LeadingEngine:
+    """The same over `size` ranks; what would end the process goes to `problems`."""
+    spec = spec_of(folder, f"{kind}:{','.join(map(str, range(size)))}", **model)
     engine = load_group(spec, store, lambda reason, permanent: problems.append(reason))
     assert isinstance(engine, LeadingEngine), engine.notes
     return engine

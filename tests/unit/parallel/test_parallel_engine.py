@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from shared_models import LENGTHS, load_one, load_ranks, make_requests, outputs, run_all, write_model
+from torch import nn
 
 from workers.engine import Engine
 from workers.grammar.grammar import Grammar
@@ -53,6 +54,10 @@ def test_each_rank_holds_half(one: Engine, two: LeadingEngine) -> None:
     whole, half = share_of_weights(one.model), share_of_weights(two.engine.model)
     assert half < 0.52 * whole
     assert [layer.num_kv_heads for layer in two.engine._layers] == [1, 1]
+    linear = [module for module in two.engine.model.modules() if isinstance(module, nn.Linear)]
+    # what merging q, k and v relies on
+    assert linear
+    assert all(tuple(layer.weight.shape) == (layer.out_features, layer.in_features) for layer in linear)
     assert two.describe()["tensor_parallel"] == "2"
 
 

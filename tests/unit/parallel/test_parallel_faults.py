@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 from shared_models import LENGTHS, load_one, load_ranks, make_requests, outputs, run_all, write_model
 
+from workers.grammar.grammar import Grammar
 from workers.parallel.group import RanksDivergedError
+from workers.request import GenerationRequest
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="transformers takes the cards where there are some")
 
 
 def test_out_of_memory_on_any_rank_then_other_tokens_on_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One pair of ranks for all three, because starting ranks is what takes the time."""
+    """One pair of ranks for all of it, because starting ranks is what takes the time."""
     folder = write_model(tmp_path / "model", "llama")
-    requests = make_requests(*LENGTHS, temperature=0.7)
+    requests = mixed_requests()
     expected = outputs(run_all(load_one(folder), requests))
-    monkeypatch.setenv("PARQUETRY_TEST_FAULTS", "layer:3,sampler:12,tokens:200")
+    # each at a step that has token masks, which must be neither awaited nor left behind
+    monkeypatch.setenv("PARQUETRY_TEST_FAULTS", "layer:3,sampler:12,layer:20,tokens:250")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     monkeypatch.setattr("workers.parallel.ranks.MODULE", "faulty_rank")
     problems: list[str] = []
@@ -26,14 +30,16 @@ def test_out_of_memory_on_any_rank_then_other_tokens_on_one(tmp_path: Path, monk
     try:
         packed = engine.engine
         # the token budget shrinks with every fault, and is 64 here
-        packed.scheduler.token_budget = 1024
+        packed.scheduler.token_budget = 64 * 2**5
         packed._lookahead = True
         assert outputs(run_all(engine, requests)) == expected
-        assert (engine.stats()["out_of_memory"], packed.scheduler.token_budget) == (2, 256)
+        assert (engine.stats()["out_of_memory"], packed.scheduler.token_budget) == (3, 64 * 2**2)
 
-        fail_once(packed.runner.sampler, monkeypatch)
+        fail_once(packed.runner.sampler, "sample", monkeypatch)
         assert outputs(run_all(engine, requests)) == expected
-        assert (engine.stats()["out_of_memory"], packed.scheduler.token_budget) == (3, 128)
+        fail_once(packed.model.model.layers[-1].mlp, "forward", monkeypatch)
+        assert outputs(run_all(engine, requests)) == expected
+        assert (engine.stats()["out_of_memory"], packed.scheduler.token_budget) == (5, 64)
         engine.check_integrity()
 
         monkeypatch.setattr("workers.packed.together.COMPARE_EVERY", 1)
@@ -46,14 +52,21 @@ def test_out_of_memory_on_any_rank_then_other_tokens_on_one(tmp_path: Path, monk
         engine.close()
 
 
-def fail_once(sampler: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run out of memory in the fifth draw of this rank."""
-    sample, calls = sampler.sample, []
+def mixed_requests() -> list[GenerationRequest]:
+    """Every other row follows a grammar, so that steps have token masks."""
+    grammar = Grammar("regex", "[a-f]{3}-[0-9]{9,12}").text if find_spec("llguidance") else None
+    free, bound = make_requests(*LENGTHS, temperature=0.7), make_requests(*LENGTHS, temperature=0.7, grammar=grammar)
+    return [free[i] if i % 2 else bound[i] for i in range(len(free))]
+
+
+def fail_once(owner: object, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run out of memory in the fifth call of a method on this rank."""
+    method, calls = getattr(owner, name), []
 
     def failing(*args):
         calls.append(None)
         if len(calls) == 5:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return sample(*args)
+        return method(*args)
 
-    monkeypatch.setattr(sampler, "sample", failing)
+    monkeypatch.setattr(owner, name, failing)
