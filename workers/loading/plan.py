@@ -6,7 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from schemas.errors import ModelNotFoundError, UnsupportedAttentionError, UnsupportedOptionError
+from schemas.errors import (
+    ModelNotFoundError,
+    UnsupportedAttentionError,
+    UnsupportedOptionError,
+    UnsupportedQuantizationError,
+)
 from schemas.job import ModelSpec
 from workers.checkpoint import Checkpoint
 from workers.loading.adapters import Adapter
@@ -19,8 +24,8 @@ from workers.loading.quantization import check_options, check_quantization
 from workers.loading.stored_quantization import check_stored, known_method, stored_method
 from workers.loading.tensor_headers import TensorHeader, read_headers
 
-#: back ends that hold no torch model
-OTHER_RUNTIMES = frozenset({"onnxruntime", "optimum"})
+#: back ends that hold no torch model, and what they make of weights
+OTHER_RUNTIMES: dict[str, tuple[str, ...]] = {"onnxruntime": ("none", "int8"), "optimum": ("none",)}
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,10 @@ def _check_runtime(model: ModelSpec) -> None:
     if model.attention != "auto":
         reason = f"the graphs of model.backend {model.backend} have attention of their own"
         raise UnsupportedAttentionError(attention=model.attention, reason=reason, supported="auto")
+    if model.quantization not in OTHER_RUNTIMES[model.backend]:
+        known = " and ".join(OTHER_RUNTIMES[model.backend])
+        reason = f"model.backend {model.backend} has {known}; model.backend onnxruntime has int8, auto has the others"
+        raise UnsupportedQuantizationError(quantization=model.quantization, reason=reason)
     if model.adapter is not None:
         reason = f"model.backend {model.backend} reads the model's own weights; set it to auto"
         raise UnsupportedOptionError(option="model.adapter", reason=reason)
