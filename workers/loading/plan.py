@@ -17,11 +17,11 @@ from workers.checkpoint import Checkpoint
 from workers.loading.adapters import Adapter
 from workers.loading.attention_choice import PACKED_ONLY, PADDED_ONLY, AttentionLimits, check_attention
 from workers.loading.card import Card
-from workers.loading.footprint import DTYPE_BYTES, loaded_bytes
+from workers.loading.footprint import DTYPE_BYTES, expanded_bytes, loaded_bytes
 from workers.loading.placement import Device, Placement, device_key, parse_limits, place, require_room
 from workers.loading.precision import resolve_dtype
 from workers.loading.quantization import check_options, check_quantization
-from workers.loading.stored_quantization import check_stored, known_method, stored_method
+from workers.loading.stored_quantization import check_stored, is_expanded, known_method, stored_method
 from workers.loading.tensor_headers import TensorHeader, read_headers
 
 #: back ends that hold no torch model, and what they make of weights
@@ -58,10 +58,15 @@ class LoadingPlan:
         """The dtype of the weights on a device of `kind`."""
         return resolve_dtype(self.model, self.checkpoint.config, kind)
 
-    def needed_bytes(self, kind: str) -> int:
-        """Bytes the weights will take on a device of `kind`, resident adapters included."""
+    def needed_bytes(self, kind: str, *, expanded: bool = False) -> int:
+        """Bytes the weights will take on a device of `kind`, resident adapters included.
+
+        `expanded` counts weights that were quantized ahead as what a device without their kernels makes of them.
+        """
         dtype = self.dtype(kind)
         beside = sum(adapter.num_elements for adapter in self.adapters.values()) * DTYPE_BYTES[dtype]
+        if expanded:
+            return beside + expanded_bytes(self.headers, dtype=dtype)
         return beside + loaded_bytes(self.headers, dtype=dtype, quantization=self.model.quantization)
 
     def check(self) -> None:
@@ -95,7 +100,8 @@ class LoadingPlan:
         check_quantization(self.model, card)
         _check_backend(self.model, limits)
         check_attention(self.model.attention, limits)
-        placement = place(self.model, self.needed_bytes(card.kind), cards, device=device)
+        needed = self.needed_bytes(card.kind, expanded=is_expanded(self.checkpoint.config, card))
+        placement = place(self.model, needed, cards, device=device)
         if placement.is_spread and self.adapters:
             reason = "the weights must be spread over several devices; quantize them, or merge one with model.adapter"
             raise UnsupportedOptionError(option="model.adapters", reason=reason)
