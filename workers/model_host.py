@@ -56,8 +56,8 @@ class ModelHost:
             raise OtherWeightsError(reason=f"{type(engine).__name__} changed them for good")
         engine.close()
         del engine
-        gc.collect()
         if torch.cuda.is_available():
+            gc.collect()
             # graphs compiled for the engine before would count against the limit of recompilations
             torch.compiler.reset()
             torch.cuda.empty_cache()

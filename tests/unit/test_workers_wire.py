@@ -72,7 +72,7 @@ def test_generation_requests_survive():
     params = SamplingParams(max_new_tokens=3, stop=("é",), stop_ids=(1, 2), temperature=0.5, logprobs=True)
     requests = [
         GenerationRequest(id=2**40, prompt_ids=ids(1, 2), row=7, sample=1, params=params),
-        GenerationRequest(id=0, prompt_ids=ids(), row=8),
+        GenerationRequest(id=0, prompt_ids=ids(), row=8, adapter="é"),
         GenerationRequest(id=1, prompt_ids=ids(3), row=9, params=params),
     ]
 

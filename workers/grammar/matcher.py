@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import tokenizers
 
+from schemas.errors import GrammarError
 from workers.grammar.grammar import Grammar
 
 
@@ -40,12 +41,21 @@ class GrammarCompiler:
     """Compiles each grammar once for one tokenizer and hands out matchers of it."""
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, vocab_size: int, eos_ids: Collection[int]) -> None:
-        """`vocab_size` is that of the logits. Compiling the tokenizer takes about a second for 150,000 tokens."""
+        """`vocab_size` is that of the logits. Compiling the tokenizer takes about a second for 150,000 tokens.
+
+        Raises GrammarError for a tokenizer that the library does not take.
+        """
         from llguidance import LLExecutor, LLTokenizer
 
-        self.vocab_size = vocab_size
+        # a tokenizer may know tokens the model was never made for; masks are then wider than the logits
+        self.vocab_size = max(vocab_size, tokenizer.get_vocab_size())
         self._eos_ids = frozenset(eos_ids)
-        self._tokenizer = LLTokenizer(tokenizer.to_str(), n_vocab=vocab_size, eos_token=sorted(eos_ids) or None)
+        try:
+            self._tokenizer = LLTokenizer(
+                tokenizer.to_str(), n_vocab=self.vocab_size, eos_token=sorted(eos_ids) or None
+            )
+        except ValueError as error:
+            raise GrammarError(kind="grammar", reason=f"the model's tokenizer is not one for it ({error})") from None
         self._executor = LLExecutor()
         self._compiled: dict[str, object] = {}
 

@@ -20,6 +20,18 @@ def loaded_bytes(headers: Mapping[str, TensorHeader], *, dtype: str, quantizatio
     return sum(_tensor_bytes(name, header, dtype, quantization) for name, header in headers.items())
 
 
+def expanded_bytes(headers: Mapping[str, TensorHeader], *, dtype: str) -> int:
+    """Bytes of all weights as `dtype` where those quantized ahead are expanded to plain numbers."""
+    return sum(_num_weights(name, header) for name, header in headers.items()) * DTYPE_BYTES[dtype]
+
+
+def _num_weights(name: str, header: TensorHeader) -> int:
+    if "_scale" in name:
+        return 0
+    # MXFP4 keeps two weights in each byte of the tensors it calls blocks
+    return header.num_elements * (2 if name.endswith("_blocks") else 1)
+
+
 def _tensor_bytes(name: str, header: TensorHeader, dtype: str, quantization: Quantization) -> int:
     if not header.is_float:
         return header.num_bytes

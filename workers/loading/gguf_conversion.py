@@ -27,6 +27,7 @@ def convert(file: Path, folder: Path) -> None:
         del model.config.quantization_config
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
+    _drop_tokens_from(folder / "tokenizer.json", model.config.get_text_config().vocab_size)
     if stored == "float16":
         _compute_in(folder / "config.json", "bfloat16")
 
@@ -46,6 +47,13 @@ def _compute_in(config: Path, dtype: str) -> None:
     """save_pretrained notes the dtype of the tensors, and loading takes it for the model's own."""
     fields = json.loads(config.read_text(encoding="utf-8"))
     config.write_text(json.dumps({**fields, "dtype": dtype}, indent=2), encoding="utf-8")
+
+
+def _drop_tokens_from(tokenizer: Path, vocab_size: int) -> None:
+    """transformers' tokenizer classes add special tokens of their own, which the file's model has no numbers for."""
+    fields = json.loads(tokenizer.read_text(encoding="utf-8"))
+    fields["added_tokens"] = [token for token in fields["added_tokens"] if token["id"] < vocab_size]
+    tokenizer.write_text(json.dumps(fields, ensure_ascii=False), encoding="utf-8")
 
 
 def _dequantized() -> dict[str, Any]:

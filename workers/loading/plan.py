@@ -6,22 +6,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from schemas.errors import ModelNotFoundError, UnsupportedAttentionError, UnsupportedOptionError
+from schemas.errors import (
+    ModelNotFoundError,
+    UnsupportedAttentionError,
+    UnsupportedOptionError,
+    UnsupportedQuantizationError,
+)
 from schemas.job import ModelSpec
 from workers.checkpoint import Checkpoint
 from workers.loading.adapters import Adapter
 from workers.loading.attention_choice import PACKED_ONLY, PADDED_ONLY, AttentionLimits, check_attention
 from workers.loading.card import Card
-from workers.loading.footprint import DTYPE_BYTES, loaded_bytes
+from workers.loading.footprint import DTYPE_BYTES, expanded_bytes, loaded_bytes
 from workers.loading.parallelism import check_parallel
 from workers.loading.placement import Device, Placement, device_key, parse_limits, place, place_share, require_room
 from workers.loading.precision import resolve_dtype
 from workers.loading.quantization import check_options, check_quantization
-from workers.loading.stored_quantization import check_stored, known_method, stored_method
+from workers.loading.stored_quantization import check_stored, is_expanded, known_method, stored_method
 from workers.loading.tensor_headers import TensorHeader, read_headers
 
-#: back ends that hold no torch model
-OTHER_RUNTIMES = frozenset({"onnxruntime", "optimum"})
+#: back ends that hold no torch model, and what they make of weights
+OTHER_RUNTIMES: dict[str, tuple[str, ...]] = {"onnxruntime": ("none", "int8"), "optimum": ("none",)}
 
 
 @dataclass(frozen=True)
@@ -54,10 +59,15 @@ class LoadingPlan:
         """The dtype of the weights on a device of `kind`."""
         return resolve_dtype(self.model, self.checkpoint.config, kind)
 
-    def needed_bytes(self, kind: str) -> int:
-        """Bytes the weights will take on a device of `kind`, resident adapters included."""
+    def needed_bytes(self, kind: str, *, expanded: bool = False) -> int:
+        """Bytes the weights will take on a device of `kind`, resident adapters included.
+
+        `expanded` counts weights that were quantized ahead as what a device without their kernels makes of them.
+        """
         dtype = self.dtype(kind)
         beside = sum(adapter.num_elements for adapter in self.adapters.values()) * DTYPE_BYTES[dtype]
+        if expanded:
+            return beside + expanded_bytes(self.headers, dtype=dtype)
         return beside + loaded_bytes(self.headers, dtype=dtype, quantization=self.model.quantization)
 
     def check(self) -> None:
@@ -95,7 +105,7 @@ class LoadingPlan:
         check_quantization(self.model, card)
         _check_backend(self.model, limits)
         check_attention(self.model.attention, limits)
-        needed = self.needed_bytes(card.kind)
+        needed = self.needed_bytes(card.kind, expanded=is_expanded(self.checkpoint.config, card))
         if shares > 1:
             return place_share(self.model, needed, cards, device=device, shares=shares)
         placement = place(self.model, needed, cards, device=device)
@@ -112,6 +122,10 @@ def _check_runtime(model: ModelSpec) -> None:
     if model.attention != "auto":
         reason = f"the graphs of model.backend {model.backend} have attention of their own"
         raise UnsupportedAttentionError(attention=model.attention, reason=reason, supported="auto")
+    if model.quantization not in OTHER_RUNTIMES[model.backend]:
+        known = " and ".join(OTHER_RUNTIMES[model.backend])
+        reason = f"model.backend {model.backend} has {known}; model.backend onnxruntime has int8, auto has the others"
+        raise UnsupportedQuantizationError(quantization=model.quantization, reason=reason)
     if model.adapter is not None:
         reason = f"model.backend {model.backend} reads the model's own weights; set it to auto"
         raise UnsupportedOptionError(option="model.adapter", reason=reason)

@@ -77,3 +77,9 @@ def known_method(name: str) -> StoredMethod:
         reason = f"no loader knows how the checkpoint was quantized; known are {', '.join(sorted(METHODS))}"
         raise UnsupportedQuantizationError(quantization=name, reason=reason)
     return METHODS[name]
+
+
+def is_expanded(config: Mapping[str, Any], card: Card) -> bool:
+    """Whether the checkpoint's weights lose their small format on this card, which has no kernels for it."""
+    method = METHODS.get(stored_method(config) or "")
+    return bool(method and method.kernels) and not card.reaches(method.kernels_from)

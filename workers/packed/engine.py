@@ -145,9 +145,8 @@ class PackedEngine(Engine):
         """Queue generation requests. Raises ValueError for stop strings or a grammar without a tokenizer."""
         for request in requests:
             assert isinstance(request, GenerationRequest)
-            if request.adapter is not None and request.adapter not in self.runner.adapters.names:
-                reason = unknown_adapter(request.adapter, self.runner.adapters.names)
-                self._ready.append(Sequence(request).fail(reason))
+            if problem := self._problem(request):
+                self._ready.append(Sequence(request).fail(problem))
                 continue
             sequence = Sequence(request, self.runner.adapters.number(request.adapter))
             if request.params.max_new_tokens < 1:
@@ -160,6 +159,15 @@ class PackedEngine(Engine):
                 continue
             self._sequences[request.id] = sequence
             self.scheduler.add(sequence)
+
+    def _problem(self, request: GenerationRequest) -> str | None:
+        """Why the model cannot answer at all, or None."""
+        names, ids = self.runner.adapters.names, request.prompt_ids
+        if request.adapter is not None and request.adapter not in names:
+            return unknown_adapter(request.adapter, names)
+        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < self.runner.sampler.vocab_size:
+            return "the prompt has token ids that the model does not know; its tokenizer.json is of another model"
+        return None
 
     def _watch(self, sequence: Sequence) -> None:
         """Give the sequence what looks at its tokens one by one. Raises GrammarError."""

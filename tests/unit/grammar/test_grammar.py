@@ -118,6 +118,14 @@ def test_choices_are_written_whole(compiler: GrammarCompiler, tokenizer: Tokeniz
     assert written == set(choices)
 
 
+def test_a_tokenizer_may_know_more_tokens_than_the_model(tokenizer: Tokenizer, eos: int) -> None:
+    compiler = GrammarCompiler(tokenizer, tokenizer.get_vocab_size() - 1, [eos])
+    row = compiler.start(Grammar("choices", ["ab"]).text)
+    logits = apply_bitmask(torch.zeros(1, tokenizer.get_vocab_size() - 1), torch.from_numpy(compiler.masks([row])))
+    assert logits.shape[-1] == tokenizer.get_vocab_size() - 1
+    assert tokenizer.token_to_id("a") in logits[0].isfinite().nonzero()[:, 0].tolist()
+
+
 def test_a_whole_text_ends_the_row(compiler: GrammarCompiler, tokenizer: Tokenizer) -> None:
     row = compiler.start(Grammar("regex", "ab").text)
     a, b = (tokenizer.token_to_id(letter) for letter in "ab")

@@ -1,4 +1,4 @@
-"""A model wide enough for the blocks of 64 weights that 4-bit quantization makes."""
+"""Models wide enough for the blocks of 64 weights that 4-bit quantization makes."""
 
 from __future__ import annotations
 
@@ -19,4 +19,18 @@ def wide_lm(causal_lm: Path, models_folder: Path) -> Path:
     config = AutoConfig.from_pretrained(causal_lm, hidden_size=64, head_dim=16, intermediate_size=128)
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wide_embedder(embedder: Path, models_folder: Path) -> Path:
+    """The tiny embedder with 64 numbers a token."""
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    folder = models_folder / "wide-embedder"
+    shutil.copytree(embedder, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    config = AutoConfig.from_pretrained(embedder, hidden_size=64, intermediate_size=128)
+    torch.manual_seed(0)
+    AutoModel.from_config(config).save_pretrained(folder)
     return folder

@@ -8,11 +8,12 @@ import shutil
 import pytest
 
 from schemas.errors import InvalidValueError, ModelNotFoundError
-from tests.unit.loading.spec_cases import engine_spec, write_headers
+from tests.unit.loading.spec_cases import A100, CPU, H100, engine_spec, write_headers
 from workers.checkpoint import Checkpoint
 from workers.loading.byte_size import format_bytes, parse_bytes
-from workers.loading.footprint import loaded_bytes
+from workers.loading.footprint import expanded_bytes, loaded_bytes
 from workers.loading.plan import LoadingPlan
+from workers.loading.stored_quantization import is_expanded
 from workers.loading.tensor_headers import TensorHeader, read_headers
 
 MATRIX = {"model.layers.0.mlp.up_proj.weight": TensorHeader("BF16", (1024, 512))}
@@ -53,6 +54,24 @@ def test_a_matrix_shrinks_with_its_quantization(quantization: str, each: float) 
 def test_tables_stay_in_their_dtype() -> None:
     assert loaded_bytes(TABLE, dtype="bfloat16", quantization="nf4") == 1000 * 512 * 2
     assert loaded_bytes(TABLE, dtype="float32") == 1000 * 512 * 4
+
+
+def test_weights_expand_where_their_kernels_do_not_run() -> None:
+    fp8 = {
+        "model.layers.0.mlp.up_proj.weight": TensorHeader("F8_E4M3", (256, 128)),
+        "model.layers.0.mlp.up_proj.weight_scale_inv": TensorHeader("F32", (2, 1)),
+        **TABLE,
+    }
+    assert expanded_bytes(fp8, dtype="bfloat16") == 2 * (256 * 128 + 1000 * 512)
+    # 32 weights in 16 bytes
+    experts = {
+        "model.layers.0.mlp.experts.down_proj_blocks": TensorHeader("U8", (4, 64, 2, 16)),
+        "model.layers.0.mlp.experts.down_proj_scales": TensorHeader("U8", (4, 64, 2)),
+    }
+    assert expanded_bytes(experts, dtype="bfloat16") == 2 * 4 * 64 * 64
+    config = {"quantization_config": {"quant_method": "fp8"}}
+    assert [is_expanded(config, card) for card in (CPU, A100, H100)] == [True, True, False]
+    assert not is_expanded({"quantization_config": {"quant_method": "gptq"}}, CPU) and not is_expanded({}, CPU)
 
 
 def test_weights_quantized_ahead_are_loaded_as_they_lie() -> None:

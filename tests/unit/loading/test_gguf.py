@@ -17,6 +17,7 @@ from workers.checkpoint import Checkpoint
 from workers.engine_spec import EngineSpec
 from workers.loading import gguf_model, packages
 from workers.loading.gguf_model import gguf_file
+from workers.tokenization import Tokenizer
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -64,6 +65,7 @@ def test_a_file_answers_as_the_safetensors_it_was_made_of(causal_lm: Path, files
     digests = [table.schema.metadata[b"parquetry.weights"] for table in (wanted, found)]
     assert digests[0] != digests[1]
     checkpoint = Checkpoint.resolve(ModelSpec(id=str(files["F32"])))
+    assert Tokenizer.load(checkpoint.folder).vocab_size == checkpoint.config["vocab_size"]
     assert checkpoint.reference == str(files["F32"]) and checkpoint.weights_fingerprint == digests[1].decode()
 
 

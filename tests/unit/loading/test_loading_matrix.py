@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import product
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,20 +14,43 @@ pytest.importorskip("torch", reason="the torch extra is not installed")
 pytest.importorskip("transformers", reason="the torch extra is not installed")
 
 from schemas.errors import (
+    BadInputError,
     ModelNotFoundError,
     ModelTooLargeError,
-    ParquetryError,
+    OtherWeightsError,
     UnsupportedAttentionError,
+    UnsupportedOptionError,
     UnsupportedQuantizationError,
 )
-from schemas.job import ModelSpec
+from schemas.job import Attention, ModelSpec, Quantization
 from tests.unit.loading.spec_cases import engine_spec
 from workers.backends import load_engine
+from workers.checkpoint import Checkpoint
+from workers.engine import Engine
+from workers.engine_spec import EngineSpec
+from workers.loading.attention_choice import PACKED_ONLY, PADDED_ONLY
+from workers.loading.plan import OTHER_RUNTIMES, LoadingPlan
 from workers.loading.quantization import RECIPES
-from workers.request import GenerationRequest, SamplingParams
+from workers.model_host import ModelHost
+from workers.request import EncodeRequest, GenerationRequest, SamplingParams
 
-#: combinations a CPU refuses, and with what
-REFUSED = {"fp8": UnsupportedQuantizationError, "sdpa-cudnn": UnsupportedAttentionError}
+QUANTIZATIONS = get_args(Quantization)
+ATTENTIONS = get_args(Attention)
+#: auto is one of the other two, whatever the quantization
+CELLS = [
+    *product(QUANTIZATIONS, ATTENTIONS, ("packed", "transformers")),
+    *product(("none",), ATTENTIONS, ("auto",)),
+]
+#: choices that need a card, and what is said of them on a CPU
+NEEDS_CARD = {
+    "sdpa-efficient": "the kernel needs a CUDA card",
+    "sdpa-cudnn": "the kernel needs a CUDA card",
+    "flash_attention_2": "needs a CUDA card of compute capability 8.0",
+    "flash_attention_3": "needs a card of compute capability 9.0",
+    "triton": "needs a CUDA card",
+}
+#: choices that the other back end has
+FOREIGN = {"packed": PADDED_ONLY, "transformers": PACKED_ONLY}
 
 
 def generate(engine, count: int = 3) -> dict[int, list[int]]:
@@ -38,27 +64,95 @@ def generate(engine, count: int = 3) -> dict[int, list[int]]:
     return {result.id: result.output_ids.tolist() for result in results}
 
 
-def refusal(backend: str, quantization: str, attention: str) -> type[ParquetryError] | None:
-    is_foreign = backend == "packed" and attention == "eager"
-    return REFUSED.get(quantization) or (UnsupportedAttentionError if is_foreign else REFUSED.get(attention))
+def refusal(backend: str, quantization: str, attention: str) -> str | None:
+    """What a CPU says to a combination, None where it serves it."""
+    if quantization == "fp8":
+        return r"compute capability 8\.9"
+    if attention in FOREIGN.get(backend, ()):
+        return f"model.backend is {backend}, which does not have it"
+    return NEEDS_CARD.get(attention)
 
 
-@pytest.mark.parametrize("backend", ["packed", "transformers"])
-@pytest.mark.parametrize("attention", ["auto", "eager", "sdpa-math", "sdpa-cudnn"])
-@pytest.mark.parametrize("quantization", ["none", *sorted(RECIPES)])
-def test_a_cell(wide_lm: Path, backend: str, quantization: str, attention: str) -> None:
+@pytest.fixture(scope="module")
+def build() -> Callable[[EngineSpec], Engine]:
+    """Engines of specs; those that can stand on weights that are loaded already do, as in an engine process."""
+    hosts: dict[str, ModelHost] = {}
+
+    def build(spec: EngineSpec) -> Engine:
+        try:
+            return hosts.setdefault(spec.weights_key, ModelHost(lambda: None)).build(spec)
+        except OtherWeightsError:
+            hosts[spec.weights_key] = ModelHost(lambda: None)
+            return hosts[spec.weights_key].build(spec)
+
+    return build
+
+
+def check_refused(build: Callable[[EngineSpec], Engine], spec: EngineSpec, reason: str) -> None:
+    with pytest.raises(BadInputError, match=reason) as caught:
+        build(spec)
+    assert "\n" not in str(caught.value)
+
+
+def require_maker(quantization: str) -> None:
     if quantization in RECIPES and quantization != "fp8":
         pytest.importorskip(RECIPES[quantization].package)
+
+
+@pytest.mark.parametrize(("quantization", "attention", "backend"), CELLS)
+def test_a_generating_cell(wide_lm: Path, build, backend: str, quantization: str, attention: str) -> None:
+    require_maker(quantization)
     spec = engine_spec(wide_lm, backend=backend, quantization=quantization, attention=attention)
-    error = refusal(backend, quantization, attention)
-    if error is None:
-        engine = load_engine(spec)
-        assert engine.describe()["backend"] == backend
-        assert all(len(ids) <= 4 for ids in generate(engine).values())
+    if reason := refusal(backend, quantization, attention):
+        check_refused(build, spec, reason)
         return
-    with pytest.raises(error) as caught:
-        load_engine(spec)
-    assert "\n" not in str(caught.value)
+    engine = build(spec)
+    is_packed = backend == "packed" or (backend == "auto" and attention != "eager")
+    about = engine.describe()
+    assert about["backend"] == ("packed" if is_packed else "transformers")
+    assert about["attention"] == ("sdpa" if is_packed or attention == "auto" else attention)
+    assert all(len(ids) <= 4 for ids in generate(engine).values())
+
+
+@pytest.mark.parametrize(("quantization", "attention", "backend"), CELLS)
+def test_an_encoding_cell(wide_embedder: Path, build, backend: str, quantization: str, attention: str) -> None:
+    require_maker(quantization)
+    spec = engine_spec(wide_embedder, task="embed", backend=backend, quantization=quantization, attention=attention)
+    reason = refusal(backend, quantization, attention)
+    if backend == "packed" and attention == "sdpa-math":
+        reason = reason or "it has no attention sdpa-math"
+    if reason:
+        check_refused(build, spec, reason)
+        return
+    engine = build(spec)
+    assert engine.describe()["backend"] == ("packed" if backend == "packed" else "transformers")
+    engine.add([EncodeRequest(id=1, token_ids=np.arange(5, 12, dtype=np.int32))])
+    (result,) = engine.step()
+    assert result.error is None and abs(np.linalg.norm(result.values) - 1) < 1e-3
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+@pytest.mark.parametrize("backend", ["onnxruntime", "optimum"])
+def test_an_onnx_cell(embedder: Path, backend: str, quantization: str, attention: str) -> None:
+    """At submit: what it serves is computed in the tests of its own."""
+    model = engine_spec(embedder, task="embed", backend=backend, quantization=quantization, attention=attention).model
+    plan = LoadingPlan(model, Checkpoint.resolve(model))
+    if attention != "auto":
+        with pytest.raises(UnsupportedAttentionError, match="have attention of their own"):
+            plan.check()
+    elif quantization not in OTHER_RUNTIMES[backend]:
+        with pytest.raises(UnsupportedQuantizationError, match=f"model.backend {backend} has none"):
+            plan.check()
+    else:
+        plan.check()
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "optimum"])
+def test_onnx_back_ends_merge_no_adapter(embedder: Path, backend: str) -> None:
+    model = engine_spec(embedder, task="embed", backend=backend, adapter="somewhere").model
+    with pytest.raises(UnsupportedOptionError, match="reads the model's own weights"):
+        LoadingPlan(model, Checkpoint.resolve(model)).check()
 
 
 @pytest.mark.parametrize("quantization", ["int8", "nf4", "fp4", "int8-weight-only"])

@@ -15,6 +15,7 @@ pytest.importorskip("peft")
 from tests.unit.adapter_folders import SHAPES, write_adapter
 from workers.loading.adapter_bank import AdaptedLinear, AdapterBank, attach
 from workers.loading.adapters import Adapter, merge
+from workers.packed.compile import decoder_layers, reset_layers
 from workers.packed.engine import PackedEngine
 from workers.packed.options import PackedOptions
 from workers.packed.prefix import chain_block_keys
@@ -130,3 +131,24 @@ def test_a_compiled_layer_serves_every_batch_in_one_graph() -> None:
             with layer.bank.choosing(chosen):
                 assert compiled(x)[0].tolist() == [[1 + 10 * (n == 1), 1 + 100 * (n == 2)] for n in numbers]
     assert len(graphs) == 1
+
+
+def test_decoder_layers_with_adapters_share_their_graphs(case) -> None:
+    model, expected = case
+    graphs = []
+
+    def count(graph, _inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    engine = PackedEngine(model, None, (), PackedOptions(block_size=8, num_blocks=128))
+    for layer in decoder_layers(model, engine._layers):
+        layer.compile(dynamic=True, backend=count)
+    done = run_all(engine, mixed_requests())
+    reset_layers(model, engine._layers)
+    engine.close()
+    wanted = [expected[name][index] for index in range(len(PROMPTS)) for name in NAMES]
+    assert [done[i].output_ids.tolist() for i in sorted(done)] == wanted
+    # both layers, prefills and decodes; a batch of one row is a case of its own to the compiler
+    assert len(graphs) <= 2

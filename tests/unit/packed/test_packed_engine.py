@@ -123,6 +123,13 @@ def test_a_prompt_beyond_the_model_is_an_error_row(engine: PackedEngine, expecte
     assert done[6].error == "the prompt has 128 tokens; prompt and output together may have 128"
 
 
+def test_ids_the_model_does_not_know_are_an_error_row(engine: PackedEngine, expected: list[list[int]]) -> None:
+    prompts = [PROMPTS[0], np.array([5, VOCAB], np.int32), np.array([-1], np.int32)]
+    done = run_all(engine, make_requests(prompts, max_new_tokens=20))
+    assert done[0].output_ids.tolist() == expected[0]
+    assert all("ids that the model does not know" in done[i].error for i in (1, 2))
+
+
 def test_the_output_ends_at_the_models_limit(engine: PackedEngine) -> None:
     done = run_all(engine, make_requests(make_prompts(120), max_new_tokens=50))
     assert len(done[0].output_ids) == 8
