@@ -17,7 +17,7 @@ from tasks.job_entry import queue_of
 from workers.checkpoint import Checkpoint
 from workers.loading.figures import speed_warning
 from workers.preparation import Preparation
-from workers.reader import input_schema, read_shard
+from workers.reader import input_schema, kept_columns, read_shard
 from workers.tokenization import Tokenizer
 
 SAMPLE_ROWS = 256
@@ -101,13 +101,17 @@ def plan(spec: JobSpec, *, sample_rows: int = SAMPLE_ROWS, device_bytes: int | N
         device_weight_bytes=needed,
         device_bytes=device_bytes,
         weights_fit=None if device_bytes is None else needed <= device_bytes * _WEIGHTS_SHARE,
-        warnings=_warnings(record.spec),
+        warnings=_warnings(record),
     )
 
 
-def _warnings(spec: JobSpec) -> tuple[str, ...]:
-    images = "prompt tokens are those of the text; each image adds as many as the model's processor makes of it"
-    found = [speed_warning(spec.model.quantization, card=""), images if spec.prompt.image is not None else None]
+def _warnings(record: JobRecord) -> tuple[str, ...]:
+    spec = record.spec
+    found = [speed_warning(spec.model.quantization, card="")]
+    if spec.task == "generate" and spec.prompt.image is not None:
+        found += ["prompt tokens are those of the text; each image adds as many as the model's processor makes of it"]
+    if spec.task == "generate" and spec.prompt.image in kept_columns(spec, input_schema(record).names):
+        found += [f"the images of {spec.prompt.image} are copied to the output; leave it out of output.keep"]
     return tuple(filter(None, found))
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import tokenizers
 
 from workers.grammar.grammar import Grammar
+from workers.grammar.vocabulary import read_vocabulary
 
 
 class RowMatcher:
@@ -40,12 +41,15 @@ class GrammarCompiler:
     """Compiles each grammar once for one tokenizer and hands out matchers of it."""
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, vocab_size: int, eos_ids: Collection[int]) -> None:
-        """`vocab_size` is that of the logits. Compiling the tokenizer takes about a second for 150,000 tokens."""
-        from llguidance import LLExecutor, LLTokenizer
+        """`vocab_size` is that of the logits. Compiling the tokenizer takes about a second for 150,000 tokens.
+
+        Raises GrammarError.
+        """
+        from llguidance import LLExecutor
 
         self.vocab_size = vocab_size
         self._eos_ids = frozenset(eos_ids)
-        self._tokenizer = LLTokenizer(tokenizer.to_str(), n_vocab=vocab_size, eos_token=sorted(eos_ids) or None)
+        self._tokenizer = read_vocabulary(tokenizer, vocab_size, eos_ids)
         self._executor = LLExecutor()
         self._compiled: dict[str, object] = {}
 

@@ -127,7 +127,7 @@ class RowProcessor:
         if is_plain and not count:
             return token * num_images + text
         if count != num_images:
-            reason = f"the prompt has {count} places for an image ({token}), but the row has {num_images} images"
+            reason = f"{token} stands {count} times in the prompt, but the number of the row's images is {num_images}"
             raise RowError(reason=reason)
         return text
 

@@ -165,7 +165,7 @@ def test_a_bad_row_is_a_row_and_its_neighbours_get_their_output(cases):
     found = case.run([*requests, crowded, long])
 
     assert [phrase in found[index].error for index, phrase in enumerate(bad)] == [True] * 3
-    assert found[9].error == "the prompt has 1 places for an image (<image>), but the row has 2 images"
+    assert found[9].error == "<image> stands 1 times in the prompt, but the number of the row's images is 2"
     assert "tokens with those of its images, but at most 504 fit beside max_new_tokens 8" in found[10].error
     assert [found[index].error for index in (3, 4)] == [None, None]
     assert (found[4].num_prompt_tokens, found[4].output_ids.tolist()) == case.expected(requests[4])
