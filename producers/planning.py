@@ -101,17 +101,17 @@ def plan(spec: JobSpec, *, sample_rows: int = SAMPLE_ROWS, device_bytes: int | N
         device_weight_bytes=needed,
         device_bytes=device_bytes,
         weights_fit=None if device_bytes is None else needed <= device_bytes * _WEIGHTS_SHARE,
-        warnings=_warnings(record),
+        warnings=_warnings(record.spec),
     )
 
 
-def _warnings(record: JobRecord) -> tuple[str, ...]:
-    spec = record.spec
+def _warnings(spec: JobSpec) -> tuple[str, ...]:
     found = [speed_warning(spec.model.quantization, card="")]
-    if spec.task == "generate" and spec.prompt.image is not None:
+    image = spec.prompt.image if spec.task == "generate" else None
+    if image is not None:
         found += ["prompt tokens are those of the text; each image adds as many as the model's processor makes of it"]
-    if spec.task == "generate" and spec.prompt.image in kept_columns(spec, input_schema(record).names):
-        found += [f"the images of {spec.prompt.image} are copied to the output; leave it out of output.keep"]
+    if image is not None and image in kept_columns(spec, [image]):
+        found += [f"the images of {image} are copied to the output; leave it out of output.keep"]
     return tuple(filter(None, found))
 
 
