@@ -19,7 +19,7 @@ from workers.loading.figures import speed_warning
 from workers.loading.placement import WEIGHT_SHARE
 from workers.loading.plan import LoadingPlan
 from workers.preparation import Preparation
-from workers.reader import input_schema, read_shard
+from workers.reader import input_schema, kept_columns, read_shard
 from workers.tokenization import Tokenizer
 
 SAMPLE_ROWS = 256
@@ -103,8 +103,12 @@ def plan(spec: JobSpec, *, sample_rows: int = SAMPLE_ROWS, device_bytes: int | N
 
 
 def _warnings(spec: JobSpec) -> tuple[str, ...]:
-    images = "prompt tokens are those of the text; each image adds as many as the model's processor makes of it"
-    found = [speed_warning(spec.model.quantization, card=""), images if spec.prompt.image is not None else None]
+    found = [speed_warning(spec.model.quantization, card="")]
+    image = spec.prompt.image if spec.task == "generate" else None
+    if image is not None:
+        found += ["prompt tokens are those of the text; each image adds as many as the model's processor makes of it"]
+    if image is not None and image in kept_columns(spec, [image]):
+        found += [f"the images of {image} are copied to the output; leave it out of output.keep"]
     return tuple(filter(None, found))
 
 

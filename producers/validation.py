@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import pyarrow as pa
+from tokenizers import Tokenizer
 
 from producers.inputs import InputTable, find_inputs
 from producers.output_folder import require_outside_input
@@ -23,6 +24,8 @@ from schemas.job import JobSpec
 from schemas.settings import settings
 from workers.chat import ChatTemplate
 from workers.checkpoint import Checkpoint
+from workers.grammar.grammar import Grammar
+from workers.grammar.vocabulary import read_vocabulary
 from workers.loading.plan import LoadingPlan
 from workers.pooling import Pooling
 from workers.preparation import embedding_prompt, prompt_limit, sampling_params
@@ -141,9 +144,13 @@ def _check_model(spec: JobSpec) -> Checkpoint:
 
 
 def _check_generator(spec: JobSpec, checkpoint: Checkpoint) -> None:
+    """Raises UnsupportedOptionError, and GrammarError where no grammar can be followed in the model's vocabulary."""
     if checkpoint.is_encoder_decoder and spec.model.backend == "packed":
         reason = f"{checkpoint.model_type} models have an encoder beside the decoder; set model.backend to auto"
         raise UnsupportedOptionError(option="model.backend packed", reason=reason)
+    if Grammar.of(spec.generation) is not None:
+        tokenizer = Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json"))
+        read_vocabulary(tokenizer, tokenizer.get_vocab_size(), checkpoint.eos_ids)
 
 
 def _check_vision(spec: JobSpec, checkpoint: Checkpoint, chat: ChatTemplate | None) -> None:

@@ -59,7 +59,7 @@ class Settings(BaseSettings):
     image_roots: list[str] = []
     #: bytes the images of one row may have together, as they are stored or fetched
     image_max_bytes: int = Field(20 << 20, gt=0, le=32 << 20)
-    #: pixels one image may have; a small file may claim to hold billions
+    #: pixels the images of one row may have together; a small file may unfold into billions
     image_max_pixels: int = Field(64_000_000, gt=0)
     #: "module:function" that makes every engine here from its EngineSpec, in place of a model's own
     engine_factory: str | None = Field(None, pattern=r"^[\w.]+:\w+$")

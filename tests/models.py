@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,21 +11,16 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AutoConfig,
-    AutoModelForImageTextToText,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
     BertConfig,
     BertForSequenceClassification,
     BertForTokenClassification,
     BertModel,
-    Idefics3Config,
     LlamaConfig,
     LlamaForCausalLM,
-    LlavaConfig,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
-    Qwen2VLConfig,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -238,91 +233,3 @@ def _save(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFa
 
 def _write_json(file: Path, content: object) -> None:
     file.write_text(json.dumps(content), encoding="utf-8")
-
-
-def write_vision_lm(folder: Path, family: str = "llava", *, chat: bool = True) -> Path:
-    """A tiny vision-language model with its processor: llava, qwen2_vl or idefics3, for images of any size."""
-    tokenizer = _byte_tokenizer(chat=False, more=_VISION_TOKENS)
-    torch.manual_seed(4)
-    config, processor = _VISION_FAMILIES[family](tokenizer, tokenizer.convert_tokens_to_ids)
-    model = AutoModelForImageTextToText.from_config(config)
-    model.generation_config.update(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
-    _save(folder, model, tokenizer)
-    _write_json(folder / "preprocessor_config.json", {**processor.pop("image_processor"), **processor})
-    _write_json(folder / "processor_config.json", processor)
-    if chat:
-        template = VISION_CHAT_TEMPLATE.replace("<image>", _PLACEHOLDERS.get(family, "<image>"))
-        (folder / "chat_template.jinja").write_text(template)
-    return folder
-
-
-VISION_CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}<image>{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
-    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-_VISION_TOKENS = [
-    "<image>", "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<end_of_utterance>",
-    "<fake_token_around_image>", "<global-img>", *(f"<row_{r}_col_{c}>" for r in (1, 2) for c in (1, 2)),
-]  # fmt: skip
-_PLACEHOLDERS = {"qwen2_vl": "<|vision_start|><|image_pad|><|vision_end|>"}
-
-
-def _text_config(tokenizer: PreTrainedTokenizerFast) -> dict[str, object]:
-    return {
-        "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "initializer_range": 0.3,
-        "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }  # fmt: skip
-
-
-def _vision_config(size: int) -> dict[str, object]:
-    return {
-        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "image_size": size, "patch_size": 8, "initializer_range": 0.3,
-    }  # fmt: skip
-
-
-def _llava(tokenizer: PreTrainedTokenizerFast, id_of: Callable) -> tuple[PreTrainedConfig, dict[str, object]]:
-    config = LlavaConfig(
-        vision_config={"model_type": "clip_vision_model", **_vision_config(16)},
-        text_config={"model_type": "llama", **_text_config(tokenizer)},
-        image_token_index=id_of("<image>"),
-        vision_feature_layer=-1,
-    )
-    image = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 16}, "crop_size": 16}
-    more = {"patch_size": 8, "num_additional_image_tokens": 1, "vision_feature_select_strategy": "default"}
-    return config, {"processor_class": "LlavaProcessor", "image_processor": image, **more}
-
-
-def _qwen2_vl(tokenizer: PreTrainedTokenizerFast, id_of: Callable) -> tuple[PreTrainedConfig, dict[str, object]]:
-    vision = {"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "patch_size": 8, "initializer_range": 0.3}
-    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
-    names = {"image": "<|image_pad|>", "video": "<|video_pad|>"}
-    config = Qwen2VLConfig(
-        vision_config=vision,
-        text_config={**_text_config(tokenizer), "rope_parameters": rope},
-        **{f"{kind}_token_id": id_of(name) for kind, name in names.items()},
-        vision_start_token_id=id_of("<|vision_start|>"),
-        vision_end_token_id=id_of("<|vision_end|>"),
-    )
-    size = {"shortest_edge": 16 * 16, "longest_edge": 48 * 48}
-    image = {"image_processor_type": "Qwen2VLImageProcessor", "patch_size": 8, "size": size}
-    return config, {"processor_class": "Qwen2VLProcessor", "image_processor": image}
-
-
-def _idefics3(tokenizer: PreTrainedTokenizerFast, id_of: Callable) -> tuple[PreTrainedConfig, dict[str, object]]:
-    config = Idefics3Config(
-        vision_config=_vision_config(16),
-        text_config={"model_type": "llama", **_text_config(tokenizer)},
-        image_token_id=id_of("<image>"),
-        scale_factor=2,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    sizes = {"size": {"longest_edge": 32}, "max_image_size": {"longest_edge": 16}}
-    image = {"image_processor_type": "Idefics3ImageProcessor", **sizes}
-    return config, {"processor_class": "Idefics3Processor", "image_processor": image, "image_seq_len": 1}
-
-
-_VISION_FAMILIES = {"llava": _llava, "qwen2_vl": _qwen2_vl, "idefics3": _idefics3}

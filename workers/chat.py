@@ -77,8 +77,11 @@ class ChatTemplate:
     @property
     def shows_images(self) -> bool:
         """Whether an image part leaves a trace in the prompt."""
-        text = [text_part(_MARK)]
-        return self.takes_parts and not self.shows([{"type": "image"}, *text], self._render(_user(text)))
+        text = text_part(_MARK)
+        try:
+            return self.takes_parts and self._render(_user([text])) != self._render(_user([{"type": "image"}, text]))
+        except RowError:
+            return False
 
     def shows(self, content: Content, text: str) -> bool:
         """Whether a user's message of this content comes out with `text` in it, and not as a list in Python's way."""

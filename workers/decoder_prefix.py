@@ -25,10 +25,14 @@ def decoder_prefix(model: nn.Module) -> list[int]:
     return [int(token) for token in (start, forced) if token is not None]
 
 
-def structural_options(model: nn.Module) -> dict[str, object]:
-    """Tokens the checkpoint's decoder must never write, as options of a GenerationConfig."""
+def decoder_options(model: nn.Module, prefix: list[int]) -> dict[str, object]:
+    """What a GenerationConfig must keep of the model's own: how its decoder starts, and what it must never write.
+
+    The forced token stands in the prefix and is not forced again; it is kept for the next engine on these weights.
+    """
     found = {name: getattr(model.generation_config, name, None) for name in STRUCTURAL_OPTIONS}
-    return {name: value for name, value in found.items() if value}
+    starts = dict(zip(("decoder_start_token_id", "forced_bos_token_id"), prefix, strict=False))
+    return starts | {name: value for name, value in found.items() if value}
 
 
 def _first(*values: int | list[int] | None) -> int | None:

@@ -12,7 +12,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 
 from schemas.errors import GrammarError
 from workers.batching import LengthSorted
-from workers.decoder_prefix import decoder_prefix, structural_options
+from workers.decoder_prefix import decoder_options, decoder_prefix
 from workers.engine import Engine
 from workers.grammar.grammars import Grammars
 from workers.grammar.padded import BatchGrammars
@@ -71,8 +71,7 @@ class TransformersGenerate(Engine):
             do_sample=False,
             eos_token_id=sorted(self._eos_ids) or None,
             pad_token_id=self._pad_id,
-            decoder_start_token_id=self._prefix[0] if self._prefix else None,
-            **(structural_options(self._model) if self._prefix else {}),
+            **(decoder_options(self._model, self._prefix) if self._prefix else {}),
         )
 
     def add(self, requests: Sequence[Request]) -> None:

@@ -18,7 +18,8 @@ IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 def folder(tmp_path_factory):
     """Two models, and a table with images; one is corrupt, and one path leads nowhere."""
     pytest.importorskip("PIL", reason="the vision extra is not installed")
-    from tests.models import write_seq2seq, write_vision_lm
+    from tests.models import write_seq2seq
+    from tests.vision_models import write_vision_lm
 
     folder = tmp_path_factory.mktemp("larger")
     write_seq2seq(folder / "t5", "t5")

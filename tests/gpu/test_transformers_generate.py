@@ -88,16 +88,16 @@ def test_encoder_decoders_equal_eager_generate(tmp_path, family):
         require_same_but_for_ties(result.output_ids, output, given)
 
 
-@pytest.mark.parametrize("family", ["llava", "qwen2_vl", "idefics3"])
+@pytest.mark.parametrize("family", ["llava", "qwen2_vl", "idefics3", "gemma3", "paligemma"])
 def test_vision_models_equal_eager_generate(tmp_path, family):
     pytest.importorskip("PIL", reason="the vision extra is not installed")
-    from tests.models import write_vision_lm
     from tests.unit.vision.images import png
+    from tests.vision_models import PLACES, write_vision_lm
     from workers.vision.decoding import decode
     from workers.vision.processor import load_processor
 
     folder = write_vision_lm(tmp_path / family, family)
-    place = {"qwen2_vl": "<|vision_start|><|image_pad|><|vision_end|>"}.get(family, "<image>")
+    place = PLACES.get(family, "<image>")
     files = [png(20, 30), png(40, 33, 1), png(30, 90, 2), png(64, 64, 3)]
     params = SamplingParams(max_new_tokens=NUM_TOKENS)
     requests: list[Request] = [

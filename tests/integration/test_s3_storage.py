@@ -20,6 +20,8 @@ from schemas.job import InputSpec
 from schemas.location import Location
 from schemas.storage import Storage, open_storage
 from tests.unit.storage_cases import StorageCases
+from workers.vision.image_reader import ImageReader
+from workers.vision.image_roots import ImageRoots
 
 BUCKET = "warehouse"
 
@@ -169,3 +171,17 @@ def test_inputs_in_a_bucket(s3, storage):
     assert table.files[1].partitions == {"lang": "en"}
     glob = find_inputs(InputSpec(path=f"s3://{BUCKET}/some/**/*.parquet"))
     assert [file.path for file in glob.files] == [file.path for file in table.files]
+
+
+def test_images_in_a_bucket_are_read_below_their_roots_only(s3):
+    for key, body in {"photos/a b.png": b"image", "private/a.png": b"secret"}.items():
+        s3.put_object(Bucket=BUCKET, Key=key, Body=body)
+    root = Location.parse(f"s3://{BUCKET}/photos")
+    reader = ImageReader(ImageRoots(root, (root,)), max_bytes=5)
+
+    assert reader.read(["a b.png"]) == (b"image",)
+    assert reader.read([f"s3://{BUCKET}/photos/a b.png"]) == (b"image",)
+    assert "lies outside the folders" in str(reader.read([f"s3://{BUCKET}/private/a.png"]))
+    assert "'..' is not allowed" in str(reader.read([f"s3://{BUCKET}/photos/../private/a.png"]))
+    assert "there is no image at" in str(reader.read(["b.png"]))
+    assert "more than 5 bytes together" in str(reader.read(["a b.png", "a b.png"]))

@@ -22,6 +22,7 @@ from workers.grammar.grammar import Grammar  # noqa: E402
 from workers.preparation import Preparation  # noqa: E402
 from workers.request import GenerationRequest, SamplingParams  # noqa: E402
 from workers.tokenization import Tokenizer  # noqa: E402
+from workers.transformers_generate import TransformersGenerate  # noqa: E402
 
 FAMILIES = ["t5", "bart", "mbart", "marian"]
 TEXTS = ["a table", "the quick brown fox jumps over the lazy dog", "", "\U0001f600", "good bad fine great"]
@@ -82,6 +83,20 @@ def test_greedy_rows_equal_generate_row_by_row(cases, family):
 
     assert found == [case.expected(ids, 10) for ids in case.prompts]
     assert len({tuple(row) for row in found}) > 1, "the outputs do not depend on the prompts"
+
+
+@pytest.mark.parametrize("family", ["bart", "marian"])
+def test_a_second_engine_on_the_same_weights_starts_alike(cases, family):
+    case = cases(family)
+    options = {"eos_ids": case.eos, "pad_id": case.engine._pad_id, "token_budget": 1000}
+    model = AutoModelForSeq2SeqLM.from_pretrained(case.folder).eval()
+    tokenizer = case.engine._tokenizer
+
+    first, second = (TransformersGenerate(model, tokenizer, **options) for _ in range(2))
+
+    assert first._prefix == second._prefix == case.engine._prefix
+    assert [r.output_ids.tolist() for r in case.run(second)] == [r.output_ids.tolist() for r in case.run()]
+    assert second._model.generation_config.bad_words_ids == case.engine._model.generation_config.bad_words_ids
 
 
 @pytest.mark.parametrize("family", ["t5", "bart"])

@@ -30,6 +30,12 @@ def test_torch_free_modules_load_no_torch_and_no_queue():
     assert loaded_by([f"workers.{name}" for name in TORCH_FREE], forbidden) == set()
 
 
+def test_images_are_read_without_torch_and_decoded_elsewhere():
+    forbidden = {"torch", "transformers", "PIL", "celery", "redis"}
+
+    assert loaded_by(["workers.vision.preparation", "producers.validation"], forbidden) == set()
+
+
 def test_engines_load_no_queue():
     pytest.importorskip("torch", reason="the torch extra is not installed")
 

@@ -151,6 +151,15 @@ def test_the_token_window_bounds_too(many, attempt, monkeypatch):
     assert engine.most_waiting <= 256
 
 
+def test_the_byte_window_bounds_too(many, attempt, monkeypatch):
+    monkeypatch.setattr(pipeline, "WINDOW_BYTES", 1)
+    engine = EchoEngine()
+
+    run(many, attempt, engine=engine)
+
+    assert engine.most_waiting <= 256
+
+
 def test_attempts_differ_in_their_fence_only(many, tmp_path):
     paths = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
     for path, rows in zip(paths, (7, 50), strict=True):

@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import tokenizers
 
-from schemas.errors import GrammarError
 from workers.grammar.grammar import Grammar
+from workers.grammar.vocabulary import read_vocabulary
 
 
 class RowMatcher:
@@ -45,17 +45,12 @@ class GrammarCompiler:
 
         Raises GrammarError for a tokenizer that the library does not take.
         """
-        from llguidance import LLExecutor, LLTokenizer
+        from llguidance import LLExecutor
 
         # a tokenizer may know tokens the model was never made for; masks are then wider than the logits
         self.vocab_size = max(vocab_size, tokenizer.get_vocab_size())
         self._eos_ids = frozenset(eos_ids)
-        try:
-            self._tokenizer = LLTokenizer(
-                tokenizer.to_str(), n_vocab=self.vocab_size, eos_token=sorted(eos_ids) or None
-            )
-        except ValueError as error:
-            raise GrammarError(kind="grammar", reason=f"the model's tokenizer is not one for it ({error})") from None
+        self._tokenizer = read_vocabulary(tokenizer, self.vocab_size, eos_ids)
         self._executor = LLExecutor()
         self._compiled: dict[str, object] = {}
 

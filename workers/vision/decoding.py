@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 from PIL import Image, ImageOps
 
@@ -10,8 +11,21 @@ from schemas.errors import RowError
 
 #: formats that Pillow reads by itself; others start programs, or are seldom read and seldom tested
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+#: of one row; small ones are made larger, each by itself
+MAX_IMAGES = 256
 # our bound is asked in its place: Pillow's own first warns, and then says nothing of who may raise it
 Image.MAX_IMAGE_PIXELS = None
+
+
+def decode_all(contents: Sequence[bytes], *, max_pixels: int) -> list[Image.Image]:
+    """The images of one row as RGB, which may have `max_pixels` together. Raises RowError."""
+    if len(contents) > MAX_IMAGES:
+        raise RowError(reason=f"the row has {len(contents)} images, but at most {MAX_IMAGES} are allowed")
+    images: list[Image.Image] = []
+    for content in contents:
+        used = sum(image.width * image.height for image in images)
+        images.append(decode(content, max_pixels=max_pixels - used))
+    return images
 
 
 def decode(content: bytes, *, max_pixels: int) -> Image.Image:
@@ -34,7 +48,7 @@ def _require_size(image: Image.Image, max_pixels: int) -> None:
     """Asked of the header, before a pixel is decoded."""
     width, height = image.size
     if width * height > max_pixels:
-        reason = f"the image has {width} x {height} pixels, but at most {max_pixels} are allowed"
+        reason = f"the image has {width} x {height} pixels, but its row has room for {max_pixels}"
         raise RowError(reason=f"{reason}; an operator may raise PARQUETRY_IMAGE_MAX_PIXELS")
 
 

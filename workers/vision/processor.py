@@ -22,7 +22,7 @@ from schemas.errors import ModelNotFoundError, RowError
 from workers.checkpoint import Checkpoint
 from workers.loading.packages import require
 from workers.vision.collation import Row
-from workers.vision.decoding import decode
+from workers.vision.decoding import decode_all
 
 #: what every part is loaded with. Pillow resizes alike on every machine; torchvision, where it is there, a little apart
 _OPTIONS = {"backend": "pil", "trust_remote_code": False, "local_files_only": True}
@@ -67,6 +67,7 @@ class RowProcessor:
     processor: ProcessorMixin
     #: floating-point arrays are handed on in the model's own
     dtype: torch.dtype
+    #: of all images of a row
     max_pixels: int
 
     @cached_property
@@ -82,17 +83,17 @@ class RowProcessor:
 
     def __call__(self, text: str, images: Sequence[bytes], *, is_plain: bool) -> Row:
         """Arrays by the name of the model's argument, one row each. Raises RowError."""
-        pixels = [decode(image, max_pixels=self.max_pixels) for image in images]
-        return self.arrays(text, pixels, is_plain=is_plain)
+        return self.arrays(text, decode_all(images, max_pixels=self.max_pixels), is_plain=is_plain)
 
     def arrays(self, text: str, pixels: Sequence[Image.Image], *, is_plain: bool) -> Row:
         """The same from decoded images."""
         text = self._with_places(text, len(pixels), is_plain)
         bos = self._own.tokenizer.bos_token
-        # a chat template writes the beginning itself, or leaves it to the tokenizer
-        special = is_plain or not (bos and text.startswith(bos))
+        # a chat template writes the beginning itself, or leaves it to the processor as a plain prompt does
+        has_beginning = not is_plain and bos and text.startswith(bos)
+        options = {"add_special_tokens": False} if has_beginning else {}
         try:
-            return self.batch([text], [pixels], add_special_tokens=special)
+            return self.batch([text], [pixels], **options)
         # a processor is the model's program: what it cannot take is the fault of this row
         except Exception as error:  # noqa: BLE001
             reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
@@ -102,7 +103,10 @@ class RowProcessor:
         """What the processor itself makes of several rows, each with its images or all of them without."""
         images = [list(row) for row in pixels] if any(pixels) else None
         made = self._own(text=list(texts), images=images, return_tensors="pt", **options)
-        return {name: self._cast(value) for name, value in made.items() if isinstance(value, Tensor)}
+        # labels are for training
+        return {
+            name: self._cast(value) for name, value in made.items() if isinstance(value, Tensor) and name != "labels"
+        }
 
     def _cast(self, value: Tensor) -> Tensor:
         return value.to(self.dtype) if value.is_floating_point() else value
@@ -123,7 +127,7 @@ class RowProcessor:
         if is_plain and not count:
             return token * num_images + text
         if count != num_images:
-            reason = f"the prompt has {count} places for an image ({token}), but the row has {num_images} images"
+            reason = f"{token} stands {count} times in the prompt, but the number of the row's images is {num_images}"
             raise RowError(reason=reason)
         return text
 

@@ -14,7 +14,7 @@ def vision_lm(models_folder: Path) -> Callable[..., Path]:
     pytest.importorskip("PIL", reason="the vision extra is not installed")
 
     def make(family: str = "llava", *, chat: bool = True) -> Path:
-        from tests.models import write_vision_lm
+        from tests.vision_models import write_vision_lm
 
         folder = models_folder / f"{family}-{'chat' if chat else 'plain'}"
         return folder if folder.exists() else write_vision_lm(folder, family, chat=chat)

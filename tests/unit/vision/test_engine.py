@@ -17,6 +17,7 @@ from transformers import AutoModelForImageTextToText  # noqa: E402
 from schemas.errors import MissingPackageError, RowError  # noqa: E402
 from schemas.job import ModelSpec, PromptSpec  # noqa: E402
 from tests.unit.vision.images import bomb, png  # noqa: E402
+from tests.vision_models import PLACES, VISION_FAMILIES  # noqa: E402
 from workers.backends import load_engine  # noqa: E402
 from workers.chat import ChatTemplate, user_message  # noqa: E402
 from workers.checkpoint import Checkpoint  # noqa: E402
@@ -27,15 +28,16 @@ from workers.vision import ahead as ahead_module  # noqa: E402
 from workers.vision import layout  # noqa: E402
 from workers.vision.ahead import Ahead  # noqa: E402
 from workers.vision.collation import collate  # noqa: E402
-from workers.vision.decoding import decode  # noqa: E402
+from workers.vision.decoding import decode, decode_all  # noqa: E402
 from workers.vision.processor import RowProcessor, load_processor  # noqa: E402
 
-FAMILIES = ["llava", "qwen2_vl", "idefics3"]
-PLACES = {"qwen2_vl": "<|vision_start|><|image_pad|><|vision_end|>"}
+FAMILIES = [*VISION_FAMILIES]
 IMAGES = [png(20, 30), png(40, 33, 1), png(30, 90, 2), png(64, 64, 3)]
 #: images of each row: by twos, by none, of unlike shapes
 ROWS = [(0,), (1,), (2, 3), (), (3,), (2,)]
 EOS = 3
+# transformers makes an array of a tensor in the old way
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 class Case:
@@ -88,11 +90,12 @@ def cases(vision_lm):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_greedy_rows_equal_generate_row_by_row(cases, family):
     case = cases(family)
-    requests = case.requests()
+    # PaliGemma's processor takes no prompt without an image
+    requests = [request for request in case.requests() if request.images or family != "paligemma"]
 
     found = case.run(requests)
 
-    answers = [(found[i].num_prompt_tokens, found[i].output_ids.tolist()) for i in range(len(requests))]
+    answers = [(found[i.id].num_prompt_tokens, found[i.id].output_ids.tolist()) for i in requests]
     assert answers == [case.expected(request) for request in requests]
     assert case.engine.describe()["rows_a_batch"] == "256"
     assert case.engine._rows == {}
@@ -132,7 +135,7 @@ def _parts(content) -> list[dict]:
 
 
 @pytest.mark.parametrize("backend", ["auto", "transformers"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES[:-1])
 def test_without_images_a_vision_model_runs_as_text(cases, family, backend):
     case = cases(family)
     model = case.spec.model.model_copy(update={"backend": backend})
@@ -151,7 +154,7 @@ def test_a_bad_row_is_a_row_and_its_neighbours_get_their_output(cases):
     bad = {
         "none of JPEG, PNG": b"no image at all",
         "cannot be decoded": IMAGES[0][:100],
-        "pixels, but at most 64000000 are allowed": bomb(50_000),
+        "pixels, but its row has room for 64000000": bomb(50_000),
     }
     requests = case.requests([(0,)] * 5)
     for index, content in enumerate(bad.values()):
@@ -162,7 +165,7 @@ def test_a_bad_row_is_a_row_and_its_neighbours_get_their_output(cases):
     found = case.run([*requests, crowded, long])
 
     assert [phrase in found[index].error for index, phrase in enumerate(bad)] == [True] * 3
-    assert found[9].error == "the prompt has 1 places for an image (<image>), but the row has 2 images"
+    assert found[9].error == "<image> stands 1 times in the prompt, but the number of the row's images is 2"
     assert "tokens with those of its images, but at most 504 fit beside max_new_tokens 8" in found[10].error
     assert [found[index].error for index in (3, 4)] == [None, None]
     assert (found[4].num_prompt_tokens, found[4].output_ids.tolist()) == case.expected(requests[4])
@@ -277,8 +280,16 @@ def test_images_are_turned_upright_and_made_rgb():
     image = decode(file.getvalue(), max_pixels=8)
 
     assert (image.size, image.mode) == ((2, 4), "RGB")
-    with pytest.raises(RowError, match="has 4 x 2 pixels, but at most 7 are allowed"):
+    with pytest.raises(RowError, match="has 4 x 2 pixels, but its row has room for 7"):
         decode(file.getvalue(), max_pixels=7)
+
+
+def test_the_images_of_a_row_share_their_bounds():
+    assert [image.size for image in decode_all([png(2, 3), png(4, 1)], max_pixels=10)] == [(3, 2), (1, 4)]
+    with pytest.raises(RowError, match="has 1 x 4 pixels, but its row has room for 3"):
+        decode_all([png(2, 3), png(4, 1)], max_pixels=9)
+    with pytest.raises(RowError, match="the row has 257 images, but at most 256 are allowed"):
+        decode_all([png(1, 1)] * 257, max_pixels=1000)
 
 
 def test_threads_do_not_share_a_tokenizer(cases):
