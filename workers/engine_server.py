@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import queue
 import socket
 import threading
 from collections import defaultdict
-from dataclasses import replace
 
 from workers.engine import Engine
 from workers.messages import SUBMIT, read_requests, result_frames
@@ -79,6 +79,9 @@ class EngineServer:
     def serve(self, engine: Engine) -> None:
         """Drive the engine; does not return."""
         self._engine = engine
+        # requests come and go by the thousand; each collection would look through the model and its libraries again
+        gc.collect()
+        gc.freeze()
         threading.Thread(target=self._accept, daemon=True).start()
         self._pulse.ready()
         while True:
@@ -126,7 +129,7 @@ class EngineServer:
         self._next_id += 1
         self._owners[self._next_id] = (connection, request.id)
         connection.engine_ids[request.id] = self._next_id
-        return replace(request, id=self._next_id)
+        return _renumbered(request, self._next_id)
 
     def _cancel(self, connection: _Connection, ids: list[int]) -> None:
         found = [connection.engine_ids.pop(id) for id in ids if id in connection.engine_ids]
@@ -141,7 +144,13 @@ class EngineServer:
             if owner is not None:
                 connection, id = owner
                 del connection.engine_ids[id]
-                by_connection[connection].append(replace(result, id=id))
+                by_connection[connection].append(_renumbered(result, id))
         for connection, mine in by_connection.items():
             for frame in result_frames(mine):
                 connection.send(frame)
+
+
+def _renumbered(item: Request | Result, id: int) -> Request | Result:
+    """The item under another id. Nobody else holds it, so it need not be copied, which would cost more than reading."""
+    object.__setattr__(item, "id", id)
+    return item
