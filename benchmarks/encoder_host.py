@@ -4,6 +4,7 @@
     python benchmarks/encoder_host.py --lengths short --profile runner
 
 `runner`: a shard from Parquet to Parquet (read, tokenize, request frames, results, write), the engine answers at once.
+`node`: two runners, and the engine with a device of a given speed: how much of the device's time is used.
 `engine`: frames of requests to packed batches to frames of results, the device takes no time. A node has one engine
 process a card and a runner process for every shard in flight, so a card can be fed at the rate of the engine side, and
 of as many runners as shards are in flight.
@@ -17,6 +18,7 @@ import gc
 import multiprocessing
 import os
 import pstats
+import select
 import socket
 import sys
 import tempfile
@@ -74,6 +76,53 @@ class NullEncoder(QueuedEncoder):
         return {"backend": "null", "attention": "none", "num_labels": str(NUM_LABELS)}
 
 
+class PacedEncoder(NullEncoder):
+    """Takes the time that a device of `rate` tokens a second would."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self._rate, self._free_at = rate, 0.0
+        self.num_tokens, self.first_at = 0, 0.0
+
+    def launch(self, requests: list[EncodeRequest]) -> tuple[np.ndarray, float]:
+        values, tokens = super().launch(requests), sum(len(request.token_ids) for request in requests)
+        now = time.perf_counter()
+        self.first_at = self.first_at or now
+        self._free_at = max(self._free_at, now) + tokens / self._rate
+        self.num_tokens += tokens
+        return values, self._free_at
+
+    def collect(self, handle: tuple[np.ndarray, float]) -> np.ndarray:
+        time.sleep(max(0.0, handle[1] - time.perf_counter()))
+        return handle[0]
+
+    @property
+    def use(self) -> float:
+        """Share of the time since the first batch in which the device worked."""
+        return self.num_tokens / self._rate / (self._free_at - self.first_at)
+
+
+class SocketClient:
+    """Stands for an EngineClient on a socket that is connected already."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket, self._buffer = connection, FrameBuffer()
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        for frame in request_frames(requests):
+            send(self._socket, frame)
+
+    def results(self, timeout: float = 0.0) -> list[Result]:
+        if not select.select([self._socket], [], [], timeout)[0]:
+            return []
+        return [result for frame in receive(self._socket, self._buffer) or () for result in read_results(frame)]
+
+    def cancel(self, ids: Sequence[int]) -> None: ...
+
+    def describe(self) -> dict[str, str]:
+        return NullEncoder().describe()
+
+
 class AnsweringClient:
     """Stands for an EngineClient; requests and results are still made into frames, and read."""
 
@@ -109,8 +158,8 @@ def _zeros(frame: Frame) -> Frame:
     return Frame({"op": RESULTS, "kind": "encoding"}, sink.getvalue().to_pybytes())
 
 
-def runner_side(rows: list[np.ndarray], folder: Path) -> Callable[[], None]:
-    """What runs one shard of the rows."""
+def shard_runner(rows: list[np.ndarray], folder: Path) -> Callable[..., None]:
+    """What runs one shard of the rows with the engine client it is given."""
     model = folder / "model"
     write_model("tiny", model)
     write_tokenizer(model)
@@ -127,10 +176,44 @@ def runner_side(rows: list[np.ndarray], folder: Path) -> Callable[[], None]:
         plan=ShardPlan(files=(file,), bounds=(0, len(rows))),
     )
 
-    def run() -> None:
-        run_shard(record, record.plan.shard(0), fence=1, attempt=folder / "attempt", engine=AnsweringClient())
+    def run(client, number: int = 0) -> None:
+        run_shard(record, record.plan.shard(0), fence=1, attempt=folder / f"attempt-{number}", engine=client)
 
     return run
+
+
+def runner_side(rows: list[np.ndarray], folder: Path) -> Callable[[], None]:
+    """What runs one shard of the rows."""
+    run = shard_runner(rows, folder)
+    return lambda: run(AnsweringClient())
+
+
+def node_use(rows: list[np.ndarray], folder: Path, rate: float, num_runners: int) -> float:
+    """Share of the device's time that runners, each with all the rows, keep it busy."""
+    run, engine = shard_runner(rows, folder), PacedEncoder(rate)
+    server = EngineServer(None, _Pulse())
+    server._engine = engine
+    runners = []
+    for number in range(num_runners):
+        mine, theirs = socket.socketpair()
+        runner = multiprocessing.get_context("fork").Process(target=run, args=(SocketClient(mine), number))
+        runner.start()
+        mine.close()
+        runners.append((runner, theirs))
+    connections = [_Connection(theirs, server._inbox) for _, theirs in runners]
+    while any(runner.is_alive() for runner, _ in runners):
+        _serve_once(server, engine)
+    for connection in connections:
+        connection.close()
+    return engine.use
+
+
+def _serve_once(server: EngineServer, engine: NullEncoder) -> None:
+    if not engine.num_unfinished:
+        server._take_one(0.005)
+    server.attend()
+    if engine.num_unfinished:
+        server._deliver(engine.step())
 
 
 class _Pulse:
@@ -155,11 +238,7 @@ def engine_side(rows: list[np.ndarray], folder: Path) -> Callable[[], None]:
         mine.close()
         connection = _Connection(theirs, server._inbox)
         while client.is_alive():
-            if not engine.num_unfinished:
-                server._take_one(0.005)
-            server.attend()
-            if engine.num_unfinished:
-                server._deliver(engine.step())
+            _serve_once(server, engine)
         connection.close()
 
     return run
@@ -184,6 +263,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=30_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--node", type=float, metavar="RATE", help="a node whose device does RATE tokens a second")
+    parser.add_argument("--runners", type=int, default=2, help="of the node")
     parser.add_argument("--profile", choices=SIDES, help="list where this side's time goes")
     args = parser.parse_args()
     rows = texts(args.lengths, args.rows)
@@ -193,6 +274,10 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     with tempfile.TemporaryDirectory() as folder:
+        if args.node:
+            use = node_use(rows, Path(folder), args.node, args.runners)
+            print(f"node: {use:.1%} of the time of a device that does {args.node:,.0f} tokens/s")
+            return
         for name in [args.profile] if args.profile else args.sides:
             run = SIDES[name](rows, Path(folder))
             if args.profile:
