@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -17,24 +18,28 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 ROOT = Path(__file__).resolve().parent.parent
 CLS, SEP = 101, 102
-#: a job that works for less is told by the jitter of its start
-_MIN_SECONDS = 4.0
+#: parts of a job; its rate is taken from the first one's end to the last one's
+NUM_PARTS = 24
+#: a job that works for less is told by the jitter of its parts
+_MIN_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class FileRun:
-    """One job through files. Its rate is taken after the start, which a long job pays once."""
+    """One job through files. Its rate leaves out the start, which a long job pays once."""
 
     #: from the start of the command to its end
     seconds: float
-    #: the same for one row
-    start_seconds: float
+    #: from the end of the first parts to that of the last part, and tokens of the parts that ended in between
+    working_seconds: float
+    num_tokens: int
     #: (num_rows, num_labels) as the output files have them
     scores: np.ndarray
 
     @property
-    def working_seconds(self) -> float:
-        return self.seconds - self.start_seconds
+    def rate(self) -> float:
+        """Tokens a second."""
+        return self.num_tokens / self.working_seconds
 
     @property
     def is_telling(self) -> bool:
@@ -42,15 +47,26 @@ class FileRun:
         return self.working_seconds > _MIN_SECONDS
 
 
-def run_files(model: Path, rows: list[np.ndarray], folder: Path) -> FileRun:
-    """Run a job of `rows` with the model in `model`, which gets a tokenizer that gives their token ids."""
-    write_tokenizer(model)
-    pq.write_table(pa.table({"text": [as_text(row) for row in rows]}), folder / "rows.parquet")
-    start_seconds = _timed_run(model, folder, "start", 1)
-    seconds = _timed_run(model, folder, "whole", len(rows))
+def run_files(model: Path, rows: list[np.ndarray], folder: Path, *, repeats: int = 1) -> FileRun:
+    """Run a job of `rows`, `repeats` times over, with the model in `model`, which has the tokenizer of their texts."""
+    texts = pa.chunked_array([pa.array([as_text(row) for row in rows])] * repeats)
+    pq.write_table(pa.table({"text": texts}), folder / "rows.parquet", row_group_size=8192)
+    rows_per_part = -(-len(texts) // NUM_PARTS)
+    seconds = _timed_run(model, folder, rows_per_part)
     table = pq.read_table(folder / "whole", columns=["scores", "error"])
-    assert table["error"].null_count == len(rows), table["error"].drop_null()[0]
-    return FileRun(seconds, start_seconds, np.array(table["scores"].to_pylist(), np.float32))
+    assert table["error"].null_count == len(texts), table["error"].drop_null()[0]
+    scores = np.array(table["scores"][: len(rows)].to_pylist(), np.float32)
+    lens = np.tile([len(row) for row in rows], repeats)
+    return FileRun(seconds, *_steady(folder / "whole", lens, rows_per_part), scores)
+
+
+def _steady(folder: Path, lens: np.ndarray, rows_per_part: int) -> tuple[float, int]:
+    """Seconds, and tokens, from the first end of a part to the last."""
+    ended = sorted(
+        (part.stat().st_mtime_ns, int(part.stem.rpartition("-")[2])) for part in folder.glob("part-*.parquet")
+    )
+    tokens = [int(lens[part * rows_per_part : (part + 1) * rows_per_part].sum()) for _, part in ended[1:]]
+    return max((ended[-1][0] - ended[0][0]) / 1e9, 1e-9), sum(tokens)
 
 
 def as_text(row: np.ndarray) -> str:
@@ -67,21 +83,25 @@ def write_tokenizer(folder: Path, vocab_size: int = 30522) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", SEP), ("[CLS]", CLS))
     tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "w0", "model_max_length": 512}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
-def _timed_run(model: Path, folder: Path, name: str, num_rows: int) -> float:
+def _timed_run(model: Path, folder: Path, rows_per_part: int) -> float:
     spec = {
         "task": "classify",
-        "input": {"path": "rows.parquet", "limit": num_rows},
-        "output": {"path": name, "keep": []},
+        "input": {"path": "rows.parquet"},
+        "output": {"path": "whole", "keep": []},
         "model": {"id": str(model)},
         "classify": {"all_scores": True},
+        "shards": {"rows": rows_per_part},
     }
-    (folder / f"{name}.yaml").write_text(yaml.safe_dump(spec))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PARQUETRY_STATE_DIR": str(folder / "state")}
-    command = [sys.executable, "-m", "parquetry", "run", f"{name}.yaml", "--json"]
+    (folder / "job.yaml").write_text(yaml.safe_dump(spec))
+    environment = {**os.environ, "PARQUETRY_STATE_DIR": str(folder / "state")}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-m", "parquetry", "run", "job.yaml", "--json"]
     start = time.perf_counter()
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        sys.exit(done.stderr)
+        raise RuntimeError(done.stderr.strip()[-400:])
     return time.perf_counter() - start

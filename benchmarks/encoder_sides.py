@@ -1,17 +1,20 @@
-"""The sides of the encoder benchmark: each takes rows of token ids and gives logits (num_rows, num_labels)."""
+"""Our sides of the encoder benchmark: each takes rows of token ids and gives logits, or vectors, of every row."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from encoder_files import write_tokenizer
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 from workers.encoding.export import ExportPlan, export
 from workers.encoding.ort_padded import OrtOptions, OrtPaddedEncoder
 from workers.encoding.providers import PROVIDERS
+from workers.encoding.queued import QueuedEncoder
 from workers.encoding.rows import RowLimits
 from workers.encoding.torch_packed import EncodeTask, PackedEncoder
 from workers.encoding.vectors import Vectors
@@ -21,7 +24,12 @@ from workers.torch_encoder import TorchEncoder
 
 Side = Callable[[list[np.ndarray]], np.ndarray]
 #: hidden size, layers, heads, inner size
-SHAPES = {"minilm": (384, 6, 12, 1536), "bert-base": (768, 12, 12, 3072), "bert-large": (1024, 24, 16, 4096)}
+SHAPES = {
+    "tiny": (64, 2, 4, 128),
+    "minilm": (384, 6, 12, 1536),
+    "bert-base": (768, 12, 12, 3072),
+    "bert-large": (1024, 24, 16, 4096),
+}
 NUM_LABELS = 2
 MAX_TOKENS = 512
 #: rows handed over at once, as a shard runner does
@@ -37,6 +45,19 @@ def write_model(shape: str, folder: Path) -> None:
     )  # fmt: skip
     torch.manual_seed(0)
     BertForSequenceClassification(config).save_pretrained(folder)
+    write_tokenizer(folder)
+    # the same folder, for sentence-transformers: a mean of length one
+    kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
+    modules = [
+        {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for number, (path, kind) in enumerate(kinds.items())
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    (folder / "2_Normalize").mkdir()
+    pooling = {"word_embedding_dimension": hidden, "pooling_mode_mean_tokens": True}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": MAX_TOKENS}))
 
 
 def flops(shape: str, rows: list[np.ndarray]) -> float:
@@ -51,6 +72,15 @@ class Sides:
 
     def __init__(self, folder: Path, device: str, dtype: torch.dtype) -> None:
         self.folder, self.device, self.dtype = folder, device, dtype
+        #: name -> what makes the side, set by whoever chooses them
+        self.makers: dict[str, Callable[[], Side]] = {}
+        self._made: dict[str, Side] = {}
+
+    def made(self, name: str) -> Side:
+        """The side of that name, made once."""
+        if name not in self._made:
+            self._made[name] = self.makers[name]()
+        return self._made[name]
 
     def load(self) -> BertForSequenceClassification:
         model = AutoModelForSequenceClassification.from_pretrained(self.folder, dtype=self.dtype)
@@ -78,22 +108,34 @@ class Sides:
         """Our packed engine."""
         return drained(PackedEncoder(self.load(), EncodeTask(task="classify")))
 
+    def embeddings(self) -> Side:
+        """Our packed engine for vectors, which sentence-transformers is compared with."""
+        return drained(PackedEncoder(self.load().bert, EncodeTask(task="embed")))
+
     def onnx_padded(self, quantization: str = "none") -> Side:
         """ONNX Runtime, padded and sorted by length."""
+        return drained(self.onnx_padded_engine(quantization))
+
+    def onnx_padded_engine(self, quantization: str = "none") -> OrtPaddedEncoder:
+        """The engine of `onnx_padded`."""
         on_cpu = self.device == "cpu"
         dtype = "float32" if on_cpu else "float16"
         plan = ExportPlan(task="classify", dtype=dtype, quantization=quantization)
         path = export(self.folder, self.folder / f"onnx-{quantization}", plan)
         provider = PROVIDERS["cpu" if on_cpu else "cuda"]
-        return drained(OrtPaddedEncoder(path, self._options(provider, "int8" if quantization == "int8" else dtype)))
+        return OrtPaddedEncoder(path, self._options(provider, "int8" if quantization == "int8" else dtype))
 
     def onnx_packed(self) -> Side:
         """ONNX Runtime on CUDA over packed batches."""
+        return drained(self.onnx_packed_engine())
+
+    def onnx_packed_engine(self) -> QueuedEncoder:
+        """The engine of `onnx_packed`."""
         from workers.encoding.ort_packed import OrtPackedEncoder
 
         plan = ExportPlan(task="classify", form="packed", dtype="float16")
         path = export(self.folder, self.folder / "onnx-packed", plan)
-        return drained(OrtPackedEncoder(path, self._options(PROVIDERS["cuda"], "float16"), self.device))
+        return OrtPackedEncoder(path, self._options(PROVIDERS["cuda"], "float16"), self.device)
 
     def _options(self, provider: str, precision: str) -> OrtOptions:
         limits = RowLimits(vocab_size=30522, max_tokens=MAX_TOKENS, type_vocab_size=2)
@@ -104,7 +146,7 @@ def drained(engine: Engine) -> Side:
     """A side that feeds an engine and takes its results."""
 
     def side(rows: list[np.ndarray]) -> np.ndarray:
-        out = np.empty((len(rows), NUM_LABELS), np.float32)
+        out: list[np.ndarray | None] = [None] * len(rows)
         requests = [EncodeRequest(id=index, token_ids=row) for index, row in enumerate(rows)]
         for start in range(0, len(requests), _ADDED_ROWS):
             engine.add(requests[start : start + _ADDED_ROWS])
@@ -112,7 +154,7 @@ def drained(engine: Engine) -> Side:
             for result in engine.step():
                 assert result.error is None, result.error
                 out[result.id] = result.values
-        return out
+        return np.stack(out)
 
     return side
 

@@ -1,19 +1,24 @@
-"""Encoder throughput: packed torch and ONNX Runtime beside padding in arrival order and sorted by length.
+"""Encoder throughput: packed torch and ONNX Runtime beside padding, a pipeline, sentence-transformers and Optimum.
 
     python benchmarks/encoders.py                                    # this machine's device, MiniLM's shape on a CPU
-    python benchmarks/encoders.py --shapes bert-base bert-large --lengths short mixed long --rows 16384
+                                                                     # on a GPU both BERTs, all lengths, 8 minutes
+    python benchmarks/encoders.py --shapes tiny --rows 200 --lengths short
 
-All sides run in one command on the same rows; token ids in, logits out; the best of the timed rounds, which
-alternate, counts. On a GPU the share of the card's own matmul rate is printed too. On a CPU the same rows also go
-through `parquetry run`, text in Parquet to scores in Parquet, and are compared with the engine alone.
+All sides run in one command on the same rows; the best of the timed rounds counts. `ids`: token ids in, logits out;
+`text`: a library as its users call it, on texts that give the same ids, in a process of its own (--python NAME=PATH for
+one with another environment); `files`: `parquetry run`, Parquet to Parquet. Slow peers get the first quarter of the
+rows. Results are printed, and written, as they come; sides that no longer fit --minutes are left out aloud.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import json
+import os
 import platform
 import shlex
+import subprocess
 import sys
 import tempfile
 import time
@@ -27,66 +32,215 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from encoder_files import run_files
+from encoder_files import as_text, run_files
+from encoder_report import Report, Result
 from encoder_sides import SHAPES, Side, Sides, flops, write_model
 from texts import LENGTHS, texts
 
+from workers.loading.model import quieten
+
 HERE = Path(__file__).resolve().parent
-#: the engine that a job gets on a CPU
-_JOB_SIDE = "padded, sorted"
-_HEADER = "| side | seconds | tokens/s | rows/s | times the peer | of the matmul rate | max logit difference |"
+
+#: the engine that a job gets, by device
+JOB_SIDE = {"cpu": "padded, sorted", "cuda": "packed"}
+#: tokens of one table: enough for some tens of full batches, few enough for every side to have its turn
+NUM_TOKENS = {"tiny": 200_000, "minilm": 50_000, "bert-base": 2_000_000, "bert-large": 1_000_000}
+#: tokens of a job through files on a GPU
+FILE_TOKENS = 16_000_000
+#: sides that are given a quarter of the rows
+SLOW = ("padded, arrival order", "one by one, arrival order", "pipeline", "sentence-transformers", "optimum")
+#: peers that run in processes of their own, and what they import
+LIBRARIES = {
+    "pipeline": "transformers",
+    "sentence-transformers": "sentence_transformers",
+    "optimum": "optimum.onnxruntime",
+}
+PEER = "padded, arrival order"
+RATIOS = [
+    ("packed", "padded, sorted"),
+    ("packed", "pipeline"),
+    ("embeddings, packed", "sentence-transformers"),
+    ("packed", "onnx padded, sorted"),
+    ("onnx packed", "onnx padded, sorted"),
+    ("onnx int8, sorted", "onnx padded, sorted"),
+    ("onnx padded, sorted", "optimum"),
+]
 
 
 def parse_args() -> argparse.Namespace:
     on_gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["bert-base"] if on_gpu else ["minilm"])
-    parser.add_argument("--lengths", nargs="+", choices=LENGTHS, default=["mixed"])
-    parser.add_argument("--rows", type=int, default=16384 if on_gpu else 512)
+    parser.add_argument(
+        "--shapes", nargs="+", choices=SHAPES, default=["bert-base", "bert-large"] if on_gpu else ["minilm"]
+    )
+    parser.add_argument(
+        "--lengths", nargs="+", choices=LENGTHS, default=["mixed", "short", "long"] if on_gpu else ["mixed"]
+    )
+    parser.add_argument("--rows", type=int, help="of each table; by default what makes it long enough to time")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--device", default="cuda:0" if on_gpu else "cpu")
     parser.add_argument("--sides", nargs="+", help="only these")
+    parser.add_argument("--python", nargs="*", default=[], metavar="NAME=PATH", help="interpreters of peers")
+    parser.add_argument(
+        "--minutes", type=float, default=7.0 if on_gpu else 60.0, help="no side is begun later than this"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=HERE / "results")
     return parser.parse_args()
 
 
-def available_sides(sides: Sides) -> dict[str, Callable[[], Side]]:
-    """Name -> what makes the side; the first is the peer the others are compared with."""
-    on_cpu = sides.device == "cpu"
-    made = {
-        "padded, arrival order": lambda: sides.arrival(32 if on_cpu else 64),
-        "one by one, arrival order": lambda: sides.arrival(1),
-        "padded, sorted": sides.sorted,
-        "packed": sides.packed,
-    }
-    if not on_cpu:
-        # one row at a time leaves a GPU idle; it is no peer
-        del made["one by one, arrival order"]
-    if util.find_spec("onnxruntime") and util.find_spec("onnxscript"):
-        made["onnx padded, sorted"] = sides.onnx_padded
-        if on_cpu:
-            made["onnx int8, sorted"] = lambda: sides.onnx_padded("int8")
-        else:
-            made["onnx packed"] = sides.onnx_packed
-    return made
+class Benchmark:
+    """Tables of one run."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.kind = args, args.device.partition(":")[0]
+        self.started = time.monotonic()
+        self.rate = matmul_rate(args.device)
+        place = torch.cuda.get_device_name().replace(" ", "-") if self.rate else "CPU"
+        stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M")
+        self.report = Report(header(args, self.rate), args.out / f"encoders_{place}_{stamp}")
+        self.pythons = dict(item.partition("=")[::2] for item in args.python)
+
+    def run(self) -> None:
+        """The first kind of texts for every shape, then the others, so that a cut run has compared what it can."""
+        with tempfile.TemporaryDirectory() as folder:
+            sides = {shape: self._sides(shape, Path(folder) / shape) for shape in self.args.shapes}
+            for lengths in self.args.lengths:
+                for shape in self.args.shapes:
+                    is_first = lengths == self.args.lengths[0], shape == self.args.shapes[0]
+                    if self.is_late(f"{shape}, {lengths} texts"):
+                        continue
+                    table = Table(self, shape, lengths, sides[shape])
+                    table.run(with_libraries=any(is_first), with_files=all(is_first))
+
+    def _sides(self, shape: str, folder: Path) -> Sides:
+        write_model(shape, folder)
+        dtype = torch.float32 if self.kind == "cpu" else torch.bfloat16
+        sides = Sides(folder, self.args.device, dtype)
+        sides.makers = self._makers(sides)
+        return sides
+
+    def _makers(self, sides: Sides) -> dict[str, Callable[[], Side]]:
+        """Name -> what makes the side, the peer first."""
+        on_cpu = self.kind == "cpu"
+        made = {
+            PEER: lambda: sides.arrival(32 if on_cpu else 64),
+            "padded, sorted": sides.sorted,
+            "packed": sides.packed,
+        }
+        if util.find_spec("onnxruntime") and util.find_spec("onnxscript"):
+            if not on_cpu:
+                made["onnx packed"] = sides.onnx_packed
+            made["onnx padded, sorted"] = sides.onnx_padded
+            if on_cpu:
+                made["onnx int8, sorted"] = lambda: sides.onnx_padded("int8")
+        made["embeddings, packed"] = sides.embeddings
+        return made
+
+    def is_late(self, side: str) -> bool:
+        """Whether the time is up; then the side is left out."""
+        if self.is_over:
+            self.report.say(f"Left out: {side}; {self.args.minutes:g} minutes are over.")
+        return self.is_over
+
+    @property
+    def is_over(self) -> bool:
+        return time.monotonic() - self.started > 60 * self.args.minutes
+
+    def wants(self, side: str) -> bool:
+        return not self.args.sides or side in self.args.sides
 
 
-def timed(sides: dict[str, Side], rows: list[np.ndarray], rounds: int) -> dict[str, tuple[float, np.ndarray]]:
-    """Best seconds of each side and what it gave, after a round that warms up.
+class Table:
+    """All sides over the rows of one shape and one kind of texts."""
 
-    Rounds go over all sides in turn, so that whatever else the machine does slows none of them alone.
-    """
-    best: dict[str, tuple[float, np.ndarray]] = {}
-    for side in sides.values():
-        side(rows if torch.cuda.is_available() else rows[:64])
-    for _ in range(rounds):
-        for name, side in sides.items():
+    def __init__(self, benchmark: Benchmark, shape: str, lengths: str, sides: Sides) -> None:
+        self.benchmark, self.shape, self.lengths, self.sides = benchmark, shape, lengths, sides
+        self.rows = texts(lengths, benchmark.args.rows or _num_rows(shape, lengths))
+        self.references: dict[int, np.ndarray] = {}
+        self.peer: Result | None = None
+
+    def run(self, *, with_libraries: bool, with_files: bool) -> None:
+        mean = sum(map(len, self.rows)) / len(self.rows)
+        title = f"{self.shape}, {self.lengths} texts: {len(self.rows):,} rows of {mean:.0f} tokens on average"
+        self.benchmark.report.table(title)
+        for name in self.sides.makers:
+            self._guarded(name, self._own)
+        for name in LIBRARIES if with_libraries else ():
+            self._guarded(name, self._library)
+        if with_files:
+            self._guarded("files", self._files)
+        pairs = [*RATIOS, ("files", JOB_SIDE[self.benchmark.kind])]
+        self.benchmark.report.ratios(self.shape, self.lengths, pairs)
+
+    def _guarded(self, name: str, run: Callable[[str], None]) -> None:
+        """Run a side; what it cannot do is said, and the others go on."""
+        if not self.benchmark.wants(name) or self.benchmark.is_late(name):
+            return
+        try:
+            run(name)
+        except Exception as error:  # noqa: BLE001
+            self.benchmark.report.say(f"Left out: {name}; {type(error).__name__}: {str(error).strip()[-300:]}")
+
+    def _own(self, name: str) -> None:
+        side, rows = self.sides.made(name), self._rows_of(name)
+        side(rows if self.benchmark.kind == "cuda" else rows[:64])
+        seconds = []
+        for _ in range(self.benchmark.args.rounds):
             start = time.perf_counter()
             out = side(rows)
-            seconds = time.perf_counter() - start
-            best[name] = min(best.get(name, (float("inf"), out)), (seconds, out), key=lambda pair: pair[0])
-    return best
+            seconds.append(time.perf_counter() - start)
+        self._add(name, "ids", rows, min(seconds), out)
+
+    def _library(self, name: str) -> None:
+        python, package = self.benchmark.pythons.get(name, sys.executable), LIBRARIES[name]
+        if subprocess.run([python, "-c", f"import {package}"], capture_output=True).returncode:
+            raise RuntimeError(f"{package} is not installed in {python}; name another with --python {name}=PATH")
+        rows, args = self._rows_of(name), self.benchmark.args
+        with tempfile.TemporaryDirectory() as folder:
+            np.save(Path(folder) / "texts.npy", np.array([as_text(row) for row in rows]))
+            command = [python, str(HERE / "encoder_peer.py"), name, str(self.sides.folder), f"{folder}/texts.npy"]
+            options = [f"{folder}/out.npy", "--device", args.device, "--rounds", str(args.rounds)]
+            done = subprocess.run([*command, *options], capture_output=True, text=True, env=_peer_environment(args))
+            if done.returncode:
+                raise RuntimeError(done.stderr)
+            seconds = json.loads(done.stdout.splitlines()[-1])["seconds"]
+            self._add(name, "text", rows, seconds, np.load(f"{folder}/out.npy"))
+
+    def _files(self, name: str) -> None:
+        num_tokens = sum(map(len, self.rows))
+        repeats = 1 if self.benchmark.kind == "cpu" else max(1, FILE_TOKENS // num_tokens)
+        with tempfile.TemporaryDirectory() as folder:
+            run = run_files(self.sides.folder, self.rows, Path(folder), repeats=repeats)
+        if not run.is_telling:
+            self.benchmark.report.say(f"Files: {run.seconds:.1f} s, too few rows to tell a rate.")
+            return
+        self._add(name, "files", self.rows, num_tokens / run.rate, run.scores)
+        self.benchmark.report.say(
+            "", f"The whole `parquetry run` took {run.seconds:.1f} s, {repeats} times these rows."
+        )
+
+    def _rows_of(self, name: str) -> list[np.ndarray]:
+        return self.rows[: max(1, len(self.rows) // 4)] if name in SLOW and self.benchmark.kind == "cuda" else self.rows
+
+    def _add(self, name: str, source: str, rows: list[np.ndarray], seconds: float, out: np.ndarray) -> None:
+        reference = self.references.setdefault(out.shape[1], out)
+        shared = min(len(reference), len(out))
+        difference = None if reference is out else float(np.abs(out[:shared] - reference[:shared]).max())
+        mfu = flops(self.shape, rows) / seconds / self.benchmark.rate if self.benchmark.rate else None
+        tokens = sum(map(len, rows))
+        result = Result(self.shape, self.lengths, name, source, len(rows), tokens, seconds, mfu, difference)
+        self.peer = self.peer or result
+        self.benchmark.report.add(result, self.peer)
+
+
+def _num_rows(shape: str, lengths: str) -> int:
+    mean = float(np.mean([len(row) for row in texts(lengths, 512)]))
+    return int(NUM_TOKENS[shape] / mean)
+
+
+def _peer_environment(args: argparse.Namespace) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": str(args.threads), "TOKENIZERS_PARALLELISM": "true"}
 
 
 def matmul_rate(device: str) -> float | None:
@@ -104,70 +258,33 @@ def matmul_rate(device: str) -> float | None:
     return 2 * 8192**3 / sorted(times)[6]
 
 
-def compare(shape: str, kind: str, args: argparse.Namespace, rate: float | None) -> list[str]:
-    """One table: every side over the same rows."""
-    rows = texts(kind, args.rows)
-    num_tokens = sum(map(len, rows))
-    lines = [f"\n### {shape}, {kind} texts: {len(rows)} rows of {num_tokens / len(rows):.0f} tokens on average\n"]
-    lines += [_HEADER, "|---|---|---|---|---|---|---|"]
-    print("\n".join(lines), flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        write_model(shape, Path(folder))
-        dtype = torch.float32 if args.device == "cpu" else torch.bfloat16
-        makers = available_sides(Sides(Path(folder), args.device, dtype))
-        sides = {name: make() for name, make in makers.items() if not args.sides or name in args.sides}
-        found = timed(sides, rows, args.rounds)
-        files = through_files(Path(folder), rows, found) if args.device == "cpu" and _JOB_SIDE in found else []
-    peer, reference = next(iter(found.values()))
-    for name, (seconds, out) in found.items():
-        share = f"{flops(shape, rows) / seconds / rate:.1%}" if rate else ""
-        lines.append(
-            f"| {name} | {seconds:.3f} | {num_tokens / seconds:,.0f} | {len(rows) / seconds:,.0f} |"
-            f" {peer / seconds:.2f} | {share} | {np.abs(out - reference).max():.4f} |"
-        )
-        print(lines[-1], flush=True)
-    print("\n".join(files), flush=True)
-    return lines + files
-
-
-def through_files(folder: Path, rows: list[np.ndarray], found: dict[str, tuple[float, np.ndarray]]) -> list[str]:
-    """Sentences about the same rows from file to file, beside the engine that the job runs on."""
-    (folder / "job").mkdir()
-    run = run_files(folder, rows, folder / "job")
-    engine_seconds, logits = found[_JOB_SIDE]
-    ends = f"File to file, `parquetry run`: {run.seconds:.1f} s, of which {run.start_seconds:.1f} s are start and end"
-    rate = f"{sum(map(len, rows)) / run.working_seconds:,.0f} tokens/s between them"
-    ratio = f"{engine_seconds / run.working_seconds:.2f} times the engine alone ({_JOB_SIDE})"
-    told = f"{rate}, {ratio}" if run.is_telling else "too few rows to tell a rate"
-    return ["", f"{ends}; {told}; max logit difference {np.abs(run.scores - logits).max():.4f}."]
-
-
 def header(args: argparse.Namespace, rate: float | None) -> list[str]:
     """Where, with what and how the figures were taken."""
     card = torch.cuda.get_device_name() if rate else f"CPU, {args.threads} threads"
-    packages = [name for name in ("torch", "transformers", "tokenizers", "onnxruntime") if util.find_spec(name)]
+    names = ("torch", "transformers", "tokenizers", "onnxruntime", "onnxruntime-gpu", "sentence-transformers")
     lines = [
         f"# Encoders on {card}",
         "",
         f"- command: `{shlex.join(['python', 'benchmarks/encoders.py', *sys.argv[1:]])}`",
         f"- date: {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
-        f"- Python {platform.python_version()}",
-        *(f"- {name} {metadata.version(name)}" for name in packages),
+        f"- Python {platform.python_version()}, {len(os.sched_getaffinity(0))} cores",
+        *(f"- {name} {version}" for name in names if (version := _version(name))),
     ]
     return [*lines, f"- matmul: {rate / 1e12:.0f} TFLOP/s (bf16, measured)"] if rate else lines
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def main() -> None:
     args = parse_args()
     torch.set_num_threads(args.threads)
-    rate = matmul_rate(args.device)
-    head = header(args, rate)
-    print("\n".join(head))
-    tables = [line for shape in args.shapes for kind in args.lengths for line in compare(shape, kind, args, rate)]
-    args.out.mkdir(parents=True, exist_ok=True)
-    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M")
-    place = torch.cuda.get_device_name().replace(" ", "-") if rate else "CPU"
-    (args.out / f"encoders_{place}_{stamp}.md").write_text("\n".join([*head, *tables, ""]), encoding="utf-8")
+    quieten()
+    Benchmark(args).run()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from schemas.columns import task_fields
 from schemas.errors import InvalidValueError
@@ -32,7 +33,7 @@ class Outcome:
     @property
     def is_complete(self) -> bool:
         """Whether every sample has its result; a row that no engine sees has none to wait for."""
-        return all(result is not None for result in self.results)
+        return None not in self.results
 
     def take(self, sample: int, result: Result) -> None:
         """Store one sample's result; the error of any sample is the row's."""
@@ -43,7 +44,7 @@ class Outcome:
 
     @property
     def num_output_tokens(self) -> int:
-        return sum(len(result.output_ids) for result in self.results if isinstance(result, Completion))
+        return sum([len(result.output_ids) for result in self.results if isinstance(result, Completion)])
 
 
 class Answers(ABC):
@@ -117,20 +118,17 @@ class EmbeddingAnswers(Answers):
 
     def columns(self, rows: Sequence[Outcome]) -> list[pa.Array]:
         kind = self.fields[0].type
-        matrix = np.zeros((len(rows), kind.list_size), dtype=kind.value_type.to_pandas_dtype())
-        for row, target in zip(rows, matrix, strict=True):
-            if row.error is None:
-                target[:] = row.results[0].values
-        errors = pa.array([row.error is not None for row in rows], pa.bool_())
-        return [pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), type=kind, mask=errors)]
+        matrix, errors = _matrix(rows, kind.list_size)
+        values = pa.array(matrix.astype(kind.value_type.to_pandas_dtype(), copy=False).reshape(-1))
+        return [pa.FixedSizeListArray.from_arrays(values, type=kind, mask=pa.array(errors))]
 
 
 class ScoreAnswers(Answers):
     """One number a pair."""
 
     def columns(self, rows: Sequence[Outcome]) -> list[pa.Array]:
-        scores = [None if row.error is not None else float(_values(row)[0]) for row in rows]
-        return [pa.array(scores, self.fields[0].type)]
+        matrix, errors = _matrix(rows, 1)
+        return [pa.array(matrix[:, 0], self.fields[0].type, mask=errors)]
 
 
 class ClassificationAnswers(Answers):
@@ -138,24 +136,19 @@ class ClassificationAnswers(Answers):
 
     def __init__(self, spec: JobSpec, checkpoint: Checkpoint, num_labels: int) -> None:
         super().__init__(spec)
-        self._labels = _labels(spec, checkpoint, num_labels)
+        self._labels = pa.array(_labels(spec, checkpoint, num_labels), pa.string())
         self._top_k = min(spec.classify.top_k, num_labels)
 
     def columns(self, rows: Sequence[Outcome]) -> list[pa.Array]:
-        best = [None if row.error is not None else self._best(_values(row)) for row in rows]
-        columns = {
-            "label": [None if one is None else one[0] for one in best],
-            "score": [None if one is None else one[1] for one in best],
-            "scores": [None if row.error is not None else _values(row) for row in rows],
-        }
-        return [pa.array(columns[field.name], field.type) for field in self.fields]
-
-    def _best(self, scores: np.ndarray) -> tuple[object, object]:
+        scores, errors = _matrix(rows, len(self._labels))
         # a stable sort, so that equal scores keep the order of the labels
-        order = np.argsort(-scores, kind="stable")[: self._top_k]
-        if self._spec.classify.top_k == 1:
-            return self._labels[order[0]], float(scores[order[0]])
-        return [self._labels[index] for index in order], scores[order]
+        order = np.argsort(-scores, axis=1, kind="stable")[:, : self._top_k]
+        columns = {
+            "label": self._labels.take(pa.array(order.reshape(-1))),
+            "score": pa.array(np.take_along_axis(scores, order, axis=1).reshape(-1)),
+            "scores": pa.array(scores.reshape(-1)),
+        }
+        return [_column(columns[field.name], errors, field.type) for field in self.fields]
 
 
 class EntityAnswers(Answers):
@@ -175,6 +168,24 @@ class EntityAnswers(Answers):
             )
         )
         return [pa.array([None if row.error is not None else next(found) for row in rows], self.fields[0].type)]
+
+
+def _matrix(rows: Sequence[Outcome], width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Values (num_rows, width) float32, zeros in error rows, and (num_rows,) bool, which rows those are."""
+    errors = np.array([row.error is not None for row in rows])
+    matrix = np.zeros((len(rows), width), np.float32)
+    if not errors.all():
+        matrix[~errors] = np.concatenate([_values(row) for row in rows if row.error is None]).reshape(-1, width)
+    return matrix, errors
+
+
+def _column(values: pa.Array, errors: np.ndarray, kind: pa.DataType) -> pa.Array:
+    """Equally many values of each row as one column, null in error rows; lists where `kind` is one."""
+    if not pa.types.is_list(kind):
+        return pc.if_else(pa.array(errors), pa.scalar(None, values.type), values)
+    width = len(values) // max(len(errors), 1)
+    offsets = pa.array(np.arange(len(errors) + 1, dtype=np.int32) * width)
+    return pa.ListArray.from_arrays(offsets, values, type=kind, mask=pa.array(errors))
 
 
 def _labels(spec: JobSpec, checkpoint: Checkpoint, num_labels: int) -> list[str]:

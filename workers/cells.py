@@ -20,6 +20,9 @@ def cells(name: str, column: pa.Array) -> list[Any]:
         values = column.to_pylist()
     except UnicodeDecodeError:
         values = [_one(name, column, index) for index in range(len(column))]
+    else:
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            return values
     return [_plain_or_error(name, value) for value in values]
 
 

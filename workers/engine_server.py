@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import queue
 import socket
 import threading
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import replace
 
 from schemas.errors import OtherWeightsError, PermanentError
 from workers.engine import Engine
@@ -96,6 +96,9 @@ class EngineServer:
                 self._deliver(self._engine.step())
 
     def _start(self, engine: Engine) -> None:
+        # requests come and go by the thousand; each collection would look through the model and its libraries again
+        gc.collect()
+        gc.freeze()
         self._engine, self._about = engine, {**engine.describe(), **engine.notes}
         self._pulse.ready()
 
@@ -107,6 +110,8 @@ class EngineServer:
             self._owners.clear()
         # from here on there is none to hand requests to
         self._engine = None
+        # what is frozen is never freed
+        gc.unfreeze()
         try:
             self._start(build(spec))
         except OtherWeightsError as error:
@@ -156,7 +161,7 @@ class EngineServer:
         self._next_id += 1
         self._owners[self._next_id] = (connection, request.id)
         connection.engine_ids[request.id] = self._next_id
-        return replace(request, id=self._next_id)
+        return _renumbered(request, self._next_id)
 
     def _cancel(self, connection: _Connection, ids: list[int]) -> None:
         found = [connection.engine_ids.pop(id) for id in ids if id in connection.engine_ids]
@@ -172,7 +177,13 @@ class EngineServer:
             if owner is not None:
                 connection, id = owner
                 del connection.engine_ids[id]
-                by_connection[connection].append(replace(result, id=id))
+                by_connection[connection].append(_renumbered(result, id))
         for connection, mine in by_connection.items():
             for frame in result_frames(mine):
                 connection.send(frame)
+
+
+def _renumbered(item: Request | Result, id: int) -> Request | Result:
+    """The item under another id. Nobody else holds it, so it need not be copied, which would cost more than reading."""
+    object.__setattr__(item, "id", id)
+    return item

@@ -176,17 +176,21 @@ def _chunks(items: Sequence) -> Iterator[Sequence]:
 
 def _list_array(rows: Sequence[np.ndarray | None], dtype: type) -> pa.ListArray:
     """Arrays of any length as one list column; None becomes null."""
+    present = [row for row in rows if row is not None]
+    if not present:
+        return pa.nulls(len(rows), pa.list_(pa.from_numpy_dtype(dtype)))
     lengths = [0 if row is None else len(row) for row in rows]
     offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
-    present = [np.asarray(row, dtype=dtype) for row in rows if row is not None]
-    values = np.concatenate(present) if present else np.empty(0, dtype=dtype)
-    mask = pa.array([row is None for row in rows], pa.bool_())
+    values = np.concatenate(present).astype(dtype, copy=False)
+    mask = pa.array([row is None for row in rows], pa.bool_()) if len(present) < len(rows) else None
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values), mask=mask)
 
 
 def _lists(batch: pa.RecordBatch, name: str) -> list[np.ndarray | None]:
     """The rows of a list column as views of its buffer."""
     column = batch[name]
+    if column.null_count == len(column):
+        return [None] * len(column)
     values = column.values.to_numpy()
     offsets = column.offsets.to_pylist()
     nulls = column.is_null().to_pylist()

@@ -23,7 +23,7 @@ from workers.chunk import Chunk
 from workers.engine_client import EngineClient
 from workers.part import inspect
 from workers.preparation import Preparation
-from workers.progress import PartSummary, ShardProgress
+from workers.progress import PartSummary, ShardProgress, Tally
 from workers.provenance import provenance
 from workers.reader import input_schema, kept_columns, pieces, read_shard
 from workers.request import Request, Result
@@ -103,7 +103,7 @@ class _ShardRun:
         self._fails_on_row_error = record.spec.on_row_error == "fail"
         self._shard, self._stages, self._engine = shard, stages, engine
         self._on_progress = on_progress
-        self._progress = ShardProgress()
+        self._tally = Tally()
         self._reported_at = 0.0
         self._chunks: deque[Chunk] = deque()
         #: where each unfinished request's result goes: chunk, row within it, sample
@@ -118,8 +118,8 @@ class _ShardRun:
             while self._chunks and self._chunks[0].is_complete:
                 self._write(self._chunks.popleft())
             self._report()
-        self._on_progress(self._progress)
-        return self._progress
+        self._on_progress(self._tally.progress)
+        return self._tally.progress
 
     def _has_room(self) -> bool:
         rows = sum(chunk.num_rows for chunk in self._chunks)
@@ -169,7 +169,7 @@ class _ShardRun:
         if outcome.error is not None and self._fails_on_row_error:
             reason = f"row {row}: {outcome.error} (on_row_error is fail)"
             raise ShardFailedError(shard=self._shard.index, reason=reason)
-        self._progress = self._progress.plus(outcome)
+        self._tally.add(outcome)
 
     def _write(self, chunk: Chunk) -> None:
         row = pa.array(np.arange(chunk.first_row, chunk.first_row + chunk.num_rows), ROW.type)
@@ -181,7 +181,7 @@ class _ShardRun:
         now = time.monotonic()
         if now - self._reported_at >= _REPORT_EVERY_S:
             self._reported_at = now
-            self._on_progress(self._progress)
+            self._on_progress(self._tally.progress)
 
     def abort(self) -> None:
         """Leave nothing behind that looks finished, neither in the engine nor on disk."""

@@ -145,14 +145,20 @@ class TextPreparation(Preparation):
         self._spans = spec.task == "classify" and checkpoint.is_token_classifier
 
     def tokens(self, batch: pa.RecordBatch) -> list[Tokens | RowError]:
-        firsts = [or_error(self._read, self._text, value) for value in cells(self._text, batch[self._text])]
+        firsts = self._texts(self._text, batch)
         if self._pair is None:
             return self._encode(firsts)
-        seconds = [or_error(self._read, self._pair, value) for value in cells(self._pair, batch[self._pair])]
+        seconds = self._texts(self._pair, batch)
         return self._encode([_both(*pair) for pair in zip(firsts, seconds, strict=True)])
 
     def request(self, id: int, tokens: Tokens, row: int, sample: int) -> Request:
         return EncodeRequest(id=id, token_ids=tokens.ids, token_type_ids=tokens.type_ids)
+
+    def _texts(self, name: str, batch: pa.RecordBatch) -> list[str | RowError]:
+        values = cells(name, batch[name])
+        if not self._prefix and all(type(value) is str for value in values):
+            return values
+        return [or_error(self._read, name, value) for value in values]
 
     def _read(self, name: str, value: Any) -> str:
         return self._prefix + text_of(name, value)

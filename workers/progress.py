@@ -16,13 +16,28 @@ class ShardProgress:
     prompt_tokens: int = 0
     output_tokens: int = 0
 
-    def plus(self, outcome: Outcome) -> ShardProgress:
-        """With one more row."""
+
+class Tally:
+    """Counts the rows of a shard as they get their answers."""
+
+    def __init__(self) -> None:
+        self._rows = self._error_rows = self._prompt_tokens = self._output_tokens = 0
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one more row."""
+        self._rows += 1
+        self._error_rows += outcome.error is not None
+        self._prompt_tokens += outcome.num_prompt_tokens or 0
+        self._output_tokens += outcome.num_output_tokens
+
+    @property
+    def progress(self) -> ShardProgress:
+        """The counts as they are now."""
         return ShardProgress(
-            rows=self.rows + 1,
-            error_rows=self.error_rows + (outcome.error is not None),
-            prompt_tokens=self.prompt_tokens + (outcome.num_prompt_tokens or 0),
-            output_tokens=self.output_tokens + outcome.num_output_tokens,
+            rows=self._rows,
+            error_rows=self._error_rows,
+            prompt_tokens=self._prompt_tokens,
+            output_tokens=self._output_tokens,
         )
 
 

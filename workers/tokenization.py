@@ -103,7 +103,7 @@ class Tokenizer:
         is cut at the left or right, or becomes a RowError with both numbers, which ends in `why`.
         """
         fit = _Fit(self._tokenizer, limit, truncate, why, special_tokens, spans)
-        return self._each(texts, lambda batch: self._encode(batch, special_tokens), fit.single)
+        return self._each(texts, lambda batch: self._encode(batch, special_tokens, spans), fit.single)
 
     def encode_pairs(
         self, pairs: Sequence[tuple[str, str]], *, limit: int, truncate: Truncate, why: str = ""
@@ -112,8 +112,10 @@ class Tokenizer:
         fit = _Fit(self._tokenizer, limit, truncate, why, special_tokens=True)
         return self._each(pairs, lambda batch: self._encode(batch, special_tokens=True), fit.pair)
 
-    def _encode(self, batch: Sequence, special_tokens: bool) -> list[tokenizers.Encoding]:
-        return self._tokenizer.encode_batch(list(batch), add_special_tokens=special_tokens)
+    def _encode(self, batch: Sequence, special_tokens: bool, spans: bool = False) -> list[tokenizers.Encoding]:
+        # the fast one keeps no account of where tokens lie in the text
+        encode = self._tokenizer.encode_batch if spans else self._tokenizer.encode_batch_fast
+        return encode(list(batch), add_special_tokens=special_tokens)
 
     def _each(
         self,
@@ -121,10 +123,17 @@ class Tokenizer:
         encode: Callable[[Sequence], list[tokenizers.Encoding]],
         fit: Callable[[object, tokenizers.Encoding], Tokens],
     ) -> list[Tokens | RowError]:
-        refused = [_refusal(value) for value in inputs]
-        good = [value for value, error in zip(inputs, refused, strict=True) if error is None]
-        encoded = iter(list(zip(good, encode(good), strict=True)) if good else [])
-        return [error or _or_error(fit, *next(encoded)) for error in refused]
+        try:
+            encoded = encode(inputs) if inputs else []
+        except TypeError:
+            # the tokenizer refuses a whole batch for one text in it
+            refused = [_refusal(value) for value in inputs]
+            if not any(refused):
+                raise
+            good = [value for value, error in zip(inputs, refused, strict=True) if error is None]
+            found = iter(self._each(good, encode, fit))
+            return [error or next(found) for error in refused]
+        return [_or_error(fit, value, encoding) for value, encoding in zip(inputs, encoded, strict=True)]
 
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """The texts of generated ids, special tokens left out; bytes that are no UTF-8 become U+FFFD."""

@@ -85,7 +85,7 @@ class PaddedBatch:
 def pack(requests: Sequence[EncodeRequest], *, with_types: bool = False) -> PackedBatch:
     """Lay requests end to end in the order given; segment ids are 0 where a request has none."""
     lens = np.fromiter((len(r.token_ids) for r in requests), dtype=np.int32, count=len(requests))
-    types = np.concatenate([_types(r) for r in requests]).astype(np.int32, copy=False) if with_types else None
+    types = _types(requests, int(lens.sum())) if with_types else None
     tokens = np.concatenate([r.token_ids for r in requests]).astype(np.int32, copy=False)
     return PackedBatch(_ids(requests), tokens, types, lens)
 
@@ -103,9 +103,12 @@ def pad(requests: Sequence[EncodeRequest], pad_id: int, *, with_types: bool = Fa
     return PaddedBatch(packed.ids, tokens, mask.astype(np.int64), types, packed.lens)
 
 
-def _types(request: EncodeRequest) -> np.ndarray:
-    types = request.token_type_ids
-    return np.zeros(len(request.token_ids), np.int32) if types is None else types
+def _types(requests: Sequence[EncodeRequest], num_tokens: int) -> np.ndarray:
+    """(num_tokens,) int32."""
+    if all(request.token_type_ids is None for request in requests):
+        return np.zeros(num_tokens, np.int32)
+    given = ((request.token_ids, request.token_type_ids) for request in requests)
+    return np.concatenate([np.zeros_like(ids) if types is None else types for ids, types in given]).astype(np.int32)
 
 
 def _ids(requests: Sequence[EncodeRequest]) -> np.ndarray:

@@ -15,15 +15,13 @@ from workers.encoding.onnx_file import OnnxFile
 from workers.encoding.onnx_inputs import packed_feeds
 from workers.encoding.onnx_probe import Probe
 from workers.encoding.ort_padded import OrtOptions
-from workers.encoding.providers import PROVIDERS, open_session, runtime
+from workers.encoding.providers import PROVIDERS, cuda_arena, open_session, runtime
 from workers.encoding.queue import packed_cost
 from workers.encoding.queued import BatchTooLargeError, QueuedEncoder
 from workers.pooling import modes_of
 from workers.request import EncodeRequest
 
 DEFAULT_BUDGET = 32_768
-#: share of the free device memory that the runtime's arena may take
-_ARENA_SHARE = 0.8
 _NUMPY = {torch.int64: np.int64, torch.int32: np.int32, torch.float32: np.float32}
 
 
@@ -48,14 +46,7 @@ class OrtPackedEncoder(QueuedEncoder):
         self._warm_up()
 
     def _provider_options(self) -> dict[str, Any]:
-        free, _ = torch.cuda.mem_get_info(self._device)
-        return {
-            "device_id": self._device.index or 0,
-            "user_compute_stream": str(self._stream.cuda_stream),
-            # the default doubles whenever a new shape does not fit, and never gives back
-            "arena_extend_strategy": "kSameAsRequested",
-            "gpu_mem_limit": int(free * _ARENA_SHARE),
-        }
+        return {**cuda_arena(self._device.index or 0), "user_compute_stream": str(self._stream.cuda_stream)}
 
     def _warm_up(self) -> None:
         """Check the answers, then let the arena take what the largest batch needs, so that later shapes fit into it."""

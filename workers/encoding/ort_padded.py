@@ -13,7 +13,7 @@ from workers.encoding.batch import pad
 from workers.encoding.onnx_file import OnnxFile, is_ours
 from workers.encoding.onnx_inputs import padded_feeds
 from workers.encoding.onnx_probe import Probe
-from workers.encoding.providers import open_session, runtime
+from workers.encoding.providers import PROVIDERS, cuda_arena, open_session, runtime
 from workers.encoding.queue import padded_cost
 from workers.encoding.queued import BatchTooLargeError, QueuedEncoder
 from workers.encoding.rows import RowLimits
@@ -53,7 +53,8 @@ class OrtPaddedEncoder(QueuedEncoder):
             )
             raise UnsupportedOptionError(option=f"the ONNX file {path}", reason=reason)
         self._about = about or {}
-        self._session = open_session(path, options.provider)
+        arena = cuda_arena() if options.provider == PROVIDERS["cuda"] else None
+        self._session = open_session(path, options.provider, arena)
         self._output = options.vectors.choose_output([output.name for output in self._session.get_outputs()])
         if self._output == SENTENCE and not is_ours(path):
             options = replace(options, vectors=options.vectors.finished)

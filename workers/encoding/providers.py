@@ -12,6 +12,8 @@ from schemas.settings import OnnxProvider
 if TYPE_CHECKING:
     import onnxruntime
 
+#: share of the free device memory that the runtime's arena may take
+_ARENA_SHARE = 0.8
 #: short names; ROCm's own provider was dropped by ONNX Runtime, AMD cards run through MIGraphX
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -68,6 +70,18 @@ def open_session(path: Path, provider: str, options: dict[str, Any] | None = Non
         reason = "it is built in but did not start; its driver or libraries are missing on this machine"
         raise UnsupportedOptionError(option=f"ONNX Runtime provider {provider}", reason=reason)
     return session
+
+
+def cuda_arena(device: int = 0) -> dict[str, Any]:
+    """Options of the CUDA provider that bound its memory: by default it doubles at every new shape, without a limit."""
+    import torch
+
+    free, _ = torch.cuda.mem_get_info(device)
+    return {
+        "device_id": device,
+        "arena_extend_strategy": "kSameAsRequested",
+        "gpu_mem_limit": int(free * _ARENA_SHARE),
+    }
 
 
 def num_cores() -> int:

@@ -9,6 +9,8 @@ import numpy as np
 
 from workers.request import EncodeRequest, Encoding
 
+#: tokens and rectangles (num_batches,) of batches to the slots they take; neither grows without the other
+Cost = Callable[[np.ndarray, np.ndarray], np.ndarray]
 #: rows sorted together; beyond some tens of batches more of them save no padding
 WINDOW_ROWS = 32_768
 _NOTHING = np.empty(0, np.float32)
@@ -20,22 +22,21 @@ def refused(request_id: int, reason: str) -> Encoding:
 
 
 class EncodeQueue:
-    """Forms batches of `budget` slots; `cost(num_tokens, rectangle)` says how many slots rows take.
+    """Forms batches of `budget` slots; `cost(num_tokens, rectangle)`, both arrays, says how many slots batches take.
 
     Rows are sorted inside a window, and a window is finished before the next is opened, so no row waits for ever.
     Windows are walked in alternating directions: what is left of one begins the next instead of a batch of its own.
     """
 
-    def __init__(
-        self, budget: int, cost: Callable[[int, int], int], check: Callable[[EncodeRequest], str | None]
-    ) -> None:
+    def __init__(self, budget: int, cost: Cost, check: Callable[[EncodeRequest], str | None]) -> None:
         self.budget = budget
         self._cost = cost
         self._check = check
         self._arrived: deque[EncodeRequest] = deque()
         #: sorted, shortest first
         self._window: list[EncodeRequest] = []
-        self._window_tokens = 0
+        #: (num_rows,) int64, their tokens
+        self._lens = np.empty(0, np.int64)
         self._longest_first = False
         self._refused: list[Encoding] = []
 
@@ -78,16 +79,13 @@ class EncodeQueue:
 
     def take_batch(self) -> list[EncodeRequest]:
         """Rows of similar length that fit the budget, longest first; at least one when any waits."""
-        if self._arrived and self._window_tokens < self.budget:
+        if self._arrived and self._lens.sum() < self.budget:
             self._open_window()
         count = self._num_fitting()
-        if self._longest_first:
-            batch = self._window[len(self._window) - count :][::-1]
-            del self._window[len(self._window) - count :]
-        else:
-            batch = self._window[:count][::-1]
-            del self._window[:count]
-        self._window_tokens -= sum(map(_length, batch))
+        taken = slice(len(self._window) - count, None) if self._longest_first else slice(count)
+        batch = self._window[taken][::-1]
+        del self._window[taken]
+        self._lens = np.delete(self._lens, taken)
         return batch
 
     def _open_window(self) -> None:
@@ -97,29 +95,27 @@ class EncodeQueue:
         self._longest_first = not self._longest_first
 
     def _set_window(self, requests: list[EncodeRequest]) -> None:
-        self._window = sorted(requests, key=_length)
-        self._window_tokens = sum(map(_length, requests))
+        lens = np.fromiter((len(request.token_ids) for request in requests), np.int64, len(requests))
+        order = np.argsort(lens, kind="stable")
+        self._window, self._lens = [requests[place] for place in order.tolist()], lens[order]
 
     def _num_fitting(self) -> int:
-        total = longest = count = 0
-        for request in reversed(self._window) if self._longest_first else self._window:
-            length = _length(request)
-            total, longest = total + length, max(longest, length)
-            if count and self._cost(total, longest * (count + 1)) > self.budget:
-                break
-            count += 1
-        return count
+        """How many rows of the end that is taken from fit the budget; at least one of any."""
+        # no row has less than one token, so no more than this many fit
+        limit = self.budget + 1
+        lens = self._lens[: -limit - 1 : -1] if self._longest_first else self._lens[:limit]
+        if not len(lens):
+            return 0
+        rectangles = np.maximum.accumulate(lens) * np.arange(1, len(lens) + 1)
+        fits = self._cost(np.cumsum(lens), rectangles) <= self.budget
+        return len(lens) if fits.all() else max(1, int(fits.argmin()))
 
 
-def packed_cost(total: int, rectangle: int) -> int:
-    """Slots of a packed batch: its tokens."""
-    return total
+def packed_cost(totals: np.ndarray, rectangles: np.ndarray) -> np.ndarray:
+    """Slots of packed batches: their tokens."""
+    return totals
 
 
-def padded_cost(total: int, rectangle: int) -> int:
-    """Slots of a padded batch: the rectangle around its rows."""
-    return rectangle
-
-
-def _length(request: EncodeRequest) -> int:
-    return len(request.token_ids)
+def padded_cost(totals: np.ndarray, rectangles: np.ndarray) -> np.ndarray:
+    """Slots of padded batches: the rectangles around their rows."""
+    return rectangles

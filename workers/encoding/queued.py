@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from workers.encoding.queue import EncodeQueue, refused
+from workers.encoding.queue import Cost, EncodeQueue, refused
 from workers.encoding.rows import RowLimits
 from workers.engine import Engine
 from workers.request import EncodeRequest, Encoding
@@ -35,7 +35,7 @@ class QueuedEncoder(Engine):
     #: batches launched before the oldest is collected; two keep the device busy while the host prepares
     depth = 1
 
-    def __init__(self, limits: RowLimits, budget: int, cost: Callable[[int, int], int]) -> None:
+    def __init__(self, limits: RowLimits, budget: int, cost: Cost) -> None:
         self.limits = limits
         self._queue = EncodeQueue(budget, cost, limits.reason)
         self._in_flight: deque[InFlight] = deque()
@@ -108,6 +108,8 @@ class QueuedEncoder(Engine):
 
     def _results(self, requests: list[EncodeRequest], values: np.ndarray | list[np.ndarray]) -> list[Encoding]:
         finite = _finite_rows(values)
+        if finite.all() and not self._cancelled:
+            return [Encoding(id=request.id, values=row) for request, row in zip(requests, values, strict=True)]
         results = []
         for request, row, is_finite in zip(requests, values, finite, strict=True):
             if request.id in self._cancelled:

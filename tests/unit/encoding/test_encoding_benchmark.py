@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from pathlib import Path
 
@@ -16,7 +18,7 @@ BENCHMARKS = Path(__file__).resolve().parents[3] / "benchmarks"
 def benchmark_modules(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield
-    for name in ("texts", "encoder_files"):
+    for name in ("texts", "encoder_files", "encoder_report"):
         sys.modules.pop(name, None)
 
 
@@ -29,3 +31,29 @@ def test_texts_become_the_token_ids_they_were_made_of(tmp_path, benchmark_module
     tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     for row, found in zip(rows, tokenizer.encode_batch([as_text(row) for row in rows]), strict=True):
         np.testing.assert_array_equal(found.ids, row)
+
+
+def test_a_report_keeps_what_was_measured(tmp_path, benchmark_modules):
+    from encoder_report import Report, Result
+
+    report = Report(["# Here"], tmp_path / "out" / "report")
+    report.table("small, short texts")
+    slow = Result("small", "short", "slow", "ids", 10, 100, 2.0)
+    report.add(slow, slow)
+    report.add(Result("small", "short", "fast", "files", 10, 100, 0.5, mfu=0.5, difference=0.25), slow)
+    report.ratios("small", "short", [("fast", "slow"), ("fast", "absent")])
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "| fast | files | 10 | 0.500 | 200 | 4.00 | 50.0% | 0.2500 |" in text
+    assert text.endswith("Ratios (small, short): fast / slow 4.00.\n")
+    assert [row["tokens_per_second"] for row in json.loads((tmp_path / "out" / "report.json").read_text())] == [50, 200]
+
+
+def test_the_rate_of_files_leaves_out_the_first_part(tmp_path, benchmark_modules):
+    from encoder_files import _steady
+
+    for number, ended in enumerate([5.0, 3.0, 4.5]):
+        part = tmp_path / f"part-{number:08}.parquet"
+        part.touch()
+        os.utime(part, (ended, ended))
+    # the second part ended first; rows 0, 1 and 4 are in the others
+    assert _steady(tmp_path, np.array([10, 20, 300, 400, 50]), 2) == (2.0, 80)
