@@ -127,8 +127,9 @@ class ScoreAnswers(Answers):
     """One number a pair."""
 
     def columns(self, rows: Sequence[Outcome]) -> list[pa.Array]:
-        matrix, errors = _matrix(rows, 1)
-        return [pa.array(matrix[:, 0], self.fields[0].type, mask=errors)]
+        errors = np.array([row.error is not None for row in rows])
+        scores = np.array([0.0 if row.error is not None else _values(row)[0] for row in rows], np.float32)
+        return [pa.array(scores, self.fields[0].type, mask=errors)]
 
 
 class ClassificationAnswers(Answers):

@@ -6,7 +6,7 @@ import signal
 from tests.acceptance.commands import wait_until
 from tests.acceptance.tables import assert_every_row_once, read_parts, write_file
 
-NUM_ROWS = 400
+NUM_ROWS = 800
 SHARD_ROWS = 20
 
 

@@ -1,0 +1,12 @@
+"""For every test: how fast the machine happens to be decides nothing."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+# a host that only runs the tests of a card has no need of it
+if find_spec("hypothesis") is not None:
+    from hypothesis import HealthCheck, settings
+
+    settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("any-machine")
