@@ -117,3 +117,45 @@ def test_real_out_of_memory_is_survived() -> None:
     done = run_all(engine, make_requests(LENS, max_new_tokens=8))
     assert all(len(completion.output_ids) == 8 for completion in done)
     assert engine.stats()["out_of_memory"] == 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prefixes_that_are_read_once_follow_the_eager_model(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.packed.sharing.MIN_SAVED_TOKENS", 1)
+    monkeypatch.setattr("workers.packed.sharing.FIRST_REST", 2)
+    model = make_model(family, torch.bfloat16)
+    engine = PackedEngine(
+        model, None, (), PackedOptions(token_budget=512, max_num_seqs=48, num_blocks=600, compile=False)
+    )
+    rng = np.random.default_rng(1)
+    instructions = [rng.integers(0, 512, n).astype(np.int32) for n in (130, 200)]
+    tails = [request.prompt_ids for request in make_requests([1 + 3 * i for i in range(40)])]
+    prompts = [np.concatenate([instructions[i % 4 == 0], tail]) for i, tail in enumerate(tails)]
+    sampling = SamplingParams(max_new_tokens=24)
+    requests = [GenerationRequest(id=i, row=i, prompt_ids=ids, params=sampling) for i, ids in enumerate(prompts)]
+    done = run_all(engine, requests)
+    kinds = list(engine.runner.graphs._graphs)
+    engine.close()
+    assert any(kind.is_shared for kind in kinds)
+    gaps = np.concatenate([greedy_gaps(model, r, c.output_ids) for r, c in zip(requests, done, strict=True)])
+    assert gaps.max() < 0.8
+    assert np.mean(gaps == 0) > 0.9
+
+
+def test_a_long_prefix_shared_by_many_rows_is_read_once_without_being_asked() -> None:
+    model = make_model("llama", torch.bfloat16)
+    engine = PackedEngine(
+        model, None, (), PackedOptions(token_budget=1024, max_num_seqs=64, num_blocks=800, compile=False)
+    )
+    instruction = np.random.default_rng(2).integers(0, 512, 400).astype(np.int32)
+    sampling = SamplingParams(max_new_tokens=40)
+    requests = [
+        GenerationRequest(id=i, row=i, prompt_ids=np.append(instruction, np.int32(i)), params=sampling)
+        for i in range(64)
+    ]
+    done = run_all(engine, requests)
+    kinds = list(engine.runner.graphs._graphs)
+    engine.close()
+    assert any(kind.is_shared for kind in kinds)
+    gaps = np.concatenate([greedy_gaps(model, r, c.output_ids) for r, c in zip(requests, done, strict=True)])
+    assert gaps.max() < 0.8
