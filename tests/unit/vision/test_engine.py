@@ -204,6 +204,18 @@ def test_samples_of_a_row_share_what_is_made_of_its_images(cases, monkeypatch):
     assert len({tuple(result.output_ids.tolist()) for result in found.values()}) > 1
 
 
+def test_there_is_no_sign_of_life_while_no_row_gets_ready(cases, monkeypatch):
+    case, beats, asked = cases("llava"), [], []
+    engine = load_engine(case.spec, beat=lambda: beats.append(len(asked)))
+    take = engine._ahead.take
+    monkeypatch.setattr(engine._ahead, "take", lambda _: asked.append(None) or (take(10.0) if len(asked) > 3 else []))
+    beats.clear()
+
+    case.run(case.requests([(0,)]), engine)
+
+    assert min(beats) == 4
+
+
 def test_cancelled_rows_give_no_result(cases):
     case = cases("llava")
     case.engine.add(case.requests())
