@@ -12,10 +12,13 @@ from transformers import (
     Gemma3Config,
     Idefics3Config,
     LlavaConfig,
+    LlavaNextConfig,
     PaliGemmaConfig,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
     Qwen2VLConfig,
+    Qwen3VLConfig,
 )
 
 from tests.models import _byte_tokenizer, _save, _write_json
@@ -55,8 +58,9 @@ _VISION_TOKENS = [
     "<fake_token_around_image>", "<global-img>", *(f"<row_{r}_col_{c}>" for r in (1, 2) for c in (1, 2)),
     "<start_of_image>", "<end_of_image>", "<image_soft_token>",
 ]  # fmt: skip
+_QWEN = "<|vision_start|><|image_pad|><|vision_end|>"
 #: what a chat template writes where an image stands, for families that have no <image>
-PLACES = {"qwen2_vl": "<|vision_start|><|image_pad|><|vision_end|>", "gemma3": "<start_of_image>"}
+PLACES = {"qwen2_vl": _QWEN, "qwen2_5_vl": _QWEN, "qwen3_vl": _QWEN, "gemma3": "<start_of_image>"}
 
 
 def _text_config(tokenizer: PreTrainedTokenizerFast) -> dict[str, object]:
@@ -88,19 +92,52 @@ def _llava(tokenizer: PreTrainedTokenizerFast, id_of: Callable) -> tuple[PreTrai
 
 
 def _qwen2_vl(tokenizer: PreTrainedTokenizerFast, id_of: Callable) -> tuple[PreTrainedConfig, dict[str, object]]:
-    vision = {"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "patch_size": 8, "initializer_range": 0.3}
+    return _qwen(Qwen2VLConfig, {"embed_dim": 32}, tokenizer, id_of)
+
+
+def _qwen2_5_vl(tokenizer: PreTrainedTokenizerFast, id_of: Callable) -> tuple[PreTrainedConfig, dict[str, object]]:
+    windows = {"window_size": 32, "fullatt_block_indexes": [1]}
+    vision = {"out_hidden_size": 32, "intermediate_size": 64, **windows}
+    return _qwen(Qwen2_5_VLConfig, vision, tokenizer, id_of)
+
+
+def _qwen3_vl(tokenizer: PreTrainedTokenizerFast, id_of: Callable) -> tuple[PreTrainedConfig, dict[str, object]]:
+    stack = {"deepstack_visual_indexes": [0], "num_position_embeddings": 16}
+    vision = {"out_hidden_size": 32, "intermediate_size": 64, **stack}
+    return _qwen(Qwen3VLConfig, vision, tokenizer, id_of)
+
+
+def _qwen(
+    kind: type[PreTrainedConfig], vision: dict[str, object], tokenizer: PreTrainedTokenizerFast, id_of: Callable
+) -> tuple[PreTrainedConfig, dict[str, object]]:
+    shared = {"depth": 2, "hidden_size": 32, "num_heads": 2, "patch_size": 8, "initializer_range": 0.3}
     rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
     names = {"image": "<|image_pad|>", "video": "<|video_pad|>"}
-    config = Qwen2VLConfig(
-        vision_config=vision,
-        text_config={**_text_config(tokenizer), "rope_parameters": rope},
-        **{f"{kind}_token_id": id_of(name) for kind, name in names.items()},
+    config = kind(
+        vision_config={**shared, **vision},
+        text_config={**_text_config(tokenizer), "head_dim": 8, "rope_parameters": rope},
+        **{f"{medium}_token_id": id_of(name) for medium, name in names.items()},
         vision_start_token_id=id_of("<|vision_start|>"),
         vision_end_token_id=id_of("<|vision_end|>"),
     )
     size = {"shortest_edge": 16 * 16, "longest_edge": 48 * 48}
     image = {"image_processor_type": "Qwen2VLImageProcessor", "patch_size": 8, "size": size}
-    return config, {"processor_class": "Qwen2VLProcessor", "image_processor": image}
+    return config, {"processor_class": kind.__name__.replace("Config", "Processor"), "image_processor": image}
+
+
+def _llava_next(tokenizer: PreTrainedTokenizerFast, id_of: Callable) -> tuple[PreTrainedConfig, dict[str, object]]:
+    tiles = [[16, 32], [32, 16], [32, 32]]
+    config = LlavaNextConfig(
+        vision_config={"model_type": "clip_vision_model", **_vision_config(16)},
+        text_config={"model_type": "llama", **_text_config(tokenizer)},
+        image_token_index=id_of("<image>"),
+        vision_feature_layer=-1,
+        image_grid_pinpoints=tiles,
+    )
+    image = {"image_processor_type": "LlavaNextImageProcessor", "size": {"shortest_edge": 16}, "crop_size": 16}
+    more = {"patch_size": 8, "num_additional_image_tokens": 1, "vision_feature_select_strategy": "default"}
+    image_processor = {**image, "image_grid_pinpoints": tiles}
+    return config, {"processor_class": "LlavaNextProcessor", "image_processor": image_processor, **more}
 
 
 def _idefics3(tokenizer: PreTrainedTokenizerFast, id_of: Callable) -> tuple[PreTrainedConfig, dict[str, object]]:
@@ -145,7 +182,10 @@ def _paligemma(tokenizer: PreTrainedTokenizerFast, id_of: Callable) -> tuple[Pre
 
 VISION_FAMILIES = {
     "llava": _llava,
+    "llava_next": _llava_next,
     "qwen2_vl": _qwen2_vl,
+    "qwen2_5_vl": _qwen2_5_vl,
+    "qwen3_vl": _qwen3_vl,
     "idefics3": _idefics3,
     "gemma3": _gemma3,
     "paligemma": _paligemma,

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoModelForSeq2SeqLM
 
 from schemas.job import ModelSpec
+from tests.vision_models import PLACES, VISION_FAMILIES, write_vision_lm
 from workers.backends import load_engine
 from workers.checkpoint import Checkpoint
 from workers.engine import Engine
@@ -88,11 +89,10 @@ def test_encoder_decoders_equal_eager_generate(tmp_path, family):
         require_same_but_for_ties(result.output_ids, output, given)
 
 
-@pytest.mark.parametrize("family", ["llava", "qwen2_vl", "idefics3", "gemma3", "paligemma"])
+@pytest.mark.parametrize("family", VISION_FAMILIES)
 def test_vision_models_equal_eager_generate(tmp_path, family):
     pytest.importorskip("PIL", reason="the vision extra is not installed")
     from tests.unit.vision.images import png
-    from tests.vision_models import PLACES, write_vision_lm
     from workers.vision.decoding import decode
     from workers.vision.processor import load_processor
 

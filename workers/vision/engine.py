@@ -15,7 +15,7 @@ from workers.transformers_generate import MAX_ROWS, TransformersGenerate, failed
 from workers.vision.ahead import Ahead, Made
 from workers.vision.collation import Row, collate
 
-#: seconds without a finished row after which a sign of life is due
+#: seconds to wait for a finished row at a time
 _WAIT_S = 1.0
 
 
@@ -53,9 +53,12 @@ class VisionGenerate(TransformersGenerate):
     def _gather(self) -> None:
         """Wait until there is enough to sort by length, or nothing more to wait for."""
         while len(self._ahead) and not self._ahead.is_full and len(self._waiting) < MAX_ROWS:
-            for request, made in self._ahead.take(_WAIT_S):
+            found = self._ahead.take(_WAIT_S)
+            for request, made in found:
                 self._arrive(request, made)
-            self._beat()
+            # a row that is never ready must end like a model that hangs: its engine is killed, and the row found out
+            if found:
+                self._beat()
 
     def _arrive(self, request: VisionRequest, made: Made) -> None:
         problem = str(made) if isinstance(made, RowError) else self._length_problem(request, made)

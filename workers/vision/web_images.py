@@ -14,6 +14,8 @@ from schemas.errors import RowError
 from schemas.settings import SettingError
 
 _TIMEOUT_S = 20.0
+#: for one try; a server that sends a byte now and then would never time out
+_DEADLINE_S = 60.0
 _TRIES = 3
 _PAUSE_S = 0.5
 _MAX_REDIRECTS = 3
@@ -93,9 +95,11 @@ class WebImages:
         if response.status_code != 200:
             reason = f"the server answered {response.status_code}"
             raise RowError(reason=f"the image {url[:120]!r} could not be fetched: {reason}")
-        body = bytearray()
+        body, deadline = bytearray(), time.monotonic() + _DEADLINE_S
         for piece in response.iter_bytes():
             body += piece
+            if time.monotonic() > deadline:
+                raise _TryAgain(f"it took more than {_DEADLINE_S:g} s")
             if len(body) > self.max_bytes:
                 raise RowError(reason=f"the image {url[:120]!r} has more than {self.max_bytes} bytes")
         return bytes(body)

@@ -178,6 +178,16 @@ def test_the_web_is_cut_off_at_the_limit(reader_of, server):
     assert "has more than 5 bytes" in refusal(reader, f"{host}/ok/a.png")
 
 
+def test_a_server_that_is_too_slow_is_given_up(reader_of, server, monkeypatch):
+    monkeypatch.setattr(web_images, "_DEADLINE_S", -1.0)
+    host = f"http://127.0.0.1:{server.server_port}"
+
+    said = refusal(reader_of(image_roots=[host]), f"{host}/ok/a.png")
+
+    assert "could not be fetched in 3 tries: it took more than" in said
+    assert len(server.asked) == 3
+
+
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
