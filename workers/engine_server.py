@@ -72,7 +72,6 @@ class EngineServer:
         self._inbox: queue.SimpleQueue[tuple[_Connection, Frame | None]] = queue.SimpleQueue()
         self._owners: dict[int, tuple[_Connection, int]] = {}
         self._next_id = 0
-        self._about: dict[str, str] = {}
         #: the spec to exchange the engine for, once the step that is being computed is over
         self._wanted: EngineSpec | None = None
 
@@ -96,7 +95,7 @@ class EngineServer:
                 self._deliver(self._engine.step())
 
     def _start(self, engine: Engine) -> None:
-        self._engine, self._about = engine, engine.describe()
+        self._engine = engine
         self._pulse.ready()
 
     def _exchange(self, build: Callable[[EngineSpec], Engine]) -> None:
@@ -117,7 +116,9 @@ class EngineServer:
     def _accept(self) -> None:
         while True:
             connection = _Connection(self._listener.accept()[0], self._inbox)
-            connection.send(Frame({"op": "hello", "describe": self._about}))
+            engine = self._engine
+            # there is none while it is exchanged, and then nobody is let in who would ask
+            connection.send(Frame({"op": "hello", "describe": {} if engine is None else engine.describe()}))
 
     def _take_one(self, timeout: float) -> None:
         try:
