@@ -116,9 +116,12 @@ class EngineServer:
     def _accept(self) -> None:
         while True:
             connection = _Connection(self._listener.accept()[0], self._inbox)
-            engine = self._engine
-            # there is none while it is exchanged, and then nobody is let in who would ask
-            connection.send(Frame({"op": "hello", "describe": {} if engine is None else engine.describe()}))
+            connection.send(Frame({"op": "hello", "describe": self._description()}))
+
+    def _description(self) -> dict[str, str]:
+        """The engine's own; nothing while it is exchanged, when nobody is let in who would read it."""
+        engine = self._engine
+        return {} if engine is None else engine.describe()
 
     def _take_one(self, timeout: float) -> None:
         try:

@@ -12,7 +12,7 @@ EXAMPLES = sorted(FOLDER.glob("*.yaml"))
 
 
 def test_there_is_one_for_each_use():
-    assert {path.stem for path in EXAMPLES} == {"summarise", "classify", "embed", "chat", "s3", "fleet"}
+    assert {path.stem for path in EXAMPLES} == {"summarise", "classify", "embed", "chat", "s3", "fleet", "adapters"}
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
