@@ -72,7 +72,6 @@ class EngineServer:
         self._inbox: queue.SimpleQueue[tuple[_Connection, Frame | None]] = queue.SimpleQueue()
         self._owners: dict[int, tuple[_Connection, int]] = {}
         self._next_id = 0
-        self._about: dict[str, str] = {}
         #: the spec to exchange the engine for, once the step that is being computed is over
         self._wanted: EngineSpec | None = None
 
@@ -99,7 +98,7 @@ class EngineServer:
         # requests come and go by the thousand; each collection would look through the model and its libraries again
         gc.collect()
         gc.freeze()
-        self._engine, self._about = engine, {**engine.describe(), **engine.notes}
+        self._engine = engine
         self._pulse.ready()
 
     def _exchange(self, build: Callable[[EngineSpec], Engine]) -> None:
@@ -122,7 +121,12 @@ class EngineServer:
     def _accept(self) -> None:
         while True:
             connection = _Connection(self._listener.accept()[0], self._inbox)
-            connection.send(Frame({"op": "hello", "describe": self._about}))
+            connection.send(Frame({"op": "hello", "describe": self._description()}))
+
+    def _description(self) -> dict[str, str]:
+        """The engine's own; nothing while it is exchanged, when nobody is let in who would read it."""
+        engine = self._engine
+        return {} if engine is None else {**engine.describe(), **engine.notes}
 
     def _take_one(self, timeout: float) -> None:
         try:

@@ -218,18 +218,19 @@ def test_rows_of_different_adapters_answer_as_merged_models(folder: Path, tmp_pa
     folders = {name: str(write_adapter(tmp_path / name, plain, name)) for name in SHAPES}
     names = [None, *SHAPES, "mlp", None]
 
-    def outputs(model: torch.nn.Module, adapters: list[str | None]) -> list[list[int]]:
-        engine = packed(model, **options)
-        assert (engine.runner.graphs is None) == (options.get("graphs") is False)
+    def outputs(model: torch.nn.Module, adapters: list[str | None], **switches: object) -> list[list[int]]:
+        engine = packed(model, **switches)
+        assert (engine.runner.graphs is None) == (switches.get("graphs") is False)
         asked = [replace(r, adapter=name) for r, name in zip(requests(), adapters, strict=True)]
         results = complete(engine, asked)
         engine.close()
         return ids_of(results)
 
     # float32: products of other shapes must not decide a tie
-    mixed = outputs(load(folder, dtype="float32", adapters=folders), names)
+    mixed = outputs(load(folder, dtype="float32", adapters=folders), names, **options)
     for name in (None, *SHAPES):
-        merged = outputs(load(folder, dtype="float32", adapter=folders.get(name)), [None] * 6)
+        model = load(folder, dtype="float32", adapter=folders.get(name))
+        merged = outputs(model, [None] * 6, compile=False, graphs=False)
         assert all(mixed[i] == merged[i] for i in range(6) if names[i] == name)
 
 
@@ -237,7 +238,7 @@ def test_attention_changes_on_weights_that_stay(folder: Path) -> None:
     host = ModelHost(lambda: None)
     ran, used = [], []
     for attention in ("triton", "eager", "sdpa", "sdpa-math", "triton", "auto", "eager"):
-        engine = host.build(spec_of(folder, attention=attention, max_memory={"0": "2GiB"}))
+        engine = host.build(spec_of(folder, attention=attention, compile=False, max_memory={"0": "2GiB"}))
         done = complete(engine, requests())
         ran.append((engine.describe()["attention"], [len(completion.output_ids) for completion in done]))
         if attention == "eager":

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from schemas.errors import EngineLostError, EngineRefusedError, EngineStartError
+from schemas.errors import EngineLostError, EngineRefusedError, EngineStartError, OtherWeightsError
 from schemas.job import ModelSpec
 from schemas.settings import settings
 from tests.unit.workers_records import make_record, write_table
@@ -28,6 +28,8 @@ from workers.request import Completion, GenerationRequest, SamplingParams
 from workers.supervisor import EngineSupervisor
 
 FACTORY = "tests.integration.test_engine_process:slow_echo"
+#: keys of the engines this process had, one after the other on the same weights
+BUILT: list[str] = []
 
 
 class SlowEcho(Engine):
@@ -40,6 +42,9 @@ class SlowEcho(Engine):
             raise MemoryError("no room")
         if spec.model_path == "slow":
             time.sleep(60)
+        if BUILT and spec.model.attention == "flash_attention_2":
+            raise OtherWeightsError(reason="they are float32")
+        BUILT.append(spec.key)
         self.waiting: list[GenerationRequest] = []
 
     def add(self, requests):
@@ -91,8 +96,8 @@ def supervisor(setting) -> Iterator[EngineSupervisor]:
         supervisor.stop()
 
 
-def spec_of(path: str) -> EngineSpec:
-    return EngineSpec(task="generate", model_path=path, model=ModelSpec(id=path))
+def spec_of(path: str, **model: str) -> EngineSpec:
+    return EngineSpec(task="generate", model_path=path, model=ModelSpec(id=path, **model))
 
 
 def connect(supervisor: EngineSupervisor, path: str = "a", **options) -> EngineClient:
@@ -256,6 +261,17 @@ def test_models_are_switched_when_nobody_uses_the_other(supervisor):
     with other:
         assert int(other.describe()["pid"]) != pid
         assert not is_alive(pid)
+
+
+def test_weights_that_cannot_stay_are_loaded_by_a_new_process(supervisor):
+    pids = []
+    for attention in ("auto", "sdpa", "flash_attention_2", "eager"):
+        with EngineClient.connect(supervisor.socket, spec_of("a", attention=attention)) as client:
+            client.submit([request(1, 5)])
+            assert collect(client, 1) == {1: [5]}
+            pids.append(client.describe()["pid"])
+
+    assert pids[0] == pids[1] != pids[2] == pids[3]
 
 
 def test_stopping_leaves_no_process_and_no_socket(supervisor):

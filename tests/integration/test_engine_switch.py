@@ -14,13 +14,14 @@ import pytest
 pytest.importorskip("torch", reason="the torch extra is not installed")
 pytest.importorskip("transformers", reason="the torch extra is not installed")
 
-from schemas.errors import EngineRefusedError
+from schemas.errors import EngineRefusedError, OtherWeightsError
 from schemas.job import ModelSpec
 from tests.integration.test_engine_process import collect
 from tests.models import write_causal_lm, write_embedder
 from tests.unit.workers_records import make_record, write_table
 from workers.engine_client import EngineClient
 from workers.engine_spec import EngineSpec
+from workers.model_host import ModelHost
 from workers.part import from_metadata
 from workers.pipeline import run_shard
 from workers.request import EncodeRequest, GenerationRequest, SamplingParams
@@ -114,28 +115,17 @@ def test_a_choice_this_machine_lacks_is_refused_and_the_weights_stay(supervisor:
     assert supervisor.engine_pid == pid and num_loads(supervisor, lm) == 1
 
 
-def test_an_embedder_changes_its_pooling(supervisor: EngineSupervisor, tmp_path: Path) -> None:
-    folder = write_embedder(tmp_path / "embedder")
-    found = {}
-    for pooling, backend in (("mean", "auto"), ("cls", "auto"), ("mean", "packed"), ("cls", "transformers")):
-        spec = spec_of(folder, "embed", pooling, backend=backend)
-        with EngineClient.connect(supervisor.socket, spec) as client:
-            client.submit([EncodeRequest(id=1, token_ids=np.arange(5, 12, dtype=np.int32))])
-            (result,) = iter_results(client)
-            assert client.describe()["pooling"] == pooling
-        found[pooling, backend] = result.values
+def test_an_embedder_changes_its_pooling(tmp_path: Path) -> None:
+    folder, host, found = write_embedder(tmp_path / "embedder"), ModelHost(lambda: None), {}
+    for pooling, backend in (("mean", "auto"), ("cls", "auto"), ("mean", "packed")):
+        engine = host.build(spec_of(folder, "embed", pooling, backend=backend))
+        engine.add([EncodeRequest(id=1, token_ids=np.arange(5, 12, dtype=np.int32))])
+        (found[pooling, backend],) = (result.values for result in engine.step())
+        assert engine.describe()["pooling"] == pooling
     np.testing.assert_allclose(found["mean", "packed"], found["mean", "auto"], atol=1e-5)
-    np.testing.assert_array_equal(found["cls", "transformers"], found["cls", "auto"])
     assert not np.allclose(found["mean", "auto"], found["cls", "auto"])
-    # the packed encoder merges weights for good, so the last one had to load them again
-    assert num_loads(supervisor, folder) == 2
-
-
-def iter_results(client: EngineClient) -> list:
-    results: list = []
-    while not results:
-        results = client.results(0.2)
-    return results
+    with pytest.raises(OtherWeightsError, match="PackedEncoder changed them for good"):
+        host.build(spec_of(folder, "embed", "cls"))
 
 
 @pytest.mark.parametrize(

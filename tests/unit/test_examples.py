@@ -12,7 +12,7 @@ EXAMPLES = sorted(FOLDER.glob("*.yaml"))
 
 
 def test_there_is_one_for_each_use():
-    uses = {"summarise", "classify", "entities", "embed", "chat", "translate", "captions", "s3", "fleet"}
+    uses = {"summarise", "classify", "entities", "embed", "adapters", "chat", "translate", "captions", "s3", "fleet"}
     assert {path.stem for path in EXAMPLES} == uses
 
 
