@@ -67,9 +67,7 @@ def place(model: ModelSpec, needed: int, cards: Mapping[Device, Card], *, device
     return Placement("auto", max_memory=allowed)
 
 
-def place_share(
-    model: ModelSpec, needed: int, cards: Mapping[Device, Card], *, device: str, shares: int
-) -> Placement:
+def place_share(model: ModelSpec, needed: int, cards: Mapping[Device, Card], *, device: str, shares: int) -> Placement:
     """The share of `needed` bytes that one of `shares` ranks holds on `device`. Raises ModelTooLargeError."""
     first = device_key(device)
     allowed = _allowed(parse_limits(model), cards).get(first, 0)
