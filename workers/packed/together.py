@@ -132,12 +132,19 @@ class GroupRunner(ModelRunner):
             return self.compute(batch, mode, None), None
         self.group.begin()
         outputs = self._try_compute(batch, mode, masks)
-        if outputs is None:
+        try:
+            return outputs, self._settle(batch, masks, failed=outputs is None)
+        except torch.OutOfMemoryError as error:
+            raise RuntimeError("out of memory, with no room left to let the other ranks go on") from error
+
+    def _settle(self, batch: Batch, masks: Masks | None, *, failed: bool) -> Tensor:
+        """Do for the other ranks what a failed step left undone; returns how many failed."""
+        if failed:
             # in this order: rank 0 may wait for the exchange before it makes the masks
             self.group.drain(batch.num_tokens, len(batch.sampled_lanes))
             if masks is not None:
                 masks.skip()
-        return outputs, self.group.count_failed(failed=outputs is None)
+        return self.group.count_failed(failed=failed)
 
     def _ensure_captured(self, batch: Batch, mode: SamplingMode | None) -> None:
         """Raise RuntimeError when memory runs out: a capture cannot be drained, so the engine has to end."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import torch
 from shared_models import LENGTHS, load_one, load_ranks, make_requests, outputs, run_all, write_model
 from torch import nn
 
+from schemas.settings import settings
 from workers.engine import Engine
 from workers.grammar.grammar import Grammar
 from workers.packed.blocks import BlockPool
@@ -35,12 +38,16 @@ def one(folder: Path) -> Engine:
 
 
 @pytest.fixture(scope="module")
-def two(folder: Path, tmp_path_factory) -> Iterator[LeadingEngine]:
-    problems: list[str] = []
+def problems() -> list[str]:
+    """What would have ended the process."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def two(folder: Path, problems: list[str], tmp_path_factory) -> Iterator[LeadingEngine]:
     engine = load_ranks(folder, 2, tmp_path_factory.mktemp("ranks"), problems)
     yield engine
     engine.close()
-    assert problems == []
 
 
 @pytest.mark.parametrize("params", [{}, SAMPLED, {"repetition_penalty": 1.3}], ids=["greedy", "sampled", "penalty"])
@@ -121,3 +128,19 @@ def test_cancelled_requests_return_nothing(one: Engine, two: LeadingEngine) -> N
 def test_ranks_are_compared(two: LeadingEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workers.packed.together.COMPARE_EVERY", 2)
     outputs(run_all(two, make_requests(*LENGTHS)))
+
+
+def test_a_silent_rank_ends_the_engine(two: LeadingEngine, problems: list[str], monkeypatch) -> None:
+    """The last test of these ranks, which nobody watches from here on."""
+    assert problems == []
+    monkeypatch.setenv("PARQUETRY_ENGINE_STALL_SECONDS", "3")
+    settings.cache_clear()
+    (rank,) = two.ranks.members
+    os.kill(rank.pid, signal.SIGSTOP)
+    try:
+        two.ranks._watcher.join(60)
+        assert problems == ["rank 1 (cpu) gave no sign of life for 2.4 s"]
+    finally:
+        os.kill(rank.pid, signal.SIGCONT)
+        monkeypatch.undo()
+        settings.cache_clear()

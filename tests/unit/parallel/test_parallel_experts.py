@@ -17,7 +17,10 @@ SAMPLED = {"temperature": 0.9, "top_p": 0.9, "top_k": 50, "seed": 3}
 def test_experts_on_four_ranks(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model", "qwen3_moe", **EXPERTS)
     problems: list[str] = []
-    requests = [*make_requests(*LENGTHS), *make_requests(*LENGTHS, **SAMPLED)]
+    requests = [
+        *make_requests(*LENGTHS[:5], max_new_tokens=8),
+        *make_requests(*LENGTHS[:5], max_new_tokens=8, **SAMPLED),
+    ]
     requests = [
         GenerationRequest(id=i, row=r.row, prompt_ids=r.prompt_ids, params=r.params) for i, r in enumerate(requests)
     ]
