@@ -149,7 +149,8 @@ def test_out_of_memory_on_one_card_ends_nothing(tmp_path: Path, store: Path, mon
     (want,) = on_one_card(folder, [requests], compile=False)
     # the first step prefills, and so does the third, which starts everything again
     monkeypatch.setenv("PARQUETRY_TEST_FAULTS", "layer:1,sampler:3")
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1] / "unit" / "parallel"))
+    faulty = Path(__file__).parents[1] / "unit" / "parallel"
+    monkeypatch.setenv("PYTHONPATH", str(faulty), prepend=os.pathsep)
     monkeypatch.setattr("workers.parallel.ranks.MODULE", "faulty_rank")
     problems: list[str] = []
     engine = load_ranks(folder, 2, store, problems, kind="cuda", compile=False)

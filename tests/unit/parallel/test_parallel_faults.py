@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def test_out_of_memory_on_any_rank_then_other_tokens_on_one(tmp_path: Path, monk
     expected = outputs(run_all(load_one(folder), requests))
     # each at a step that has token masks, which must be neither awaited nor left behind
     monkeypatch.setenv("PARQUETRY_TEST_FAULTS", "layer:3,sampler:12,layer:20,tokens:250")
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     monkeypatch.setattr("workers.parallel.ranks.MODULE", "faulty_rank")
     problems: list[str] = []
     engine = load_ranks(folder, 2, tmp_path, problems)
