@@ -130,7 +130,7 @@ class GroupRunner(ModelRunner):
             self._ensure_captured(batch, mode if masks is None else None)
         if is_replayed and masks is None:
             return self.compute(batch, mode, None), None
-        self.group.begin()
+        self.group.begin(is_replayed=is_replayed)
         outputs = self._try_compute(batch, mode, masks)
         try:
             return outputs, self._settle(batch, masks, failed=outputs is None)

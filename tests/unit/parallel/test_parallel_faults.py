@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
-from shared_models import LENGTHS, load_one, load_ranks, make_requests, outputs, run_all, write_model
+from shared_models import load_one, load_ranks, mixed_requests, outputs, run_all, write_model
 
-from workers.grammar.grammar import Grammar
 from workers.parallel.group import RanksDivergedError
-from workers.request import GenerationRequest
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="transformers takes the cards where there are some")
 
@@ -51,13 +48,6 @@ def test_out_of_memory_on_any_rank_then_other_tokens_on_one(tmp_path: Path, monk
         assert "rank 1 (cpu): RanksDivergedError" in problems[0]
     finally:
         engine.close()
-
-
-def mixed_requests() -> list[GenerationRequest]:
-    """Every other row follows a grammar, so that steps have token masks."""
-    grammar = Grammar("regex", "[a-f]{3}-[0-9]{9,12}").text if find_spec("llguidance") else None
-    free, bound = make_requests(*LENGTHS, temperature=0.7), make_requests(*LENGTHS, temperature=0.7, grammar=grammar)
-    return [free[i] if i % 2 else bound[i] for i in range(len(free))]
 
 
 def fail_once(owner: object, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
