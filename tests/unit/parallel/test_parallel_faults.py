@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from faulty_rank import EagerGraphs
 from shared_models import load_one, load_ranks, mixed_requests, outputs, run_all, write_model
 
+from workers.packed.together import Compare
 from workers.parallel.group import RanksDivergedError
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="transformers takes the cards where there are some")
@@ -16,11 +18,12 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="transformers 
 
 def test_out_of_memory_on_any_rank_then_other_tokens_on_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One pair of ranks for all of it, because starting ranks is what takes the time."""
+    pytest.importorskip("llguidance", reason="llguidance is not installed")
     folder = write_model(tmp_path / "model", "llama")
     requests = mixed_requests()
     expected = outputs(run_all(load_one(folder), requests))
     # each at a step that has token masks, which must be neither awaited nor left behind
-    monkeypatch.setenv("PARQUETRY_TEST_FAULTS", "layer:3,sampler:12,layer:20,tokens:250")
+    monkeypatch.setenv("PARQUETRY_TEST_FAULTS", "layer:3,sampler:12,layer:20,tokens:400,replay")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     monkeypatch.setattr("workers.parallel.ranks.MODULE", "faulty_rank")
     problems: list[str] = []
@@ -28,16 +31,22 @@ def test_out_of_memory_on_any_rank_then_other_tokens_on_one(tmp_path: Path, monk
     try:
         packed = engine.engine
         # the token budget shrinks with every fault, and is 64 here
-        packed.scheduler.token_budget = 64 * 2**5
+        packed.scheduler.token_budget = 64 * 2**6
         packed._lookahead = True
         assert outputs(run_all(engine, requests)) == expected
-        assert (engine.stats()["out_of_memory"], packed.scheduler.token_budget) == (3, 64 * 2**2)
+        assert (engine.stats()["out_of_memory"], packed.scheduler.token_budget) == (3, 64 * 2**3)
 
         fail_once(packed.runner.sampler, "sample", monkeypatch)
         assert outputs(run_all(engine, requests)) == expected
         fail_once(packed.model.model.layers[-1].mlp, "forward", monkeypatch)
         assert outputs(run_all(engine, requests)) == expected
-        assert (engine.stats()["out_of_memory"], packed.scheduler.token_budget) == (5, 64)
+        assert (engine.stats()["out_of_memory"], packed.scheduler.token_budget) == (5, 128)
+
+        packed.runner.outbox.send(Compare())
+        packed.runner.compare()
+        packed.runner.graphs = EagerGraphs(packed.runner)
+        assert outputs(run_all(engine, requests)) == expected
+        assert (engine.stats()["out_of_memory"], packed.scheduler.token_budget) == (6, 64)
         engine.check_integrity()
 
         monkeypatch.setattr("workers.packed.together.COMPARE_EVERY", 1)
