@@ -23,11 +23,15 @@ def decoder_layers(model: nn.Module, layers: Sequence[LayerShape]) -> list[nn.Mo
     return []
 
 
-def compile_layers(model: nn.Module, layers: Sequence[LayerShape]) -> int:
-    """Compile every decoder layer, the number of tokens left open; returns how many were."""
+def compile_layers(model: nn.Module, layers: Sequence[LayerShape], *, is_shared: bool = False) -> int:
+    """Compile every decoder layer, the number of tokens left open; returns how many were.
+
+    The ranks of a shared model compile each for itself, and must come to kernels that round alike: none is then chosen
+    by a measurement.
+    """
     found = decoder_layers(model, layers)
     for layer in found:
-        layer.compile(dynamic=True)
+        layer.compile(dynamic=True, options={"deterministic": True} if is_shared else None)
     return len(found)
 
 

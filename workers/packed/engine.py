@@ -106,8 +106,9 @@ class PackedEngine(Engine):
         attach_caches(self._layers, NUM_PROBE_BLOCKS, block_size, self.device)
         with unanimous(self.group):
             check_engine(self.model, self.runner)
-        if isinstance(self.runner, GroupRunner):
-            self.runner.learn_exchanges()
+            if isinstance(self.runner, GroupRunner):
+                self.runner.learn_exchanges()
+                self.runner.prove()
         self._undo = speed_up(self.model, self.runner, self._layers, self.options)
         num_blocks = plan_num_blocks(self._layers, self.runner, self.options, self.max_model_len)
         attach_caches(self._layers, num_blocks, block_size, self.device)

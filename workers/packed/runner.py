@@ -132,6 +132,10 @@ class ModelRunner:
         """Compute the largest step there can be, for nobody: it compiles, and it shows the peak memory."""
         self.run(self.builder.rehearsal(num_tokens, num_sampled, max_model_len), SamplingMode.GREEDY)
 
+    def prove(self) -> None:
+        """Run compiled layers for the first time. Raises RuntimeError when they do not work."""
+        self.rehearse(16, 2, 16)
+
     def forward(self, step: StepTensors) -> Tensor:
         """Logits (num_sampled, vocab) of the rows to sample."""
         with computing(self.backend, step.attention), self.adapters.choosing(step.adapters):

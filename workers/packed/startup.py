@@ -31,13 +31,13 @@ def speed_up(
     if model.device.type != "cuda" or not options.compile or not getattr(quantizer, "is_compileable", True):
         return lambda: None
     put_back = merge_projections(model)
-    count = compile_layers(model, layers)
+    count = compile_layers(model, layers, is_shared=runner.group.size > 1)
 
     def undo() -> None:
         put_back()
         reset_layers(model, layers)
 
-    problem = problem_of(lambda: runner.rehearse(16, 2, 16))
+    problem = problem_of(runner.prove)
     if not runner.group.all_agree(problem is None):
         undo()
         log.warning("the decoder layers run uncompiled: %s", problem or ON_ANOTHER_RANK)

@@ -130,7 +130,7 @@ class GroupRunner(ModelRunner):
             self._ensure_captured(batch, mode if masks is None else None)
         if is_replayed and masks is None:
             return self.compute(batch, mode, None), None
-        self.group.begin()
+        self.group.begin(is_replayed=is_replayed)
         outputs = self._try_compute(batch, mode, masks)
         try:
             return outputs, self._settle(batch, masks, failed=outputs is None)
@@ -170,6 +170,23 @@ class GroupRunner(ModelRunner):
         # more tokens than sampled rows, so that the two can be told apart
         self.forward(self.builder.rehearsal(4, 1, 4))
         self.group.learned(4)
+
+    @torch.inference_mode()
+    def prove(self) -> None:
+        """As ModelRunner's, and RanksDivergedError unless the ranks' hidden states are equal to the last bit.
+
+        Logits are put together from all ranks, so they are equal in any case; but experts are chosen by hidden states.
+        """
+        super().prove()
+        step = self.builder.rehearsal(16, 2, 16)
+        step.input_ids = torch.arange(16, device=self.lanes.device) % self.sampler.vocab_size
+        seen: list[Tensor] = []
+        hook = self.model.get_output_embeddings().register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        try:
+            self.forward(step)
+        finally:
+            hook.remove()
+        self.group.require_equal(torch.cat(seen), "the hidden states")
 
     def compare(self) -> None:
         """Raise RanksDivergedError unless the newest token of every lane is the same on all ranks."""

@@ -118,9 +118,9 @@ class RankGroup:
         dist.all_gather(list(parts.split(1)), torch.tensor([number], dtype=torch.int64))
         return parts.tolist()
 
-    def begin(self) -> None:
-        """A forward pass starts."""
-        self.num_done = 0
+    def begin(self, *, is_replayed: bool) -> None:
+        """A pass starts; the exchanges of a replayed graph are all made, or none, and not seen from here."""
+        self.num_done = len(self.forward) if is_replayed else 0
 
     def learn(self) -> None:
         """Note what the next forward pass exchanges, until `learned`."""

@@ -1,4 +1,8 @@
-"""A rank that does what PARQUETRY_TEST_FAULTS says, as in "layer:3,sampler:9,tokens:20", each at its step."""
+"""A rank that does what PARQUETRY_TEST_FAULTS says, as in "layer:3,sampler:9,tokens:20", each at its step.
+
+With "replay" among them it replays decode steps, as with captured graphs, from the first comparison on, and runs out of
+memory once in a replayed step with token masks.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,27 @@ from workers.parallel import rank_process
 
 
 def faults() -> dict[int, str]:
-    pairs = (entry.split(":") for entry in os.environ["PARQUETRY_TEST_FAULTS"].split(","))
+    pairs = (entry.split(":") for entry in os.environ["PARQUETRY_TEST_FAULTS"].split(",") if ":" in entry)
     return {int(step): kind for kind, step in pairs}
+
+
+class EagerGraphs:
+    """What captured decode steps are to a runner, on a device that has none."""
+
+    def __init__(self, runner: GroupRunner) -> None:
+        self.runner = runner
+
+    def takes(self, batch) -> bool:
+        return not batch.chunks and len(batch.decode_lanes) > 0
+
+    def ensure(self, batch, mode) -> None:
+        pass
+
+    def replay(self, batch, mode):
+        return self.runner.run(self.runner.builder.build(batch), mode)
+
+    def replay_forward(self, batch):
+        return self.runner.choice(self.runner.builder.build(batch))
 
 
 class Faults:
@@ -25,6 +48,9 @@ class Faults:
         self.steps = 0
         self.take, self.sample = runner._take, runner.sampler.sample
         runner._take, runner.sampler.sample = self.count, self.fail_in_sampler
+        self.compare, self.has_masked_fault = runner.compare, "replay" in os.environ["PARQUETRY_TEST_FAULTS"]
+        if self.has_masked_fault:
+            runner.compare = self.compare_and_replay
         last = runner.model.model.layers[-1]
         last.mlp.register_forward_pre_hook(self.fail_in_layer)
 
@@ -41,9 +67,18 @@ class Faults:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     def fail_in_sampler(self, *args):
-        if self.now == "sampler":
+        if self.now == "sampler" or self.is_masked_fault_due(args):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return self.sample(*args)
+
+    def is_masked_fault_due(self, args) -> bool:
+        due = self.has_masked_fault and self.runner.graphs is not None and args[4] is not None
+        self.has_masked_fault = self.has_masked_fault and not due
+        return due
+
+    def compare_and_replay(self):
+        self.compare()
+        self.runner.graphs = EagerGraphs(self.runner)
 
 
 def follow_with_faults(runner: GroupRunner, inbox: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests.models import _byte_tokenizer
 from workers.backends import load_engine
 from workers.engine import Engine
 from workers.engine_spec import EngineSpec
+from workers.grammar.grammar import Grammar
 from workers.parallel.leading import LeadingEngine
 from workers.parallel.loading import load_group
 from workers.request import Completion, GenerationRequest, SamplingParams
@@ -65,6 +67,13 @@ def make_requests(*lengths: int, **params: Any) -> list[GenerationRequest]:
     sampling = SamplingParams(**{"max_new_tokens": 20, **params})
     prompts = [rng.integers(4, 300, length).astype(np.int32) for length in lengths]
     return [GenerationRequest(id=i, row=i, prompt_ids=ids, params=sampling) for i, ids in enumerate(prompts)]
+
+
+def mixed_requests() -> list[GenerationRequest]:
+    """Every other row follows a grammar, so that steps have token masks."""
+    grammar = Grammar("regex", "[a-f]{3}-[0-9]{9,12}").text if find_spec("llguidance") else None
+    free, bound = make_requests(*LENGTHS, temperature=0.7), make_requests(*LENGTHS, temperature=0.7, grammar=grammar)
+    return [free[i] if i % 2 else bound[i] for i in range(len(free))]
 
 
 def run_all(engine: Engine, requests: list[GenerationRequest]) -> dict[int, Completion]:

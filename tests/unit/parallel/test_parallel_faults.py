@@ -2,44 +2,51 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+import os
 from pathlib import Path
 
 import pytest
 import torch
-from shared_models import LENGTHS, load_one, load_ranks, make_requests, outputs, run_all, write_model
+from faulty_rank import EagerGraphs
+from shared_models import load_one, load_ranks, mixed_requests, outputs, run_all, write_model
 
-from workers.grammar.grammar import Grammar
+from workers.packed.together import Compare
 from workers.parallel.group import RanksDivergedError
-from workers.request import GenerationRequest
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="transformers takes the cards where there are some")
 
 
 def test_out_of_memory_on_any_rank_then_other_tokens_on_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One pair of ranks for all of it, because starting ranks is what takes the time."""
+    pytest.importorskip("llguidance", reason="llguidance is not installed")
     folder = write_model(tmp_path / "model", "llama")
     requests = mixed_requests()
     expected = outputs(run_all(load_one(folder), requests))
     # each at a step that has token masks, which must be neither awaited nor left behind
-    monkeypatch.setenv("PARQUETRY_TEST_FAULTS", "layer:3,sampler:12,layer:20,tokens:250")
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PARQUETRY_TEST_FAULTS", "layer:3,sampler:12,layer:20,tokens:400,replay")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     monkeypatch.setattr("workers.parallel.ranks.MODULE", "faulty_rank")
     problems: list[str] = []
     engine = load_ranks(folder, 2, tmp_path, problems)
     try:
         packed = engine.engine
         # the token budget shrinks with every fault, and is 64 here
-        packed.scheduler.token_budget = 64 * 2**5
+        packed.scheduler.token_budget = 64 * 2**6
         packed._lookahead = True
         assert outputs(run_all(engine, requests)) == expected
-        assert (engine.stats()["out_of_memory"], packed.scheduler.token_budget) == (3, 64 * 2**2)
+        assert (engine.stats()["out_of_memory"], packed.scheduler.token_budget) == (3, 64 * 2**3)
 
         fail_once(packed.runner.sampler, "sample", monkeypatch)
         assert outputs(run_all(engine, requests)) == expected
         fail_once(packed.model.model.layers[-1].mlp, "forward", monkeypatch)
         assert outputs(run_all(engine, requests)) == expected
-        assert (engine.stats()["out_of_memory"], packed.scheduler.token_budget) == (5, 64)
+        assert (engine.stats()["out_of_memory"], packed.scheduler.token_budget) == (5, 128)
+
+        packed.runner.outbox.send(Compare())
+        packed.runner.compare()
+        packed.runner.graphs = EagerGraphs(packed.runner)
+        assert outputs(run_all(engine, requests)) == expected
+        assert (engine.stats()["out_of_memory"], packed.scheduler.token_budget) == (6, 64)
         engine.check_integrity()
 
         monkeypatch.setattr("workers.packed.together.COMPARE_EVERY", 1)
@@ -50,13 +57,6 @@ def test_out_of_memory_on_any_rank_then_other_tokens_on_one(tmp_path: Path, monk
         assert "rank 1 (cpu): RanksDivergedError" in problems[0]
     finally:
         engine.close()
-
-
-def mixed_requests() -> list[GenerationRequest]:
-    """Every other row follows a grammar, so that steps have token masks."""
-    grammar = Grammar("regex", "[a-f]{3}-[0-9]{9,12}").text if find_spec("llguidance") else None
-    free, bound = make_requests(*LENGTHS, temperature=0.7), make_requests(*LENGTHS, temperature=0.7, grammar=grammar)
-    return [free[i] if i % 2 else bound[i] for i in range(len(free))]
 
 
 def fail_once(owner: object, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
