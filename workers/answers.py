@@ -125,8 +125,8 @@ class ScoreAnswers(Answers):
     """One number a pair."""
 
     def columns(self, rows: Sequence[Outcome]) -> list[pa.Array]:
-        matrix, errors = _matrix(rows, 1)
-        return [pa.array(matrix[:, 0], self.fields[0].type, mask=errors)]
+        scores = [None if row.error is not None else float(_values(row)[0]) for row in rows]
+        return [pa.array(scores, self.fields[0].type)]
 
 
 class ClassificationAnswers(Answers):
