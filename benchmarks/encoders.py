@@ -32,7 +32,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from encoder_files import as_text, run_files
+from encoder_files import as_text, run_files, shards_in_flight
 from encoder_report import Report, Result
 from encoder_sides import SHAPES, Side, Sides, flops, write_model
 from texts import LENGTHS, texts
@@ -46,7 +46,7 @@ JOB_SIDE = {"cpu": "padded, sorted", "cuda": "packed"}
 #: tokens of one table: enough for some tens of full batches, few enough for every side to have its turn
 NUM_TOKENS = {"tiny": 200_000, "minilm": 50_000, "bert-base": 2_000_000, "bert-large": 1_000_000}
 #: tokens of a job through files on a GPU
-FILE_TOKENS = 16_000_000
+FILE_TOKENS = 32_000_000
 #: sides that are given a quarter of the rows
 SLOW = ("padded, arrival order", "one by one, arrival order", "pipeline", "sentence-transformers", "optimum")
 #: peers that run in processes of their own, and what they import
@@ -216,9 +216,8 @@ class Table:
             self.benchmark.report.say(f"Files: {run.seconds:.1f} s, too few rows to tell a rate.")
             return
         self._add(name, "files", self.rows, num_tokens / run.rate, run.scores)
-        self.benchmark.report.say(
-            "", f"The whole `parquetry run` took {run.seconds:.1f} s, {repeats} times these rows."
-        )
+        told = f"The whole `parquetry run` took {run.seconds:.1f} s, {repeats} times these rows"
+        self.benchmark.report.say("", f"{told}, {shards_in_flight()} shards in flight.")
 
     def _rows_of(self, name: str) -> list[np.ndarray]:
         return self.rows[: max(1, len(self.rows) // 4)] if name in SLOW and self.benchmark.kind == "cuda" else self.rows
