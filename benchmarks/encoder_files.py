@@ -18,8 +18,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 ROOT = Path(__file__).resolve().parent.parent
 CLS, SEP = 101, 102
-#: parts of a job; its rate is taken from the first one's end to the last one's
-NUM_PARTS = 24
+#: parts of a job, and rows that one should have; the rate is taken from the first one's end to the last one's
+MAX_PARTS, MIN_ROWS = 24, 256
 #: a job that works for less is told by the jitter of its parts
 _MIN_SECONDS = 2.0
 
@@ -51,7 +51,7 @@ def run_files(model: Path, rows: list[np.ndarray], folder: Path, *, repeats: int
     """Run a job of `rows`, `repeats` times over, with the model in `model`, which has the tokenizer of their texts."""
     texts = pa.chunked_array([pa.array([as_text(row) for row in rows])] * repeats)
     pq.write_table(pa.table({"text": texts}), folder / "rows.parquet", row_group_size=8192)
-    rows_per_part = -(-len(texts) // NUM_PARTS)
+    rows_per_part = -(-len(texts) // min(MAX_PARTS, max(3, len(texts) // MIN_ROWS)))
     seconds = _timed_run(model, folder, rows_per_part)
     table = pq.read_table(folder / "whole", columns=["scores", "error"])
     assert table["error"].null_count == len(texts), table["error"].drop_null()[0]
@@ -87,6 +87,11 @@ def write_tokenizer(folder: Path, vocab_size: int = 30522) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
+def shards_in_flight() -> int:
+    """Runners that feed the engine: more than the default two where there are cores for them."""
+    return 4 if len(os.sched_getaffinity(0)) >= 8 else 2
+
+
 def _timed_run(model: Path, folder: Path, rows_per_part: int) -> float:
     spec = {
         "task": "classify",
@@ -98,6 +103,7 @@ def _timed_run(model: Path, folder: Path, rows_per_part: int) -> float:
     }
     (folder / "job.yaml").write_text(yaml.safe_dump(spec))
     environment = {**os.environ, "PARQUETRY_STATE_DIR": str(folder / "state")}
+    environment.setdefault("PARQUETRY_SHARDS_IN_FLIGHT", str(shards_in_flight()))
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "parquetry", "run", "job.yaml", "--json"]
     start = time.perf_counter()

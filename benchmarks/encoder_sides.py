@@ -74,12 +74,18 @@ class Sides:
         self.folder, self.device, self.dtype = folder, device, dtype
         #: name -> what makes the side, set by whoever chooses them
         self.makers: dict[str, Callable[[], Side]] = {}
+        #: the same, for sides whose turn comes after all else
+        self.last: dict[str, Callable[[], Side]] = {}
         self._made: dict[str, Side] = {}
+
+    def on_cpu(self) -> Sides:
+        """The same model on the CPU in float32."""
+        return Sides(self.folder, "cpu", torch.float32)
 
     def made(self, name: str) -> Side:
         """The side of that name, made once."""
         if name not in self._made:
-            self._made[name] = self.makers[name]()
+            self._made[name] = {**self.makers, **self.last}[name]()
         return self._made[name]
 
     def load(self) -> BertForSequenceClassification:
@@ -121,7 +127,7 @@ class Sides:
         on_cpu = self.device == "cpu"
         dtype = "float32" if on_cpu else "float16"
         plan = ExportPlan(task="classify", dtype=dtype, quantization=quantization)
-        path = export(self.folder, self.folder / f"onnx-{quantization}", plan)
+        path = export(self.folder, self.folder / f"onnx-{dtype}-{quantization}", plan)
         provider = PROVIDERS["cpu" if on_cpu else "cuda"]
         return OrtPaddedEncoder(path, self._options(provider, "int8" if quantization == "int8" else dtype))
 

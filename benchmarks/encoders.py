@@ -6,8 +6,8 @@
 
 All sides run in one command on the same rows; the best of the timed rounds counts. `ids`: token ids in, logits out;
 `text`: a library as its users call it, on texts that give the same ids, in a process of its own (--python NAME=PATH for
-one with another environment); `files`: `parquetry run`, Parquet to Parquet. Slow peers get the first quarter of the
-rows. Results are printed, and written, as they come; sides that no longer fit --minutes are left out aloud.
+one with another environment); `files`: `parquetry run`, Parquet to Parquet. On a GPU slow peers get the first quarter
+of the rows. Results are printed, and written, as they come; sides that no longer fit --minutes are left out aloud.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import logging
 import os
 import platform
 import shlex
@@ -32,7 +33,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from encoder_files import as_text, run_files
+from encoder_files import as_text, run_files, shards_in_flight
 from encoder_report import Report, Result
 from encoder_sides import SHAPES, Side, Sides, flops, write_model
 from texts import LENGTHS, texts
@@ -46,9 +47,12 @@ JOB_SIDE = {"cpu": "padded, sorted", "cuda": "packed"}
 #: tokens of one table: enough for some tens of full batches, few enough for every side to have its turn
 NUM_TOKENS = {"tiny": 200_000, "minilm": 50_000, "bert-base": 2_000_000, "bert-large": 1_000_000}
 #: tokens of a job through files on a GPU
-FILE_TOKENS = 16_000_000
-#: sides that are given a quarter of the rows
-SLOW = ("padded, arrival order", "one by one, arrival order", "pipeline", "sentence-transformers", "optimum")
+FILE_TOKENS = 32_000_000
+#: sides of a GPU's tables that are given a part of the rows: peers a fourth, this machine's CPU a hundredth
+SHARES = {
+    **dict.fromkeys(("padded, arrival order", "pipeline", "sentence-transformers", "optimum"), 4),
+    **dict.fromkeys(("onnx, CPU", "onnx int8, CPU"), 100),
+}
 #: peers that run in processes of their own, and what they import
 LIBRARIES = {
     "pipeline": "transformers",
@@ -63,6 +67,7 @@ RATIOS = [
     ("packed", "onnx padded, sorted"),
     ("onnx packed", "onnx padded, sorted"),
     ("onnx int8, sorted", "onnx padded, sorted"),
+    ("onnx int8, CPU", "onnx, CPU"),
     ("onnx padded, sorted", "optimum"),
 ]
 
@@ -118,6 +123,11 @@ class Benchmark:
         dtype = torch.float32 if self.kind == "cpu" else torch.bfloat16
         sides = Sides(folder, self.args.device, dtype)
         sides.makers = self._makers(sides)
+        if self.kind == "cuda" and has_onnx():
+            sides.last = {
+                "onnx, CPU": sides.on_cpu().onnx_padded,
+                "onnx int8, CPU": lambda: sides.on_cpu().onnx_padded("int8"),
+            }
         return sides
 
     def _makers(self, sides: Sides) -> dict[str, Callable[[], Side]]:
@@ -128,7 +138,7 @@ class Benchmark:
             "padded, sorted": sides.sorted,
             "packed": sides.packed,
         }
-        if util.find_spec("onnxruntime") and util.find_spec("onnxscript"):
+        if has_onnx():
             if not on_cpu:
                 made["onnx packed"] = sides.onnx_packed
             made["onnx padded, sorted"] = sides.onnx_padded
@@ -170,6 +180,8 @@ class Table:
             self._guarded(name, self._library)
         if with_files:
             self._guarded("files", self._files)
+        for name in self.sides.last if with_files else ():
+            self._guarded(name, self._own)
         pairs = [*RATIOS, ("files", JOB_SIDE[self.benchmark.kind])]
         self.benchmark.report.ratios(self.shape, self.lengths, pairs)
 
@@ -216,12 +228,12 @@ class Table:
             self.benchmark.report.say(f"Files: {run.seconds:.1f} s, too few rows to tell a rate.")
             return
         self._add(name, "files", self.rows, num_tokens / run.rate, run.scores)
-        self.benchmark.report.say(
-            "", f"The whole `parquetry run` took {run.seconds:.1f} s, {repeats} times these rows."
-        )
+        told = f"The whole `parquetry run` took {run.seconds:.1f} s, {repeats} times these rows"
+        self.benchmark.report.say("", f"{told}, {shards_in_flight()} shards in flight.")
 
     def _rows_of(self, name: str) -> list[np.ndarray]:
-        return self.rows[: max(1, len(self.rows) // 4)] if name in SLOW and self.benchmark.kind == "cuda" else self.rows
+        share = SHARES.get(name, 1) if self.benchmark.kind == "cuda" else 1
+        return self.rows[: max(1, len(self.rows) // share)]
 
     def _add(self, name: str, source: str, rows: list[np.ndarray], seconds: float, out: np.ndarray) -> None:
         reference = self.references.setdefault(out.shape[1], out)
@@ -232,6 +244,11 @@ class Table:
         result = Result(self.shape, self.lengths, name, source, len(rows), tokens, seconds, mfu, difference)
         self.peer = self.peer or result
         self.benchmark.report.add(result, self.peer)
+
+
+def has_onnx() -> bool:
+    """Whether models can be exported and run here."""
+    return bool(util.find_spec("onnxruntime") and util.find_spec("onnxscript"))
 
 
 def _num_rows(shape: str, lengths: str) -> int:
@@ -284,6 +301,7 @@ def main() -> None:
     args = parse_args()
     torch.set_num_threads(args.threads)
     quieten()
+    logging.getLogger().setLevel(logging.ERROR)
     Benchmark(args).run()
 
 

@@ -127,9 +127,8 @@ class ScoreAnswers(Answers):
     """One number a pair."""
 
     def columns(self, rows: Sequence[Outcome]) -> list[pa.Array]:
-        errors = np.array([row.error is not None for row in rows])
-        scores = np.array([0.0 if row.error is not None else _values(row)[0] for row in rows], np.float32)
-        return [pa.array(scores, self.fields[0].type, mask=errors)]
+        scores = [None if row.error is not None else float(_values(row)[0]) for row in rows]
+        return [pa.array(scores, self.fields[0].type)]
 
 
 class ClassificationAnswers(Answers):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the torch extra is not installed")
 
+from encoder_rows import VOCAB, needs_onnx_cuda, relative, requests_of, values_of  # noqa: E402
 from transformers import BertConfig, BertForSequenceClassification, ModernBertConfig  # noqa: E402
 from transformers import ModernBertForSequenceClassification as ModernBert  # noqa: E402
 
@@ -29,18 +29,6 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
     pytest.mark.filterwarnings("default"),
 ]
-VOCAB = 1000
-
-
-def has_onnx_cuda() -> bool:
-    if not importlib.util.find_spec("onnxruntime"):
-        return False
-    import onnxruntime
-
-    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-
-
-needs_onnx_cuda = pytest.mark.skipif(not has_onnx_cuda(), reason="onnxruntime-gpu is not installed")
 
 
 def bert(dtype: torch.dtype = torch.float32) -> BertForSequenceClassification:
@@ -60,25 +48,6 @@ def modernbert() -> ModernBert:
         cls_token_id=1, sep_token_id=2, initializer_range=0.08, max_position_embeddings=1024,
     )  # fmt: skip
     return ModernBert(config).eval()
-
-
-def requests_of(count: int, longest: int = 512, seed: int = 0) -> list[EncodeRequest]:
-    random = np.random.default_rng(seed)
-    sizes = random.integers(1, longest, count)
-    return [EncodeRequest(id=i, token_ids=random.integers(5, VOCAB, n).astype(np.int32)) for i, n in enumerate(sizes)]
-
-
-def values_of(engine, requests: list[EncodeRequest]) -> np.ndarray:
-    engine.add(requests)
-    found = {}
-    while engine.num_unfinished:
-        found.update({result.id: result for result in engine.step()})
-    assert not [result.error for result in found.values() if result.error]
-    return np.stack([found[request.id].values for request in requests])
-
-
-def relative(found: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("optimum.onnxruntime", reason="the optimum extra is not installed; run make test-optimum")
 
 import torch
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit" / "encoding"))
 
@@ -20,9 +20,10 @@ from conformance import BROKEN, answers, rows
 
 from schemas.errors import UnsupportedOptionError
 from schemas.job import ModelSpec
-from tests.models import write_classifier, write_embedder
+from tests.models import write_classifier, write_embedder, write_token_classifier
 from workers.encoding.optimum_encoder import load_optimum
 from workers.engine_spec import EngineSpec
+from workers.request import EncodeRequest
 
 pytestmark = pytest.mark.filterwarnings("default")
 MAKERS = {"classify": write_classifier, "embed": write_embedder}
@@ -69,3 +70,28 @@ def test_a_provider_that_is_not_there_is_refused(tmp_path):
     spec = spec_of(write_classifier(tmp_path / "model"), "classify").model_copy(update={"device": "cuda:0"})
     with pytest.raises(UnsupportedOptionError, match="provider cuda"):
         load_optimum(spec)
+
+
+def test_labels_of_tokens(tmp_path):
+    folder = write_token_classifier(tmp_path / "entities")
+    tokens = np.array([5, 9, 7, 30, 12], np.int32)
+    requests = [EncodeRequest(id=0, token_ids=tokens), EncodeRequest(id=1, token_ids=tokens[:2])]
+    found = answers(engine_of(folder, "classify"), requests)
+    model = AutoModelForTokenClassification.from_pretrained(folder).eval()
+    for request in requests:
+        with torch.inference_mode():
+            best = model(torch.from_numpy(request.token_ids).long()[None]).logits[0].softmax(-1).max(-1)
+        expected = torch.stack([best.indices.float(), best.values], -1).flatten()
+        np.testing.assert_allclose(found[request.id].values, expected, atol=1e-4)
+
+
+def test_dense_layers_and_fewer_dimensions(tmp_path):
+    folder = write_embedder(tmp_path / "dense", pooling="cls+mean", dense=[(24, "torch.nn.modules.activation.Tanh")])
+    request = EncodeRequest(id=0, token_ids=np.array([5, 9, 7], np.int32))
+    whole, cut = (
+        load_optimum(spec_of(folder, "embed").model_copy(update={"pooling": "auto", "dimensions": number}))
+        for number in (None, 10)
+    )
+    assert (whole.describe()["embedding_dim"], cut.describe()["embedding_dim"]) == ("24", "10")
+    vector = answers(whole, [request])[0].values[:10]
+    np.testing.assert_allclose(answers(cut, [request])[0].values, vector / np.linalg.norm(vector), atol=1e-5)

@@ -95,6 +95,7 @@ def test_labels_of_packed_tokens_are_those_of_rows_alone(name):
         np.testing.assert_allclose(scores, torch.from_numpy(logits).softmax(-1).amax(-1), atol=1e-3)
 
 
+@pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("name", MIXING)
 def test_unlisted_families_are_refused_with_a_reason(name):
     model = tiny_model(name)

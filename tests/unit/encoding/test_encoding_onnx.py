@@ -21,6 +21,7 @@ from schemas.errors import EngineRefusedError, UnsupportedOptionError  # noqa: E
 from schemas.job import ModelSpec  # noqa: E402
 from schemas.settings import OnnxProvider  # noqa: E402
 from workers.checkpoint import Checkpoint  # noqa: E402
+from workers.dense import DenseLayer  # noqa: E402
 from workers.encoding import providers  # noqa: E402
 from workers.encoding.export import ExportPlan, content_key, export, exported  # noqa: E402
 from workers.encoding.onnx_file import OnnxFile, UnsafeOnnxError  # noqa: E402
@@ -213,6 +214,26 @@ def test_a_packed_export_has_the_fused_operator(classifier, tmp_path):
     assert sum(node.op_type == "PackedMultiHeadAttention" for node in graph.node) == 2
     named = {value.name for value in graph.input}
     assert named == {"input_ids", "position_ids", "token_type_ids", "token_offset", "cu_seqlens"}
+
+
+def test_a_file_with_whole_vectors_goes_through_no_dense_layer(tmp_path):
+    value, node = onnx.helper.make_tensor_value_info, onnx.helper.make_node
+    nodes = [
+        node("Cast", ["input_ids"], ["values"], to=1),
+        node("ReduceMax", ["values"], ["most"], axes=[1], keepdims=1),
+        node("ReduceMin", ["values"], ["least"], axes=[1], keepdims=1),
+        node("Concat", ["most", "least"], ["sentence_embedding"], axis=1),
+    ]
+    inputs, outputs = [value("input_ids", 7, ["n", "m"])], [value("sentence_embedding", 1, ["n", 2])]
+    graph = onnx.helper.make_graph(nodes, "g", inputs, outputs)
+    opset = [onnx.helper.make_opsetid("", 13)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), str(tmp_path / "model.onnx"))
+    vectors = Vectors(task="embed", dense=(DenseLayer(tmp_path, 2, 1, "Tanh"),), dimensions=2, normalize=False)
+    options = OrtOptions(limits=RowLimits(vocab_size=100, max_tokens=9), vectors=vectors)
+    engine = OrtPaddedEncoder(tmp_path / "model.onnx", options)
+    assert engine.describe()["embedding_dim"] == "2"
+    found = answers(engine, [EncodeRequest(id=0, token_ids=np.array([4, 9, 7], np.int32))])
+    assert found[0].values.tolist() == [9, 4]
 
 
 def test_a_packed_export_of_token_labels(tmp_path):
