@@ -70,11 +70,12 @@ def test_its_engine_process_loads_no_other_back_end(job):
     code = f"""
 import sys
 from schemas.job import ModelSpec
-from workers.engine_process import _load
+from workers.engine_process import _builder
 from workers.engine_spec import EngineSpec
 folder = {str(shell.folder / "model")!r}
 spec = EngineSpec(task="classify", model_path=folder, model=ModelSpec(id=folder, backend="optimum"))
-print(_load(spec, None).describe()["backend"], "workers.backends" in sys.modules)
+engine = _builder(spec, None, None, None)(spec)
+print(engine.describe()["backend"], "workers.backends" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stdout.split() == ["optimum", "False"], done.stderr

@@ -11,10 +11,12 @@ import tokenizers
 import torch
 from transformers import AutoModelForCausalLM
 
-from workers.backends import beat_in_layers, load_engine, packed_options
+from workers.backends import load_engine
 from workers.checkpoint import Checkpoint
 from workers.engine import Engine
 from workers.engine_spec import EngineSpec
+from workers.generators import packed_options
+from workers.loaded_model import beat_in_layers
 from workers.loading.model import load_model
 from workers.loading.parallelism import check_parallel
 from workers.packed.engine import PackedEngine
