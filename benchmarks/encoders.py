@@ -14,12 +14,10 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import logging
 import os
 import platform
 import shlex
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,49 +25,19 @@ from collections.abc import Callable
 from importlib import metadata, util
 from pathlib import Path
 
-import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from encoder_files import as_text, run_files, shards_in_flight
-from encoder_report import Report, Result
-from encoder_sides import SHAPES, Side, Sides, flops, write_model
-from texts import LENGTHS, texts
+from encoder_report import Report
+from encoder_sides import SHAPES, Side, Sides, write_model
+from encoder_table import PEER, Table
+from texts import LENGTHS
 
 from workers.loading.model import quieten
 
 HERE = Path(__file__).resolve().parent
-
-#: the engine that a job gets, by device
-JOB_SIDE = {"cpu": "padded, sorted", "cuda": "packed"}
-#: tokens of one table: enough for some tens of full batches, few enough for every side to have its turn
-NUM_TOKENS = {"tiny": 200_000, "minilm": 50_000, "bert-base": 2_000_000, "bert-large": 1_000_000}
-#: tokens of a job through files on a GPU
-FILE_TOKENS = 32_000_000
-#: sides of a GPU's tables that are given a part of the rows: peers a fourth, this machine's CPU a hundredth
-SHARES = {
-    **dict.fromkeys(("padded, arrival order", "pipeline", "sentence-transformers", "optimum"), 4),
-    **dict.fromkeys(("onnx, CPU", "onnx int8, CPU"), 100),
-}
-#: peers that run in processes of their own, and what they import
-LIBRARIES = {
-    "pipeline": "transformers",
-    "sentence-transformers": "sentence_transformers",
-    "optimum": "optimum.onnxruntime",
-}
-PEER = "padded, arrival order"
-RATIOS = [
-    ("packed", "padded, sorted"),
-    ("packed", "pipeline"),
-    ("embeddings, packed", "sentence-transformers"),
-    ("packed", "onnx padded, sorted"),
-    ("onnx packed", "onnx padded, sorted"),
-    ("onnx int8, sorted", "onnx padded, sorted"),
-    ("onnx int8, CPU", "onnx, CPU"),
-    ("onnx padded, sorted", "optimum"),
-]
 
 
 def parse_args() -> argparse.Namespace:
@@ -161,103 +129,9 @@ class Benchmark:
         return not self.args.sides or side in self.args.sides
 
 
-class Table:
-    """All sides over the rows of one shape and one kind of texts."""
-
-    def __init__(self, benchmark: Benchmark, shape: str, lengths: str, sides: Sides) -> None:
-        self.benchmark, self.shape, self.lengths, self.sides = benchmark, shape, lengths, sides
-        self.rows = texts(lengths, benchmark.args.rows or _num_rows(shape, lengths))
-        self.references: dict[int, np.ndarray] = {}
-        self.peer: Result | None = None
-
-    def run(self, *, with_libraries: bool, with_files: bool) -> None:
-        mean = sum(map(len, self.rows)) / len(self.rows)
-        title = f"{self.shape}, {self.lengths} texts: {len(self.rows):,} rows of {mean:.0f} tokens on average"
-        self.benchmark.report.table(title)
-        for name in self.sides.makers:
-            self._guarded(name, self._own)
-        for name in LIBRARIES if with_libraries else ():
-            self._guarded(name, self._library)
-        if with_files:
-            self._guarded("files", self._files)
-        for name in self.sides.last if with_files else ():
-            self._guarded(name, self._own)
-        pairs = [*RATIOS, ("files", JOB_SIDE[self.benchmark.kind])]
-        self.benchmark.report.ratios(self.shape, self.lengths, pairs)
-
-    def _guarded(self, name: str, run: Callable[[str], None]) -> None:
-        """Run a side; what it cannot do is said, and the others go on."""
-        if not self.benchmark.wants(name) or self.benchmark.is_late(name):
-            return
-        try:
-            run(name)
-        except Exception as error:  # noqa: BLE001
-            self.benchmark.report.say(f"Left out: {name}; {type(error).__name__}: {str(error).strip()[-300:]}")
-
-    def _own(self, name: str) -> None:
-        side, rows = self.sides.made(name), self._rows_of(name)
-        side(rows if self.benchmark.kind == "cuda" else rows[:64])
-        seconds = []
-        for _ in range(self.benchmark.args.rounds):
-            start = time.perf_counter()
-            out = side(rows)
-            seconds.append(time.perf_counter() - start)
-        self._add(name, "ids", rows, min(seconds), out)
-
-    def _library(self, name: str) -> None:
-        python, package = self.benchmark.pythons.get(name, sys.executable), LIBRARIES[name]
-        if subprocess.run([python, "-c", f"import {package}"], capture_output=True).returncode:
-            raise RuntimeError(f"{package} is not installed in {python}; name another with --python {name}=PATH")
-        rows, args = self._rows_of(name), self.benchmark.args
-        with tempfile.TemporaryDirectory() as folder:
-            np.save(Path(folder) / "texts.npy", np.array([as_text(row) for row in rows]))
-            command = [python, str(HERE / "encoder_peer.py"), name, str(self.sides.folder), f"{folder}/texts.npy"]
-            options = [f"{folder}/out.npy", "--device", args.device, "--rounds", str(args.rounds)]
-            done = subprocess.run([*command, *options], capture_output=True, text=True, env=_peer_environment(args))
-            if done.returncode:
-                raise RuntimeError(done.stderr)
-            seconds = json.loads(done.stdout.splitlines()[-1])["seconds"]
-            self._add(name, "text", rows, seconds, np.load(f"{folder}/out.npy"))
-
-    def _files(self, name: str) -> None:
-        num_tokens = sum(map(len, self.rows))
-        repeats = 1 if self.benchmark.kind == "cpu" else max(1, FILE_TOKENS // num_tokens)
-        with tempfile.TemporaryDirectory() as folder:
-            run = run_files(self.sides.folder, self.rows, Path(folder), repeats=repeats)
-        if not run.is_telling:
-            self.benchmark.report.say(f"Files: {run.seconds:.1f} s, too few rows to tell a rate.")
-            return
-        self._add(name, "files", self.rows, num_tokens / run.rate, run.scores)
-        told = f"The whole `parquetry run` took {run.seconds:.1f} s, {repeats} times these rows"
-        self.benchmark.report.say("", f"{told}, {shards_in_flight()} shards in flight.")
-
-    def _rows_of(self, name: str) -> list[np.ndarray]:
-        share = SHARES.get(name, 1) if self.benchmark.kind == "cuda" else 1
-        return self.rows[: max(1, len(self.rows) // share)]
-
-    def _add(self, name: str, source: str, rows: list[np.ndarray], seconds: float, out: np.ndarray) -> None:
-        reference = self.references.setdefault(out.shape[1], out)
-        shared = min(len(reference), len(out))
-        difference = None if reference is out else float(np.abs(out[:shared] - reference[:shared]).max())
-        mfu = flops(self.shape, rows) / seconds / self.benchmark.rate if self.benchmark.rate else None
-        tokens = sum(map(len, rows))
-        result = Result(self.shape, self.lengths, name, source, len(rows), tokens, seconds, mfu, difference)
-        self.peer = self.peer or result
-        self.benchmark.report.add(result, self.peer)
-
-
 def has_onnx() -> bool:
     """Whether models can be exported and run here."""
     return bool(util.find_spec("onnxruntime") and util.find_spec("onnxscript"))
-
-
-def _num_rows(shape: str, lengths: str) -> int:
-    mean = float(np.mean([len(row) for row in texts(lengths, 512)]))
-    return int(NUM_TOKENS[shape] / mean)
-
-
-def _peer_environment(args: argparse.Namespace) -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": str(args.threads), "TOKENIZERS_PARALLELISM": "true"}
 
 
 def matmul_rate(device: str) -> float | None:

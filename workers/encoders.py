@@ -52,7 +52,7 @@ def put_encoder(spec: EngineSpec, checkpoint: Checkpoint, model: nn.Module, beat
     return TorchEncoder(
         model,
         head,
-        pad_id=checkpoint.text_config.get("pad_token_id"),
+        pad_id=_own_pad_id(model),
         max_tokens=checkpoint.context_window,
         token_budget=spec.token_budget or budget,
         about={**about(spec, model), **facts, "why_not_packed": reason},
@@ -91,3 +91,9 @@ def _token_head(model: nn.Module) -> tuple[Head, dict[str, str]]:
         return token_labels(output.logits)
 
     return head, {"activation": "softmax", "num_labels": str(model.config.num_labels)}
+
+
+def _own_pad_id(model: nn.Module) -> int | None:
+    """The padding id that the model itself knows; old Llamas say -1 for none."""
+    pad_id = model.config.get_text_config().pad_token_id
+    return pad_id if pad_id is not None and pad_id >= 0 else None

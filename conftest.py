@@ -1,4 +1,4 @@
-"""For every test: how fast the machine happens to be decides nothing."""
+"""How fast the machine happens to be decides no test. Not in tests/, whose folders would hide packages of their names."""
 
 from __future__ import annotations
 
