@@ -15,7 +15,7 @@ from schemas.shard import Shard
 from workers.checkpoint import Checkpoint
 
 #: taken over from what the engine says of itself
-_ENGINE_KEYS = ("backend", "attention", "dtype", "quantization")
+_ENGINE_KEYS = ("backend", "attention", "dtype", "quantization", "tensor_parallel", "why_not_tensor_parallel")
 _PACKAGES = ("numpy", "pyarrow", "tokenizers")
 
 
