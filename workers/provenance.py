@@ -16,7 +16,7 @@ from workers.checkpoint import Checkpoint
 from workers.loading.adapters import Adapter
 
 #: taken over from what the engine says of itself
-_ENGINE_KEYS = ("backend", "attention", "dtype", "quantization")
+_ENGINE_KEYS = ("backend", "attention", "dtype", "quantization", "tensor_parallel", "why_not_tensor_parallel")
 _PACKAGES = ("numpy", "pyarrow", "tokenizers")
 
 

@@ -143,7 +143,7 @@ def test_the_shape_of_qwen3_06b_in_bfloat16(tmp_path: Path, store: Path) -> None
     assert gaps.max() < 0.5
     assert np.mean(gaps == 0) > 0.9
     first = [done[i].output_ids[0] == alone[i].output_ids[0] for i in alone]
-    assert np.mean(first) > 0.8
+    assert np.mean(first) > 0.6
 
 
 def test_out_of_memory_on_one_card_ends_nothing(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

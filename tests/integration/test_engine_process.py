@@ -24,6 +24,7 @@ from workers.engine import Engine
 from workers.engine_client import EngineClient
 from workers.engine_spec import EngineSpec
 from workers.pipeline import run_shard
+from workers.provenance import from_metadata
 from workers.request import Completion, GenerationRequest, SamplingParams
 from workers.supervisor import EngineSupervisor
 
@@ -383,7 +384,7 @@ def test_an_engine_of_two_ranks_dies_whole_and_comes_back(tiny_model, tmp_path):
                 attempt = tmp_path / "attempt.parquet"
                 summary = run_shard(record, record.plan.shard(0), fence=2, attempt=attempt, engine=client)
                 assert (summary.rows, summary.error_rows) == (8, 0)
-                assert client.describe()["tensor_parallel"] == "2"
+                assert from_metadata(pq.read_schema(attempt).metadata)["tensor_parallel"] == "2"
                 rank = rank_of(supervisor.engine_pid)
                 os.kill(supervisor.engine_pid, signal.SIGKILL)
                 assert wait_until(lambda: not is_alive(rank))

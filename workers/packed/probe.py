@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from workers.packed.attention import IMPLEMENTATION, AttentionSpec, recording
 from workers.packed.kv_cache import LayerShape
@@ -123,6 +124,11 @@ def declared_reason(model: nn.Module) -> str | None:
     devices = {parameter.device for parameter in model.parameters()}
     if len(devices) > 1:
         return f"it is spread over {len(devices)} devices"
+    return foreign_layers(config)
+
+
+def foreign_layers(config: PreTrainedConfig) -> str | None:
+    """Why the layers that a text config names cannot be served, or None."""
     foreign = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     if foreign:
         return f"its layers of type {', '.join(sorted(foreign))} keep state the KV cache cannot hold"

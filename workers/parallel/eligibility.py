@@ -10,6 +10,7 @@ from workers.checkpoint import Checkpoint
 from workers.engine_spec import EngineSpec
 from workers.loading.attention_choice import PADDED_ONLY
 from workers.loading.model import model_class, trust
+from workers.packed.probe import foreign_layers
 from workers.parallel.shards import KNOWN
 
 
@@ -36,4 +37,4 @@ def _why_not_class(config: PreTrainedConfig) -> str | None:
     foreign = set(plan.values()) - KNOWN
     if foreign:
         return f"its tensor parallel plan has the style {', '.join(sorted(foreign))}"
-    return None
+    return foreign_layers(config.get_text_config())

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from schemas.settings import settings
 
+#: into one tensor, under the name that this torch calls it by
+_all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+
 
 class RanksDivergedError(RuntimeError):
     """The ranks of an engine no longer compute the same thing; the message says what and which."""
@@ -88,7 +91,7 @@ class RankGroup:
         self._note("gather", x)
         parts = x.new_empty(self.size, *x.shape)
         if x.numel():
-            dist.all_gather(list(parts.unbind()), x.contiguous())
+            _all_gather(parts.view(-1, *x.shape[1:]), x.contiguous())
         return parts.movedim(0, -2).flatten(-2)[..., :width]
 
     def all_agree(self, ok: bool) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,15 @@ def test_what_one_device_serves(gpt2: Path, changes: dict, said: str) -> None:
     task = changes.pop("task", "generate")
     spec = spec_of(gpt2, "cpu:0,1", **changes).model_copy(update={"task": task})
     assert said in why_not_parallel(spec, Checkpoint.resolve(spec.model))
+
+
+def test_layers_with_a_state_start_no_rank(tmp_path: Path) -> None:
+    types = ["full_attention", "conv"]
+    folder = write_model(tmp_path / "model", "llama")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "layer_types": types}))
+    spec = spec_of(folder, "cpu:0,1")
+    assert "layers of type conv keep state" in why_not_parallel(spec, Checkpoint.resolve(spec.model))
 
 
 def test_uneven_heads_start_no_rank(tmp_path: Path) -> None:
