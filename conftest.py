@@ -1,4 +1,4 @@
-"""How fast the machine happens to be decides no test. Not in tests/, whose folders would hide packages of their names."""
+"""How fast the machine happens to be decides no test. Not in tests/, whose folders would hide packages so named."""
 
 from __future__ import annotations
 
