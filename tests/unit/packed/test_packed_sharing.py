@@ -8,19 +8,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from packed_families import make_prompts, make_requests, reference_outputs, run_all, tiny_model
+from test_packed_scheduler import simulate
 
 from workers.packed import sharing
 from workers.packed.attention import AttentionBackend
+from workers.packed.blocks import BlockPool
 from workers.packed.engine import PackedEngine
 from workers.packed.graph_inputs import GraphInputs, max_tiles
+from workers.packed.lanes import LaneTable
 from workers.packed.options import PackedOptions
-from workers.packed.scheduler import Batch
+from workers.packed.scheduler import Batch, Scheduler
 from workers.packed.sdpa import SdpaBackend
 from workers.packed.sequence import Sequence
 from workers.packed.sharing import MIN_ROWS, PrefixGroups, SharedPrefix, find_groups, num_common
 from workers.packed.sharing_check import can_share
 from workers.packed.step_tensors import DeviceLanes
-from workers.request import GenerationRequest
+from workers.request import GenerationRequest, SamplingParams
 
 
 def make_sequence(lane: int, blocks: list[int]) -> Sequence:
@@ -202,3 +205,68 @@ def test_a_backend_that_shares_wrongly_may_not(
     engine.close()
     assert can_share(backend, layer, block_size, torch.device("cpu")) is allowed
     assert ("other results" in caplog.text) is isinstance(backend, WrongBackend)
+
+
+def check_steps(scheduler: Scheduler) -> list[Batch]:
+    """Look at every step of the scheduler from now on; the list grows by those that share something."""
+    schedule, sharing_steps = scheduler.schedule, []
+
+    def look() -> Batch | None:
+        batch = schedule()
+        if batch is not None and batch.shared is not None:
+            assert_shares_what_it_says(scheduler, batch)
+            sharing_steps.append(batch)
+        return batch
+
+    scheduler.schedule = look
+    return sharing_steps
+
+
+def assert_shares_what_it_says(scheduler: Scheduler, batch: Batch) -> None:
+    shared, size = batch.shared, scheduler.pool.block_size
+    assert len(shared.lens) == len(batch.decode_lanes)
+    in_tiles = np.zeros(len(shared.lens), dtype=bool)
+    for start, count in zip(shared.starts, shared.counts, strict=True):
+        rows = slice(start, start + count)
+        assert 0 < count <= sharing.TILE_ROWS and not in_tiles[rows].any()
+        in_tiles[rows] = True
+        (length,) = set(shared.lens[rows].tolist())
+        members = [scheduler.running[lane] for lane in batch.decode_lanes[rows].tolist()]
+        assert length % size == 0 and (batch.positions[rows] >= length).all()
+        assert len({tuple(sequence.blocks[: length // size]) for sequence in members}) == 1
+        assert len({sequence.tokens[:length].tobytes() for sequence in members}) == 1
+    assert (in_tiles == (shared.lens > 0)).all()
+
+
+def run_rows(rows: list[tuple[int, int, int]], num_blocks: int, lag: int) -> int:
+    """Schedule rows of (which prefix, tokens behind it, outputs) to their end; how many steps shared something."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("MIN_SAVED_TOKENS", 1), ("MIN_ROWS", 3), ("FIRST_REST", 2)):
+            patch.setattr(sharing, name, value)
+        pool = BlockPool(num_blocks, 4)
+        scheduler = Scheduler(pool, LaneTable(16, 64), token_budget=48, max_model_len=256, groups=PrefixGroups(16, 4))
+        steps = check_steps(scheduler)
+        params = SamplingParams(max_new_tokens=30)
+        for index, (prefix, tail, _) in enumerate(rows):
+            ids = np.concatenate([np.full(68, prefix), 1000 * (index + 1) + np.arange(tail)]).astype(np.int32)
+            scheduler.add(Sequence(GenerationRequest(id=index, prompt_ids=ids, params=params)))
+        stops = {index: num_outputs for index, (_, _, num_outputs) in enumerate(rows)}
+        assert simulate(scheduler, stops, lag) == stops
+        assert pool.num_free == num_blocks
+    return len(steps)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 2), st.integers(1, 9), st.integers(1, 30)), min_size=1, max_size=40),
+    num_blocks=st.integers(40, 120),
+    lag=st.integers(0, 1),
+)
+def test_any_workload_ends_and_shares_only_what_is_shared(
+    rows: list[tuple[int, int, int]], num_blocks: int, lag: int
+) -> None:
+    run_rows(rows, num_blocks, lag)
+
+
+def test_most_steps_of_rows_behind_one_prefix_share_it() -> None:
+    assert run_rows([(0, 1 + i % 9, 25) for i in range(16)], 200, 1) > 15
