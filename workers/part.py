@@ -121,7 +121,7 @@ def _key_problem(keys: dict[str, str], record: JobRecord, shard: Shard, rows: in
 
 def _row_problem(parquet: pq.ParquetFile, shard: Shard) -> str | None:
     expected = shard.first_row
-    for batch in parquet.iter_batches(65536, columns=[ROW.name]):
+    for batch in parquet.iter_batches(65536, columns=[ROW.name], use_threads=False):
         numbers = batch[ROW.name].to_numpy(zero_copy_only=False)
         if not np.array_equal(numbers, np.arange(expected, expected + len(numbers))):
             return f"its row numbers do not run from {shard.first_row} to {shard.first_row + shard.num_rows - 1}"

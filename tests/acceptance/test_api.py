@@ -45,3 +45,12 @@ def test_run_from_python(shell, encoder):
     gone, unset = ended.stdout.splitlines()
     assert "has ended" in gone
     assert "PARQUETRY_BROKER_URL" in unset
+
+
+def test_a_process_that_ends_right_after_reading_ends_well(shell):
+    """Threads that outlive the read would abort it, one time in six."""
+    (shell.folder / "out").mkdir()
+    write_file(shell.folder / "out" / "part-00000000.parquet", 30)
+    script = "from parquetry.output import head, read_output; read_output('out'); head('out', 3)"
+    arguments = shell.arguments([sys.executable, "-c", script])
+    assert [subprocess.run(**arguments).returncode for _ in range(12)] == [0] * 12
