@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests.chaos.arena import Arena
 from tests.chaos.job import Job
+from tests.chaos.process import Process
 from tests.chaos.report import Outcome
 
 SHARD_ROWS = 10
@@ -15,6 +16,7 @@ SHARD_ROWS = 10
 SIZES = {"short": (4, 14), "long": (200, 1200)}
 GRACE_S = 30.0
 TAKEOVER_S = 10.0
+NEW_SHARD_S = 8.0
 
 
 def run(profile: str, seed: int, folder: Path) -> list[Outcome]:
@@ -27,7 +29,6 @@ def run(profile: str, seed: int, folder: Path) -> list[Outcome]:
         arena.wait_for_workers(2)
         outcome = Outcome(fault="T3 SIGTERM", injected=signals, slowest_s=0.0)
         for _ in range(signals):
-            time.sleep(draw.uniform(2.0, 4.0))
             _drain(arena, job, draw, outcome)
         job.wait_for_end(1200.0)
         job.judge(outcome)
@@ -36,9 +37,19 @@ def run(profile: str, seed: int, folder: Path) -> list[Outcome]:
         return [outcome]
 
 
+def _wait_for_new_shard(arena: Arena, job: Job, worker: Process) -> None:
+    """Return when the machine has just begun a shard; at the end of a job there may be none."""
+    before, deadline = set(arena.held_by(job, worker)), time.monotonic() + NEW_SHARD_S
+    while set(arena.held_by(job, worker)) <= before and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
 def _drain(arena: Arena, job: Job, draw: random.Random, outcome: Outcome) -> None:
     """SIGTERM one machine; the lease is far too long for anything but a release to free its shards in time."""
     victim = draw.choice(arena.serving())
+    _wait_for_new_shard(arena, job, victim)
+    # some rows in, and with more left than the drain has time for
+    time.sleep(draw.uniform(1.0, 3.0))
     held = arena.held_by(job, victim)
     took = victim.stop(GRACE_S)
     arena.workers.remove(victim)
