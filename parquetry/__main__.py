@@ -1,6 +1,39 @@
-"""`python -m parquetry` is the `parquetry` command."""
+"""The `parquetry` command as a process: `python -m parquetry` is the same."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from contextlib import suppress
+from typing import NoReturn
 
 from parquetry.cli import main
 
+
+def run() -> NoReturn:
+    """Run the command line, and end."""
+    try:
+        main()
+    except SystemExit as ended:
+        leave(ended.code)
+
+
+def leave(code: int | str | None) -> NoReturn:
+    """End with a code, as sys.exit counts them, but without the interpreter's last steps.
+
+    Arrow's threads may hold the last reference to what they read of a Python file. Letting go of it while the
+    interpreter ends aborts the process, after all its work is done.
+    """
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        # whoever read it may have left
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
+
+
 if __name__ == "__main__":
-    main()
+    run()

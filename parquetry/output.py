@@ -42,12 +42,12 @@ def part_names(storage: Storage) -> list[str]:
 
 
 def _read(storage: Storage, name: str, columns: Sequence[str] | None) -> pa.Table:
-    # Arrow's threads may outlive a read of a Python file, and abort a process that ends soon after it
-    with storage.open(name) as source, pq.ParquetFile(source) as file:
+    # Arrow's threads may hold what they read of a Python file, and abort a process that ends soon after it
+    with storage.open(name) as source, pq.ParquetFile(source, pre_buffer=False) as file:
         return file.read(columns=list(columns) if columns is not None else None, use_threads=False)
 
 
 def _first_rows(storage: Storage, name: str, rows: int) -> pa.Table:
-    with storage.open(name) as source, pq.ParquetFile(source) as file:
+    with storage.open(name) as source, pq.ParquetFile(source, pre_buffer=False) as file:
         batch = next(file.iter_batches(batch_size=rows, use_threads=False), None)
         return pa.Table.from_batches([batch] if batch is not None else [], schema=file.schema_arrow).slice(0, rows)

@@ -205,13 +205,15 @@ def _byte_tokenizer(*, chat: bool, around: Sequence[str] = (), more: Sequence[st
 
 
 def _word_tokenizer() -> PreTrainedTokenizerFast:
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    # written, not trained: the trainer breaks ties another way in every process
+    words = {word for line in _CORPUS for word in line.replace(",", " ").split()}
+    letters = {letter for line in _CORPUS for letter in line.replace(" ", "")}
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *sorted(words | letters | {f"##{letter}" for letter in letters})]
+    vocab = {piece: number for number, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=200, special_tokens=special, show_progress=False)
-    tokenizer.train_from_iterator(_CORPUS, trainer)
-    ids = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    ids = [(name, vocab[name]) for name in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ids
     )

@@ -54,7 +54,7 @@ def verify(storage: Storage, name: str, record: JobRecord, shard: Shard) -> Part
 def inspect(file: BinaryIO, name: str, record: JobRecord, shard: Shard, *, etag: str = "") -> PartFooter:
     """Check an open part: schema, number of rows, contiguous `row`, and the footer's keys. Raises PartInvalidError."""
     try:
-        with pq.ParquetFile(file) as parquet:
+        with pq.ParquetFile(file, pre_buffer=False) as parquet:
             keys = from_metadata(parquet.metadata.metadata)
             rows = parquet.metadata.num_rows
             problem = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from types import SimpleNamespace
 
 import numpy as np
@@ -107,12 +108,18 @@ def test_entities_are_those_of_the_pipeline(backend, folder, expected, tmp_path,
         np.testing.assert_allclose([e["score"] for e in found], [e["score"] for e in wanted], atol=1e-4)
 
 
+def without_accents(text: str) -> str:
+    """As the tokenizer reads it."""
+    return "".join(c for c in unicodedata.normalize("NFD", text.lower()) if not unicodedata.combining(c))
+
+
 def test_offsets_count_characters_of_the_text(folder):
+    """Accents, which the tokenizer drops, and an emoji of four bytes stand before most of these."""
     rows, _ = found_entities(folder, [TEXTS[3]])
-    whole = [TEXTS[3][entity["start"] : entity["end"]] for entity in rows[0]]
-    assert [text.lower().replace("é", "e") for text in whole if "caf" in text] == [
-        entity["word"] for entity in rows[0] if "caf" in entity["word"]
-    ]
+    spans = [TEXTS[3][entity["start"] : entity["end"]] for entity in rows[0]]
+    words = [entity["word"].replace(" ##", "").removeprefix("##") for entity in rows[0]]
+    assert [without_accents(span) for span in spans] == words
+    assert "é" in "".join(spans) and "rows" in "".join(spans)
 
 
 def test_a_text_beyond_the_window_may_be_an_error_row(folder):
