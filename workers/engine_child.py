@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -15,6 +14,7 @@ from pathlib import Path
 from schemas.settings import settings, visible_gpus
 from workers.engine_spec import EngineSpec
 from workers.messages import SWITCH
+from workers.pulse import PulseReader
 from workers.wire import Frame, dial, send
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -39,10 +39,10 @@ class EngineChild:
         self._log = log
         self._log_start = _trimmed_size(log)
         self._failure: dict[str, object] | None = None
-        self._partial = b""
         self._begun = self._last_sign = time.monotonic()
         self.pipe, writer = os.pipe()
         os.set_blocking(self.pipe, False)
+        self._signs = PulseReader(self.pipe)
         self._process = self._start(writer, gpus)
 
     def _start(self, writer: int, gpus: str | None) -> subprocess.Popen:
@@ -89,14 +89,9 @@ class EngineChild:
 
     def read_pulse(self) -> bool:
         """Take in signs of life; False when the process has closed its end, that is, died."""
-        try:
-            data = os.read(self.pipe, 65536)
-        except BlockingIOError:
-            return True
-        *lines, self._partial = (self._partial + data).split(b"\n")
-        for line in lines:
-            self._take(json.loads(line))
-        return bool(data)
+        for message in self._signs.read():
+            self._take(message)
+        return self._signs.is_open
 
     def _take(self, message: dict[str, object]) -> None:
         self._last_sign = time.monotonic()

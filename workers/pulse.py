@@ -1,4 +1,4 @@
-"""An engine's signs of life: lines of JSON on a pipe to its supervisor."""
+"""An engine's signs of life: lines of JSON on a pipe to whoever started it."""
 
 from __future__ import annotations
 
@@ -48,3 +48,23 @@ class Pulse:
         except BrokenPipeError:
             # the supervisor is gone, and with it whoever wanted results
             os._exit(1)
+
+
+class PulseReader:
+    """The other end: what an engine or a rank has said since it was last asked. The descriptor must not block."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._partial = b""
+        #: False once the process has closed its end, that is, died
+        self.is_open = True
+
+    def read(self) -> list[dict[str, object]]:
+        """The messages that are whole by now."""
+        try:
+            data = os.read(self._descriptor, 65536)
+        except BlockingIOError:
+            return []
+        self.is_open = bool(data)
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        return [json.loads(line) for line in lines]

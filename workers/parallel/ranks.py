@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import select
@@ -19,6 +18,7 @@ from pathlib import Path
 from schemas.settings import settings
 from workers.engine_spec import EngineSpec
 from workers.parallel.channel import Outbox
+from workers.pulse import PulseReader
 
 log = logging.getLogger(__name__)
 _TICK_S = 0.2
@@ -43,10 +43,10 @@ class Rank:
         self.is_ready = False
         self.failure: dict[str, object] | None = None
         self.last_sign = time.monotonic()
-        self._partial = b""
         self.connection, theirs = Pipe()
         self.pulse, writer = os.pipe()
         os.set_blocking(self.pulse, False)
+        self._signs = PulseReader(self.pulse)
         try:
             self._process = self._start(spec, store, theirs, writer)
         finally:
@@ -72,14 +72,9 @@ class Rank:
 
     def read_pulse(self) -> bool:
         """Take in signs of life; False when the process has closed its end, that is, died."""
-        try:
-            data = os.read(self.pulse, 65536)
-        except BlockingIOError:
-            return True
-        *lines, self._partial = (self._partial + data).split(b"\n")
-        for line in lines:
-            self._take(json.loads(line))
-        return bool(data)
+        for message in self._signs.read():
+            self._take(message)
+        return self._signs.is_open
 
     def _take(self, message: dict[str, object]) -> None:
         self.last_sign = time.monotonic()
