@@ -127,7 +127,8 @@ def fleet(folder: Path, args: argparse.Namespace) -> Iterator[str]:
 
     with embedded_server() as url:
         state = {"PARQUETRY_BROKER_URL": url, "PARQUETRY_STATE_DIR": str(folder / "state")}
-        environment = {**os.environ, **state, "PYTHONPATH": str(HERE.parent)}
+        paths = os.pathsep.join(filter(None, [str(HERE.parent), os.getenv("PYTHONPATH")]))
+        environment = {**os.environ, **state, "PYTHONPATH": paths}
         command = [sys.executable, "-m", "parquetry", "worker", "--gpus", "none" if args.cpu else "0"]
         with (folder / "worker.log").open("wb") as log:
             worker = subprocess.Popen(command, env=environment, stdout=log, stderr=log)

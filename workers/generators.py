@@ -6,7 +6,6 @@ import importlib.metadata
 import logging
 
 import tokenizers
-import torch
 from torch import nn
 
 from schemas.errors import UnsupportedOptionError
@@ -17,8 +16,9 @@ from workers.engine_spec import EngineSpec
 from workers.loaded_model import about, beat_in_layers
 from workers.loading.attention_choice import PACKED_ONLY
 from workers.loading.model import is_spread
-from workers.loading.placement import memory_fraction
+from workers.loading.placement import memory_limit
 from workers.loading.quantization import packing_obstacle
+from workers.packed.memory import free_bytes
 from workers.packed.options import PackedOptions
 from workers.pulse import Beat
 from workers.transformers_generate import MAX_ROWS, TransformersGenerate
@@ -59,7 +59,7 @@ def put_generator(spec: EngineSpec, checkpoint: Checkpoint, model: nn.Module, be
         tokenizer,
         eos_ids=checkpoint.eos_ids,
         pad_id=checkpoint.pad_id,
-        token_budget=spec.token_budget or _generation_budget(model),
+        token_budget=spec.token_budget or _generation_budget(spec, model),
         about={**about(spec, model), "why_not_packed": reason},
         beat=beat,
     )
@@ -83,7 +83,7 @@ def put_vision_generator(spec: EngineSpec, checkpoint: Checkpoint, model: nn.Mod
         tokenizers.Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json")),
         eos_ids=checkpoint.eos_ids,
         pad_id=checkpoint.pad_id,
-        token_budget=spec.token_budget or _generation_budget(model),
+        token_budget=spec.token_budget or _generation_budget(spec, model),
         max_rows=max_rows,
         about={**about(spec, model), "why_not_packed": _NO_IMAGES, "pillow": importlib.metadata.version("pillow")},
         beat=beat,
@@ -128,13 +128,13 @@ def packed_options(spec: EngineSpec, checkpoint: Checkpoint) -> PackedOptions:
     is_compiled = spec.model.compile and spec.model.quantization != "int8"
     options = {"attention": _PACKED_ATTENTION[spec.model.attention], "compile": is_compiled}
     options["max_model_len"] = checkpoint.context_window
-    options["memory_fraction"] = memory_fraction(spec.model, spec.device, default=PackedOptions.memory_fraction)
+    options["memory_limit"] = memory_limit(spec.model, spec.device)
     if spec.token_budget is not None:
         options["token_budget"] = spec.token_budget
     return PackedOptions(**options)
 
 
-def _generation_budget(model: nn.Module) -> int:
+def _generation_budget(spec: EngineSpec, model: nn.Module) -> int:
     """Tokens a padded batch may come to hold: a fixed number on a CPU, else what fits beside the weights."""
     if model.device.type == "cpu":
         return _CPU_TOKEN_BUDGET
@@ -144,5 +144,5 @@ def _generation_budget(model: nn.Module) -> int:
     # an encoder-decoder keeps the prompt's keys and values in its decoder's layers; its config counts the encoder's
     layers = next(filter(None, (getattr(config, name, None) for name in _DECODER_LAYERS)), config.num_hidden_layers)
     token_bytes = 2 * layers * heads * head_dim * model.dtype.itemsize
-    free_bytes, _ = torch.cuda.mem_get_info(model.device)
-    return max(_LEAST_TOKEN_BUDGET, int(free_bytes * _KV_SHARE) // token_bytes)
+    free = free_bytes(model.device, 1.0, memory_limit(spec.model, spec.device))
+    return max(_LEAST_TOKEN_BUDGET, int(free * _KV_SHARE) // token_bytes)

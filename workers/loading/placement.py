@@ -82,12 +82,12 @@ def require_room(model: ModelSpec, needed: int, limits: Mapping[Device, int] | N
         raise _too_large(model, needed, limits)
 
 
-def memory_fraction(model: ModelSpec, device: str, *, default: float) -> float:
-    """The share of the device that weights, cache and activations may take together, never above `default`."""
+def memory_limit(model: ModelSpec, device: str) -> int | None:
+    """Bytes of the card that the job may take, weights, cache and activations together; None without a limit."""
     limits = parse_limits(model)
     if limits is None or device == "cpu":
-        return default
-    return min(default, limits.get(device_key(device), 0) / Card.of(device).total_bytes)
+        return None
+    return limits.get(device_key(device), 0)
 
 
 def _allowed(limits: Mapping[Device, int] | None, cards: Mapping[Device, Card]) -> dict[Device, int]:

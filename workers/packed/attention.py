@@ -84,6 +84,8 @@ class AttentionBackend(ABC):
     block_size: int = 16
     #: whether decodes of one step read what they share only once, for blocks of a multiple of 16 tokens
     shares_prefixes: bool = False
+    #: whether a part of a prompt is attended as fast as a whole one
+    cuts_prompts_freely: bool = False
 
     @abstractmethod
     def write(self, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:

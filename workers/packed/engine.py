@@ -38,6 +38,7 @@ from workers.packed.startup import capture_graphs, speed_up
 from workers.packed.step_tensors import DeviceLanes
 from workers.packed.stop import StopMatcher
 from workers.packed.together import GroupRunner, unanimous
+from workers.packed.waves import full_step
 from workers.parallel.group import SOLO, RankGroup
 from workers.request import Completion, GenerationRequest, Request, Result
 
@@ -120,6 +121,7 @@ class PackedEngine(Engine):
             self.lanes,
             token_budget=self.options.token_budget,
             max_model_len=self.max_model_len,
+            full_step=full_step(self.backend, self.device, self.model.config.get_text_config().hidden_size),
             prefix_cache=self.options.prefix_cache,
             groups=PrefixGroups(num_lanes, block_size) if self._can_share(block_size) else None,
         )

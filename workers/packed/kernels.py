@@ -22,6 +22,7 @@ class TritonBackend(AttentionBackend):
     name = "triton"
     block_size = 32
     shares_prefixes = True
+    cuts_prompts_freely = True
 
     def write(self, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
         store(inner_contiguous(k), inner_contiguous(v), k_cache, v_cache, slot_mapping)
@@ -67,6 +68,7 @@ class TorchVarlenBackend(TritonBackend):
     """Torch's built-in variable-length flash attention for fresh prompts, our kernels for the rest."""
 
     name = "torch_varlen"
+    cuts_prompts_freely = False
 
     def can_attend_fresh(self, q: Tensor, v: Tensor, spec: AttentionSpec) -> bool:
         return flash.torch_can_attend(q, v, spec)
@@ -79,6 +81,7 @@ class FlashAttentionBackend(TritonBackend):
     """The flash-attn package for fresh prompts, our kernels for the rest."""
 
     name = "flash_attention_2"
+    cuts_prompts_freely = False
 
     def can_attend_fresh(self, q: Tensor, v: Tensor, spec: AttentionSpec) -> bool:
         return flash.package_can_attend(q, v, spec)

@@ -12,15 +12,17 @@ from workers.packed.options import PackedOptions
 from workers.packed.runner import ModelRunner
 
 
-def free_bytes(device: torch.device, fraction: float) -> int:
+def free_bytes(device: torch.device, fraction: float, limit: int | None = None) -> int:
     """Bytes the cache may take: on CUDA what `fraction` of the card leaves, on a CPU a quarter of what is free.
 
-    The rest of the card is for captured graphs and for what other libraries allocate.
+    The rest of the card is for captured graphs and for what other libraries allocate. With a `limit`, in bytes, on what
+    this process may take, the same fraction of that counts, whatever others take of the card.
     """
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(free + held - (1.0 - fraction) * total)
+        taken = torch.cuda.memory_allocated(device)
+        left = free + torch.cuda.memory_reserved(device) - taken - (1.0 - fraction) * total
+        return int(left if limit is None else min(left, fraction * limit - taken))
     return int(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * fraction / 4)
 
 
@@ -30,7 +32,7 @@ def fit_blocks(available: int, bytes_per_block: int, max_useful: int) -> int:
     if count < 1:
         raise MemoryError(
             f"no room for a KV cache: {available / 2**20:.0f} MiB free, one block takes {bytes_per_block / 2**20:.2f} "
-            "MiB; use a smaller model, a quantization or a higher memory_fraction"
+            "MiB; use a smaller model or a quantization, or raise model.max_memory where the job sets it"
         )
     return count
 
@@ -44,7 +46,7 @@ def plan_num_blocks(
     device, block_size = runner.lanes.device, runner.lanes.block_size
     peak = activation_bytes(runner, options, max_model_len)
     # every rank has as many blocks as the one with the least room
-    available = runner.group.minimum(free_bytes(device, options.memory_fraction) - peak)
+    available = runner.group.minimum(free_bytes(device, options.memory_fraction, options.memory_limit) - peak)
     per_block = block_size * sum(layer.bytes_per_token for layer in layers)
     # More than every lane at its longest is of no use; the prefix cache may have as much again.
     useful = 2 * options.num_lanes * -(-max_model_len // block_size)

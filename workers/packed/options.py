@@ -13,8 +13,8 @@ class PackedOptions:
 
     #: one of ATTENTION_CHOICES
     attention: str = "auto"
-    #: most tokens one step computes: decodes first, prefill chunks fill the rest
-    token_budget: int = 8192
+    #: most tokens one step computes: decodes first, prefill chunks fill the rest; see waves.py for the number
+    token_budget: int = 8448
     #: most sequences that hold a lane at once
     max_num_seqs: int = 1024
     #: tokens per block of the KV cache
@@ -23,6 +23,8 @@ class PackedOptions:
     num_blocks: int | None = None
     #: share of the device memory the engine may use, weights included
     memory_fraction: float = 0.9
+    #: bytes of the device that this engine may take, of which it uses that share; None: the whole device
+    memory_limit: int | None = None
     #: longest sequence, prompt and output together; None takes the model's own limit
     max_model_len: int | None = None
     #: torch.compile for the decoder layers and the sampler (CUDA only)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 
@@ -70,13 +71,18 @@ class Scheduler:
         *,
         token_budget: int,
         max_model_len: int,
+        full_step: int | None = None,
         prefix_cache: bool = True,
         groups: PrefixGroups | None = None,
     ) -> None:
-        """`groups` are kept for an engine that can read a shared prefix once."""
+        """Steps of more than `full_step` tokens are cut to multiples of it; None keeps prompts whole instead.
+
+        `groups` are kept for an engine that can read a shared prefix once.
+        """
         self.pool = pool
         self.lanes = lanes
         self.token_budget = token_budget
+        self.full_step = full_step
         self.max_model_len = max_model_len
         self.prefix_cache = prefix_cache
         self.groups = groups
@@ -121,7 +127,7 @@ class Scheduler:
         decodes, shared = self._arrange(decodes)
         batch = Batch(decodes, lanes.computed[decodes], lanes.last_block[decodes], [], shared=shared)
         lanes.computed[decodes] += 1
-        self._fill(batch, self.token_budget - len(decodes))
+        self._fill(batch, self._num_wanted(len(decodes)) - len(decodes))
         return batch if len(decodes) or batch.chunks else None
 
     def _arrange(self, decodes: np.ndarray) -> tuple[np.ndarray, SharedPrefix | None]:
@@ -162,12 +168,28 @@ class Scheduler:
         self.release(youngest)
         self.failed.append((youngest, f"the sequence reached {num_tokens} tokens; the KV cache holds {capacity}"))
 
+    def _num_wanted(self, num_decodes: int) -> int:
+        """Most tokens of this step: the budget, or what there is, cut to a multiple of `full_step`."""
+        if self.full_step is None:
+            return self.token_budget
+        ready = min(self.token_budget, num_decodes + self._num_ready(self.token_budget))
+        cut = ready // self.full_step * self.full_step
+        return cut if cut > num_decodes else self.token_budget
+
+    def _num_ready(self, limit: int) -> int:
+        """About how many tokens of prompts could be computed now; stops counting at `limit`."""
+        count = sum(sequence.num_tokens - int(self.lanes.computed[sequence.lane]) for sequence in self._prefilling)
+        for sequence in islice(self.waiting, self.lanes.num_free):
+            if count >= limit:
+                break
+            count += sequence.num_tokens - len(self._cached_blocks(sequence)) * self.pool.block_size
+        return count
+
     def _fill(self, batch: Batch, budget: int) -> None:
         finished: list[int] = []
         while budget > 0 and (sequence := self._next_prefill(batch)) is not None:
             start = int(self.lanes.computed[sequence.lane])
-            # Whole prompts attend without reading the cache back, so one is cut only when the step would be half empty.
-            if sequence.num_tokens - start > budget and 2 * budget < self.token_budget:
+            if self._is_worth_waiting(sequence.num_tokens - start, budget):
                 break
             chunk = PrefillChunk(sequence, sequence.lane, start, min(sequence.num_tokens, start + budget))
             batch.chunks.append(chunk)
@@ -178,6 +200,14 @@ class Scheduler:
                 finished.append(chunk.lane)
         if finished:
             self._decoding = np.concatenate([self._decoding, np.asarray(finished, dtype=np.int32)])
+
+    def _is_worth_waiting(self, num_tokens: int, budget: int) -> bool:
+        """Whether the rest of a prompt is better computed whole, in the next step.
+
+        Some kernels attend whole prompts faster, without reading the cache back; then one is cut only when the step
+        would be half empty.
+        """
+        return self.full_step is None and num_tokens > budget and 2 * budget < self.token_budget
 
     def _next_prefill(self, batch: Batch) -> Sequence | None:
         if not self._prefilling:

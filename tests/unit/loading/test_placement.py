@@ -7,7 +7,7 @@ import pytest
 from schemas.errors import ExitCode, InvalidValueError, ModelTooLargeError, UnsupportedQuantizationError
 from schemas.job import ModelSpec
 from tests.unit.loading.spec_cases import CPU, GIB, H100
-from workers.loading.placement import memory_fraction, parse_limits, place
+from workers.loading.placement import memory_limit, parse_limits, place
 
 ONE = {0: H100, "cpu": CPU}
 TWO = {0: H100, 1: H100, "cpu": CPU}
@@ -72,6 +72,9 @@ def test_limits_that_cannot_be_read_are_refused(limits: dict[str, str]) -> None:
         parse_limits(model(max_memory=limits))
 
 
-def test_a_cpu_engine_keeps_its_share() -> None:
-    assert memory_fraction(model(max_memory={"cpu": "1GiB"}), "cpu", default=0.9) == 0.9
-    assert memory_fraction(model(), "cuda:0", default=0.9) == 0.9
+def test_a_limit_is_that_of_the_engines_card() -> None:
+    limited = model(max_memory={"1": "2GiB", "cpu": "1GiB"})
+    assert memory_limit(limited, "cuda:1") == 2 * GIB
+    assert memory_limit(limited, "cuda:0") == 0
+    assert memory_limit(limited, "cpu") is None
+    assert memory_limit(model(), "cuda:0") is None

@@ -13,7 +13,7 @@ from workers.packed.sequence import Sequence
 from workers.request import GenerationRequest, SamplingParams
 
 
-def make_scheduler(num_blocks: int = 64, num_lanes: int = 8, token_budget: int = 16, **options: bool) -> Scheduler:
+def make_scheduler(num_blocks: int = 64, num_lanes: int = 8, token_budget: int = 16, **options: object) -> Scheduler:
     lanes = LaneTable(num_lanes, 64)
     return Scheduler(BlockPool(num_blocks, 4), lanes, token_budget=token_budget, max_model_len=256, **options)
 
@@ -43,6 +43,30 @@ def test_a_prompt_is_not_cut_for_less_than_half_a_step() -> None:
     for first, length in ((100, 10), (200, 7)):
         scheduler.add(make_sequence(length, first=first))
     assert [shape(scheduler.schedule()) for _ in range(2)] == [(0, [(0, 10)]), (1, [(0, 7)])]
+
+
+def test_steps_are_cut_to_whole_waves() -> None:
+    scheduler = make_scheduler(token_budget=48, full_step=16)
+    for first, length in ((100, 10), (200, 7), (300, 30)):
+        scheduler.add(make_sequence(length, first=first))
+    # 47 tokens are there, then 15 and the two decodes, then less than a whole step
+    shapes = [shape(scheduler.schedule()) for _ in range(4)]
+    assert shapes == [(0, [(0, 10), (0, 7), (0, 15)]), (2, [(15, 29)]), (2, [(29, 30)]), (3, [])]
+
+
+def test_only_prompts_that_can_begin_count_towards_a_whole_step() -> None:
+    scheduler = make_scheduler(num_lanes=2, token_budget=48, full_step=8)
+    for first, length in ((100, 5), (200, 6), (300, 30)):
+        scheduler.add(make_sequence(length, first=first))
+    assert shape(scheduler.schedule()) == (0, [(0, 5), (0, 3)])
+    assert shape(scheduler.schedule()) == (1, [(3, 6)])
+
+
+def test_decodes_alone_may_exceed_a_whole_step() -> None:
+    scheduler = make_scheduler(token_budget=16, full_step=3)
+    for first in range(100, 105):
+        scheduler.add(make_sequence(1, first=first))
+    assert [scheduler.schedule().num_tokens for _ in range(3)] == [3, 5, 5]
 
 
 def test_a_shrunken_budget_bounds_the_decodes() -> None:
@@ -128,13 +152,20 @@ def collect(
     num_blocks=st.integers(20, 60),
     token_budget=st.integers(3, 64),
     lag=st.integers(0, 1),
+    full_step=st.none() | st.integers(1, 40),
     prefix_cache=st.booleans(),
     shared=st.booleans(),
 )
 def test_every_sequence_ends_with_its_outputs(
-    sizes: list[tuple[int, int]], num_blocks: int, token_budget: int, lag: int, prefix_cache: bool, shared: bool
+    sizes: list[tuple[int, int]],
+    num_blocks: int,
+    token_budget: int,
+    lag: int,
+    full_step: int | None,
+    prefix_cache: bool,
+    shared: bool,
 ) -> None:
-    scheduler = make_scheduler(num_blocks, token_budget=token_budget, prefix_cache=prefix_cache)
+    scheduler = make_scheduler(num_blocks, token_budget=token_budget, full_step=full_step, prefix_cache=prefix_cache)
     stops = {}
     for index, (length, num_outputs) in enumerate(sizes):
         ids = np.arange(length, dtype=np.int32) + (0 if shared else 1000 * index)
