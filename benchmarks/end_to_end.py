@@ -29,6 +29,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 TEXT = HERE / "quality_text.txt"
+#: a job that takes longer has no worker
+PATIENCE_S = 240.0
 
 
 def parse_args() -> argparse.Namespace:
@@ -145,10 +147,9 @@ def measure_product(folder: Path, args: argparse.Namespace) -> dict:
 
     with fleet(folder, args) as url:
         start = time.perf_counter()
-        submit(job(folder, "first", args, limit=min(args.rows, 64)), broker_url=url).wait()
+        submit(job(folder, "first", args, limit=min(args.rows, 64)), broker_url=url).wait(PATIENCE_S)
         first_s, start = time.perf_counter() - start, time.perf_counter()
-        done = submit(job(folder, "out", args), broker_url=url)
-        done.wait()
+        submit(job(folder, "out", args), broker_url=url).wait(PATIENCE_S)
         seconds = time.perf_counter() - start
     output = pq.read_table(folder / "out", columns=["row", "output_tokens", "error"])
     assert sorted(output["row"].to_pylist()) == list(range(args.rows))

@@ -70,16 +70,24 @@ def run_side(side: str, workload: str, args: argparse.Namespace) -> dict[str, An
 
 
 def floor_seconds(workload: Any, ceilings: dict[str, Any]) -> float | None:
-    """Matrix products at the card's rate plus key and value reads at its bandwidth, one after the other."""
+    """Matrix products at the card's rate plus key and value reads at its bandwidth, one after the other.
+
+    A prefix that all rows share counts as computed once, and as never read.
+    """
     if ceilings["bytes_per_s"] is None:
         return None
-    from models import kv_bytes_per_token, make_config, num_parameters
+    from models import kv_bytes_per_token, make_config, num_layer_parameters, num_parameters
 
     config = make_config(workload.model)
+    layers = num_layer_parameters(config)
+    head = num_parameters(config) - layers
     shared = workload.shared_prefix * (len(workload.prompts) - 1)
     num_tokens = workload.num_prompt_tokens - shared + workload.num_output_tokens
-    read = sum(n * len(ids) + n * (n - 1) // 2 for ids, n in zip(workload.prompts, workload.output_lens, strict=True))
-    matmul = 2 * num_parameters(config) * num_tokens / ceilings["flop_per_s"]
+    read = sum(
+        n * (len(ids) - workload.shared_prefix) + n * (n - 1) // 2
+        for ids, n in zip(workload.prompts, workload.output_lens, strict=True)
+    )
+    matmul = 2 * (layers * num_tokens + head * workload.num_output_tokens) / ceilings["flop_per_s"]
     return matmul + read * kv_bytes_per_token(config) / ceilings["bytes_per_s"]
 
 
@@ -89,6 +97,7 @@ def summarise(report: dict[str, Any], workload: Any, ceilings: dict[str, Any]) -
         return report
     last = report["rounds"][-1]
     report["output_tok_s"] = last["output_tokens"] / last["seconds"]
+    report["cold_s"] = report["startup_s"] + report["rounds"][0]["seconds"]
     floor = floor_seconds(workload, ceilings)
     is_whole = last["output_tokens"] == workload.num_output_tokens
     if floor and is_whole:
@@ -101,8 +110,8 @@ def markdown(reports: list[dict[str, Any]], head: dict[str, Any]) -> str:
     lines = [f"# Generation, {head['ceilings']['device']}, {head['date']}", ""]
     lines += [f"- {key}: {value}" for key, value in head.items() if key not in ("date",)] + [""]
     lines += [
-        "| workload | engine | seconds | output tok/s | ours / it | roofline | memory GiB | start-up s |",
-        "|---|---|---|---|---|---|---|---|",
+        "| workload | engine | seconds | output tok/s | ours / it | roofline | memory GiB | start-up s | cold s |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     ours = {r["workload"]: r.get("output_tok_s") for r in reports if r["side"] == "packed"}
     for report in reports:
@@ -113,7 +122,7 @@ def markdown(reports: list[dict[str, Any]], head: dict[str, Any]) -> str:
 def row(report: dict[str, Any], ours: float | None) -> str:
     """One line of the table."""
     if "output_tok_s" not in report:
-        return f"| {report['workload']} | {report['side']} | {report.get('error')} | | | | | |"
+        return f"| {report['workload']} | {report['side']} | {report.get('error')} | | | | | | |"
     rate, share = report["output_tok_s"], report.get("roofline_share")
     cells = [
         report["workload"],
@@ -124,6 +133,7 @@ def row(report: dict[str, Any], ours: float | None) -> str:
         f"{share:.0%}" if share else "",
         f"{report['peak_memory_gib']:.1f}",
         f"{report['startup_s']:.1f}",
+        f"{report['cold_s']:.1f}",
     ]
     return "| " + " | ".join(cells) + " |"
 

@@ -32,8 +32,8 @@ def run_packed(workload: Workload, num_rounds: int, options: dict[str, Any]) -> 
         def _matched(self, lanes: np.ndarray, tokens: np.ndarray, stopped: np.ndarray) -> np.ndarray:
             return self.lanes.num_outputs[lanes] >= self.lens[self.lanes.request_id[lanes] % len(self.lens)]
 
-    model = make_model(workload.model)
     start = time.perf_counter()
+    model = make_model(workload.model)
     engine = HiddenLengthEngine(model, None, (), PackedOptions(**options))
     yield {"startup_s": time.perf_counter() - start, **engine.describe()}
     params = SamplingParams(max_new_tokens=workload.max_new_tokens)
@@ -83,8 +83,8 @@ def run_continuous(workload: Workload, num_rounds: int, options: dict[str, Any])
 
     from workers.packed.flash import has_package
 
-    model = make_model(workload.model, "flash_attention_2" if has_package() else "sdpa")
     start = time.perf_counter()
+    model = make_model(workload.model, "flash_attention_2" if has_package() else "sdpa")
     generation = GenerationConfig(
         max_new_tokens=workload.max_new_tokens, do_sample=False, eos_token_id=-1, pad_token_id=0
     )
@@ -111,9 +111,10 @@ def run_continuous(workload: Workload, num_rounds: int, options: dict[str, Any])
 
 def run_padded(workload: Workload, num_rounds: int, options: dict[str, Any]) -> Iterator[Round | dict]:
     """`generate` on left-padded batches in input order; `batches` limits how many, since it takes minutes."""
+    start = time.perf_counter()
     model = make_model(workload.model, "sdpa")
     batch_size, batches = options.get("batch_size", 64), options.get("batches", 1)
-    yield {"startup_s": 0.0, "batches": batches, "batch_size": batch_size}
+    yield {"startup_s": time.perf_counter() - start, "batches": batches, "batch_size": batch_size}
     start = time.perf_counter()
     num_tokens = 0
     for first in range(0, min(len(workload.prompts), batch_size * batches), batch_size):

@@ -61,8 +61,13 @@ def kv_bytes_per_token(config: PretrainedConfig) -> int:
 
 
 def num_parameters(config: PretrainedConfig) -> int:
-    """Parameters that take part in a matrix product for every token."""
+    """Parameters that take part in the matrix products of a token that is followed by a new one."""
+    return num_layer_parameters(config) + config.vocab_size * config.hidden_size
+
+
+def num_layer_parameters(config: PretrainedConfig) -> int:
+    """Parameters that take part in the matrix products of every token."""
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     heads = (2 * config.num_attention_heads + 2 * config.num_key_value_heads) * head_dim
     per_layer = config.hidden_size * (heads + 3 * config.intermediate_size)
-    return config.num_hidden_layers * per_layer + config.vocab_size * config.hidden_size
+    return config.num_hidden_layers * per_layer
