@@ -36,14 +36,15 @@ NARROW = Launch(32, 2, 4)
 WIDE = Launch(32, 4, 2)
 
 
-@triton.jit
+# how the keys are shared out is no constant: each would be a kernel of its own to compile
+@triton.jit(do_not_specialize=["num_splits", "num_parts"])
 def _decode_kernel(
     q_ptr, new_k_ptr, new_v_ptr, k_ptr, v_ptr, out_ptr, part_ptr, stat_ptr, sink_ptr, table_ptr, lane_ptr, len_ptr,
     shared_ptr, q_stride, q_head_stride, new_k_stride, new_k_head_stride, new_v_stride, new_v_head_stride,
-    k_block_stride, k_head_stride, v_block_stride, v_head_stride, table_stride, scale,
+    k_block_stride, k_head_stride, v_block_stride, v_head_stride, table_stride, scale, num_splits, num_parts,
     num_heads: tl.constexpr, group: tl.constexpr, group_pad: tl.constexpr,
     key_dim: tl.constexpr, key_pad: tl.constexpr, value_dim: tl.constexpr, value_pad: tl.constexpr,
-    block_size: tl.constexpr, tile: tl.constexpr, num_splits: tl.constexpr, num_parts: tl.constexpr,
+    block_size: tl.constexpr, tile: tl.constexpr, is_whole: tl.constexpr,
     window: tl.constexpr, softcap: tl.constexpr, has_sinks: tl.constexpr, has_shared: tl.constexpr,
     precision: tl.constexpr,
 ):  # fmt: skip
@@ -122,7 +123,7 @@ def _decode_kernel(
         acc = acc * fade[:, None] + weight[:, None] * new_v.to(tl.float32)[None, :]
         top = new_top
 
-    if num_parts == 1:
+    if is_whole:
         if has_sinks:
             sink = tl.load(sink_ptr + head, mask=in_group, other=0.0).to(tl.float32)
             last_top = tl.maximum(top, sink)
@@ -139,17 +140,17 @@ def _decode_kernel(
         tl.store(stat_ptr + part * 2 + 1, total, mask=in_group)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_splits", "num_parts"])
 def _join_kernel(
-    part_ptr, stat_ptr, sink_ptr, out_ptr, shared_ptr,
+    part_ptr, stat_ptr, sink_ptr, out_ptr, shared_ptr, num_splits, num_parts,
     num_heads: tl.constexpr, value_dim: tl.constexpr, value_pad: tl.constexpr,
-    num_splits: tl.constexpr, num_parts: tl.constexpr, parts_pad: tl.constexpr, has_sinks: tl.constexpr,
+    parts_pad: tl.constexpr, has_sinks: tl.constexpr, has_shared: tl.constexpr,
 ):  # fmt: skip
     head, row = tl.program_id(0), tl.program_id(1)
     base = (row.to(tl.int64) * num_heads + head) * num_parts
     split, value_at = tl.arange(0, parts_pad), tl.arange(0, value_pad)
     real = split < num_splits
-    if num_parts > num_splits:
+    if has_shared:
         # nobody wrote the shared parts of a row that shares nothing
         real = real | ((split < num_parts) & (tl.load(shared_ptr + row) > 0))
     tops = tl.load(stat_ptr + (base + split) * 2, mask=real, other=float("-inf"))
@@ -171,7 +172,6 @@ def _join_kernel(
 def choose_num_splits(num_rows: int, num_kv_heads: int) -> int:
     """Shares of the keys per sequence, so that few sequences still fill the card."""
     wanted = max(1, TARGET_PROGRAMS // max(1, num_rows * num_kv_heads))
-    # Powers of two: every count is a kernel of its own to compile.
     return min(MAX_SPLITS, 1 << (wanted.bit_length() - 1))
 
 
@@ -203,18 +203,18 @@ def paged_decode(
         q, k, v, k_cache, v_cache, out, partial, stats, sinks, step.tables, step.decode_lanes, step.decode_lens,
         shared_lens, q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1),
         k_cache.stride(0), k_cache.stride(1), v_cache.stride(0), v_cache.stride(1),
-        step.tables.stride(0), spec.scale,
+        step.tables.stride(0), spec.scale, splits, parts,
         num_heads=num_heads, group=group, group_pad=max(16, triton.next_power_of_2(group)),
         key_dim=key_dim, key_pad=key_pad, value_dim=value_dim, value_pad=value_pad,
-        block_size=step.block_size, tile=launch.tile, num_splits=splits, num_parts=parts,
+        block_size=step.block_size, tile=launch.tile, is_whole=parts == 1,
         window=spec.window, softcap=spec.softcap, has_sinks=spec.sinks is not None, has_shared=shared is not None,
         precision="ieee" if q.dtype == torch.float32 else "tf32",
         num_warps=launch.num_warps, num_stages=launch.num_stages,
     )  # fmt: skip
     if parts > 1:
         _join_kernel[(num_heads, num_rows)](
-            partial, stats, sinks, out, shared_lens, num_heads=num_heads, value_dim=value_dim, value_pad=value_pad,
-            num_splits=splits, num_parts=parts, parts_pad=triton.next_power_of_2(parts),
-            has_sinks=spec.sinks is not None, num_warps=4,
+            partial, stats, sinks, out, shared_lens, splits, parts,
+            num_heads=num_heads, value_dim=value_dim, value_pad=value_pad, parts_pad=triton.next_power_of_2(parts),
+            has_sinks=spec.sinks is not None, has_shared=shared is not None, num_warps=4,
         )  # fmt: skip
     return out

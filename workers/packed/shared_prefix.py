@@ -22,14 +22,15 @@ MAX_SHARES = 8
 MAX_MEMBERS = 4
 
 
-@triton.jit
+# how many shares there are is no constant: each would be a kernel of its own to compile
+@triton.jit(do_not_specialize=["first_part", "num_parts"])
 def _shared_kernel(
     q_ptr, k_ptr, v_ptr, part_ptr, stat_ptr, table_ptr, lane_ptr, shared_ptr, start_ptr, count_ptr,
     q_stride, q_head_stride, k_block_stride, k_head_stride, v_block_stride, v_head_stride, table_stride, scale,
+    first_part, num_parts,
     num_heads: tl.constexpr, group: tl.constexpr, members: tl.constexpr, num_chunks: tl.constexpr,
     key_dim: tl.constexpr, key_pad: tl.constexpr, value_dim: tl.constexpr, value_pad: tl.constexpr,
-    block_size: tl.constexpr, rows: tl.constexpr, tile: tl.constexpr,
-    first_part: tl.constexpr, num_parts: tl.constexpr, softcap: tl.constexpr, precision: tl.constexpr,
+    block_size: tl.constexpr, rows: tl.constexpr, tile: tl.constexpr, softcap: tl.constexpr, precision: tl.constexpr,
 ):  # fmt: skip
     kv_head, share, which = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     count = tl.load(count_ptr + which // num_chunks)
@@ -48,7 +49,7 @@ def _shared_kernel(
         total = tl.zeros([rows * members], tl.float32)
         acc = tl.zeros([rows * members, value_pad], tl.float32)
         # whole blocks are shared, and a block is a whole number of tiles
-        num_shares: tl.constexpr = num_parts - first_part
+        num_shares = num_parts - first_part
         length_of_share = (length // tile + num_shares - 1) // num_shares * tile
         first = share * length_of_share
         for at in range(first, tl.minimum(first + length_of_share, length), tile):
@@ -66,7 +67,6 @@ def _shared_kernel(
 def choose_num_shares(num_rows: int, num_kv_heads: int) -> int:
     """Shares of the common keys, so that few tiles still fill the card."""
     wanted = max(1, TARGET_PROGRAMS // max(1, triton.cdiv(num_rows, TILE_ROWS) * num_kv_heads))
-    # powers of two: every count is a kernel of its own to compile
     return min(MAX_SHARES, 1 << (wanted.bit_length() - 1))
 
 
@@ -89,11 +89,10 @@ def attend_shared(
     _shared_kernel[(num_kv_heads, partial.shape[2] - first_part, chunks * len(shared.starts))](
         q, k_cache, v_cache, partial, stats, step.tables, step.decode_lanes, shared.lens, shared.starts, shared.counts,
         q.stride(0), q.stride(1), k_cache.stride(0), k_cache.stride(1), v_cache.stride(0), v_cache.stride(1),
-        step.tables.stride(0), spec.scale,
+        step.tables.stride(0), spec.scale, first_part, partial.shape[2],
         num_heads=num_heads, group=group, members=members, num_chunks=chunks,
         key_dim=key_dim, key_pad=key_pad, value_dim=value_dim, value_pad=triton.next_power_of_2(value_dim),
-        block_size=step.block_size, rows=TILE_ROWS, tile=tile,
-        first_part=first_part, num_parts=partial.shape[2], softcap=spec.softcap,
+        block_size=step.block_size, rows=TILE_ROWS, tile=tile, softcap=spec.softcap,
         precision="ieee" if q.element_size() == 4 else "tf32",
         num_warps=4, num_stages=2 if key_pad > 128 or q.element_size() == 4 else 3,
     )  # fmt: skip
