@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 
 def apply_bitmask(logits: Tensor, masks: Tensor) -> Tensor:
     """logits (num_rows, vocab_size) with -inf where the bit of masks (num_rows, words) int32 is 0, low bits first."""
-    bits = torch.arange(32, dtype=torch.int32, device=masks.device)
-    allowed = ((masks[:, :, None] >> bits) & 1).flatten(1)[:, : logits.shape[-1]]
-    return logits.masked_fill(allowed == 0, float("-inf"))
+    if logits.is_cuda:
+        from workers.grammar.bitmask_kernel import mask_on_gpu
+
+        return mask_on_gpu(logits, masks)
+    octets = masks.numpy().astype("<i4", copy=False).view(np.uint8)
+    allowed = np.unpackbits(octets, axis=1, count=logits.shape[-1], bitorder="little")
+    return logits.masked_fill(torch.from_numpy(allowed) == 0, float("-inf"))

@@ -101,7 +101,8 @@ class Sampler:
 
         Returns tokens (num_sampled,) int64 and, when the mode asks, their log-probabilities under the bare model.
         """
-        scores = logits.float() if mode else logits
+        # masks and the best score need no more digits
+        scores = logits.float() if mode & ~SamplingMode.GRAMMAR else logits
         if allowed is not None:
             scores = apply_bitmask(scores, allowed)
         if mode & SamplingMode.PENALTY:

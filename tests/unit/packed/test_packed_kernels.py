@@ -13,6 +13,8 @@ if DEVICE == "cpu":
     os.environ.setdefault("TRITON_INTERPRET", "1")
 pytest.importorskip("triton", reason="this build of torch brings no Triton")
 
+from workers.grammar.bitmask import apply_bitmask  # noqa: E402
+from workers.grammar.bitmask_kernel import mask_on_gpu  # noqa: E402
 from workers.noise import request_key  # noqa: E402
 from workers.packed.attention import AttentionSpec, AttentionStep, PrefillPart, SharedKeys  # noqa: E402
 from workers.packed.kernels import TritonBackend  # noqa: E402
@@ -189,3 +191,16 @@ def test_races_equal_the_reference(is_filtered: bool, monkeypatch: pytest.Monkey
     )
     there = Draw(**{name: x.to(DEVICE) if torch.is_tensor(x) else x for name, x in vars(draw).items()})
     assert torch.equal(race_on_gpu(scores.to(DEVICE), there).cpu(), race_in_torch(scores, draw))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_bitmasks_on_the_gpu_are_those_of_torch(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(3)
+    # a vocabulary that ends within a word and within a tile; a mask that is wider; rows that are not neighbours
+    logits = torch.randn(6, 5000, generator=generator).to(dtype)[::2, :4999]
+    masks = torch.randint(-(2**31), 2**31 - 1, (3, 160), generator=generator, dtype=torch.int64).to(torch.int32)
+    masks[1] = -1
+    found = mask_on_gpu(logits.to(DEVICE), masks.to(DEVICE)).cpu()
+    assert torch.equal(found, apply_bitmask(logits, masks))
+    assert torch.equal(found[1], logits[1])
+    assert 0.3 < found[0].isinf().float().mean() < 0.7
