@@ -21,6 +21,7 @@ from workers.grammar.grammars import Grammars
 from workers.loading.adapters import unknown_adapter
 from workers.packed.attention import IMPLEMENTATION
 from workers.packed.backends import choose_backend
+from workers.packed.batch import Batch
 from workers.packed.blocks import BlockPool
 from workers.packed.kv_cache import attach_caches, detach_caches
 from workers.packed.lanes import LaneTable
@@ -29,7 +30,7 @@ from workers.packed.options import PackedOptions
 from workers.packed.probe import UnsupportedModel, probe_layers
 from workers.packed.runner import InFlight, ModelRunner
 from workers.packed.sampler import Sampler, SamplingMode, sampling_mode
-from workers.packed.scheduler import Batch, Scheduler
+from workers.packed.scheduler import Scheduler
 from workers.packed.self_check import check_engine
 from workers.packed.sequence import Sequence
 from workers.packed.sharing import MIN_ROWS, PrefixGroups
@@ -331,10 +332,10 @@ class PackedEngine(Engine):
         """Counters since start; `padding_tokens` is what graph replays computed for nobody."""
         live: dict[str, float] = {
             "padding_tokens": self.runner.num_padding_tokens,
-            "cached_tokens": self.scheduler.num_cached_tokens,
+            "cached_tokens": self.scheduler.admission.num_cached_tokens,
             "preemptions": self.scheduler.num_preemptions,
             "running": len(self.scheduler.running),
-            "waiting": len(self.scheduler.waiting),
+            "waiting": len(self.scheduler.admission.waiting),
             "kv_use": 1.0 - self.pool.num_free / self.pool.num_blocks,
         }
         return {"prompt_tokens": 0, "output_tokens": 0, **self._counters, **live}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from workers.packed.attention import AttentionStep, SharedKeys
-from workers.packed.scheduler import Batch
+from workers.packed.batch import Batch
 from workers.packed.sharing import MIN_ROWS
 from workers.packed.step_tensors import DeviceLanes, StepTensors
 

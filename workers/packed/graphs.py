@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from workers.packed.batch import Batch
 from workers.packed.graph_inputs import GraphInputs
 from workers.packed.sampler import SamplingMode
-from workers.packed.scheduler import Batch
 from workers.packed.step_tensors import Choice
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from workers.loading.adapter_bank import AdapterBank
 from workers.packed.attention import AttentionBackend, computing
+from workers.packed.batch import Batch
 from workers.packed.graphs import DecodeGraphs
 from workers.packed.sampler import Sampler, SamplingMode
-from workers.packed.scheduler import Batch
 from workers.packed.step_tensors import Choice, DeviceLanes, StepBuilder, StepTensors
 from workers.parallel.group import SOLO, RankGroup
 

@@ -4,56 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection
-from dataclasses import dataclass, field
-from itertools import islice
 
 import numpy as np
 
+from workers.packed.admission import Admission
+from workers.packed.batch import Batch, PrefillChunk
 from workers.packed.blocks import BlockPool
 from workers.packed.lanes import LaneTable
-from workers.packed.prefix import chain_block_keys
 from workers.packed.sequence import Sequence
 from workers.packed.sharing import PrefixGroups, SharedPrefix
-from workers.packed.waiting import WaitingQueue
-
-
-@dataclass(frozen=True)
-class PrefillChunk:
-    """Tokens [start, stop) of one sequence; the last chunk of a prompt samples its first output."""
-
-    sequence: Sequence
-    lane: int
-    start: int
-    stop: int
-
-    @property
-    def is_last(self) -> bool:
-        return self.stop == self.sequence.num_tokens
-
-
-@dataclass
-class Batch:
-    """One step: `decode_lanes` (num_decodes,) advance by one token, `chunks` are prefilled beside them."""
-
-    decode_lanes: np.ndarray
-    #: (num_decodes,) position of the token each decode computes, and the block it goes to
-    positions: np.ndarray
-    blocks: np.ndarray
-    chunks: list[PrefillChunk]
-    #: sequences that got their lane in this step
-    admitted: list[Sequence] = field(default_factory=list)
-    #: what the decodes need not read one by one
-    shared: SharedPrefix | None = None
-
-    @property
-    def num_tokens(self) -> int:
-        return len(self.decode_lanes) + sum(chunk.stop - chunk.start for chunk in self.chunks)
-
-    @property
-    def sampled_lanes(self) -> np.ndarray:
-        """(num_sampled,) lanes that get a token from this step: the decodes, then the finished prompts."""
-        last = [chunk.lane for chunk in self.chunks if chunk.is_last]
-        return np.concatenate([self.decode_lanes, np.asarray(last, dtype=np.int32)])
 
 
 class Scheduler:
@@ -83,40 +42,26 @@ class Scheduler:
         self.lanes = lanes
         self.token_budget = token_budget
         self.full_step = full_step
-        self.max_model_len = max_model_len
-        self.prefix_cache = prefix_cache
         self.groups = groups
-        self.waiting = WaitingQueue(grouped=prefix_cache)
+        self.admission = Admission(pool, lanes, max_model_len=max_model_len, prefix_cache=prefix_cache, groups=groups)
         #: lane -> sequence, oldest admission first
         self.running: dict[int, Sequence] = {}
         self.failed: list[tuple[Sequence, str]] = []
         self.num_preemptions = 0
-        self.num_cached_tokens = 0
         self._prefilling: deque[Sequence] = deque()
         self._decoding = np.empty(0, dtype=np.int32)
 
     @property
     def num_unfinished(self) -> int:
-        return len(self.waiting) + len(self.running) + len(self.failed)
+        return len(self.admission.waiting) + len(self.running) + len(self.failed)
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence; one that can never fit goes to `failed` at once."""
-        reason = self._misfit(sequence)
+        reason = self.admission.misfit(sequence)
         if reason is None:
-            self.waiting.append(sequence)
+            self.admission.waiting.append(sequence)
         else:
             self.failed.append((sequence, reason))
-
-    def _misfit(self, sequence: Sequence) -> str | None:
-        num_tokens = sequence.num_prompt_tokens
-        if num_tokens == 0:
-            return "the prompt is empty"
-        if num_tokens >= self.max_model_len:
-            return f"the prompt has {num_tokens} tokens; prompt and output together may have {self.max_model_len}"
-        capacity = self.pool.num_blocks * self.pool.block_size
-        if num_tokens > capacity:
-            return f"the prompt has {num_tokens} tokens; the KV cache holds {capacity}"
-        return None
 
     def schedule(self) -> Batch | None:
         """The next step, or None when nothing can be computed now."""
@@ -172,18 +117,11 @@ class Scheduler:
         """Most tokens of this step: the budget, or what there is, cut to a multiple of `full_step`."""
         if self.full_step is None:
             return self.token_budget
-        ready = min(self.token_budget, num_decodes + self._num_ready(self.token_budget))
+        begun = sum(sequence.num_tokens - int(self.lanes.computed[sequence.lane]) for sequence in self._prefilling)
+        known = num_decodes + begun
+        ready = min(self.token_budget, known + self.admission.count_ready(self.token_budget - known))
         cut = ready // self.full_step * self.full_step
         return cut if cut > num_decodes else self.token_budget
-
-    def _num_ready(self, limit: int) -> int:
-        """About how many tokens of prompts could be computed now; stops counting at `limit`."""
-        count = sum(sequence.num_tokens - int(self.lanes.computed[sequence.lane]) for sequence in self._prefilling)
-        for sequence in islice(self.waiting, self.lanes.num_free):
-            if count >= limit:
-                break
-            count += sequence.num_tokens - len(self._cached_blocks(sequence)) * self.pool.block_size
-        return count
 
     def _fill(self, batch: Batch, budget: int) -> None:
         finished: list[int] = []
@@ -211,52 +149,15 @@ class Scheduler:
 
     def _next_prefill(self, batch: Batch) -> Sequence | None:
         if not self._prefilling:
-            sequence = self._try_admit()
+            # A budget that shrank below the number of lanes bounds how many may decode at once.
+            has_room = len(self.running) < self.token_budget
+            sequence = self.admission.try_admit(len(self.running)) if has_room else None
             if sequence is None:
                 return None
+            self.running[sequence.lane] = sequence
             batch.admitted.append(sequence)
             self._prefilling.append(sequence)
         return self._prefilling[0]
-
-    def _try_admit(self) -> Sequence | None:
-        """Move the first waiting sequence to a lane with all blocks of its known tokens, if there is room."""
-        # A budget that shrank below the number of lanes bounds how many may decode at once.
-        if not self.waiting or not self.lanes.num_free or len(self.running) >= self.token_budget:
-            return None
-        sequence = self.waiting.first
-        cached = self._cached_blocks(sequence)
-        count = self.pool.blocks_for(sequence.num_tokens) - len(cached)
-        if count + self.pool.num_unheld(cached) + self._reserve() > self.pool.num_free:
-            return None
-        self.waiting.pop_first()
-        self.pool.hold(cached)
-        sequence.blocks = cached + (self.pool.try_allocate(count) or [])
-        self._start(sequence, len(cached) * self.pool.block_size)
-        return sequence
-
-    def _reserve(self) -> int:
-        """Blocks kept for the sequences that already run, so that an admission does not preempt at once."""
-        return min(len(self.running), self.pool.num_blocks // 50 + 1)
-
-    def _cached_blocks(self, sequence: Sequence) -> list[int]:
-        if not self.prefix_cache:
-            return []
-        if sequence.keys is None:
-            sequence.keys = chain_block_keys(sequence.tokens, self.pool.block_size, sequence.adapter)
-        # The last token is always computed: its logits are what the prefill is for.
-        return self.pool.match(sequence.keys[: (sequence.num_tokens - 1) // self.pool.block_size])
-
-    def _start(self, sequence: Sequence, num_cached: int) -> None:
-        params = sequence.request.params
-        limit = min(sequence.num_prompt_tokens + params.max_new_tokens, self.max_model_len)
-        lane = self.lanes.acquire(sequence, limit)
-        self.lanes.computed[lane] = num_cached
-        self.lanes.num_blocks[lane] = len(sequence.blocks)
-        self.lanes.last_block[lane] = sequence.blocks[-1]
-        self.running[lane] = sequence
-        self.num_cached_tokens += num_cached
-        if self.groups is not None:
-            self.groups.admit(sequence)
 
     def _publish(self, chunk: PrefillChunk) -> None:
         """Count a chunk as computed; its full blocks can be shared from now on, also within this very step."""
@@ -273,7 +174,7 @@ class Scheduler:
         outputs = self.lanes.outputs_of(sequence.lane)
         self.release(sequence)
         sequence.resume_from(outputs)
-        self.waiting.put_back(sequence)
+        self.admission.waiting.put_back(sequence)
         self.num_preemptions += 1
 
     def preempt_all(self) -> None:
@@ -296,7 +197,7 @@ class Scheduler:
 
     def forget(self, sequences: Collection[Sequence]) -> None:
         """Drop sequences that hold no lane."""
-        self.waiting.forget(sequences)
+        self.admission.waiting.forget(sequences)
         gone = {id(sequence) for sequence in sequences}
         self.failed = [entry for entry in self.failed if id(entry[0]) not in gone]
 

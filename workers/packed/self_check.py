@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from workers.packed.batch import Batch, PrefillChunk
 from workers.packed.probe import check_logits, eager_logits, probe_ids
 from workers.packed.runner import ModelRunner
-from workers.packed.scheduler import Batch, PrefillChunk
 from workers.packed.sequence import Sequence
 from workers.request import GenerationRequest
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from workers.packed.attention import AttentionStep, PrefillPart, SharedKeys
-from workers.packed.scheduler import Batch, PrefillChunk
+from workers.packed.batch import Batch, PrefillChunk
 
 
 class DeviceLanes:

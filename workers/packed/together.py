@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workers.packed.batch import Batch
 from workers.packed.graphs import Output
 from workers.packed.probe import UnsupportedModel
 from workers.packed.runner import InFlight, ModelRunner
 from workers.packed.sampler import SamplingMode
-from workers.packed.scheduler import Batch
 from workers.packed.startup import ON_ANOTHER_RANK
 from workers.parallel.channel import Inbox, Outbox
 from workers.parallel.group import RankGroup, RanksDivergedError

@@ -6,9 +6,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from workers.packed.batch import Batch
 from workers.packed.blocks import BlockPool
 from workers.packed.lanes import LaneTable
-from workers.packed.scheduler import Batch, Scheduler
+from workers.packed.scheduler import Scheduler
 from workers.packed.sequence import Sequence
 from workers.request import GenerationRequest, SamplingParams
 
@@ -99,7 +100,7 @@ def test_the_youngest_is_preempted_and_waits_in_front() -> None:
         scheduler.schedule()
     scheduler.schedule()
     assert scheduler.num_preemptions == 1
-    assert list(scheduler.waiting) == [young, next_in_line]
+    assert list(scheduler.admission.waiting) == [young, next_in_line]
     scheduler.check_integrity()
 
 
@@ -108,7 +109,7 @@ def test_a_prefix_published_in_a_step_is_shared_in_the_same_step() -> None:
     for max_new_tokens in (4, 5):
         scheduler.add(make_sequence(10, max_new_tokens))
     assert shape(scheduler.schedule()) == (0, [(0, 10), (8, 10)])
-    assert scheduler.num_cached_tokens == 8
+    assert scheduler.admission.num_cached_tokens == 8
 
 
 def simulate(scheduler: Scheduler, stops: dict[int, int], lag: int) -> dict[int, int]:
@@ -126,7 +127,7 @@ def simulate(scheduler: Scheduler, stops: dict[int, int], lag: int) -> dict[int,
             collect(scheduler, lanes, epochs, stops, finished)
         pending = pending[len(pending) - lag :] if batch is not None and lag else []
         scheduler.check_integrity()
-        if not scheduler.running and not scheduler.waiting:
+        if not scheduler.running and not scheduler.admission.waiting:
             return finished
     raise AssertionError("the schedule never ends")
 

@@ -12,12 +12,13 @@ from test_packed_scheduler import simulate
 
 from workers.packed import sharing
 from workers.packed.attention import AttentionBackend
+from workers.packed.batch import Batch
 from workers.packed.blocks import BlockPool
 from workers.packed.engine import PackedEngine
 from workers.packed.graph_inputs import GraphInputs, max_tiles
 from workers.packed.lanes import LaneTable
 from workers.packed.options import PackedOptions
-from workers.packed.scheduler import Batch, Scheduler
+from workers.packed.scheduler import Scheduler
 from workers.packed.sdpa import SdpaBackend
 from workers.packed.sequence import Sequence
 from workers.packed.sharing import MIN_ROWS, PrefixGroups, SharedPrefix, find_groups, num_common

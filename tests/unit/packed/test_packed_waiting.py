@@ -98,7 +98,7 @@ def test_it_holds_what_was_put_in(actions: list[int | str]) -> None:
 def cached_tokens(num_prefixes: int, *, grouped: bool) -> int:
     """Prompt tokens taken from the cache when rows of many prefixes come in turn and the cache holds only a few."""
     scheduler = Scheduler(BlockPool(24, 4), LaneTable(2, 16), token_budget=16, max_model_len=64)
-    scheduler.waiting = WaitingQueue(grouped=grouped)
+    scheduler.admission.waiting = WaitingQueue(grouped=grouped)
     for row in range(4 * num_prefixes):
         prefix = range(100 * (row % num_prefixes), 100 * (row % num_prefixes) + 16)
         scheduler.add(make_sequence(row, *prefix, 90_000 + row))
@@ -106,7 +106,7 @@ def cached_tokens(num_prefixes: int, *, grouped: bool) -> int:
         batch = scheduler.schedule()
         for lane in batch.sampled_lanes.tolist():
             scheduler.release(scheduler.lanes.sequences[lane])
-    return scheduler.num_cached_tokens
+    return scheduler.admission.num_cached_tokens
 
 
 def test_grouping_finds_prefixes_that_a_small_cache_would_have_lost() -> None:
