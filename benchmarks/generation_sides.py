@@ -22,9 +22,10 @@ def run_packed(workload: Workload, num_rounds: int, options: dict[str, Any]) -> 
     """Our engine. It is told the job's limit; the true lengths end rows where an end-of-sequence token would."""
     from workers.packed.engine import PackedEngine
     from workers.packed.options import PackedOptions
+    from workers.packed.outputs import Outputs
     from workers.request import GenerationRequest, SamplingParams
 
-    class HiddenLengthEngine(PackedEngine):
+    class HiddenLengths(Outputs):
         """Rows end at lengths the scheduler cannot read."""
 
         lens = np.asarray(workload.output_lens)
@@ -34,7 +35,8 @@ def run_packed(workload: Workload, num_rounds: int, options: dict[str, Any]) -> 
 
     start = time.perf_counter()
     model = make_model(workload.model)
-    engine = HiddenLengthEngine(model, None, (), PackedOptions(**options))
+    engine = PackedEngine(model, None, (), PackedOptions(**options))
+    engine.outputs = HiddenLengths(engine.lanes, np.empty(0, dtype=np.int32))
     yield {"startup_s": time.perf_counter() - start, **engine.describe()}
     params = SamplingParams(max_new_tokens=workload.max_new_tokens)
     prompts = [np.asarray(ids, dtype=np.int32) for ids in workload.prompts]

@@ -15,18 +15,18 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from schemas.errors import GrammarError
 from workers.engine import Engine
 from workers.grammar.grammars import Grammars
-from workers.loading.adapters import unknown_adapter
 from workers.packed.attention import IMPLEMENTATION
 from workers.packed.backends import choose_backend
 from workers.packed.batch import Batch
 from workers.packed.blocks import BlockPool
+from workers.packed.intake import Intake
 from workers.packed.kv_cache import attach_caches, detach_caches
 from workers.packed.lanes import LaneTable
 from workers.packed.memory import plan_num_blocks
 from workers.packed.options import PackedOptions
+from workers.packed.outputs import Ending, Outputs
 from workers.packed.probe import UnsupportedModel, probe_layers
 from workers.packed.runner import InFlight, ModelRunner
 from workers.packed.sampler import Sampler, SamplingMode, sampling_mode
@@ -37,7 +37,6 @@ from workers.packed.sharing import MIN_ROWS, PrefixGroups
 from workers.packed.sharing_check import can_share
 from workers.packed.startup import capture_graphs, speed_up
 from workers.packed.step_tensors import DeviceLanes
-from workers.packed.stop import StopMatcher
 from workers.packed.together import GroupRunner, unanimous
 from workers.packed.waves import full_step
 from workers.parallel.group import SOLO, RankGroup
@@ -117,6 +116,8 @@ class PackedEngine(Engine):
         self.runner.graphs = capture_graphs(self.runner, self.options, num_blocks)
         self.pool = BlockPool(num_blocks, block_size)
         self.lanes = LaneTable(num_lanes, max_blocks)
+        self.intake = Intake(self.tokenizer, self._grammars, self.runner.adapters, vocab_size)
+        self.outputs = Outputs(self.lanes, self._eos_ids)
         self.scheduler = Scheduler(
             self.pool,
             self.lanes,
@@ -149,39 +150,12 @@ class PackedEngine(Engine):
         """Queue generation requests. Raises ValueError for stop strings or a grammar without a tokenizer."""
         for request in requests:
             assert isinstance(request, GenerationRequest)
-            if problem := self._problem(request):
-                self._ready.append(Sequence(request).fail(problem))
+            taken = self.intake.take(request)
+            if isinstance(taken, Completion):
+                self._ready.append(taken)
                 continue
-            sequence = Sequence(request, self.runner.adapters.number(request.adapter))
-            if request.params.max_new_tokens < 1:
-                self._ready.append(Completion(id=request.id, output_ids=sequence.tokens[:0], finish_reason="length"))
-                continue
-            try:
-                self._watch(sequence)
-            except GrammarError as error:
-                self._ready.append(sequence.fail(str(error)))
-                continue
-            self._sequences[request.id] = sequence
-            self.scheduler.add(sequence)
-
-    def _problem(self, request: GenerationRequest) -> str | None:
-        """Why the model cannot answer at all, or None."""
-        names, ids = self.runner.adapters.names, request.prompt_ids
-        if request.adapter is not None and request.adapter not in names:
-            return unknown_adapter(request.adapter, names)
-        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < self.runner.sampler.vocab_size:
-            return "the prompt has token ids that the model does not know; its tokenizer.json is of another model"
-        return None
-
-    def _watch(self, sequence: Sequence) -> None:
-        """Give the sequence what looks at its tokens one by one. Raises GrammarError."""
-        params = sequence.request.params
-        if params.stop:
-            if self.tokenizer is None:
-                raise ValueError("stop strings need a tokenizer; use stop_ids or load one")
-            sequence.matcher = StopMatcher(self.tokenizer, params.stop)
-        if params.grammar is not None:
-            sequence.grammar = self._grammars.start(params.grammar)
+            self._sequences[request.id] = taken
+            self.scheduler.add(taken)
 
     def step(self) -> list[Result]:
         """Launch the next step, collect the one before it, return what finished."""
@@ -255,48 +229,15 @@ class PackedEngine(Engine):
             return
         alive = self.lanes.epoch[in_flight.lanes] == in_flight.epochs
         lanes, tokens = in_flight.lanes[alive], tokens[alive].astype(np.int32)
-        self.lanes.append(lanes, tokens, None if logprobs is None else logprobs[alive])
-        stopped = self._stopped(lanes, tokens)
-        matched = self._matched(lanes, tokens, stopped)
-        at_limit = self.lanes.num_outputs[lanes] >= self.lanes.max_outputs[lanes]
-        for index in np.flatnonzero(stopped | matched | at_limit).tolist():
-            self._complete(int(lanes[index]), bool(stopped[index]), bool(matched[index]))
+        for ending in self.outputs.append(lanes, tokens, None if logprobs is None else logprobs[alive]):
+            self._complete(ending)
 
-    def _stopped(self, lanes: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        """(num_sampled,) bool: the token ends the sequence and is not part of the output."""
-        stopped = np.isin(tokens, self._eos_ids)
-        for index in np.flatnonzero(self.lanes.watched[lanes]).tolist():
-            stop_ids = self._sequence_at(lanes[index]).request.params.stop_ids
-            stopped[index] |= int(tokens[index]) in stop_ids
-        return stopped
-
-    def _matched(self, lanes: np.ndarray, tokens: np.ndarray, stopped: np.ndarray) -> np.ndarray:
-        """(num_sampled,) bool: the token completes the output and is part of it."""
-        matched = np.zeros(len(lanes), dtype=bool)
-        for index in np.flatnonzero(self.lanes.watched[lanes] & ~stopped).tolist():
-            matched[index] = self._sequence_at(lanes[index]).completed_by(int(tokens[index]))
-        return matched
-
-    def _sequence_at(self, lane: int) -> Sequence:
-        sequence = self.lanes.sequences[lane]
-        assert sequence is not None
-        return sequence
-
-    def _complete(self, lane: int, stopped: bool, matched: bool) -> None:
-        sequence = self._sequence_at(lane)
-        length = int(self.lanes.num_outputs[lane]) - stopped
-        wants_logprobs = sequence.request.params.logprobs
-        problem = sequence.problem
-        completion = Completion(
-            id=sequence.request.id,
-            output_ids=self.lanes.outputs[lane, :length].copy(),
-            finish_reason="stop" if stopped or matched else "length",
-            logprobs=self.lanes.logprobs[lane, :length].copy() if wants_logprobs else None,
-        )
-        self.scheduler.release(sequence)
-        self._counters["prompt_tokens"] += sequence.num_prompt_tokens
-        self._counters["output_tokens"] += length
-        self._finish(sequence, completion if problem is None else sequence.fail(problem))
+    def _complete(self, ending: Ending) -> None:
+        completion = self.outputs.completion(ending)
+        self._counters["prompt_tokens"] += ending.sequence.num_prompt_tokens
+        self._counters["output_tokens"] += self.outputs.length(ending)
+        self.scheduler.release(ending.sequence)
+        self._finish(ending.sequence, completion)
 
     def _finish(self, sequence: Sequence, completion: Completion) -> None:
         del self._sequences[sequence.request.id]

@@ -1,0 +1,55 @@
+"""Requests on their way in: sequences for the scheduler, and answers to what no model need see."""
+
+from __future__ import annotations
+
+from tokenizers import Tokenizer
+
+from schemas.errors import GrammarError
+from workers.grammar.grammars import Grammars
+from workers.loading.adapter_bank import AdapterBank
+from workers.loading.adapters import unknown_adapter
+from workers.packed.sequence import Sequence
+from workers.packed.stop import StopMatcher
+from workers.request import Completion, GenerationRequest
+
+
+class Intake:
+    """Checks requests against one model, its tokenizer and its adapters."""
+
+    def __init__(self, tokenizer: Tokenizer | None, grammars: Grammars, adapters: AdapterBank, vocab_size: int) -> None:
+        self._tokenizer = tokenizer
+        self._grammars = grammars
+        self._adapters = adapters
+        self._vocab_size = vocab_size
+
+    def take(self, request: GenerationRequest) -> Sequence | Completion:
+        """The sequence of a request, or how it ended. Raises ValueError for what needs a tokenizer without one."""
+        if problem := self._problem(request):
+            return Sequence(request).fail(problem)
+        sequence = Sequence(request, self._adapters.number(request.adapter))
+        if request.params.max_new_tokens < 1:
+            return Completion(id=request.id, output_ids=sequence.tokens[:0], finish_reason="length")
+        try:
+            self._watch(sequence)
+        except GrammarError as error:
+            return sequence.fail(str(error))
+        return sequence
+
+    def _problem(self, request: GenerationRequest) -> str | None:
+        """Why the model cannot answer at all, or None."""
+        names, ids = self._adapters.names, request.prompt_ids
+        if request.adapter is not None and request.adapter not in names:
+            return unknown_adapter(request.adapter, names)
+        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < self._vocab_size:
+            return "the prompt has token ids that the model does not know; its tokenizer.json is of another model"
+        return None
+
+    def _watch(self, sequence: Sequence) -> None:
+        """Give the sequence what looks at its tokens one by one. Raises GrammarError."""
+        params = sequence.request.params
+        if params.stop:
+            if self._tokenizer is None:
+                raise ValueError("stop strings need a tokenizer; use stop_ids or load one")
+            sequence.matcher = StopMatcher(self._tokenizer, params.stop)
+        if params.grammar is not None:
+            sequence.grammar = self._grammars.start(params.grammar)
