@@ -28,8 +28,9 @@ from workers.grammar.grammar import Grammar
 from workers.grammar.vocabulary import read_vocabulary
 from workers.loading.plan import LoadingPlan
 from workers.pooling import Pooling
-from workers.preparation import embedding_prompt, prompt_limit, sampling_params
+from workers.prompt_preparation import prompt_limit, sampling_params
 from workers.prompts import Template
+from workers.text_preparation import embedding_prompt
 from workers.vision.image_column import check_image_type
 
 ENCODER_BACKENDS = ("onnxruntime", "optimum")

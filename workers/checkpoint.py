@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,22 +11,14 @@ from typing import Any
 from schemas.errors import MissingTokenizerError, ModelNotFoundError, UnsafeWeightsError, UnsupportedOptionError
 from schemas.job import ModelSpec
 from schemas.settings import settings
+from workers.context_window import UNBOUNDED, output_window, positions, tokenizer_limit
+from workers.hub import download
 from workers.loading.gguf_model import gguf_file, unpacked
 from workers.pooling import Pooling, dense_files, transformer_settings
 from workers.weights import fingerprint
 
-_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w./-]+)?$")
-_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*/config.json"]
-#: config keys that hold the number of positions, in the order they are looked up
-_WINDOW_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "n_ctx")
-#: the same for the encoder and for the decoder of a model that has both
-_ENCODER_WINDOW_KEYS = ("max_encoder_position_embeddings", *_WINDOW_KEYS)
-_DECODER_WINDOW_KEYS = ("max_decoder_position_embeddings", "max_position_embeddings")
-#: families whose positions start behind the padding id, so that many positions are never used
-_OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xmod", "xlm-roberta-xl", "roberta-prelayernorm", "mpnet")
 #: config keys that hold the size of a token's vector
 _WIDTH_KEYS = ("hidden_size", "dim", "d_model", "n_embd")
-_UNBOUNDED_WINDOW = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -55,7 +45,7 @@ class Checkpoint:
         if file := gguf_file(folder):
             checkpoint = cls(unpacked(file), model.id, model.revision, file)
         else:
-            checkpoint = cls(folder.resolve(), model.id, model.revision) if folder.is_dir() else _from_hub(model)
+            checkpoint = cls(folder.resolve(), model.id, model.revision) if folder.is_dir() else cls(*download(model))
         checkpoint._check()
         return checkpoint
 
@@ -135,8 +125,8 @@ class Checkpoint:
 
     @property
     def output_window(self) -> int:
-        """Tokens an encoder-decoder's decoder may hold; relative positions, as in T5, set no bound."""
-        return self._positions(_DECODER_WINDOW_KEYS) or _UNBOUNDED_WINDOW
+        """Tokens an encoder-decoder's decoder may hold."""
+        return output_window(self.text_config)
 
     @property
     def is_token_classifier(self) -> bool:
@@ -146,22 +136,11 @@ class Checkpoint:
     @cached_property
     def context_window(self) -> int:
         """Tokens a sequence may have, prompt and output together; of an encoder-decoder, the prompt alone."""
-        positions = self._positions(_ENCODER_WINDOW_KEYS if self.is_encoder_decoder else _WINDOW_KEYS)
-        if positions and self.model_type in _OFFSET_POSITIONS:
-            positions -= int(self.text_config.get("pad_token_id") or 0) + 1
-        limits = [positions, transformer_settings(self.folder).get("max_seq_length")]
+        limits = [positions(self.config), transformer_settings(self.folder).get("max_seq_length")]
         # the tokenizers of decoders state limits that have little to do with the model
-        if not positions or "CausalLM" not in self.architecture:
-            limits.append(self._tokenizer_limit)
-        return min((int(limit) for limit in limits if limit), default=_UNBOUNDED_WINDOW)
-
-    def _positions(self, keys: Sequence[str]) -> int | None:
-        return next((int(self.text_config[key]) for key in keys if self.text_config.get(key)), None)
-
-    @property
-    def _tokenizer_limit(self) -> int | None:
-        limit = self.tokenizer_config.get("model_max_length")
-        return int(limit) if isinstance(limit, int | float) and limit < _UNBOUNDED_WINDOW else None
+        if not limits[0] or "CausalLM" not in self.architecture:
+            limits.append(tokenizer_limit(self.tokenizer_config))
+        return min((int(limit) for limit in limits if limit), default=UNBOUNDED)
 
     @property
     def hidden_size(self) -> int | None:
@@ -242,26 +221,3 @@ def _token_text(value: object) -> str | None:
     if isinstance(value, dict):
         value = value.get("content")
     return value if isinstance(value, str) else None
-
-
-def _from_hub(model: ModelSpec) -> Checkpoint:
-    """Download (or find in the hub cache) the files we use, and nothing executable."""
-    if not _HUB_ID.match(model.id):
-        raise ModelNotFoundError(model=model.id, reason="there is no such folder")
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    except ImportError:
-        reason = "there is no such folder, and huggingface_hub is not installed to look for it on the hub"
-        raise ModelNotFoundError(model=model.id, reason=reason) from None
-    name, _, commit = model.id.partition("@")
-    try:
-        folder = Path(snapshot_download(name, revision=commit or model.revision, allow_patterns=_HUB_FILES))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = f"there is no such folder, and the hub did not give it ({_first_line(error)})"
-        raise ModelNotFoundError(model=model.id, reason=reason) from None
-    return Checkpoint(folder, name, commit or folder.name)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:200] or type(error).__name__

@@ -27,8 +27,8 @@ from workers.checkpoint import Checkpoint  # noqa: E402
 from workers.engine_spec import EngineSpec  # noqa: E402
 from workers.entities import EntityGrouping  # noqa: E402
 from workers.pipeline import run_shard  # noqa: E402
-from workers.preparation import TextPreparation  # noqa: E402
 from workers.request import EncodeRequest  # noqa: E402
+from workers.text_preparation import TextPreparation  # noqa: E402
 from workers.tokenization import Spans, Tokenizer, Tokens  # noqa: E402
 
 TEXTS = [

@@ -12,7 +12,7 @@ from workers.request import Completion
 
 
 class Ending(NamedTuple):
-    """A sequence that is done: stopped by a token that is no part of its output, matched by one that is, or at a limit."""
+    """A sequence that is done: stopped by a token that is no part of its output, matched by one that is, or long."""
 
     sequence: Sequence
     is_stopped: bool

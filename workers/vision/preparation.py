@@ -13,7 +13,8 @@ from schemas.errors import RowError
 from schemas.manifest import JobRecord
 from workers.chat import read_messages, user_message, with_system
 from workers.checkpoint import Checkpoint
-from workers.preparation import PromptPreparation, or_error, require_good
+from workers.preparation import or_error, require_good
+from workers.prompt_preparation import PromptPreparation
 from workers.request import Request, VisionRequest
 from workers.tokenization import Tokenizer, Tokens
 from workers.vision.image_column import Reference, read_images, reference

@@ -21,8 +21,8 @@ from workers.encoding.onnx_graphs import pool_exported  # noqa: E402
 from workers.encoding.pooling import pool, pool_padded  # noqa: E402
 from workers.encoding.projection import Projection  # noqa: E402
 from workers.engine_spec import EngineSpec  # noqa: E402
-from workers.preparation import TextPreparation  # noqa: E402
 from workers.request import EncodeRequest  # noqa: E402
+from workers.text_preparation import TextPreparation  # noqa: E402
 from workers.tokenization import Tokenizer  # noqa: E402
 
 TEXTS = ["The quick brown FOX", "good", "a table of rows and a model that reads them", "fox " * 60, "Lazy Dog"]

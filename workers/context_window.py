@@ -1,0 +1,40 @@
+"""How many tokens a model takes, read from its configuration files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+#: the window of a model without a limit of its own
+UNBOUNDED = 1 << 20
+#: config keys that hold the number of positions, in the order they are looked up
+_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "n_ctx")
+#: the same for the encoder and for the decoder of a model that has both
+_ENCODER_KEYS = ("max_encoder_position_embeddings", *_KEYS)
+_DECODER_KEYS = ("max_decoder_position_embeddings", "max_position_embeddings")
+#: families whose positions start behind the padding id, so that many positions are never used
+_OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xmod", "xlm-roberta-xl", "roberta-prelayernorm", "mpnet")
+
+
+def positions(config: Mapping[str, Any]) -> int | None:
+    """Positions of a model with this config.json, or of its encoder; None where it sets no bound."""
+    text_config = config.get("text_config") or config
+    count = _first(text_config, _ENCODER_KEYS if config.get("is_encoder_decoder") else _KEYS)
+    if count and config.get("model_type") in _OFFSET_POSITIONS:
+        count -= int(text_config.get("pad_token_id") or 0) + 1
+    return count
+
+
+def output_window(text_config: Mapping[str, Any]) -> int:
+    """Tokens an encoder-decoder's decoder may hold; relative positions, as in T5, set no bound."""
+    return _first(text_config, _DECODER_KEYS) or UNBOUNDED
+
+
+def tokenizer_limit(tokenizer_config: Mapping[str, Any]) -> int | None:
+    """The limit in tokenizer_config.json, None where there is none worth the name."""
+    limit = tokenizer_config.get("model_max_length")
+    return int(limit) if isinstance(limit, int | float) and limit < UNBOUNDED else None
+
+
+def _first(config: Mapping[str, Any], keys: Sequence[str]) -> int | None:
+    return next((int(config[key]) for key in keys if config.get(key)), None)
