@@ -27,7 +27,7 @@ def ctl_fields(record: JobRecord, queue: str, done: Sequence[CommittedPart]) -> 
     return {
         "task": record.spec.task,
         "model": record.spec.model.id,
-        "model_key": EngineSpec.of(record).key,
+        "model_key": EngineSpec.of(record).model_key,
         "output": str(Location.parse(record.spec.output.path)),
         "queue": queue,
         "priority": record.spec.priority,

@@ -123,15 +123,15 @@ class Ledger:
 
     # shards
 
-    def claim(self, worker: str, queues: Sequence[str], model_key: str = "") -> Claim | None:
+    def claim(self, worker: str, queues: Sequence[str]) -> Claim | None:
         """Lease a shard; None when these queues have nothing to run.
 
-        Chosen by priority, then by the model that is loaded (`model_key`, else the one this worker claimed last),
-        then by fair share; see claim.lua for the bound on waiting.
+        Chosen by priority, then by the engine of this worker's last claim and by its weights, which are loaded, then by
+        fair share; see claim.lua for the bound on waiting.
         """
         keys = [self.keys.open, self.keys.worker(worker)]
         limits = (self.policy.lease_ms, int(self.policy.starvation_s * 1000))
-        reply = self.scripts("claim", keys, [self.keys.prefix, worker, *limits, model_key, *queues])
+        reply = self.scripts("claim", keys, [self.keys.prefix, worker, *limits, *queues])
         if reply is None:
             return None
         job, shard, fence, lost, output, _deadline = reply

@@ -87,6 +87,11 @@ class EngineSpec(BaseModel):
         threshold = int8_threshold(self.model) if self.model.quantization == "int8" else None
         return _digest(f"{text} {threshold}")
 
+    @property
+    def model_key(self) -> str:
+        """`weights:engine`, by which a claim prefers the loaded engine, and then any on its weights."""
+        return f"{self.weights_key}:{self.key}"
+
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -77,12 +77,6 @@ class EngineSupervisor:
         engine = self._engine
         return None if engine is None else engine.pid
 
-    @property
-    def model_key(self) -> str | None:
-        """Key of the loaded (or loading) engine's spec."""
-        engine = self._engine
-        return None if engine is None else engine.spec.key
-
     def _run(self) -> None:
         try:
             while not self._stopping.is_set():

@@ -12,7 +12,8 @@
 -- <p>{job}:bad             HASH    failed shard -> "attempts:reason"
 --
 -- ARGV[1] prefix <p>   ARGV[2] worker   ARGV[3] ttl in ms   ARGV[4] starvation bound in ms
--- ARGV[5] model loaded, "" for the one remembered   ARGV[6..] queues the worker serves
+-- ARGV[5..] queues the worker serves
+-- A model_key is "weights:engine": engines of equal weights follow each other without a load.
 -- a worker that claims without ever announcing itself is remembered this long
 local FORGET_MS = 3600000
 
@@ -21,13 +22,10 @@ local prefix, worker, ttl, starve = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumbe
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
-local loaded = ARGV[5]
-if loaded == '' then
-  loaded = redis.call('HGET', worker_key, 'model_key') or ''
-end
+local loaded = redis.call('HGET', worker_key, 'model_key') or ''
 
 local queues = {}
-for i = 6, #ARGV do
+for i = 5, #ARGV do
   queues[ARGV[i]] = true
 end
 
@@ -61,16 +59,24 @@ local function fairer(a, b)
   return a.served < b.served
 end
 
--- A job left out for the starvation bound goes first, longest wait first. Else the loaded model is kept, unless
--- its job already runs two shards more than another: then giving way is worth a load. Else fair share.
+local function weights_of(model)
+  return model and string.match(model, '^[^:]*')
+end
+
+-- A job left out for the starvation bound goes first, longest wait first. Else the loaded engine is kept, or at least
+-- its weights, unless their job already runs two shards more than another: then giving way is worth a load. Else fair
+-- share.
 local function choose(found)
-  local fair, kept, starved = nil, nil, nil
+  local fair, kept, near, starved = nil, nil, nil, nil
   for _, entry in ipairs(found) do
     if fairer(entry, fair) then
       fair = entry
     end
     if entry.model == loaded and fairer(entry, kept) then
       kept = entry
+    end
+    if weights_of(entry.model) == weights_of(loaded) and fairer(entry, near) then
+      near = entry
     end
     if now - entry.served >= starve and (starved == nil or entry.served < starved.served) then
       starved = entry
@@ -81,6 +87,9 @@ local function choose(found)
   end
   if kept and kept.running <= fair.running + 1 then
     return kept.job
+  end
+  if near and near.running <= fair.running + 1 then
+    return near.job
   end
   return fair and fair.job
 end

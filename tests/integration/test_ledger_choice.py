@@ -101,14 +101,20 @@ def test_one_worker_keeps_its_model(ledger: Ledger):
     assert len(set(jobs)) == 1
 
 
-def test_given_model_counts_more_than_the_one_remembered(ledger: Ledger):
-    for job in ("x", "y"):
-        ledger.register(make_record(job, shards=20, model=job))
-    first = ledger.claim("w", QUEUES)
-    other = {"x": "y", "y": "x"}[first.job]
-    key = ledger.client.hget(ledger.keys.of_job(other, "ctl"), "model_key")
-    finish(ledger, first)
-    assert ledger.claim("w", QUEUES, key).job == other
+def test_the_loaded_weights_go_before_another_model(ledger: Ledger):
+    ledger.register(make_record("first", shards=1, model="a"))
+    assert jobs_claimed(ledger, "w", 1) == ["first"]
+    ledger.register(make_record("other", shards=4, model="b"))
+    ledger.register(make_record("same", shards=4, model="a", embed={"text": "text", "pooling": "cls"}))
+    assert jobs_claimed(ledger, "w", 4) == ["same"] * 4
+
+
+def test_the_loaded_engine_goes_before_its_weights(ledger: Ledger):
+    ledger.register(make_record("first", shards=1, model="a"))
+    assert jobs_claimed(ledger, "w", 1) == ["first"]
+    ledger.register(make_record("weights", shards=4, model="a", embed={"text": "text", "pooling": "cls"}))
+    ledger.register(make_record("engine", shards=4, model="a"))
+    assert jobs_claimed(ledger, "w", 8) == ["engine"] * 4 + ["weights"] * 4
 
 
 def test_waiting_job_gets_the_first_shard_after_its_bound(client, env: str):
