@@ -238,10 +238,6 @@ class JobSpec(Section):
         except ValidationError as error:
             raise _first_problem(error) from None
 
-    def canonical_json(self) -> str:
-        """The spec with every default filled in and keys sorted: equal specs give equal text."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-
     @property
     def fingerprint(self) -> str:
         """Hex digest of what determines the output; priority and notify are left out."""

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from pydantic import BaseModel, ConfigDict
 
-from schemas.job import EmbedSpec, JobSpec, ModelSpec, Task
+from schemas.job import EmbedSpec, ModelSpec, Task
 from schemas.manifest import JobRecord
 from schemas.settings import settings
 from workers.loading.plan import OTHER_RUNTIMES
@@ -54,12 +54,6 @@ class EngineSpec(BaseModel):
             token_budget=settings().token_budget,
             **_pooling(embed),
         )
-
-    @classmethod
-    def for_model(cls, spec: JobSpec, model_path: str, *, device: str = "cpu") -> EngineSpec:
-        """The engine of a spec that is not a job yet, such as a trial run."""
-        record = JobRecord.model_construct(spec=spec, model_path=model_path)
-        return cls.of(record, device=device)
 
     @property
     def devices(self) -> tuple[str, ...]:

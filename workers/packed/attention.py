@@ -35,9 +35,8 @@ class PrefillPart:
     #: (num_chunks + 1,) offsets into the chunk tokens, and the longest chunk
     cu_seqlens: Tensor
     max_seqlen: int
-    #: (num_chunks,) tokens each chunk attends to, its own included, and the most of them
+    #: (num_chunks,) tokens each chunk attends to, its own included
     context_lens: Tensor
-    max_context_len: int
     #: (num_chunks,) lanes, which are rows of `AttentionStep.tables`
     lanes: Tensor
     #: True when no chunk has anything before it: keys need not be read back from the blocks
@@ -70,7 +69,6 @@ class AttentionStep:
     #: (num_decodes,) lanes, and tokens each decode attends to, its own included
     decode_lanes: Tensor
     decode_lens: Tensor
-    max_decode_len: int
     prefill: PrefillPart | None = None
     #: for backends that can read it once; the others read it for every decode
     shared: SharedKeys | None = None

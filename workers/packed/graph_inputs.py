@@ -48,7 +48,6 @@ class GraphInputs:
             num_decodes=size,
             decode_lanes=lanes32,
             decode_lens=positions32 + 1,
-            max_decode_len=tables.tables.shape[1] * tables.block_size,
             shared=self._shared_keys(size) if is_shared else None,
         )
         rows = torch.arange(size, device=lanes.device)

@@ -56,4 +56,4 @@ def probe_step(block_size: int, device: torch.device) -> AttentionStep:
     shared = torch.full_like(lens, NUM_SHARED * block_size)
     tile = torch.zeros(1, device=device, dtype=torch.int32)
     keys = SharedKeys(shared, tile, tile + MIN_ROWS)
-    return AttentionStep(slots, tables, block_size, MIN_ROWS, lanes, lens, int(lens.max()), shared=keys)
+    return AttentionStep(slots, tables, block_size, MIN_ROWS, lanes, lens, shared=keys)

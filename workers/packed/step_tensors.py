@@ -109,7 +109,6 @@ class StepBuilder:
             num_decodes=n,
             decode_lanes=sent["decode_lanes"],
             decode_lens=sent["positions"][:n] + 1,
-            max_decode_len=int(batch.positions.max(initial=0)) + 1,
             prefill=self._prefill_part(batch, sent) if batch.chunks else None,
             shared=None if batch.shared is None else SharedKeys(*(sent[name] for name in vars(batch.shared))),
         )
@@ -151,8 +150,8 @@ class StepBuilder:
         context = torch.tensor(lens, dtype=torch.int32, device=device)
         cu_seqlens = torch.tensor([0, *np.cumsum(lens)], dtype=torch.int32, device=device)
         lanes = torch.full((len(lens),), len(self.lanes.tokens) - 1, dtype=torch.int32, device=device)
-        part = PrefillPart(cu_seqlens, max(lens), context, max(lens), lanes, True, lens, lens)
-        attention = AttentionStep(positions % size, self.lanes.tables, size, 0, lanes[:0], context[:0], 1, part)
+        part = PrefillPart(cu_seqlens, max(lens), context, lanes, True, lens, lens)
+        attention = AttentionStep(positions % size, self.lanes.tables, size, 0, lanes[:0], context[:0], part)
         rows = torch.arange(num_sampled, device=device) % num_tokens
         padding = torch.full_like(rows, len(self.lanes.tokens) - 1)
         nothing = torch.zeros_like(positions)
@@ -166,7 +165,6 @@ class StepBuilder:
             cu_seqlens=sent["cu_seqlens"],
             max_seqlen=max(lens),
             context_lens=sent["context_lens"],
-            max_context_len=max(contexts),
             lanes=sent["chunk_lanes"],
             is_fresh=all(chunk.start == 0 for chunk in batch.chunks),
             query_lens=lens,

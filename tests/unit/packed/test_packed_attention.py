@@ -64,8 +64,8 @@ def test_chunks_and_decodes_equal_the_whole_sequence(name: str) -> None:
         lens = torch.tensor([stop], dtype=torch.int32)
         lane = torch.zeros(1, dtype=torch.int32)
         cu = torch.tensor([0, stop - start], dtype=torch.int32)
-        part = PrefillPart(cu, stop - start, lens, stop, lane, start == 0, [stop - start], [stop])
-        state = AttentionStep(slots[start:stop], table, size, int(decode), lane, lens, stop, None if decode else part)
+        part = PrefillPart(cu, stop - start, lens, lane, start == 0, [stop - start], [stop])
+        state = AttentionStep(slots[start:stop], table, size, int(decode), lane, lens, None if decode else part)
         rows = slice(start, stop)
         if decode:
             return backend.decode(q[rows], k[rows], v[rows], *caches, state, spec)

@@ -51,10 +51,10 @@ def make_step(block_size: int, query_lens: list[int] | None, lens: list[int] = L
     if query_lens is None:
         last = context.long() - 1
         slots = tables[lanes.long(), last // block_size].long() * block_size + last % block_size
-        return AttentionStep(slots, tables, block_size, n, lanes, context, max(lens))
+        return AttentionStep(slots, tables, block_size, n, lanes, context)
     cu = torch.tensor([0, *query_lens]).cumsum(0).to(DEVICE, torch.int32)
-    part = PrefillPart(cu, max(query_lens), context, max(lens), lanes, False, query_lens, lens)
-    return AttentionStep(slots, tables, block_size, 0, lanes[:0], context[:0], 1, part)
+    part = PrefillPart(cu, max(query_lens), context, lanes, False, query_lens, lens)
+    return AttentionStep(slots, tables, block_size, 0, lanes[:0], context[:0], part)
 
 
 def make_caches(step: AttentionStep, key_dim: int, value_dim: int, kv_heads: int = 2) -> list[torch.Tensor]:
@@ -122,7 +122,7 @@ def make_shared_step(block_size: int, groups: list[tuple[int, int]], num_alone: 
     # one tile more than there are groups: a grid that was captured has room for more
     starts, counts = (torch.tensor([*x, 0], dtype=torch.int32, device=DEVICE) for x in zip(*tiles, strict=True))
     keys = SharedKeys(torch.tensor(shared, dtype=torch.int32, device=DEVICE), starts, counts)
-    return AttentionStep(slots, table, block_size, len(lens), lanes, context, max(lens), shared=keys)
+    return AttentionStep(slots, table, block_size, len(lens), lanes, context, shared=keys)
 
 
 @pytest.mark.parametrize("name", ["plain", "softcap", "sinks", "window"])
