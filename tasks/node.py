@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 import sys
 import tempfile
-import threading
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from schemas.errors import BrokerUnreachableError, ExitCode
 from schemas.settings import settings
@@ -25,6 +22,7 @@ from tasks.device_worker import DeviceWorker
 from tasks.devices import devices
 from tasks.ledger import Ledger
 from tasks.reconciler import Reconciler
+from tasks.stop_signal import StopSignal
 from tasks.webhooks import Messenger
 
 log = logging.getLogger(__name__)
@@ -58,7 +56,7 @@ def run_node(options: NodeOptions) -> int:
     for sentence in what_may_be_lost(ledger.client):
         log.warning("%s", sentence)
     names = devices(options.gpus, options.gpus_per_engine, options.cpu_engines)
-    with _folder() as folder, _signals() as stop:
+    with _folder() as folder, StopSignal() as stop:
         workers = [_device_worker(options, device, folder / str(i)) for i, device in enumerate(names)]
         Node(ledger, options, workers, stop).run()
     return ExitCode.DONE
@@ -83,30 +81,10 @@ def _folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-@contextmanager
-def _signals() -> Iterator[threading.Event]:
-    """An event set by the first SIGTERM or SIGINT. The second one kills: everything is leashed to this process."""
-    stop = threading.Event()
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
-            os._exit(ExitCode.INTERRUPTED)
-        stop.set()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 class Node:
     """Keeps the workers of this machine alive and known."""
 
-    def __init__(
-        self, ledger: Ledger, options: NodeOptions, workers: list[DeviceWorker], stop: threading.Event
-    ) -> None:
+    def __init__(self, ledger: Ledger, options: NodeOptions, workers: list[DeviceWorker], stop: StopSignal) -> None:
         self._ledger = ledger
         self._workers = workers
         self._stop = stop
