@@ -47,11 +47,13 @@ class Admission:
 
     def count_ready(self, limit: int) -> int:
         """About how many tokens the sequences have to compute that could begin now; stops counting at `limit`."""
-        count = 0
+        count = blocks = 0
         for sequence in islice(self.waiting, self.lanes.num_free):
-            if count >= limit:
+            cached = len(self._cached_blocks(sequence))
+            blocks += self.pool.blocks_for(sequence.num_tokens) - cached
+            if count >= limit or blocks > self.pool.num_free:
                 break
-            count += sequence.num_tokens - len(self._cached_blocks(sequence)) * self.pool.block_size
+            count += sequence.num_tokens - cached * self.pool.block_size
         return count
 
     def try_admit(self, num_running: int) -> Sequence | None:

@@ -63,6 +63,14 @@ def test_only_prompts_that_can_begin_count_towards_a_whole_step() -> None:
     assert shape(scheduler.schedule()) == (1, [(3, 6)])
 
 
+def test_prompts_without_room_do_not_count_towards_a_whole_step() -> None:
+    # blocks of four tokens: the first prompt takes three of five, and the second would need all
+    scheduler = make_scheduler(num_blocks=5, token_budget=48, full_step=8)
+    for first, length in ((100, 11), (200, 20)):
+        scheduler.add(make_sequence(length, first=first))
+    assert shape(scheduler.schedule()) == (0, [(0, 8)])
+
+
 def test_decodes_alone_may_exceed_a_whole_step() -> None:
     scheduler = make_scheduler(token_budget=16, full_step=3)
     for first in range(100, 105):
