@@ -29,6 +29,8 @@ def wait_with_a_signal_at(moment: int) -> int:
         return trace
 
     with StopSignal() as stop:
+        # Python 3.12 looks at this frame to learn that bytecodes are traced at all
+        sys._getframe().f_trace_opcodes = True
         sys.settrace(trace)
         stop.wait(0.0)
         sys.settrace(None)
