@@ -76,13 +76,12 @@ def main() -> None:
     for size in args.batches:
         batch = steady_batch(engine, size, args.context)
         seconds = seconds_per_step(engine, batch)
-        read = weights + size * args.context * kv_bytes_per_token(model.config)
         cache = size * args.context * kv_bytes_per_token(model.config) / ceilings["bytes_per_s"]
-        products = max(weights / ceilings["bytes_per_s"], size * weights / ceilings["flop_per_s"])
-        floor = max(read / ceilings["bytes_per_s"], size * weights / ceilings["flop_per_s"])
+        reading, computing = weights / ceilings["bytes_per_s"], size * weights / ceilings["flop_per_s"]
+        floor = max(cache + reading, computing)
         print(
             f"batch {size}: {seconds * 1e3:.2f} ms, {size / seconds:,.0f} tok/s, roofline {floor / seconds:.1%}, "
-            f"{(cache + products) / seconds:.1%} with the products at the slower of their two bounds"
+            f"{(cache + max(reading, computing)) / seconds:.1%} with the products at the slower of their two bounds"
         )
         for name, micros in kernel_times(engine, batch).most_common(14):
             print(f"  {micros:9.1f} us  {name[:110]}")

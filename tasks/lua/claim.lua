@@ -14,6 +14,7 @@
 -- ARGV[1] prefix <p>   ARGV[2] worker   ARGV[3] ttl in ms   ARGV[4] starvation bound in ms
 -- ARGV[5..] queues the worker serves
 -- A model_key is "weights:engine": engines of equal weights follow each other without a load.
+
 -- a worker that claims without ever announcing itself is remembered this long
 local FORGET_MS = 3600000
 

@@ -2,7 +2,7 @@
 
 A product is cut into tiles, and the card computes as many of them at a time as it has multiprocessors: a wave. Where
 there are a few more tiles than whole waves, the last wave is nearly empty: on an H100 the products of the Llama-8B
-shape ran at 743 TFLOP/s with 4,224 tokens and at 683 with 4,352.
+shape ran at 717 TFLOP/s with 4,224 tokens and at 684 with 4,352 (benchmarks/matmul_waves.py).
 """
 
 from __future__ import annotations
