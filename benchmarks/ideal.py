@@ -4,7 +4,7 @@
     python benchmarks/ideal.py --bandwidth 4.3e12 --rate 790e12 --workloads offline
 
 A step reads all weights once, or computes its products, whichever takes longer, and then reads keys and values; a
-prefix that all rows share is not read. Nothing else takes time. The real scheduler decides the steps; no card is needed.
+prefix that all rows share is not read. Nothing else takes time. The real scheduler decides the steps, on a CPU.
 """
 
 from __future__ import annotations
