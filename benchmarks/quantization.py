@@ -5,8 +5,9 @@
     python benchmarks/quantization.py --layers 32                      # the whole 8B shape; 8 of its layers by default
 
 Speed is that of layers of the Llama-8B shape with random weights, in the packed engine with compiled layers and CUDA
-graphs, each quantization in a process of its own. Processes start together and measure one after the other. Every rate
-is printed with its ratio to bfloat16. Writes one JSON and one Markdown file to benchmarks/results/.
+graphs, each quantization in a process of its own. Processes start together; when all are ready they measure one after
+the other. Every rate is printed with its ratio to bfloat16. Writes one JSON and one Markdown file to
+benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
@@ -59,10 +61,21 @@ def write_model(shape: str, num_layers: int, folder: Path) -> None:
 def start(name: str, folder: Path, args: argparse.Namespace) -> subprocess.Popen:
     """The process that measures one quantization."""
     compiled = str(name not in args.no_compile)
-    command = [sys.executable, str(HERE / "quantization_side.py"), name, str(folder), str(folder / "turn")]
+    command = [sys.executable, str(HERE / "quantization_side.py"), name, str(folder)]
     path = os.pathsep.join(filter(None, [str(HERE.parent), os.getenv("PYTHONPATH")]))
     env = {**os.environ, "PYTHONPATH": path}
     return subprocess.Popen([*command, args.batches, compiled], stdout=subprocess.PIPE, text=True, env=env)
+
+
+def wait_until_ready(folder: Path, processes: dict[str, subprocess.Popen], timeout: float) -> None:
+    """Give the sign to measure once every process has started up or ended: a start-up would spoil a measurement."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        starting = [n for n, p in processes.items() if p.poll() is None and not (folder / f"ready-{n}").exists()]
+        if not starting:
+            break
+        time.sleep(0.1)
+    (folder / "go").touch()
 
 
 def finish(name: str, process: subprocess.Popen, timeout: float) -> dict[str, Any]:
@@ -88,6 +101,7 @@ def measure_speed(args: argparse.Namespace) -> list[dict[str, Any]]:
         command = [sys.executable, "-c", code, str(HERE), args.shape, str(args.layers), name]
         subprocess.run(command, check=True)
         processes = {name: start(name, folder, args) for name in args.quantizations}
+        wait_until_ready(folder, processes, args.timeout / 2)
         reports = []
         for name, process in processes.items():
             reports.append(finish(name, process, args.timeout))

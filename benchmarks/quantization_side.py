@@ -73,7 +73,7 @@ def load(folder: Path, quantization: str, device: str) -> torch.nn.Module:
 
 
 def main() -> None:
-    quantization, folder, lock, batches, compiled = sys.argv[1:]
+    quantization, folder, batches, compiled = sys.argv[1:]
     sizes = [int(size) for size in batches.split(",")]
     device = "cuda:0" if torch.cuda.is_available() else "cpu"
     start = time.perf_counter()
@@ -89,7 +89,10 @@ def main() -> None:
     stopwatch.seconds(max(sizes), PREFILL_TOKENS, 2)
     report |= {"startup_s": time.perf_counter() - start, "graphs": engine.runner.graphs is not None}
     # Start-ups overlap, measurements take turns.
-    with open(lock, "w") as turn:
+    (Path(folder) / f"ready-{quantization}").touch()
+    while not (Path(folder) / "go").exists():
+        time.sleep(0.05)
+    with open(Path(folder) / "turn", "w") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
         report["rates"] = {str(size): stopwatch.rates(size) for size in sizes}
         report["end_to_end"] = stopwatch.end_to_end(max(sizes))
