@@ -83,8 +83,12 @@ def main() -> None:
             f"batch {size}: {seconds * 1e3:.2f} ms, {size / seconds:,.0f} tok/s, roofline {floor / seconds:.1%}, "
             f"{(cache + max(reading, computing)) / seconds:.1%} with the products at the slower of their two bounds"
         )
-        for name, micros in kernel_times(engine, batch).most_common(14):
+        times = kernel_times(engine, batch)
+        for name, micros in times.most_common(14):
             print(f"  {micros:9.1f} us  {name[:110]}")
+        total, listed = sum(times.values()), sum(micros for _, micros in times.most_common(14))
+        print(f"  {total - listed:9.1f} us  in {len(times) - 14} other kernels")
+        print(f"  {1e6 * seconds - total:9.1f} us  between kernels")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""torch.compile for the decoder layers: one compiled layer serves all of a kind."""
+"""torch.compile for the decoder layers, where one compiled layer serves all of a kind, and for what stands around them."""
 
 from __future__ import annotations
 
@@ -23,19 +23,30 @@ def decoder_layers(model: nn.Module, layers: Sequence[LayerShape]) -> list[nn.Mo
     return []
 
 
+def around_layers(model: nn.Module, layers: Sequence[nn.Module]) -> list[nn.Module]:
+    """The modules beside the list of `layers` that compute something: the last norm and the rotary embeddings."""
+    for owner in model.modules():
+        lists = [child for child in owner.children() if isinstance(child, nn.ModuleList)]
+        if any(len(child) and child[0] is layers[0] for child in lists):
+            return [child for child in owner.children() if not isinstance(child, (nn.ModuleList, nn.Embedding))]
+    return []
+
+
 def compile_layers(model: nn.Module, layers: Sequence[LayerShape], *, is_shared: bool = False) -> int:
     """Compile every decoder layer, the number of tokens left open; returns how many were.
 
-    The ranks of a shared model compile each for itself, and must come to kernels that round alike: none is then chosen
-    by a measurement.
+    Kernels that do not depend on one another, such as those of queries and keys, become one. The ranks of a shared
+    model compile each for itself, and must come to kernels that round alike: none is then chosen by a measurement.
     """
     found = decoder_layers(model, layers)
-    for layer in found:
-        layer.compile(dynamic=True, options={"deterministic": True} if is_shared else None)
+    options = {"deterministic": True} if is_shared else {"combo_kernels": True}
+    for module in [*found, *(around_layers(model, found) if found else [])]:
+        module.compile(dynamic=True, options=options)
     return len(found)
 
 
 def reset_layers(model: nn.Module, layers: Sequence[LayerShape]) -> None:
     """Run the layers as they came."""
-    for layer in decoder_layers(model, layers):
-        layer._compiled_call_impl = None
+    found = decoder_layers(model, layers)
+    for module in [*found, *(around_layers(model, found) if found else [])]:
+        module._compiled_call_impl = None

@@ -11,15 +11,22 @@ from workers.packed.batch import Batch
 from workers.packed.sharing import MIN_ROWS
 from workers.packed.step_tensors import DeviceLanes, StepTensors
 
+#: what the host knows of every decode as int64 (lane, position, column of its table, slot, position of the new token),
+#: and as int32 (lane, length, block)
+NUM_WIDE, NUM_NARROW = 5, 3
+
 
 class GraphInputs:
-    """Lanes, positions and blocks of up to `max_size` decodes, and what they share."""
+    """Lanes, positions and blocks of up to `max_size` decodes, and what they share.
+
+    The host sends what it can compute in one copy: every small kernel of a step costs the device some microseconds.
+    """
 
     def __init__(self, lanes: DeviceLanes, max_size: int, padding_block: int) -> None:
         self.lanes = lanes
         self.padding_lane = len(lanes.tokens) - 1
         self.padding_block = padding_block
-        self.decodes = torch.zeros(3 * max_size, dtype=torch.int32, device=lanes.device)
+        self.decodes = torch.zeros(num_words(max_size), dtype=torch.int64, device=lanes.device)
         self.shared = torch.zeros(max_size + 2 * max_tiles(max_size), dtype=torch.int32, device=lanes.device)
 
     def fill(self, size: int, batch: Batch | None, *, is_shared: bool) -> None:
@@ -32,36 +39,59 @@ class GraphInputs:
         if batch is not None:
             for row, values in zip(host, (batch.decode_lanes, batch.positions, batch.blocks), strict=True):
                 row[: len(values)] = values
-        _send(host.reshape(-1), self.decodes)
+        _send(_decode_words(*host, self.lanes.block_size), self.decodes)
         if is_shared:
             _send(_shared_array(size, batch), self.shared)
 
     def step(self, size: int, *, is_shared: bool) -> StepTensors:
-        """The tensors of the step, all of them views of the buffers or made of them on the device."""
-        lanes32, positions32, blocks = self.decodes[: 3 * size].view(3, size)
-        lanes, positions = lanes32.long(), positions32.long()
-        tables = self.lanes
+        """The tensors of the step: views of the buffers, and what only the device knows."""
+        width = row_width(size)
+        wide, narrow = self.decodes[: num_words(size)].split([NUM_WIDE * width, num_words(size) - NUM_WIDE * width])
+        lanes, positions, columns, slots, next_positions = wide.view(NUM_WIDE, width)[:, :size]
+        lanes32, lens, blocks = narrow.view(torch.int32).view(NUM_NARROW, width)[:, :size]
+        self.lanes.place(lanes, columns, blocks)
         attention = AttentionStep(
-            slot_mapping=tables.place(lanes, positions, blocks),
-            tables=tables.tables,
-            block_size=tables.block_size,
+            slot_mapping=slots,
+            tables=self.lanes.tables,
+            block_size=self.lanes.block_size,
             num_decodes=size,
             decode_lanes=lanes32,
-            decode_lens=positions32 + 1,
+            decode_lens=lens,
             shared=self._shared_keys(size) if is_shared else None,
         )
-        rows = torch.arange(size, device=lanes.device)
-        ids, adapters = tables.tokens[lanes], tables.adapters[lanes]
-        return StepTensors(ids, positions, attention, rows, lanes, positions + 1, adapters)
+        ids, adapters = self.lanes.tokens[lanes], self.lanes.adapters[lanes]
+        return StepTensors(ids, positions, attention, 0, lanes, next_positions, adapters)
 
     def _shared_keys(self, size: int) -> SharedKeys:
         tiles = max_tiles(size)
         return SharedKeys(*self.shared[: size + 2 * tiles].split([size, tiles, tiles]))
 
 
+def row_width(size: int) -> int:
+    """Values in a row, so that each row starts at a multiple of 16 bytes: kernels would be compiled anew elsewhere."""
+    return -(-size // 4) * 4
+
+
+def num_words(size: int) -> int:
+    """Words of 8 bytes that `size` decodes take."""
+    return (2 * NUM_WIDE + NUM_NARROW) * row_width(size) // 2
+
+
 def max_tiles(size: int) -> int:
     """Most tiles that `size` decodes can be in: each is the whole of a group, or full."""
     return max(1, size // MIN_ROWS)
+
+
+def _decode_words(lanes: np.ndarray, positions: np.ndarray, blocks: np.ndarray, block_size: int) -> np.ndarray:
+    """All that is known of decodes, (size,) each, as (num_words,) int64."""
+    size, width = len(lanes), row_width(len(lanes))
+    words = np.zeros(num_words(size), dtype=np.int64)
+    wide = words[: NUM_WIDE * width].reshape(NUM_WIDE, width)
+    narrow = words[NUM_WIDE * width :].view(np.int32).reshape(NUM_NARROW, width)
+    slots = blocks * block_size + positions % block_size
+    wide[:, :size] = lanes, positions, positions // block_size, slots, positions + 1
+    narrow[:, :size] = lanes, positions + 1, blocks
+    return words
 
 
 def _shared_array(size: int, batch: Batch | None) -> np.ndarray:

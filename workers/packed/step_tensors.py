@@ -23,10 +23,9 @@ class DeviceLanes:
         #: number of each lane's adapter
         self.adapters = torch.zeros(num_lanes + 1, dtype=torch.int64, device=device)
 
-    def place(self, lanes: Tensor, positions: Tensor, blocks: Tensor) -> Tensor:
-        """Note that the token at `positions` of `lanes` lives in `blocks`, all (n,); returns its slots, int64."""
-        self.tables[lanes, positions // self.block_size] = blocks
-        return blocks.long() * self.block_size + positions % self.block_size
+    def place(self, lanes: Tensor, columns: Tensor, blocks: Tensor) -> None:
+        """Note that `blocks` (n,) int32 are those of `lanes` at `columns` of their tables, (n,) int64 each."""
+        self.tables[lanes, columns] = blocks
 
 
 @dataclass
@@ -36,8 +35,8 @@ class StepTensors:
     input_ids: Tensor
     position_ids: Tensor
     attention: AttentionStep
-    #: (num_sampled,) rows to keep logits of, their lanes, and the positions the new tokens will have
-    sample_rows: Tensor
+    #: (num_sampled,) rows to keep logits of, 0 keeps all; their lanes, and the positions the new tokens will have
+    sample_rows: Tensor | int
     sample_lanes: Tensor
     sample_positions: Tensor
     #: (num_tokens,) number of each token's adapter
@@ -63,6 +62,11 @@ def upload(arrays: list[np.ndarray], device: torch.device) -> list[Tensor]:
     if device.type == "cuda":
         sent = sent.pin_memory().to(device, non_blocking=True)
     return [sent[start : start + len(array)] for start, array in zip(starts.tolist(), arrays, strict=False)]
+
+
+def decode_slots(batch: Batch, block_size: int) -> np.ndarray:
+    """Slots of the tokens that the decodes compute, (num_decodes,)."""
+    return batch.blocks * block_size + batch.positions % block_size
 
 
 def chunk_slots(chunk: PrefillChunk, positions: np.ndarray, block_size: int) -> np.ndarray:
@@ -93,17 +97,17 @@ class StepBuilder:
     def build(self, batch: Batch) -> StepTensors:
         """Tensors of any batch: decodes first, chunks behind them."""
         if batch.admitted:
-            rows, columns, blocks = upload(table_entries(batch), self.lanes.device)
-            self.lanes.tables[rows.long(), columns.long()] = blocks
+            lanes, columns, blocks = upload(table_entries(batch), self.lanes.device)
+            self.lanes.place(lanes.long(), columns.long(), blocks)
             admitted, numbers = upload(adapter_entries(batch), self.lanes.device)
             self.lanes.adapters[admitted.long()] = numbers.long()
         host = self._host_arrays(batch)
         sent = dict(zip(host, upload(list(host.values()), self.lanes.device), strict=True))
         n = len(batch.decode_lanes)
         lanes, positions = sent["decode_lanes"].long(), sent["positions"].long()
-        decode_slots = self.lanes.place(lanes, positions[:n], sent["decode_blocks"])
+        self.lanes.place(lanes, sent["decode_columns"].long(), sent["decode_blocks"])
         attention = AttentionStep(
-            slot_mapping=torch.cat([decode_slots, sent["slots"].long()]),
+            slot_mapping=sent["slots"].long(),
             tables=self.lanes.tables,
             block_size=self.lanes.block_size,
             num_decodes=n,
@@ -126,11 +130,13 @@ class StepBuilder:
         last = np.asarray([chunk.is_last for chunk in chunks], dtype=bool)
         chunk_lanes = np.asarray([chunk.lane for chunk in chunks], dtype=np.int32)
         size = self.lanes.block_size
+        chunk_spans = (chunk_slots(c, s, size) for c, s in zip(chunks, spans, strict=True))
         return {
             "decode_lanes": batch.decode_lanes,
             "decode_blocks": batch.blocks,
+            "decode_columns": batch.positions // size,
             "positions": np.concatenate([batch.positions, *spans]),
-            "slots": np.concatenate([empty, *(chunk_slots(c, s, size) for c, s in zip(chunks, spans, strict=True))]),
+            "slots": np.concatenate([decode_slots(batch, size), *chunk_spans]),
             "chunk_ids": np.concatenate([empty, *(c.sequence.tokens[c.start : c.stop] for c in chunks)]),
             "chunk_lanes": chunk_lanes,
             "token_lanes": np.concatenate([batch.decode_lanes, np.repeat(chunk_lanes, lens)]),
