@@ -30,12 +30,13 @@ class LayerShape:
 def attach_caches(layers: Sequence[LayerShape], num_blocks: int, block_size: int, device: torch.device) -> None:
     """Give every layer its caches, `num_blocks` and one more: the block that padding writes to.
 
-    They are buffers of the attention modules, so compiled layers take them as inputs and share one graph.
+    They are attributes of the attention modules, so compiled layers take them as inputs and share one graph. As buffers
+    they would be inputs of fixed shapes, and every layer would be compiled again once the number of blocks is known.
     """
     for layer in layers:
         for name, dim in (("packed_keys", layer.key_dim), ("packed_values", layer.value_dim)):
             shape = (num_blocks + 1, layer.num_kv_heads, block_size, dim)
-            layer.module.register_buffer(name, zeros(shape, layer.dtype, device), persistent=False)
+            setattr(layer.module, name, zeros(shape, layer.dtype, device))
 
 
 def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -53,5 +54,4 @@ def detach_caches(layers: Sequence[LayerShape]) -> None:
     """Undo `attach_caches`."""
     for layer in layers:
         for name in ("packed_keys", "packed_values"):
-            layer.module._buffers.pop(name, None)
-            layer.module._non_persistent_buffers_set.discard(name)
+            vars(layer.module).pop(name, None)
