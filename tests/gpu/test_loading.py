@@ -25,7 +25,10 @@ from workers.loading.packages import is_installed
 from workers.loading.quantization import RECIPES
 from workers.model_host import ModelHost
 from workers.packed.engine import PackedEngine
+from workers.packed.int8_linear import Int8Linear, swap_int8_layers
+from workers.packed.merge import MergedPart, merge_projections
 from workers.packed.options import PackedOptions
+from workers.packed.probe import relative_error
 from workers.request import Completion, GenerationRequest, SamplingParams
 
 pytestmark = [
@@ -126,6 +129,52 @@ def test_eight_bits_stay_close_to_the_plain_model(folder: Path, quantization: st
     pytest.importorskip(RECIPES[quantization].package)
     want, got = logits_of(folder), logits_of(folder, quantization=quantization)
     assert float((got - want).norm() / want.norm()) < limit
+
+
+@pytest.mark.parametrize("options", [{}, {"compile": False}])
+def test_int8_weights_take_our_kernels_until_the_engine_closes(folder: Path, options: dict) -> None:
+    model = load(folder, quantization="int8-weight-only")
+    before = dict(model.named_modules())
+    engine = packed(model, **options)
+    layer = model.model.layers[0]
+    assert type(layer.mlp.down_proj) is Int8Linear
+    assert type(layer.self_attn.q_proj) is (Int8Linear if options else MergedPart)
+    assert all(len(ids) == 12 for ids in ids_of(complete(engine, requests())))
+    engine.close()
+    assert all(module is before[name] for name, module in model.named_modules())
+
+
+@torch.inference_mode()
+def test_our_int8_kernels_agree_with_torchao(folder: Path) -> None:
+    model, ids = load(folder, quantization="int8-weight-only"), torch.arange(5, 305, device="cuda")[None] % 250
+    for count in (2, 20, 50, 100, 200, 300):
+        want = model(input_ids=ids[:, :count]).logits
+        undos = [swap_int8_layers(model), merge_projections(model)]
+        got = model(input_ids=ids[:, :count]).logits
+        for undo in reversed(undos):
+            undo()
+        assert relative_error(got, want) < 0.03
+
+
+@torch.inference_mode()
+def test_compiled_int8_layers_of_real_width_call_no_kernel_of_torch() -> None:
+    """Prompts and decodes, beside float32; torch's own kernel for int8 weights takes minutes for such a layer."""
+    torchao = pytest.importorskip("torchao.quantization")
+    from torch._inductor import config
+    from torch._inductor.utils import run_and_get_code
+
+    layers = torch.nn.Sequential(torch.nn.Linear(4096, 14336, bias=False, dtype=torch.bfloat16, device="cuda"))
+    torchao.quantize_(layers, torchao.Int8WeightOnlyConfig(version=2, set_inductor_config=False))
+    plain = layers[0].weight.dequantize(torch.float32)
+    swap_int8_layers(layers)
+    layers.compile(dynamic=True)
+    for num_tokens in (4096, 16, 200):
+        x = torch.randn(num_tokens, 4096, device="cuda", dtype=torch.bfloat16)
+        with config.patch(force_disable_caches=True):
+            got, code = run_and_get_code(layers, x)
+        assert relative_error(got, x.float() @ plain.T) < 5e-3
+        assert not any("_weight_int8pack_mm" in text for text in code)
+        assert num_tokens < 4096 or any("parquetry.int8_linear" in text for text in code)
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "fp4"])

@@ -1,6 +1,7 @@
 """Projections that read the same input run as one matrix product: q, k and v, and gate and up.
 
 The weights of the parts become views of the merged weight, so nothing is held twice and a state dict stays as it was.
+Layers over int8 weights are merged in the same way.
 """
 
 from __future__ import annotations
@@ -11,23 +12,43 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from workers.packed.int8_linear import Int8Linear, merge_int8
+
 GROUPS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
 class MergedLinear(nn.Module):
     """Several linear layers over one input, which is what stock attention and MLP classes give them."""
 
-    def __init__(self, parts: list[nn.Linear]) -> None:
+    def __init__(self, parts: list[nn.Module]) -> None:
         super().__init__()
         self.widths = [part.out_features for part in parts]
-        self.weight = merge_parameters([part.weight for part in parts])
+        self.merge_weights(parts)
         biases = [part.bias for part in parts if part.bias is not None]
         self.bias = merge_parameters(biases) if biases else None
         self.outputs: list[Tensor] = []
 
+    def merge_weights(self, parts: list[nn.Module]) -> None:
+        """Take the rows of every part."""
+        self.weight = merge_parameters([part.weight for part in parts])
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """The outputs of all parts, side by side."""
+        return F.linear(x, self.weight, self.bias)
+
     def compute(self, x: Tensor) -> None:
         """Compute every part; each is taken once."""
-        self.outputs = list(F.linear(x, self.weight, self.bias).split(self.widths, -1))
+        self.outputs = list(self.multiply(x).split(self.widths, -1))
+
+
+class MergedInt8Linear(MergedLinear):
+    """Several layers over int8 weights and one input."""
+
+    def merge_weights(self, parts: list[nn.Module]) -> None:
+        self.weight, self.scale = merge_int8(parts)
+
+    def multiply(self, x: Tensor) -> Tensor:
+        return torch.ops.parquetry.int8_linear(x, self.weight, self.scale, self.bias)
 
 
 class MergedPart(nn.Module):
@@ -59,13 +80,13 @@ def merge_parameters(parameters: list[nn.Parameter]) -> Tensor:
 
 
 def can_merge(parts: list[nn.Module | None]) -> bool:
-    """Plain half-precision linear layers of one kind: a quantized or adapted one is a class of its own."""
-    if any(type(part) is not nn.Linear or part._forward_hooks or part._forward_pre_hooks for part in parts):
+    """Plain half-precision linear layers of one kind, or int8 ones: any other is a class of its own, or its weight."""
+    if any(type(p) not in (nn.Linear, Int8Linear) or p._forward_hooks or p._forward_pre_hooks for p in parts):
         return False
     # torchao keeps the layer's class and quantizes by the type of its weight
-    if any(type(part.weight) is not nn.Parameter for part in parts):
+    if any(type(part) is nn.Linear and type(part.weight) is not nn.Parameter for part in parts):
         return False
-    kinds = {(part.in_features, part.bias is None, part.weight.dtype, part.weight.device) for part in parts}
+    kinds = {(type(p), p.in_features, p.bias is None, p.weight.dtype, p.weight.device) for p in parts}
     return len(kinds) == 1 and parts[0].weight.dtype in (torch.float16, torch.bfloat16)
 
 
@@ -77,7 +98,7 @@ def merge_projections(model: nn.Module) -> Callable[[], None]:
             parts = [getattr(module, name, None) for name in names]
             if not can_merge(parts):
                 continue
-            merged = MergedLinear(parts)
+            merged = MergedInt8Linear(parts) if isinstance(parts[0], Int8Linear) else MergedLinear(parts)
             for index, (name, part) in enumerate(zip(names, parts, strict=True)):
                 replaced.append((module, name, part))
                 setattr(module, name, MergedPart(merged, index))

@@ -1,4 +1,4 @@
-"""What is done once so that every step is fast: merged projections, compiled layers, captured decode steps."""
+"""What is done once so that every step is fast: int8 kernels, merged projections, compiled layers, captured steps."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from workers.loading.packages import is_installed
 from workers.packed.compile import compile_layers, reset_layers
 from workers.packed.graphs import DecodeGraphs
+from workers.packed.int8_linear import swap_int8_layers
 from workers.packed.kv_cache import LayerShape
 from workers.packed.merge import merge_projections
 from workers.packed.options import PackedOptions
@@ -23,13 +25,27 @@ ON_ANOTHER_RANK = "another rank of the engine could not"
 def speed_up(
     model: nn.Module, runner: ModelRunner, layers: Sequence[LayerShape], options: PackedOptions
 ) -> Callable[[], None]:
-    """Merge projections and compile the layers, on CUDA and when asked; returns what undoes it.
+    """On CUDA, give int8 weights our kernels, and compile the layers when asked; returns what undoes it."""
+    if model.device.type != "cuda":
+        return lambda: None
+    put_back = swap_int8_layers(model) if is_installed("triton") else lambda: None
+    quantizer = getattr(model, "hf_quantizer", None)
+    if not options.compile or not getattr(quantizer, "is_compileable", True):
+        return put_back
+    undo_compile = compile_merged(model, runner, layers)
+
+    def undo() -> None:
+        undo_compile()
+        put_back()
+
+    return undo
+
+
+def compile_merged(model: nn.Module, runner: ModelRunner, layers: Sequence[LayerShape]) -> Callable[[], None]:
+    """Merge projections and compile the layers; returns what undoes it.
 
     A model that does not compile runs as it came, with a warning.
     """
-    quantizer = getattr(model, "hf_quantizer", None)
-    if model.device.type != "cuda" or not options.compile or not getattr(quantizer, "is_compileable", True):
-        return lambda: None
     put_back = merge_projections(model)
     count = compile_layers(model, layers, is_shared=runner.group.size > 1)
 
