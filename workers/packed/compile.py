@@ -1,4 +1,4 @@
-"""torch.compile for the decoder layers, where one compiled layer serves all of a kind, and for what stands around them."""
+"""torch.compile for the decoder layers, one compiled layer for all of a kind, and for what stands around them."""
 
 from __future__ import annotations
 

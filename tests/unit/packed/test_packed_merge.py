@@ -6,9 +6,7 @@ import torch
 from packed_families import tiny_model
 from torch import nn
 
-from workers.packed.compile import decoder_layers
 from workers.packed.merge import MergedPart, can_merge, merge_projections
-from workers.packed.probe import probe_layers
 
 
 def test_merged_projections_equal_separate_ones() -> None:
@@ -47,8 +45,3 @@ def test_only_plain_half_precision_layers_are_merged() -> None:
     assert not can_merge([plain, nn.Linear(4, 4, bias=False, **half)])
     assert not can_merge([nn.Linear(4, 4), nn.Linear(4, 4)])
     assert not can_merge([plain, None])
-
-
-def test_decoder_layers_are_found() -> None:
-    model = tiny_model("gpt2")
-    assert decoder_layers(model, probe_layers(model)) == list(model.transformer.h)
