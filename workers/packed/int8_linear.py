@@ -66,6 +66,11 @@ def has_int8_weight(module: nn.Module) -> bool:
     return type(module.weight) is not nn.Parameter and is_installed("torchao") and is_scaled_by_row(module.weight)
 
 
+def has_int8_layers(model: nn.Module) -> bool:
+    """Whether `swap_int8_layers` would find any."""
+    return any(has_int8_weight(module) for module in model.modules())
+
+
 def is_scaled_by_row(weight: Tensor) -> bool:
     """Whether a weight is int8 and a scale per row, around zero; inputs are not quantized or scaled."""
     from torchao.quantization import Int8Tensor

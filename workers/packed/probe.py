@@ -86,13 +86,16 @@ def centred(logits: Tensor) -> Tensor:
 
 
 def check_logits(model: nn.Module, got: Tensor, want: Tensor, what: str) -> None:
-    """Raise UnsupportedModel when `got` is further from `want` than rounding explains in a model of this kind."""
+    """Raise UnsupportedModel when `got` is further from `want` than rounding explains in a model of this kind.
+
+    `what` says which logits differ from which.
+    """
     if getattr(model.config, "quantization_config", None) is None:
         error, limit = relative_error(got, want), TOLERANCE.get(model.dtype, max(TOLERANCE.values()))
     else:
         error, limit = relative_error(centred(got), centred(want)), QUANTIZED_TOLERANCE
     if error > limit:
-        raise UnsupportedModel(f"{what} differ from the eager model: relative error {error:.3g}, limit {limit:.3g}")
+        raise UnsupportedModel(f"{what}: relative error {error:.3g}, limit {limit:.3g}")
 
 
 def probe_layers(model: nn.Module) -> list[LayerShape]:
@@ -112,7 +115,7 @@ def probe_layers(model: nn.Module) -> list[LayerShape]:
         raise UnsupportedModel(f"{type(model).__name__} does not route its attention through the attention interface")
     if len(recorder.layers) != expected or len({id(layer.module) for layer in recorder.layers}) != expected:
         raise UnsupportedModel(f"the attention hook ran {len(recorder.layers)} times for {expected} layers")
-    check_logits(model, got, want, "packed logits")
+    check_logits(model, got, want, "packed logits differ from the eager model")
     return recorder.layers
 
 

@@ -132,9 +132,17 @@ class ModelRunner:
         """Compute the largest step there can be, for nobody: it compiles, and it shows the peak memory."""
         self.run(self.builder.rehearsal(num_tokens, num_sampled, max_model_len), SamplingMode.GREEDY)
 
-    def prove(self) -> None:
-        """Run compiled layers for the first time. Raises RuntimeError when they do not work."""
-        self.rehearse(16, 2, 16)
+    @torch.inference_mode()
+    def prove(self) -> Tensor:
+        """Logits (2, vocab) of a small prompt of nobody's. Raises RuntimeError when the layers do not work."""
+        return self.forward(self.trial_step())
+
+    def trial_step(self) -> StepTensors:
+        """A prompt of 16 different tokens, the last two of which are sampled."""
+        step = self.builder.rehearsal(16, 2, 16)
+        step.input_ids = torch.arange(16, device=self.lanes.device) % self.sampler.vocab_size
+        step.sample_rows = torch.tensor([14, 15], device=self.lanes.device)
+        return step
 
     def forward(self, step: StepTensors) -> Tensor:
         """Logits (num_sampled, vocab) of the rows to sample."""

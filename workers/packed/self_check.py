@@ -28,7 +28,7 @@ def check_engine(model: nn.Module, runner: ModelRunner) -> None:
                 (theirs,) = eager_logits(model, [tokens])
             mine = paged_logits(runner, probe_sequence(tokens.cpu().numpy(), runner, number))
             runner.group.require_equal(mine, "the logits")
-            check_logits(model, mine, theirs[-NUM_DECODED - 1 :], "paged logits")
+            check_logits(model, mine, theirs[-NUM_DECODED - 1 :], "paged logits differ from the eager model")
 
 
 def probe_sequence(tokens: np.ndarray, runner: ModelRunner, adapter: int = 0) -> Sequence:

@@ -12,10 +12,11 @@ from torch import nn
 from workers.loading.packages import is_installed
 from workers.packed.compile import compile_layers, reset_layers
 from workers.packed.graphs import DecodeGraphs
-from workers.packed.int8_linear import swap_int8_layers
+from workers.packed.int8_linear import has_int8_layers, swap_int8_layers
 from workers.packed.kv_cache import LayerShape
 from workers.packed.merge import merge_projections
 from workers.packed.options import PackedOptions
+from workers.packed.probe import UnsupportedModel, check_logits
 from workers.packed.runner import ModelRunner
 
 log = logging.getLogger(__name__)
@@ -26,40 +27,48 @@ def speed_up(
     model: nn.Module, runner: ModelRunner, layers: Sequence[LayerShape], options: PackedOptions
 ) -> Callable[[], None]:
     """On CUDA, give int8 weights our kernels, and compile the layers when asked; returns what undoes it."""
-    if model.device.type != "cuda":
-        return lambda: None
-    put_back = swap_int8_layers(model) if is_installed("triton") else lambda: None
+    undos: list[Callable[[], None]] = []
+    if model.device.type == "cuda" and is_installed("triton") and has_int8_layers(model):
+        undos.append(try_change(model, runner, "int8 kernels", lambda: swap_int8_layers(model)))
     quantizer = getattr(model, "hf_quantizer", None)
-    if not options.compile or not getattr(quantizer, "is_compileable", True):
-        return put_back
-    undo_compile = compile_merged(model, runner, layers)
+    if model.device.type == "cuda" and options.compile and getattr(quantizer, "is_compileable", True):
+        is_shared = runner.group.size > 1
+        undos.append(try_change(model, runner, "compiled layers", lambda: compile_merged(model, layers, is_shared)))
 
     def undo() -> None:
-        undo_compile()
-        put_back()
+        for one in reversed(undos):
+            one()
 
     return undo
 
 
-def compile_merged(model: nn.Module, runner: ModelRunner, layers: Sequence[LayerShape]) -> Callable[[], None]:
-    """Merge projections and compile the layers; returns what undoes it.
-
-    A model that does not compile runs as it came, with a warning.
-    """
+def compile_merged(model: nn.Module, layers: Sequence[LayerShape], is_shared: bool) -> Callable[[], None]:
+    """Merge projections and compile the layers; returns what undoes it."""
     put_back = merge_projections(model)
-    count = compile_layers(model, layers, is_shared=runner.group.size > 1)
+    compile_layers(model, layers, is_shared=is_shared)
 
     def undo() -> None:
         put_back()
         reset_layers(model, layers)
 
-    problem = problem_of(runner.prove)
-    if not runner.group.all_agree(problem is None):
-        undo()
-        log.warning("the decoder layers run uncompiled: %s", problem or ON_ANOTHER_RANK)
-        return lambda: None
-    log.info("compiled %d decoder layers", count)
     return undo
+
+
+def try_change(
+    model: nn.Module, runner: ModelRunner, what: str, change: Callable[[], Callable[[], None]]
+) -> Callable[[], None]:
+    """Make a change that may not move the logits beyond rounding; returns what undoes it.
+
+    A change that does not work, or moves them, is taken back with a warning.
+    """
+    want = runner.prove()
+    undo = change()
+    problem = problem_of(lambda: check_logits(model, runner.prove(), want, f"logits differ with {what}"))
+    if runner.group.all_agree(problem is None):
+        return undo
+    undo()
+    log.warning("runs without %s: %s", what, problem or ON_ANOTHER_RANK)
+    return lambda: None
 
 
 def problem_of(attempt: Callable[[], None]) -> str | None:
@@ -68,12 +77,12 @@ def problem_of(attempt: Callable[[], None]) -> str | None:
         attempt()
     except torch.cuda.OutOfMemoryError:
         raise
-    except RuntimeError as error:
+    except (RuntimeError, UnsupportedModel) as error:
         return first_line(error)
     return None
 
 
-def first_line(error: RuntimeError) -> str:
+def first_line(error: Exception) -> str:
     """What the error says, without its traceback."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 

@@ -37,7 +37,7 @@ def test_confused_sequences_are_found(model: torch.nn.Module, lengths: tuple[int
     ids = probe_ids(model)
     want, got = torch.cat(eager_logits(model, ids)), packed_logits(model, ids, LayerRecorder(lengths))
     if is_right:
-        check_logits(model, got, want, "packed logits")
+        check_logits(model, got, want, "packed logits differ")
         return
     with pytest.raises(UnsupportedModel, match="differ"):
-        check_logits(model, got, want, "packed logits")
+        check_logits(model, got, want, "packed logits differ")

@@ -130,22 +130,23 @@ def test_an_int8_layer_is_not_merged_with_a_plain_one() -> None:
     assert type(attention.q_proj) is Int8Linear and type(attention.k_proj) is nn.Linear
 
 
-def fail() -> None:
-    raise RuntimeError("no compiler")
+def logits() -> torch.Tensor:
+    return torch.ones(2, 5)
 
 
-@pytest.mark.parametrize("prove", [None, fail, lambda: None])
-def test_int8_layers_stay_swapped_whether_or_not_layers_compile(prove: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a card that is none: nothing is computed. Without `prove` nothing is compiled."""
+@pytest.mark.parametrize(("options", "merged"), [({"compile": False}, False), ({}, True)])
+def test_int8_layers_are_swapped_whether_or_not_layers_compile(
+    options: dict[str, bool], merged: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a card that is none: nothing is computed."""
     model = model_of("llama")
     before = dict(model.named_modules())
     monkeypatch.setattr(type(model), "device", torch.device("cuda"))
     monkeypatch.setattr("workers.packed.startup.is_installed", lambda _: True)
-    runner = SimpleNamespace(prove=prove, group=SOLO)
-    undo = speed_up(model, runner, [], PackedOptions(compile=prove is not None))
+    undo = speed_up(model, SimpleNamespace(prove=logits, group=SOLO), [], PackedOptions(**options))
     layer = model.model.layers[0]
     assert type(layer.mlp.down_proj) is Int8Linear
-    assert type(layer.self_attn.q_proj) is (Int8Linear if prove in (None, fail) else MergedPart)
+    assert type(layer.self_attn.q_proj) is (MergedPart if merged else Int8Linear)
     undo()
     assert all(module is before[name] for name, module in model.named_modules())
 
