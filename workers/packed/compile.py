@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
 
 from torch import nn
 
 from workers.packed.kv_cache import LayerShape
+from workers.packed.residual import with_sum_in_product
 
 log = logging.getLogger(__name__)
 
@@ -33,16 +36,21 @@ def around_layers(model: nn.Module, layers: Sequence[nn.Module]) -> list[nn.Modu
 
 
 def compile_layers(model: nn.Module, layers: Sequence[LayerShape], *, is_shared: bool = False) -> int:
-    """Compile every decoder layer, the number of tokens left open; returns how many were.
+    """Compile every decoder layer, the number of tokens left open; returns how many were."""
+    found = decoder_layers(model, layers)
+    for module in [*found, *(around_layers(model, found) if found else [])]:
+        module.compile(dynamic=True, backend=compiler(is_shared=is_shared))
+    return len(found)
+
+
+@cache
+def compiler(*, is_shared: bool) -> Callable[..., Any]:
+    """Inductor as the layers want it; the same one every time, or they would be compiled anew.
 
     Kernels that do not depend on one another, such as those of queries and keys, become one. The ranks of a shared
     model compile each for itself, and must come to kernels that round alike: none is then chosen by a measurement.
     """
-    found = decoder_layers(model, layers)
-    options = {"deterministic": True} if is_shared else {"combo_kernels": True}
-    for module in [*found, *(around_layers(model, found) if found else [])]:
-        module.compile(dynamic=True, options=options)
-    return len(found)
+    return with_sum_in_product({"deterministic": True} if is_shared else {"combo_kernels": True})
 
 
 def reset_layers(model: nn.Module, layers: Sequence[LayerShape]) -> None:
