@@ -6,7 +6,8 @@ import signal
 from tests.acceptance.commands import wait_until
 from tests.acceptance.tables import assert_every_row_once, read_parts, write_file
 
-NUM_ROWS = 800
+#: seconds of work, so that a test that is held up for one still finds the job running
+NUM_ROWS = 3600
 SHARD_ROWS = 20
 
 
