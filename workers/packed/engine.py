@@ -16,29 +16,16 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from workers.engine import Engine
-from workers.grammar.grammars import Grammars
 from workers.packed.attention import IMPLEMENTATION
-from workers.packed.backends import choose_backend
 from workers.packed.batch import Batch
-from workers.packed.blocks import BlockPool
 from workers.packed.intake import Intake
-from workers.packed.kv_cache import attach_caches, detach_caches
-from workers.packed.lanes import LaneTable
-from workers.packed.memory import plan_num_blocks
 from workers.packed.options import PackedOptions
 from workers.packed.outputs import Ending, Outputs
+from workers.packed.parts import EngineParts, make_grammars, model_length, vocab_size
 from workers.packed.probe import UnsupportedModel, probe_layers
-from workers.packed.runner import InFlight, ModelRunner
-from workers.packed.sampler import Sampler, SamplingMode, sampling_mode
-from workers.packed.scheduler import Scheduler
-from workers.packed.self_check import check_engine
+from workers.packed.runner import InFlight
+from workers.packed.sampler import SamplingMode, sampling_mode
 from workers.packed.sequence import Sequence
-from workers.packed.sharing import MIN_ROWS, PrefixGroups
-from workers.packed.sharing_check import can_share
-from workers.packed.startup import capture_graphs, speed_up
-from workers.packed.step_tensors import DeviceLanes
-from workers.packed.together import GroupRunner, unanimous
-from workers.packed.waves import full_step
 from workers.parallel.group import SOLO, RankGroup
 from workers.request import Completion, GenerationRequest, Request, Result
 
@@ -46,8 +33,6 @@ log = logging.getLogger(__name__)
 
 #: a token budget below this is not worth shrinking to
 MIN_TOKEN_BUDGET = 64
-#: blocks of the small cache that the self check runs on
-NUM_PROBE_BLOCKS = 16
 
 
 class PackedEngine(Engine):
@@ -73,10 +58,10 @@ class PackedEngine(Engine):
     ) -> None:
         if model.config._attn_implementation == IMPLEMENTATION:
             raise ValueError("another packed engine holds this model; close it first")
+        start = time.perf_counter()
         self.options = options or PackedOptions()
         self.model = model
         self.group = group
-        self.tokenizer = tokenizer
         self.device: torch.device = model.device
         self.max_model_len = self.options.max_model_len or model_length(model)
         self._eos_ids = np.asarray(sorted(eos_ids), dtype=np.int32)
@@ -86,56 +71,21 @@ class PackedEngine(Engine):
         self._counters: Counter[str] = Counter()
         on_cuda = self.device.type == "cuda"
         self._lookahead = on_cuda if self.options.lookahead is None else self.options.lookahead
-        with unanimous(group):
-            self._layers = probe_layers(model)
-        self.backend = choose_backend(self.options.attention, self.device)
-        self._implementation = model.config._attn_implementation
-        model.set_attn_implementation(IMPLEMENTATION)
-        self._build()
-
-    def _build(self) -> None:
-        """Make the runner, prove it on a small cache, speed it up, then size the cache by what is left."""
-        start = time.perf_counter()
-        block_size = self.options.block_size or self.backend.block_size
-        num_lanes, max_blocks = self.options.num_lanes, -(-self.max_model_len // block_size)
-        device_lanes = DeviceLanes(num_lanes, max_blocks, block_size, self.device)
-        vocab_size = self.model.config.get_text_config().vocab_size
-        sampler = Sampler(num_lanes, vocab_size, self.device)
-        self._grammars = Grammars(self.tokenizer, vocab_size, self._eos_ids.tolist(), self.device)
-        runner_type = ModelRunner if self.group.size == 1 else GroupRunner
-        self.runner = runner_type(self.model, self.backend, device_lanes, sampler, self.group)
-        attach_caches(self._layers, NUM_PROBE_BLOCKS, block_size, self.device)
-        with unanimous(self.group):
-            check_engine(self.model, self.runner)
-            if isinstance(self.runner, GroupRunner):
-                self.runner.learn_exchanges()
-                self.runner.prove()
-        self._undo = speed_up(self.model, self.runner, self._layers, self.options)
-        num_blocks = plan_num_blocks(self._layers, self.runner, self.options, self.max_model_len)
-        attach_caches(self._layers, num_blocks, block_size, self.device)
-        self.runner.graphs = capture_graphs(self.runner, self.options, num_blocks)
-        self.pool = BlockPool(num_blocks, block_size)
-        self.lanes = LaneTable(num_lanes, max_blocks)
-        self.intake = Intake(self.tokenizer, self._grammars, self.runner.adapters, vocab_size)
+        self.parts = EngineParts.build(model, self.options, group, self.max_model_len)
+        self.runner, self.scheduler = self.parts.runner, self.parts.scheduler
+        self.pool, self.lanes = self.parts.pool, self.parts.lanes
+        self._grammars = make_grammars(tokenizer, model, self._eos_ids.tolist())
+        self.intake = Intake(tokenizer, self._grammars, self.runner.adapters, vocab_size(model))
         self.outputs = Outputs(self.lanes, self._eos_ids)
-        self.scheduler = Scheduler(
-            self.pool,
-            self.lanes,
-            token_budget=self.options.token_budget,
-            max_model_len=self.max_model_len,
-            full_step=full_step(self.backend, self.device, self.model.config.get_text_config().hidden_size),
-            prefix_cache=self.options.prefix_cache,
-            groups=PrefixGroups(num_lanes, block_size) if self._can_share(block_size) else None,
-        )
         self.startup_s = time.perf_counter() - start
+        self._log_start()
+
+    def _log_start(self) -> None:
         log.info(
             "packed engine: attention %s, %d blocks of %d tokens, budget %d tokens, %d lanes, ready in %.1f s",
-            self.backend.name, num_blocks, block_size, self.options.token_budget, num_lanes, self.startup_s,
+            self.parts.backend.name, self.pool.num_blocks, self.pool.block_size, self.options.token_budget,
+            self.options.num_lanes, self.startup_s,
         )  # fmt: skip
-
-    def _can_share(self, block_size: int) -> bool:
-        is_wanted = self.options.prefix_cache and self.options.num_lanes >= MIN_ROWS
-        return is_wanted and can_share(self.backend, self._layers[0], block_size, self.device)
 
     @staticmethod
     def unsupported_reason(model: nn.Module) -> str | None:
@@ -262,7 +212,7 @@ class PackedEngine(Engine):
         """Provenance of what this engine returns."""
         return {
             "backend": "packed",
-            "attention": self.backend.name,
+            "attention": self.parts.backend.name,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "block_size": str(self.pool.block_size),
             **({"tensor_parallel": str(self.group.size)} if self.group.size > 1 else {}),
@@ -287,12 +237,4 @@ class PackedEngine(Engine):
 
     def close(self) -> None:
         """Give the model back as it came and free the cache. The engine is of no use afterwards."""
-        detach_caches(self._layers)
-        self._undo()
-        self.runner.graphs = None
-        self.model.set_attn_implementation(self._implementation)
-
-
-def model_length(model: nn.Module) -> int:
-    """The longest sequence the model takes; 8192 when its config does not say."""
-    return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 8192)
+        self.parts.restore()

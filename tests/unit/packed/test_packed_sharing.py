@@ -202,7 +202,7 @@ def test_a_backend_that_shares_wrongly_may_not(
 ) -> None:
     model = tiny_model("llama")
     engine = PackedEngine(model, None, (), PackedOptions(num_blocks=32))
-    layer = engine._layers[0]
+    layer = engine.parts.layers[0]
     engine.close()
     assert can_share(backend, layer, block_size, torch.device("cpu")) is allowed
     assert ("other results" in caplog.text) is isinstance(backend, WrongBackend)

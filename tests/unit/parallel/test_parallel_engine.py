@@ -60,7 +60,7 @@ def test_tokens_are_those_of_one_device(one: Engine, two: LeadingEngine, params:
 def test_each_rank_holds_half(one: Engine, two: LeadingEngine) -> None:
     whole, half = share_of_weights(one.model), share_of_weights(two.engine.model)
     assert half < 0.52 * whole
-    assert [layer.num_kv_heads for layer in two.engine._layers] == [1, 1]
+    assert [layer.num_kv_heads for layer in two.engine.parts.layers] == [1, 1]
     linear = [module for module in two.engine.model.modules() if isinstance(module, nn.Linear)]
     # what merging q, k and v relies on
     assert linear
