@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -13,6 +14,13 @@ import redis
 from parquetry.embedded import find_server
 from tests.acceptance.commands import Shell, wait_until
 from tests.acceptance.tables import write_folder, write_odd_file
+
+
+@pytest.fixture(scope="session", autouse=True)
+def heeded_interrupts() -> None:
+    """A suite in the background of a shell is started with SIGINT ignored, which whatever it starts would inherit."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,7 @@ import signal
 from tests.acceptance.commands import wait_until
 from tests.acceptance.tables import assert_every_row_once, read_parts, write_file
 
-#: seconds of work, so that a test that is held up for one still finds the job running
-NUM_ROWS = 3600
+NUM_ROWS = 800
 SHARD_ROWS = 20
 
 
