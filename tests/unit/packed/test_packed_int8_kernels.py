@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -10,12 +9,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from triton_device import require_triton
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":
-    # Triton reads it when it is imported, for its own library functions as well.
-    os.environ.setdefault("TRITON_INTERPRET", "1")
-pytest.importorskip("triton", reason="this build of torch brings no Triton")
+DEVICE = require_triton()
 
 from workers.packed.int8_kernels import MAX_ROWS, choose_launch, choose_num_splits, dequantize  # noqa: E402
 from workers.packed.int8_linear import int8_linear  # noqa: E402

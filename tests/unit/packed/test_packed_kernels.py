@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
+from triton_device import require_triton
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":
-    # Triton reads it when it is imported, for its own library functions as well.
-    os.environ.setdefault("TRITON_INTERPRET", "1")
-pytest.importorskip("triton", reason="this build of torch brings no Triton")
+DEVICE = require_triton()
 
 from workers.grammar.bitmask import apply_bitmask  # noqa: E402
 from workers.grammar.bitmask_kernel import mask_on_gpu  # noqa: E402
