@@ -108,12 +108,13 @@ def test_an_output_depends_on_the_image_and_not_on_the_batch(cases, family):
     case = cases(family)
     alone = load_engine(case.spec.model_copy(update={"token_budget": 1}))
     requests = case.requests([(0,), (1,), (3,)], temperature=0.8, seed=2)
-    other = [VisionRequest(**{**vars(requests[0]), "images": (IMAGES[1],)})]
+    others = [[VisionRequest(**{**vars(requests[0]), "images": (image,)})] for image in IMAGES[1:]]
 
     together = {id: result.output_ids.tolist() for id, result in case.run(requests).items()}
 
     assert together == {id: result.output_ids.tolist() for id, result in case.run(requests, alone).items()}
-    assert together[0] != case.run(other)[0].output_ids.tolist()
+    # weights are random, and one image may draw the tokens of another
+    assert any(together[0] != case.run(other)[0].output_ids.tolist() for other in others)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
