@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -11,8 +10,6 @@ from torch import nn
 
 from workers.packed.kv_cache import LayerShape
 from workers.packed.residual import with_sum_in_product
-
-log = logging.getLogger(__name__)
 
 
 def decoder_layers(model: nn.Module, layers: Sequence[LayerShape]) -> list[nn.Module]:
@@ -35,12 +32,16 @@ def around_layers(model: nn.Module, layers: Sequence[nn.Module]) -> list[nn.Modu
     return []
 
 
-def compile_layers(model: nn.Module, layers: Sequence[LayerShape], *, is_shared: bool = False) -> int:
-    """Compile every decoder layer, the number of tokens left open; returns how many were."""
+def compiled_modules(model: nn.Module, layers: Sequence[LayerShape]) -> list[nn.Module]:
+    """The decoder layers and what stands around them; nothing where no list of layers is found."""
     found = decoder_layers(model, layers)
-    for module in [*found, *(around_layers(model, found) if found else [])]:
+    return [*found, *around_layers(model, found)] if found else []
+
+
+def compile_layers(model: nn.Module, layers: Sequence[LayerShape], *, is_shared: bool = False) -> None:
+    """Compile every decoder layer and what stands around them, the number of tokens left open."""
+    for module in compiled_modules(model, layers):
         module.compile(dynamic=True, backend=compiler(is_shared=is_shared))
-    return len(found)
 
 
 @cache
@@ -55,6 +56,5 @@ def compiler(*, is_shared: bool) -> Callable[..., Any]:
 
 def reset_layers(model: nn.Module, layers: Sequence[LayerShape]) -> None:
     """Run the layers as they came."""
-    found = decoder_layers(model, layers)
-    for module in [*found, *(around_layers(model, found) if found else [])]:
+    for module in compiled_modules(model, layers):
         module._compiled_call_impl = None
