@@ -52,7 +52,8 @@ def put_sum_into_product(graph_module: fx.GraphModule) -> bool:
         return False
     for residual, product in (total.args, reversed(total.args)):
         linear = _without_dropout(product)
-        if _is_bare_product(linear) and _is_own(residual, total):
+        # a product of the residual itself would read what it overwrites
+        if _is_bare_product(linear) and linear.args[0] is not residual and _is_own(residual, total):
             with graph.inserting_before(total):
                 graph.call_function(torch.ops.parquetry.add_linear_.default, (residual, *linear.args[:2]))
             total.replace_all_uses_with(residual)

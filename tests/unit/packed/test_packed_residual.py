@@ -56,14 +56,14 @@ def test_families_keep_their_tokens(family: str, expected: set[bool]) -> None:
 class Layer(nn.Module):
     """x + 1, then the sum of it and of a product."""
 
-    def __init__(self, *, bias: bool = False, own: bool = True, twice: bool = False) -> None:
+    def __init__(self, *, bias: bool = False, own: bool = True, twice: bool = False, bare: bool = False) -> None:
         super().__init__()
         self.linear = nn.Linear(4, 4, bias=bias)
-        self.own, self.twice = own, twice
+        self.own, self.twice, self.bare = own, twice, bare
 
     def forward(self, x: Tensor) -> Tensor:
         residual = x + 1 if self.own else x
-        product = self.linear(residual.relu())
+        product = self.linear(residual if self.bare else residual.relu())
         total = residual + product
         return total * product if self.twice else total
 
@@ -90,7 +90,7 @@ def test_a_residual_of_the_layer_takes_the_product() -> None:
     assert F.linear not in targets(graph_module) and targets(graph_module).count(operator.add) == 1
 
 
-@pytest.mark.parametrize("options", [{"bias": True}, {"own": False}, {"twice": True}])
+@pytest.mark.parametrize("options", [{"bias": True}, {"own": False}, {"twice": True}, {"bare": True}])
 def test_other_sums_stay(options: dict[str, bool]) -> None:
     graph_module = graph_of(Layer(**options))
     before = targets(graph_module)
