@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -22,6 +23,8 @@ CLS, SEP = 101, 102
 MAX_PARTS, MIN_ROWS = 24, 256
 #: a job that works for less is told by the jitter of its parts
 _MIN_SECONDS = 2.0
+#: a job that takes longer is stopped
+_MAX_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -106,8 +109,15 @@ def _timed_run(model: Path, folder: Path, rows_per_part: int) -> float:
     environment.setdefault("PARQUETRY_SHARDS_IN_FLIGHT", str(shards_in_flight()))
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "parquetry", "run", "job.yaml", "--json"]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     start = time.perf_counter()
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(done.stderr.strip()[-400:])
+    with subprocess.Popen(command, cwd=folder, env=environment, **pipes) as running:
+        try:
+            _, told = running.communicate(timeout=_MAX_SECONDS)
+        except subprocess.TimeoutExpired:
+            # asked to, the command takes its workers down with it
+            running.send_signal(signal.SIGINT)
+            _, told = running.communicate()
+    if running.returncode != 0:
+        raise RuntimeError(told.strip()[-400:])
     return time.perf_counter() - start

@@ -32,8 +32,8 @@ SHAPES = {
 }
 NUM_LABELS = 2
 MAX_TOKENS = 512
-#: rows handed over at once, as a shard runner does
-_ADDED_ROWS = 2048
+#: rows handed over at once, as shard runners do, and rows that wait when their turn comes
+_ADDED_ROWS, _WAITING_ROWS = 2048, 8192
 
 
 def write_model(shape: str, folder: Path) -> None:
@@ -149,17 +149,23 @@ class Sides:
 
 
 def drained(engine: Engine) -> Side:
-    """A side that feeds an engine and takes its results."""
+    """A side that feeds an engine while it works, as its server does, and takes its results."""
 
     def side(rows: list[np.ndarray]) -> np.ndarray:
         out: list[np.ndarray | None] = [None] * len(rows)
-        requests = [EncodeRequest(id=index, token_ids=row) for index, row in enumerate(rows)]
-        for start in range(0, len(requests), _ADDED_ROWS):
-            engine.add(requests[start : start + _ADDED_ROWS])
-        while engine.num_unfinished:
+
+        def take() -> None:
             for result in engine.step():
                 assert result.error is None, result.error
                 out[result.id] = result.values
+
+        for start in range(0, len(rows), _ADDED_ROWS):
+            part = enumerate(rows[start : start + _ADDED_ROWS], start)
+            engine.add([EncodeRequest(id=index, token_ids=row) for index, row in part])
+            while engine.num_unfinished > _WAITING_ROWS:
+                take()
+        while engine.num_unfinished:
+            take()
         return np.stack(out)
 
     return side

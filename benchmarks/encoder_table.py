@@ -23,13 +23,14 @@ HERE = Path(__file__).resolve().parent
 #: the engine that a job gets, by device
 JOB_SIDE = {"cpu": "padded, sorted", "cuda": "packed"}
 #: tokens of one table: enough for some tens of full batches, few enough for every side to have its turn
-NUM_TOKENS = {"tiny": 200_000, "minilm": 50_000, "bert-base": 2_000_000, "bert-large": 1_000_000}
+NUM_TOKENS = {"tiny": 200_000, "minilm": 50_000, "bert-base": 6_000_000, "bert-large": 3_000_000}
 #: tokens of a job through files on a GPU
 FILE_TOKENS = 32_000_000
-#: sides of a GPU's tables that are given a part of the rows: peers a fourth, this machine's CPU a hundredth
+#: sides of a GPU's tables that are given a part of the rows, by how slow they are; this machine's CPU a few hundred
 SHARES = {
-    **dict.fromkeys(("padded, arrival order", "pipeline", "sentence-transformers", "optimum"), 4),
-    **dict.fromkeys(("onnx, CPU", "onnx int8, CPU"), 100),
+    **dict.fromkeys(("padded, arrival order", "pipeline", "sentence-transformers", "optimum"), 12),
+    **dict.fromkeys(("padded, sorted", "onnx packed", "onnx padded, sorted"), 3),
+    **dict.fromkeys(("onnx, CPU", "onnx int8, CPU"), 300),
 }
 #: peers that run in processes of their own, and what they import
 LIBRARIES = {

@@ -86,8 +86,8 @@ TENSORS = {"model.layers.0.mlp.up_proj.weight": ("F32", (100, 64)), "model.embed
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({}, 4 * 7040),
-        ({"dtype": "float16"}, 2 * 7040),
+        ({}, 2 * 7040),
+        ({"dtype": "float32"}, 4 * 7040),
         ({"quantization": "int8"}, 6400 + 4 * 100 + 2 * 640),
         ({"quantization": "nf4"}, int(0.516 * 6400) + 2 * 640),
     ],

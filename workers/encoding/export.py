@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 FILE_NAME = "model.onnx"
 #: raised whenever an export of the same weights would come out differently
-_EXPORT_VERSION = 1
+_EXPORT_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from workers.checkpoint import Checkpoint
 from workers.encoding.batch import pack, pad
 from workers.encoding.families import max_row_tokens, position_start
 from workers.encoding.onnx_file import FACTS_NAME
+from workers.encoding.onnx_fusing import fuse_for_runtime
 from workers.encoding.onnx_graphs import PackedGraph, PaddedGraph, fused_reason, takes_types
 from workers.encoding.onnx_inputs import packed_feeds, padded_feeds
 from workers.encoding.onnx_probe import Probe
@@ -55,11 +56,14 @@ def write_export(folder: Path, file: Path, plan: ExportPlan) -> None:
 def trace(model: PreTrainedModel, file: Path, plan: ExportPlan, probe: Probe) -> None:
     """Write `file` with every dimension of rows and tokens left open."""
     pooling = plan.pooling if plan.task == "embed" else None
+    is_fused = plan.attention == "fused" and fused_reason(model) is None
+    if is_fused:
+        fuse_for_runtime(model)
     model = model.to(_DTYPES[plan.dtype])
     if plan.form == "packed":
         graph: nn.Module = PackedGraph(model, pooling)
     else:
-        graph = PaddedGraph(model, pooling, is_fused=plan.attention == "fused" and fused_reason(model) is None)
+        graph = PaddedGraph(model, pooling, is_fused=is_fused)
     feeds = {name: torch.from_numpy(array) for name, array in _feeds(model, plan, probe.requests).items()}
     _export(graph, file, feeds, _OUTPUT[plan.task == "embed"])
 

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from torch import nn
 from transformers import PreTrainedModel
+
+from workers.add_linear import inductor_after
+from workers.encoding.residuals import put_sums_into_products
 
 
 def layers_of(model: PreTrainedModel) -> list[nn.Module]:
@@ -20,11 +27,11 @@ def compile_layers(model: PreTrainedModel) -> bool:
     layers = layers_of(model)
     embeddings = getattr(model.base_model, "embeddings", None)
     for layer in [*layers, *([embeddings] if layers and embeddings is not None else [])]:
-        layer.compile(dynamic=True)
+        layer.compile(dynamic=True, backend=_compiler())
     return bool(layers)
 
 
-def block_weights(model: PreTrainedModel) -> list[Tensor]:
-    """The matrices (out, in) that one block multiplies its tokens with; [] when there is no list of blocks."""
-    blocks = layers_of(model)
-    return [parameter for parameter in blocks[0].parameters() if parameter.ndim == 2] if blocks else []
+@cache
+def _compiler() -> Callable[..., Any]:
+    """The same one every time, or every block would be compiled anew."""
+    return inductor_after(put_sums_into_products, {})

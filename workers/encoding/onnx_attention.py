@@ -19,7 +19,7 @@ class _Current:
 
     #: token_offset (num_rows, max_seqlen) and cu_seqlens (num_rows + 1,), int32
     packed: tuple[Tensor, Tensor] | None = None
-    #: (num_rows,) int32 tokens of each row
+    #: what `key_lengths` returns
     lens: Tensor | None = None
 
 
@@ -66,6 +66,20 @@ def _padded_hook(
         version=1,
     )
     return out.reshape(rows, length, heads, dim), None
+
+
+def key_lengths(attention_mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """(num_rows,) int32 tokens of each row, which is the form that the CPU's operator takes.
+
+    In half precision (3 * num_rows + 2,): these, and twice where the rows begin, (num_rows + 1,). Without, the operator
+    on CUDA writes all scores to memory.
+    """
+    lens = attention_mask.sum(1).to(torch.int32)
+    if dtype == torch.float32:
+        return lens
+    rows, length = attention_mask.shape
+    begins = torch.arange(rows + 1, dtype=torch.int32, device=lens.device) * length
+    return torch.cat([lens, begins, begins])
 
 
 AttentionInterface.register(PACKED, _packed_hook)

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from workers.encoding.families import family_of
 from workers.encoding.guards import local_window
 from workers.encoding.heads import OwnHead
-from workers.encoding.onnx_attention import PACKED, PADDED, exporting
+from workers.encoding.onnx_attention import PACKED, PADDED, exporting, key_lengths
 from workers.encoding.pooling import Mode, divisor, pool_padded
 from workers.pooling import modes_of
 
@@ -50,7 +50,7 @@ class PaddedGraph(nn.Module):
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         # the operator takes lengths, from which no mask of max_seqlen squared is made
         mask = None if self._is_fused else attention_mask
-        with exporting(lens=attention_mask.sum(1).to(torch.int32)):
+        with exporting(lens=key_lengths(attention_mask, self._model.dtype)):
             model = self._model.base_model if self._last is not None else self._model
             out = model(input_ids=input_ids, attention_mask=mask, **types)
         if self._last is not None:

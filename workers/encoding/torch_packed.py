@@ -23,7 +23,7 @@ from workers.encoding.fused import fuse
 from workers.encoding.graphs import BodyGraphs
 from workers.encoding.guards import require_unchanged, unsupported_reason
 from workers.encoding.heads import OwnHead
-from workers.encoding.layers import block_weights, compile_layers
+from workers.encoding.layers import compile_layers
 from workers.encoding.pooling import Mode, pool
 from workers.encoding.projection import Projection
 from workers.encoding.queue import packed_cost
@@ -93,7 +93,7 @@ class PackedEncoder(QueuedEncoder):
         budget = self._queue.budget
         require_unchanged(model, self._body, budget, lambda: fuse(model))
         require_unchanged(model, self._body, budget, lambda: compile_layers(model))
-        self._queue.budget = best_num_tokens(block_weights(model), budget)
+        self._queue.budget = best_num_tokens(self._body, budget, self.limits.vocab_size)
         return BodyGraphs(self._body, self._queue.budget, head_dim_of(model.config))
 
     def launch(self, requests: list[EncodeRequest]) -> _Values:

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from workers.encoding.tiles import TileShape
 
-#: programs a multiprocessor keeps in flight; each walks over many tiles
-_PROGRAMS_PER_CORE = 8
+#: programs a multiprocessor is given, many times what it holds at once, so that all of them end together; each walks
+#: over several tiles (at 8 the kernel took 5-18% longer)
+_PROGRAMS_PER_CORE = 64
 
 
 @triton.jit
@@ -29,8 +30,7 @@ def _visit(
     else:
         k = tl.load(k_ptr + k_at, mask=(at < dim)[:, None], other=0.0)
         v = tl.load(v_ptr + v_at, mask=(at < dim)[None, :], other=0.0)
-    # scale holds log2(e), so that exp2 serves as exp
-    scores = tl.dot(q, k, input_precision=precision) * scale
+    scores = tl.dot(q, k, input_precision=precision)
     if masked:
         seen = (key < stop)[None, :]
         if causal:
@@ -38,10 +38,11 @@ def _visit(
         if window > 0:
             seen = seen & (key[None, :] - query[:, None] < window) & (query[:, None] - key[None, :] < window)
         scores = tl.where(seen, scores, float("-inf"))
-    new_top = tl.maximum(top, tl.max(scores, 1))
+    # scale holds log2(e), so that exp2 serves as exp; it is positive and comes last, where it costs no operation
+    new_top = tl.maximum(top, tl.max(scores, 1) * scale)
     # a query that has seen no key yet must not make NaN of -inf - -inf
     safe = tl.where(new_top == float("-inf"), 0.0, new_top) if masked else new_top
-    weights = tl.exp2(scores - safe[:, None])
+    weights = tl.exp2(scores * scale - safe[:, None])
     fade = tl.exp2(top - safe)
     total = total * fade + tl.sum(weights, 1)
     acc = acc * fade[:, None] + tl.dot(weights.to(v.dtype), v, input_precision=precision)

@@ -14,11 +14,11 @@ _KNOWN = ("float32", *HALF)
 
 
 def resolve_dtype(model: ModelSpec, config: Mapping[str, Any], kind: str = "cuda") -> str:
-    """float32, bfloat16 or float16 for a device of `kind` (cpu or cuda): what the job says, else the checkpoint's own.
+    """float32, bfloat16 or float16 for a device of `kind` (cpu or cuda): what the job says, else by the checkpoint.
 
-    Left open, it is float32 on a CPU, unless weights stored in bfloat16 meet a CPU that multiplies it. Quantized
-    weights and flash attention turn float32 into bfloat16: the one computes in half precision anyway, the other has
-    no kernel for anything else.
+    Left open, a GPU computes in the half precision that the weights are stored in, and in bfloat16 where that is
+    float32, which it multiplies at a tenth of the speed. A CPU computes in float32, unless weights stored in bfloat16
+    meet one that multiplies it, or quantized weights or flash attention, which know half precision alone.
     """
     if model.dtype != "auto":
         return model.dtype
@@ -28,7 +28,7 @@ def resolve_dtype(model: ModelSpec, config: Mapping[str, Any], kind: str = "cuda
     stored = _stored_dtype(config)
     if kind == "cpu" and not needs_half:
         return stored if stored == "bfloat16" and cpu_multiplies_bf16() else "float32"
-    return "bfloat16" if stored == "float32" and needs_half else stored
+    return "bfloat16" if stored == "float32" else stored
 
 
 @lru_cache(maxsize=1)

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import nn
 
+from workers.add_linear import inductor_after
 from workers.packed.kv_cache import LayerShape
-from workers.packed.residual import with_sum_in_product
+from workers.packed.residual import put_sum_into_product
 
 
 def decoder_layers(model: nn.Module, layers: Sequence[LayerShape]) -> list[nn.Module]:
@@ -51,7 +52,8 @@ def compiler(*, is_shared: bool) -> Callable[..., Any]:
     Kernels that do not depend on one another, such as those of queries and keys, become one. The ranks of a shared
     model compile each for itself, and must come to kernels that round alike: none is then chosen by a measurement.
     """
-    return with_sum_in_product({"deterministic": True} if is_shared else {"combo_kernels": True})
+    options: dict[str, Any] = {"deterministic": True} if is_shared else {"combo_kernels": True}
+    return inductor_after(put_sum_into_product, options)
 
 
 def reset_layers(model: nn.Module, layers: Sequence[LayerShape]) -> None:

@@ -174,14 +174,14 @@ def test_a_threshold_belongs_to_int8() -> None:
     ("options", "stored", "kind", "dtype"),
     [
         ({}, "bfloat16", "cuda", "bfloat16"),
-        ({}, "float32", "cuda", "float32"),
+        ({}, "float32", "cuda", "bfloat16"),
         ({}, "bfloat16", "cpu", "float32"),
         ({"dtype": "float16"}, "bfloat16", "cpu", "float16"),
         ({"quantization": "nf4"}, "float32", "cpu", "bfloat16"),
         ({"quantization": "fp8"}, "float16", "cuda", "bfloat16"),
         ({"attention": "flash_attention_2"}, "float32", "cuda", "bfloat16"),
         ({"dtype": "float32", "attention": "flash_attention_2"}, "bfloat16", "cuda", "float32"),
-        ({}, "float8_e4m3fn", "cuda", "float32"),
+        ({}, "float8_e4m3fn", "cuda", "bfloat16"),
     ],
 )
 def test_the_dtype_is_resolved(monkeypatch, options: dict, stored: str, kind: str, dtype: str) -> None:

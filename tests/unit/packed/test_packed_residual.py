@@ -11,10 +11,11 @@ from packed_families import make_prompts, make_requests, reference_outputs, run_
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from workers.add_linear import add_linear_, inductor_after
 from workers.packed.compile import decoder_layers
 from workers.packed.engine import PackedEngine
 from workers.packed.options import PackedOptions
-from workers.packed.residual import add_linear_, put_sum_into_product, with_sum_in_product
+from workers.packed.residual import put_sum_into_product
 
 
 def test_the_product_is_added_in_place() -> None:
@@ -107,7 +108,7 @@ def test_inductor_adds_in_place_and_copies_nothing() -> None:
     layer, x = Layer(), torch.randn(1, 3, 4)
     with torch.inference_mode():
         want = layer(x)
-        compiled = torch.compile(layer, backend=with_sum_in_product({}), dynamic=True)
+        compiled = torch.compile(layer, backend=inductor_after(put_sum_into_product, {}), dynamic=True)
         got, (code,) = run_and_get_code(compiled, x)
     torch.testing.assert_close(got, want)
     assert "parquetry.add_linear_.default(" in code and "clone" not in code
