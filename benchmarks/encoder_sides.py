@@ -122,12 +122,16 @@ class Sides:
         """ONNX Runtime, padded and sorted by length."""
         return drained(self.onnx_padded_engine(quantization))
 
-    def onnx_padded_engine(self, quantization: str = "none") -> OrtPaddedEncoder:
+    def onnx_stock(self) -> Side:
+        """ONNX Runtime, padded and sorted, over what torch's exporter makes of the model as it comes."""
+        return drained(self.onnx_padded_engine(attention="plain"))
+
+    def onnx_padded_engine(self, quantization: str = "none", attention: str = "fused") -> OrtPaddedEncoder:
         """The engine of `onnx_padded`."""
         on_cpu = self.device == "cpu"
         dtype = "float32" if on_cpu else "float16"
-        plan = ExportPlan(task="classify", dtype=dtype, quantization=quantization)
-        path = export(self.folder, self.folder / f"onnx-{dtype}-{quantization}", plan)
+        plan = ExportPlan(task="classify", dtype=dtype, quantization=quantization, attention=attention)
+        path = export(self.folder, self.folder / f"onnx-{dtype}-{quantization}-{attention}", plan)
         provider = PROVIDERS["cpu" if on_cpu else "cuda"]
         return OrtPaddedEncoder(path, self._options(provider, "int8" if quantization == "int8" else dtype))
 

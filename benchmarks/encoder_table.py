@@ -30,6 +30,7 @@ FILE_TOKENS = 32_000_000
 SHARES = {
     **dict.fromkeys(("padded, arrival order", "pipeline", "sentence-transformers", "optimum"), 12),
     **dict.fromkeys(("padded, sorted", "onnx packed", "onnx padded, sorted"), 3),
+    "onnx stock export, sorted": 6,
     **dict.fromkeys(("onnx, CPU", "onnx int8, CPU"), 300),
 }
 #: peers that run in processes of their own, and what they import
@@ -45,6 +46,8 @@ RATIOS = [
     ("embeddings, packed", "sentence-transformers"),
     ("packed", "onnx padded, sorted"),
     ("onnx packed", "onnx padded, sorted"),
+    ("onnx packed", "onnx stock export, sorted"),
+    ("onnx padded, sorted", "onnx stock export, sorted"),
     ("onnx int8, sorted", "onnx padded, sorted"),
     ("onnx int8, CPU", "onnx, CPU"),
     ("onnx padded, sorted", "optimum"),
