@@ -86,10 +86,10 @@ class Table:
         self.benchmark.report.table(title)
         for name in self.sides.makers:
             self._guarded(name, self._own)
-        for name in LIBRARIES if with_libraries else ():
-            self._guarded(name, self._library)
         if with_files:
             self._guarded("files", self._files)
+        for name in LIBRARIES if with_libraries else ():
+            self._guarded(name, self._library)
         for name in self.sides.last if with_files else ():
             self._guarded(name, self._own)
         pairs = [*RATIOS, ("files", JOB_SIDE[self.benchmark.kind])]

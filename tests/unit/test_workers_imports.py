@@ -12,7 +12,7 @@ import workers
 
 #: everything in the room but what runs on the device
 ENGINES = {"backends", "heads", "model_host", "noise", "sampling", "stopping", "torch_encoder", "transformers_generate"}
-ENGINES |= {"decoder_prefix", "encoders", "generators", "loaded_model"}
+ENGINES |= {"add_linear", "decoder_prefix", "encoders", "generators", "loaded_model"}
 TORCH_FREE = sorted(
     path.stem for path in Path(workers.__file__).parent.glob("*.py") if path.stem not in ENGINES | {"__init__"}
 )
