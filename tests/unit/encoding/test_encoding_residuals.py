@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from shutil import which
+
 import numpy as np
 import pytest
 
@@ -62,6 +64,8 @@ def test_families_keep_their_hidden_states(family: str) -> None:
     assert max(counts, default=0) == (0 if family in NONE else 1 if family == "xmod" else 2)
 
 
+@pytest.mark.skipif(not any(map(which, ("g++", "clang++"))), reason="inductor needs a C++ compiler on a CPU")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 def test_the_compiled_block_copies_nothing() -> None:
     from torch._inductor.utils import run_and_get_code
 
