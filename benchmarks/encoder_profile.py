@@ -91,7 +91,8 @@ def main() -> None:
         write_model(args.shape, Path(folder) / "model")
         sides = Sides(Path(folder) / "model", "cuda:0", torch.bfloat16)
         for name in args.sides:
-            side = getattr(sides, name)()
+            sides.makers = {name: getattr(sides, name)}
+            side = sides.made(name)
             side(rows)
             with clocks() as samples:
                 start = time.perf_counter()
