@@ -17,8 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +26,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
+from fleet import fleet  # noqa: E402
+
 TEXT = HERE / "quality_text.txt"
 
 
@@ -120,44 +120,11 @@ def measure_engine(folder: Path) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@contextmanager
-def fleet(folder: Path, args: argparse.Namespace) -> Iterator[tuple[str, subprocess.Popen]]:
-    """A broker and one worker process; yields the broker's URL and the worker."""
-    from parquetry.embedded import embedded_server
-
-    with embedded_server() as url:
-        state = {"PARQUETRY_BROKER_URL": url, "PARQUETRY_STATE_DIR": str(folder / "state")}
-        paths = os.pathsep.join(filter(None, [str(HERE.parent), os.getenv("PYTHONPATH")]))
-        environment = {**os.environ, **state, "PYTHONPATH": paths}
-        command = [sys.executable, "-m", "parquetry", "worker", "--gpus", "none" if args.cpu else "0"]
-        with (folder / "worker.log").open("wb") as log:
-            worker = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        try:
-            yield url, worker
-        finally:
-            worker.terminate()
-            worker.wait()
-
-
-def run_job(spec: dict, url: str, worker: subprocess.Popen) -> None:
-    """Submit a job and wait for its end. Raises RuntimeError when the worker ends before it."""
-    from parquetry import submit
-
-    submitted = submit(spec, broker_url=url)
-    while not submitted.status().state.is_final:
-        if worker.poll() is not None:
-            raise RuntimeError(f"the worker ended with code {worker.returncode}")
-        time.sleep(0.05)
-
-
 def measure_product(folder: Path, args: argparse.Namespace) -> dict:
     """Seconds from submit to done of the second job of a worker; the first one loads the model."""
-    with fleet(folder, args) as (url, worker):
-        start = time.perf_counter()
-        run_job(job(folder, "first", args, limit=min(args.rows, 64)), url, worker)
-        first_s, start = time.perf_counter() - start, time.perf_counter()
-        run_job(job(folder, "out", args), url, worker)
-        seconds = time.perf_counter() - start
+    with fleet(folder, gpus="none" if args.cpu else "0") as one:
+        first_s = one.seconds(job(folder, "first", args, limit=min(args.rows, 64)))
+        seconds = one.seconds(job(folder, "out", args))
     output = pq.read_table(folder / "out", columns=["row", "output_tokens", "error"])
     assert sorted(output["row"].to_pylist()) == list(range(args.rows))
     assert output["error"].null_count == args.rows, output["error"].drop_null()[0]

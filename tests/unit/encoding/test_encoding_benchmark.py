@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -46,14 +45,3 @@ def test_a_report_keeps_what_was_measured(tmp_path, benchmark_modules):
     assert "| fast | files | 10 | 0.500 | 200 | 4.00 | 50.0% | 0.2500 |" in text
     assert text.endswith("Ratios (small, short): fast / slow 4.00.\n")
     assert [row["tokens_per_second"] for row in json.loads((tmp_path / "out" / "report.json").read_text())] == [50, 200]
-
-
-def test_the_rate_of_files_leaves_out_the_first_part(tmp_path, benchmark_modules):
-    from encoder_files import _steady
-
-    for number, ended in enumerate([5.0, 3.0, 4.5]):
-        part = tmp_path / f"part-{number:08}.parquet"
-        part.touch()
-        os.utime(part, (ended, ended))
-    # the second part ended first; rows 0, 1 and 4 are in the others
-    assert _steady(tmp_path, np.array([10, 20, 300, 400, 50]), 2) == (2.0, 80)
