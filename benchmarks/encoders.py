@@ -6,8 +6,9 @@
 
 All sides run in one command on the same rows; the best of the timed rounds counts. `ids`: token ids in, logits out;
 `text`: a library as its users call it, on texts that give the same ids, in a process of its own (--python NAME=PATH for
-one with another environment); `files`: a job on a worker that has the model, Parquet to Parquet. On a GPU slow peers get the first twelfth
-of the rows. Results are printed, and written, as they come; sides that no longer fit --minutes are left out aloud.
+one with another environment); `files`: a job on a worker that has the model, Parquet to Parquet. On a GPU slow peers
+get the first twelfth of the rows. Results are printed, and written, as they come; sides that no longer fit --minutes
+are left out aloud.
 """
 
 from __future__ import annotations
