@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,8 @@ from workers.engine import Engine
 from workers.request import EncodeRequest
 from workers.torch_encoder import TorchEncoder
 
-Side = Callable[[list[np.ndarray]], np.ndarray]
+#: rows of token ids to the values of each row
+Side = Callable[[list[np.ndarray]], Sequence[np.ndarray]]
 #: hidden size, layers, heads, inner size
 SHAPES = {
     "tiny": (64, 2, 4, 128),
@@ -34,7 +35,8 @@ SHAPES = {
 NUM_LABELS = 2
 MAX_TOKENS = 512
 #: rows handed over at once, as shard runners do, and rows that wait when their turn comes
-_ADDED_ROWS, _WAITING_ROWS = 2048, 8192
+_ADDED_ROWS, _WAITING_ROWS = 2048, 4096
+_NOTHING = np.empty(0, np.float32)
 
 
 def write_model(shape: str, folder: Path) -> None:
@@ -159,8 +161,8 @@ class Sides:
 def drained(engine: Engine) -> Side:
     """A side that feeds an engine while it works, as its server does, and takes its results."""
 
-    def side(rows: list[np.ndarray]) -> np.ndarray:
-        out: list[np.ndarray | None] = [None] * len(rows)
+    def side(rows: list[np.ndarray]) -> list[np.ndarray]:
+        out = [_NOTHING] * len(rows)
 
         def take() -> None:
             for result in engine.step():
@@ -174,7 +176,7 @@ def drained(engine: Engine) -> Side:
                 take()
         while engine.num_unfinished:
             take()
-        return np.stack(out)
+        return out
 
     return side
 

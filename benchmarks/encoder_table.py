@@ -112,7 +112,7 @@ class Table:
             start = time.perf_counter()
             out = side(rows)
             seconds.append(time.perf_counter() - start)
-        self._add(name, "ids", rows, min(seconds), out)
+        self._add(name, "ids", rows, min(seconds), np.stack(out))
 
     def _library(self, name: str) -> None:
         python, package = self.benchmark.pythons.get(name, sys.executable), LIBRARIES[name]
