@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import traceback
 from multiprocessing.connection import Connection
@@ -31,7 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001
         traceback.print_exc()
         pulse.failed(sentence(error), permanent=is_permanent(error))
-    return 1
+        sys.stderr.flush()
+        # without the interpreter's last steps, in which threads of the exchange between ranks may abort
+        os._exit(1)
 
 
 def follow(options: argparse.Namespace, pulse: Pulse) -> None:

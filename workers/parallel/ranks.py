@@ -95,11 +95,11 @@ class Rank:
         return None if code is None or code >= 0 else signal.Signals(-code).name
 
     def explain(self) -> str:
-        """Why it is dead."""
-        if killer := self.killed_by():
-            return f"{self.name} was killed by {killer}"
+        """Why it is dead. What it said itself tells more than the signal that may have ended it afterwards."""
         if self.failure is not None:
             return f"{self.name}: {self.failure['reason']}"
+        if killer := self.killed_by():
+            return f"{self.name} was killed by {killer}"
         return f"{self.name} ended with code {self._process.returncode}"
 
     def end(self) -> None:
@@ -166,7 +166,7 @@ class Ranks:
     def _blame(self, lost: list[Rank]) -> tuple[str, bool]:
         """The rank that was killed rather than those that failed because it was."""
         failed = [rank for rank in self.members if rank.failure or rank in lost]
-        killed = [rank for rank in self.members if rank.killed_by()]
+        killed = [rank for rank in self.members if rank.failure is None and rank.killed_by()]
         culprit = (killed or failed)[0]
         permanent = not killed and bool(culprit.failure and culprit.failure["permanent"])
         return culprit.explain(), permanent
