@@ -11,7 +11,7 @@ _GELUS = (GELUActivation, NewGELUActivation, nn.GELU)
 #: attributes that hold q, k and v, called in this order: BERT and its kin; DistilBERT
 _PROJECTIONS = (("query", "key", "value"), ("q_lin", "k_lin", "v_lin"))
 #: attributes that hold a product and the activation behind it: BERT and its kin; DistilBERT; ALBERT
-_PRODUCTS = (("dense", "intermediate_act_fn"), ("lin1", "activation"), ("ffn", "activation"))
+PRODUCTS = (("dense", "intermediate_act_fn"), ("lin1", "activation"), ("ffn", "activation"))
 
 
 # opaque, so that the compiler does not take the product and its activation apart again
@@ -76,7 +76,7 @@ def fuse(model: PreTrainedModel) -> int:
 
 def _fuse_module(module: nn.Module) -> int:
     projections = (_fuse_projections(module, names) for names in _PROJECTIONS)
-    products = (_fuse_gelu(module, *names) for names in _PRODUCTS)
+    products = (_fuse_gelu(module, *names) for names in PRODUCTS)
     return sum(projections) + sum(products)
 
 

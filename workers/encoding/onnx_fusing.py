@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.activations import GELUActivation, NewGELUActivation
 
+from workers.encoding.fused import PRODUCTS
+
 #: attributes of q, k and v, and behind them of the product that takes the attention's output, by module that has both:
 #: BERT and its kin; ALBERT; DistilBERT
 _ATTENTIONS = (
@@ -17,8 +19,6 @@ _ATTENTIONS = (
     (("query", "key", "value"), "dense"),
     (("q_lin", "k_lin", "v_lin"), "out_lin"),
 )
-#: attributes of a product and of the activation behind it: BERT and its kin; DistilBERT; ALBERT
-_PRODUCTS = (("dense", "intermediate_act_fn"), ("lin1", "activation"), ("ffn", "activation"))
 
 
 class BiasGelu(nn.Module):
@@ -39,7 +39,7 @@ def fuse_for_runtime(model: PreTrainedModel) -> int:
     """Rewrite what can be, in place; returns how many modules were."""
     fold = not _is_rotary(model)
     folded = sum(_fold_biases(module, *names) for module in model.modules() for names in _ATTENTIONS if fold)
-    return folded + sum(_fuse_gelu(module, *names) for module in model.modules() for names in _PRODUCTS)
+    return folded + sum(_fuse_gelu(module, *names) for module in model.modules() for names in PRODUCTS)
 
 
 @torch.no_grad()
