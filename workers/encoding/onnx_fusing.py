@@ -35,33 +35,32 @@ class BiasGelu(nn.Module):
         )
 
 
-def fuse_for_runtime(model: PreTrainedModel) -> int:
-    """Rewrite what can be, in place; returns how many modules were."""
-    fold = not _is_rotary(model)
-    folded = sum(_fold_biases(module, *names) for module in model.modules() for names in _ATTENTIONS if fold)
-    return folded + sum(_fuse_gelu(module, *names) for module in model.modules() for names in PRODUCTS)
+def fuse_for_runtime(model: PreTrainedModel) -> None:
+    """Rewrite what can be, in place."""
+    is_rotary = _is_rotary(model)
+    for module in list(model.modules()):
+        for names in _ATTENTIONS if not is_rotary else ():
+            _fold_biases(module, *names)
+        for names in PRODUCTS:
+            _fuse_gelu(module, *names)
 
 
 @torch.no_grad()
-def _fold_biases(module: nn.Module, parts: tuple[str, str, str], out: str) -> bool:
+def _fold_biases(module: nn.Module, parts: tuple[str, str, str], out: str) -> None:
     """A key's bias adds the same to all scores of a query, which softmax takes away again; a value's bias passes
     through weights that add up to one, and can wait for the next product.
     """
     _, key, value, output = (_linear(module, name) for name in (*parts, out))
-    if key is None or value is None or output is None:
-        return False
-    output.bias.add_(output.weight @ value.bias)
-    key.bias = value.bias = None
-    return True
+    if key is not None and value is not None and output is not None:
+        output.bias.add_(output.weight @ value.bias)
+        key.bias = value.bias = None
 
 
-def _fuse_gelu(module: nn.Module, linear: str, activation: str) -> bool:
+def _fuse_gelu(module: nn.Module, linear: str, activation: str) -> None:
     product, operator = _linear(module, linear), _operator(getattr(module, activation, None))
-    if product is None or operator is None:
-        return False
-    setattr(module, linear, BiasGelu(product, operator))
-    setattr(module, activation, nn.Identity())
-    return True
+    if product is not None and operator is not None:
+        setattr(module, linear, BiasGelu(product, operator))
+        setattr(module, activation, nn.Identity())
 
 
 def _operator(activation: nn.Module | None) -> str | None:

@@ -17,7 +17,7 @@ def resolve_dtype(model: ModelSpec, config: Mapping[str, Any], kind: str = "cuda
     """float32, bfloat16 or float16 for a device of `kind` (cpu or cuda): what the job says, else by the checkpoint.
 
     Left open, a GPU computes in the half precision that the weights are stored in, and in bfloat16 where that is
-    float32, which it multiplies at a tenth of the speed. A CPU computes in float32, unless weights stored in bfloat16
+    float32, which it multiplies several times slower. A CPU computes in float32, unless weights stored in bfloat16
     meet one that multiplies it, or quantized weights or flash attention, which know half precision alone.
     """
     if model.dtype != "auto":

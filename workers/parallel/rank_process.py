@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         traceback.print_exc()
         pulse.failed(sentence(error), permanent=is_permanent(error))
         sys.stderr.flush()
-        # without the interpreter's last steps, in which threads of the exchange between ranks may abort
+        # without the interpreter's last steps, in which a library's threads may abort
         os._exit(1)
 
 

@@ -17,7 +17,7 @@ BENCHMARKS = Path(__file__).resolve().parents[3] / "benchmarks"
 def benchmark_modules(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield
-    for name in ("texts", "encoder_files", "encoder_report"):
+    for name in ("texts", "encoder_files", "encoder_profile", "encoder_report"):
         sys.modules.pop(name, None)
 
 
@@ -45,3 +45,14 @@ def test_a_report_keeps_what_was_measured(tmp_path, benchmark_modules):
     assert "| fast | files | 10 | 0.500 | 200 | 4.00 | 50.0% | 0.2500 |" in text
     assert text.endswith("Ratios (small, short): fast / slow 4.00.\n")
     assert [row["tokens_per_second"] for row in json.loads((tmp_path / "out" / "report.json").read_text())] == [50, 200]
+
+
+def test_gaps_of_a_profile_are_told_apart(benchmark_modules, capsys):
+    pytest.importorskip("torch", reason="the torch extra is not installed")
+    from encoder_profile import report
+
+    # two batches; the second span lies inside the first, 10 us are idle after it, then 100
+    report([(0.0, 20.0, "a"), (5.0, 15.0, "b"), (30.0, 40.0, "a"), (140.0, 150.0, "a")], num_batches=2)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [(line[0], line[-1]) for line in lines[:2]] == [("20.0", "a"), ("5.0", "b")]
+    assert [line[0] for line in lines[2:]] == ["0.0", "5.0", "50.0"]
