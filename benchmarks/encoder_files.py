@@ -28,6 +28,8 @@ class FileRun:
     #: from submit to done: of the job before, and of this one
     first_s: float
     seconds: float
+    #: CPU cores that the worker and its engine kept busy in this one
+    cores: float
     #: (num_rows, num_labels) as the output files have them
     scores: np.ndarray
 
@@ -41,11 +43,13 @@ def run_files(model: Path, rows: list[np.ndarray], folder: Path, *, device: str,
     gpus = "none" if device == "cpu" else device.partition(":")[2] or "0"
     with fleet(folder, gpus=gpus, settings=in_flight) as one:
         first_s = one.seconds(_spec(model, folder, "first", rows_per_part, limit=_FIRST_ROWS))
+        cpu_s = one.cpu_seconds()
         seconds = one.seconds(_spec(model, folder, "whole", rows_per_part))
+        cpu_s = one.cpu_seconds() - cpu_s
     table = pq.read_table(folder / "whole", columns=["scores", "error"])
     assert table["error"].null_count == len(texts), table["error"].drop_null()[0]
     scores = np.array(table["scores"][: len(rows)].to_pylist(), np.float32)
-    return FileRun(first_s, seconds, scores)
+    return FileRun(first_s, seconds, cpu_s / seconds, scores)
 
 
 def _spec(model: Path, folder: Path, name: str, rows_per_part: int, limit: int | None = None) -> dict[str, Any]:
@@ -79,4 +83,4 @@ def write_tokenizer(folder: Path, vocab_size: int = 30522) -> None:
 
 def shards_in_flight() -> int:
     """Runners that feed the engine: more than the default two where there are cores for them."""
-    return 4 if len(os.sched_getaffinity(0)) >= 8 else 2
+    return max(2, min(6, len(os.sched_getaffinity(0)) // 2 - 2))

@@ -4,7 +4,7 @@
     python benchmarks/encoder_host.py --lengths short --profile runner
 
 `runner`: a shard from Parquet to Parquet (read, tokenize, request frames, results, write), the engine answers at once.
-`node`: two runners, and the engine with a device of a given speed: how much of the device's time is used.
+`node`: runners with a shard or more each, and the engine with a device of a given speed: how much of its time is used.
 `engine`: frames of requests to packed batches to frames of results, the device takes no time. A node has one engine
 process a card and a runner process for every shard in flight, so a card can be fed at the rate of the engine side, and
 of as many runners as shards are in flight.
@@ -18,7 +18,6 @@ import gc
 import multiprocessing
 import os
 import pstats
-import socket
 import sys
 import tempfile
 import threading
@@ -42,11 +41,11 @@ from schemas.location import Location
 from schemas.manifest import JobRecord
 from schemas.shard import InputFile, ShardPlan
 from schemas.storage import open_storage
-from workers.engine_server import EngineServer, _Connection
-from workers.messages import request_frames
+from workers.engine_server import EngineServer
+from workers.messages import RESULTS, request_frames
 from workers.pipeline import run_shard
 from workers.request import EncodeRequest
-from workers.wire import Frame, FrameBuffer, receive, send
+from workers.wire import Frame, FrameBuffer, dial, listen, receive, send
 
 
 def shard_runner(rows: list[np.ndarray], folder: Path) -> Callable[..., None]:
@@ -79,32 +78,28 @@ def runner_side(rows: list[np.ndarray], folder: Path) -> Callable[[], None]:
     return lambda: run(AnsweringClient())
 
 
-def node_use(rows: list[np.ndarray], folder: Path, rate: float, num_runners: int) -> float:
-    """Share of the device's time that runners, each with all the rows, keep it busy."""
-    run, engine = shard_runner(rows, folder), PacedEncoder(rate)
-    server = EngineServer(None, _Pulse())
-    server._engine = engine
-    runners = []
-    for number in range(num_runners):
-        mine, theirs = socket.socketpair()
-        runner = multiprocessing.get_context("fork").Process(target=run, args=(SocketClient(mine), number))
+def node_use(rows: list[np.ndarray], folder: Path, rate: float, num_runners: int, num_shards: int) -> float:
+    """Share of the device's time that runners keep it busy, each with `num_shards` shards of all the rows in turn."""
+    run, engine, path = shard_runner(rows, folder), PacedEncoder(rate), folder / "engine.sock"
+
+    def shards(runner: int) -> None:
+        for number in range(num_shards):
+            with SocketClient(dial(path)) as client:
+                run(client, runner * num_shards + number)
+
+    _serve(engine, path)
+    runners = [multiprocessing.get_context("fork").Process(target=shards, args=(n,)) for n in range(num_runners)]
+    for runner in runners:
         runner.start()
-        mine.close()
-        runners.append((runner, theirs))
-    connections = [_Connection(theirs, server._inbox) for _, theirs in runners]
-    while any(runner.is_alive() for runner, _ in runners):
-        _serve_once(server, engine)
-    for connection in connections:
-        connection.close()
+    for runner in runners:
+        runner.join()
     return engine.use
 
 
-def _serve_once(server: EngineServer, engine: NullEncoder) -> None:
-    if not engine.num_unfinished:
-        server._take_one(0.005)
-    server.attend()
-    if engine.num_unfinished:
-        server._deliver(engine.step())
+def _serve(engine: NullEncoder, path: Path) -> None:
+    """The engine's server on a socket, in a thread of its own."""
+    server = EngineServer(listen(path), _Pulse())
+    threading.Thread(target=server.serve, args=(None, lambda _: engine), daemon=True).start()
 
 
 class _Pulse:
@@ -118,29 +113,27 @@ def engine_side(rows: list[np.ndarray], folder: Path) -> Callable[[], None]:
     requests = [EncodeRequest(id=number, token_ids=row) for number, row in enumerate(rows)]
     parts = [requests[start : start + 256] for start in range(0, len(requests), 256)]
     frames = [frame for part in parts for frame in request_frames(part)]
-    server = EngineServer(None, _Pulse())
-    engine = NullEncoder()
-    server._engine = engine
+    _serve(NullEncoder(), folder / "engine.sock")
 
     def run() -> None:
-        mine, theirs = socket.socketpair()
-        client = multiprocessing.get_context("fork").Process(target=_feed, args=(mine, frames, len(rows)))
-        client.start()
-        mine.close()
-        connection = _Connection(theirs, server._inbox)
-        while client.is_alive():
-            _serve_once(server, engine)
-        connection.close()
+        target = multiprocessing.get_context("fork").Process(
+            target=_feed, args=(folder / "engine.sock", frames, len(rows))
+        )
+        target.start()
+        target.join()
 
     return run
 
 
-def _feed(connection: socket.socket, frames: list[Frame], num_rows: int) -> None:
+def _feed(path: Path, frames: list[Frame], num_rows: int) -> None:
     """A client: sends all requests while it counts the results."""
+    connection = dial(path)
     threading.Thread(target=lambda: [send(connection, frame) for frame in frames]).start()
     buffer, missing = FrameBuffer(), num_rows
     while missing:
         for frame in receive(connection, buffer) or ():
+            if frame.header["op"] != RESULTS:
+                continue
             with pa.ipc.open_stream(frame.payload) as stream:
                 missing -= stream.read_next_batch().num_rows
 
@@ -156,6 +149,7 @@ def main() -> None:
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--node", type=float, metavar="RATE", help="a node whose device does RATE tokens a second")
     parser.add_argument("--runners", type=int, default=2, help="of the node")
+    parser.add_argument("--shards", type=int, default=1, help="of all the rows, that each runner runs in turn")
     parser.add_argument("--profile", choices=SIDES, help="list where this side's time goes")
     args = parser.parse_args()
     rows = texts(args.lengths, args.rows)
@@ -166,7 +160,7 @@ def main() -> None:
     gc.freeze()
     with tempfile.TemporaryDirectory() as folder:
         if args.node:
-            use = node_use(rows, Path(folder), args.node, args.runners)
+            use = node_use(rows, Path(folder), args.node, args.runners, args.shards)
             print(f"node: {use:.1%} of the time of a device that does {args.node:,.0f} tokens/s")
             return
         for name in [args.profile] if args.profile else args.sides:

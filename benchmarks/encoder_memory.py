@@ -36,6 +36,7 @@ def parse_args() -> argparse.Namespace:
     on_gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--shape", choices=SHAPES, default="bert-base" if on_gpu else "tiny")
+    parser.add_argument("--form", choices=("packed", "padded"), default="packed" if on_gpu else "padded")
     parser.add_argument("--batches", type=int, default=10_000)
     parser.add_argument("--max-rows", type=int, default=48)
     parser.add_argument("--device", default="cuda:0" if on_gpu else "cpu")
@@ -80,7 +81,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         write_model(args.shape, Path(folder) / "model")
         sides = Sides(Path(folder) / "model", args.device, torch.float32)
-        engine = sides.onnx_padded_engine() if args.device == "cpu" else sides.onnx_packed_engine()
+        engine = sides.onnx_packed_engine() if args.form == "packed" else sides.onnx_padded_engine()
         print(f"{args.shape} on {args.device}, {engine.describe()['form']}: {memory_mib(args.device)} MiB at the start")
         found = curve(engine, args, lambda line: print(line, flush=True))
     growth = found[-1] - found[0]

@@ -12,7 +12,7 @@ import pyarrow as pa
 from encoder_sides import NUM_LABELS
 
 from workers.encoding.batch import pack
-from workers.encoding.queue import packed_cost
+from workers.encoding.queue import PACKED
 from workers.encoding.queued import QueuedEncoder
 from workers.encoding.rows import RowLimits
 from workers.messages import RESULTS, read_results, request_frames
@@ -29,7 +29,7 @@ class NullEncoder(QueuedEncoder):
     depth = 2
 
     def __init__(self) -> None:
-        super().__init__(RowLimits(vocab_size=_VOCAB, max_tokens=512, type_vocab_size=2), _BUDGET, packed_cost)
+        super().__init__(RowLimits(vocab_size=_VOCAB, max_tokens=512, type_vocab_size=2), _BUDGET, PACKED)
 
     def launch(self, requests: list[EncodeRequest]) -> np.ndarray:
         batch = pack(requests, with_types=True)
@@ -70,7 +70,7 @@ class PacedEncoder(NullEncoder):
 
 
 class SocketClient:
-    """Stands for an EngineClient on a socket that is connected already."""
+    """Stands for an EngineClient, on a socket that is connected to the engine already."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket, self._buffer = connection, FrameBuffer()
@@ -82,12 +82,19 @@ class SocketClient:
     def results(self, timeout: float = 0.0) -> list[Result]:
         if not select.select([self._socket], [], [], timeout)[0]:
             return []
-        return [result for frame in receive(self._socket, self._buffer) or () for result in read_results(frame)]
+        frames = receive(self._socket, self._buffer) or ()
+        return [result for frame in frames if frame.header["op"] == RESULTS for result in read_results(frame)]
 
     def cancel(self, ids: Sequence[int]) -> None: ...
 
     def describe(self) -> dict[str, str]:
         return NullEncoder().describe()
+
+    def __enter__(self) -> SocketClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
 
 
 class AnsweringClient:

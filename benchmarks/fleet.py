@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,5 +52,22 @@ class Fleet:
             raise RuntimeError(f"the job is {status.state.value}: {self._tail()}")
         return time.perf_counter() - start
 
+    def cpu_seconds(self) -> float:
+        """CPU time that the worker and its children have taken so far."""
+        taken, parents = {}, {}
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):
+                fields = stat.read_text().rpartition(")")[2].split()
+                pid, parents[int(stat.parent.name)] = int(stat.parent.name), int(fields[1])
+                taken[pid] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return sum(seconds for pid, seconds in taken.items() if self._worker.pid in _line(pid, parents))
+
     def _tail(self) -> str:
         return self._log.read_text(encoding="utf-8", errors="replace").strip()[-400:]
+
+
+def _line(pid: int, parents: Mapping[int, int]) -> Iterator[int]:
+    """A process, its parent, and so on."""
+    while pid in parents:
+        yield pid
+        pid = parents[pid]

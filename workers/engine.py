@@ -25,6 +25,11 @@ class Engine(ABC):
     def add(self, requests: Sequence[Request]) -> None:
         """Take requests; never blocks on the device."""
 
+    @property
+    def is_hungry(self) -> bool:
+        """Whether more requests would be of use now; an engine that chooses among all it is given always says so."""
+        return True
+
     @abstractmethod
     def step(self) -> list[Result]:
         """Do one unit of device work and return what has finished, in any order."""

@@ -6,7 +6,7 @@ import gc
 import queue
 import socket
 import threading
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable
 
 from schemas.errors import OtherWeightsError, PermanentError
@@ -29,8 +29,9 @@ class _Connection:
         self._outbox: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
         #: engine id of each unfinished request, by the client's own id
         self.engine_ids: dict[int, int] = {}
-        for target in (self._read, self._write):
-            threading.Thread(target=target, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        threading.Thread(target=self._write, daemon=True).start()
 
     def send(self, frame: Frame) -> None:
         self._outbox.put(frame)
@@ -60,6 +61,9 @@ class _Connection:
         except OSError:
             # the reader sees the same end and reports it
             pass
+        # a number that a reader still waits on must not become another client's
+        self._reader.join()
+        self.socket.close()
 
 
 class EngineServer:
@@ -70,6 +74,8 @@ class EngineServer:
         self._pulse = pulse
         self._engine: Engine | None = None
         self._inbox: queue.SimpleQueue[tuple[_Connection, Frame | None]] = queue.SimpleQueue()
+        #: requests that the engine was not given yet, by client, the one that came first in front
+        self._waiting: dict[_Connection, deque[Frame]] = {}
         self._owners: dict[int, tuple[_Connection, int]] = {}
         self._next_id = 0
         #: the spec to exchange the engine for, once the step that is being computed is over
@@ -80,19 +86,24 @@ class EngineServer:
         self._pulse.beat()
         if self._engine is not None:
             self._take_all()
+            self._feed()
 
     def serve(self, spec: EngineSpec, build: Callable[[EngineSpec], Engine]) -> None:
         """Drive the engine of `spec`, and of others that are asked for in its place; does not return."""
         self._start(build(spec))
         threading.Thread(target=self._accept, daemon=True).start()
         while True:
-            if self._engine is None or not self._engine.num_unfinished:
+            if not self._has_work:
                 self._take_one(_IDLE_S)
             self.attend()
             if self._wanted is not None:
                 self._exchange(build)
             elif self._engine is not None and self._engine.num_unfinished:
                 self._deliver(self._engine.step())
+
+    @property
+    def _has_work(self) -> bool:
+        return self._engine is not None and bool(self._engine.num_unfinished or any(self._waiting.values()))
 
     def _start(self, engine: Engine) -> None:
         # requests come and go by the thousand; each collection would look through the model and its libraries again
@@ -107,6 +118,7 @@ class EngineServer:
         if self._engine is not None:
             self._engine.cancel(list(self._owners))
             self._owners.clear()
+            self._waiting.clear()
         # from here on there is none to hand requests to
         self._engine = None
         # what is frozen is never freed
@@ -140,6 +152,7 @@ class EngineServer:
 
     def _take(self, connection: _Connection, frame: Frame | None) -> None:
         if frame is None:
+            self._waiting.pop(connection, None)
             self._cancel(connection, list(connection.engine_ids))
             connection.close()
             return
@@ -155,10 +168,27 @@ class EngineServer:
         elif self._engine is None:
             raise WireError("there is no engine now")
         elif frame.header["op"] == SUBMIT:
-            requests = read_requests(frame)
-            self._engine.add([self._adopt(connection, request) for request in requests])
+            self._waiting.setdefault(connection, deque()).append(frame)
         elif frame.header["op"] == "cancel":
+            while frames := self._waiting.get(connection):
+                self._hand_over(connection, frames.popleft())
             self._cancel(connection, frame.header["ids"])
+
+    def _feed(self) -> None:
+        """Give the engine what it has use for, the oldest client's requests first.
+
+        Shards so end one after the other: while one is closed and the next is opened, others' rows are computed.
+        """
+        for connection, frames in list(self._waiting.items()):
+            while frames and self._engine.is_hungry:
+                self._hand_over(connection, frames.popleft())
+
+    def _hand_over(self, connection: _Connection, frame: Frame) -> None:
+        try:
+            self._engine.add([self._adopt(connection, request) for request in read_requests(frame)])
+        except (WireError, KeyError, TypeError, ValueError):
+            self._waiting.pop(connection, None)
+            connection.close()
 
     def _adopt(self, connection: _Connection, request: Request) -> Request:
         """The request under an id that is unique in the engine."""

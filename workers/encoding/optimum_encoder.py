@@ -14,7 +14,7 @@ from workers.encoding.batch import pad
 from workers.encoding.onnx_file import OnnxFile, is_ours, own_file
 from workers.encoding.onnx_inputs import padded_feeds
 from workers.encoding.providers import provider_name
-from workers.encoding.queue import padded_cost
+from workers.encoding.queue import PADDED
 from workers.encoding.queued import QueuedEncoder
 from workers.encoding.rows import RowLimits
 from workers.encoding.vectors import Vectors
@@ -55,7 +55,7 @@ class OptimumEncoder(QueuedEncoder):
     def __init__(
         self, model: Any, vectors: Vectors, checkpoint: Checkpoint, token_budget: int, about: dict[str, str]
     ) -> None:
-        super().__init__(RowLimits.of(checkpoint), token_budget, padded_cost)
+        super().__init__(RowLimits.of(checkpoint), token_budget, PADDED)
         self._model, self._vectors, self._about = model, vectors, about
         self._pad_id = checkpoint.pad_id
         pooled = int(checkpoint.config["hidden_size"]) * len(modes_of(vectors.pooling))

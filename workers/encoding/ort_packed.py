@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,9 @@ from workers.encoding.onnx_inputs import packed_feeds
 from workers.encoding.onnx_probe import Probe
 from workers.encoding.ort_padded import OrtOptions
 from workers.encoding.providers import PROVIDERS, cuda_arena, open_session, runtime
-from workers.encoding.queue import packed_cost
+from workers.encoding.queue import PACKED
 from workers.encoding.queued import BatchTooLargeError, QueuedEncoder
+from workers.encoding.readback import Readback
 from workers.pooling import modes_of
 from workers.request import EncodeRequest
 
@@ -31,7 +34,7 @@ class OrtPackedEncoder(QueuedEncoder):
     depth = 2
 
     def __init__(self, path: Path, options: OrtOptions, device: str, about: dict[str, str] | None = None) -> None:
-        super().__init__(options.limits, options.token_budget or DEFAULT_BUDGET, packed_cost)
+        super().__init__(options.limits, options.token_budget or DEFAULT_BUDGET, PACKED)
         self._file, facts = OnnxFile.open(path), describe(path)
         self._options, self._about = options, about or {}
         self._position_start = int(facts["position_start"])
@@ -52,10 +55,9 @@ class OrtPackedEncoder(QueuedEncoder):
         """Check the answers, then let the arena take what the largest batch needs, so that later shapes fit into it."""
         probe = Probe.load(self._file.path.parent)
         if probe is not None:
-            probe.check(self._launch(probe.requests).wait(), self._options.precision)
-        length = min(self._options.limits.max_tokens or 512, 512)
-        rows = [EncodeRequest(id=0, token_ids=np.ones(length, np.int32))] * max(1, self._queue.budget // length)
-        self._launch(rows).wait()
+            probe.check(self._launch(probe.requests).values.wait(), self._options.precision)
+        with suppress(BatchTooLargeError):
+            self.launch(self.limits.long_rows(self._queue.budget)).values.wait()
 
     def launch(self, requests: list[EncodeRequest]) -> _Bound:
         try:
@@ -75,7 +77,7 @@ class OrtPackedEncoder(QueuedEncoder):
             num_outputs = batch.num_tokens if self._options.vectors.per_token else batch.num_rows
             output = torch.empty(num_outputs, self._dim, device=self._device)
             self._session.run_with_iobinding(self._bind(inputs, output), self._run_options)
-            return _Bound(inputs, output, batch.lens)
+            return _Bound(inputs, Readback(output), batch.lens)
 
     def _bind(self, inputs: dict[str, Tensor], output: Tensor) -> Any:
         binding, index = self._session.io_binding(), self._device.index or 0
@@ -86,7 +88,7 @@ class OrtPackedEncoder(QueuedEncoder):
         return binding
 
     def collect(self, handle: _Bound) -> np.ndarray | list[np.ndarray]:
-        return self._options.vectors.finish_rows(handle.wait(), handle.lens)
+        return self._options.vectors.finish_rows(handle.values.wait(), handle.lens)
 
     def describe(self) -> dict[str, str]:
         return {
@@ -101,17 +103,10 @@ class OrtPackedEncoder(QueuedEncoder):
         }
 
 
+@dataclass(frozen=True, eq=False)
 class _Bound:
-    """A batch's tensors, kept until its output is on the host."""
+    """A batch's inputs, kept until its values are on the host: (num_rows, dim), or of every token."""
 
-    def __init__(self, inputs: dict[str, Tensor], output: Tensor, lens: np.ndarray) -> None:
-        self._inputs, self.lens = inputs, lens
-        self._host = torch.empty(output.shape, pin_memory=True)
-        self._host.copy_(output, non_blocking=True)
-        self._event = torch.cuda.Event()
-        self._event.record()
-
-    def wait(self) -> np.ndarray:
-        """(num_rows, dim) float32, or (num_tokens, num_labels) where tokens are labelled."""
-        self._event.synchronize()
-        return self._host.numpy()
+    inputs: dict[str, Tensor]
+    values: Readback
+    lens: np.ndarray

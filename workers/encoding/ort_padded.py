@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from workers.encoding.onnx_file import OnnxFile, is_ours
 from workers.encoding.onnx_inputs import padded_feeds
 from workers.encoding.onnx_probe import Probe
 from workers.encoding.providers import PROVIDERS, cuda_arena, open_session, runtime
-from workers.encoding.queue import padded_cost
+from workers.encoding.queue import PADDED
 from workers.encoding.queued import BatchTooLargeError, QueuedEncoder
 from workers.encoding.rows import RowLimits
 from workers.encoding.vectors import SENTENCE, Vectors
@@ -44,7 +45,7 @@ class OrtPaddedEncoder(QueuedEncoder):
 
     def __init__(self, path: Path, options: OrtOptions, about: dict[str, str] | None = None) -> None:
         kind = "cpu" if options.provider == "CPUExecutionProvider" else "other"
-        super().__init__(options.limits, options.token_budget or DEFAULT_BUDGET[kind], padded_cost)
+        super().__init__(options.limits, options.token_budget or DEFAULT_BUDGET[kind], PADDED)
         self._file = OnnxFile.open(path)
         unknown = set(self._file.inputs) - _KNOWN_INPUTS
         if unknown or "input_ids" not in self._file.inputs:
@@ -63,6 +64,13 @@ class OrtPaddedEncoder(QueuedEncoder):
         probe = Probe.load(path.parent)
         if probe is not None:
             probe.check(self._run(probe.requests), options.precision)
+        if arena is not None:
+            self._fill_arena()
+
+    def _fill_arena(self) -> None:
+        """Let the arena take what a full batch of long rows needs, so that later shapes fit into it."""
+        with suppress(BatchTooLargeError):
+            self.launch(self.limits.long_rows(self._queue.budget))
 
     def launch(self, requests: list[EncodeRequest]) -> np.ndarray | list[np.ndarray]:
         lens = np.array([len(request.token_ids) for request in requests])

@@ -73,13 +73,17 @@ def open_session(path: Path, provider: str, options: dict[str, Any] | None = Non
 
 
 def cuda_arena(device: int = 0) -> dict[str, Any]:
-    """Options of the CUDA provider that bound its memory: by default it doubles at every new shape, without a limit."""
+    """Options of the CUDA provider that bound its memory, once it has run the largest batch.
+
+    Regions that double hold a whole batch in one piece, and what is freed in it is joined again. Regions of just the
+    size asked for leave holes between shapes that differ: they grew by 680 MiB in 10,000 batches.
+    """
     import torch
 
     free, _ = torch.cuda.mem_get_info(device)
     return {
         "device_id": device,
-        "arena_extend_strategy": "kSameAsRequested",
+        "arena_extend_strategy": "kNextPowerOfTwo",
         "gpu_mem_limit": int(free * _ARENA_SHARE),
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,8 +12,6 @@ from workers.request import EncodeRequest, Encoding
 
 #: tokens and rectangles (num_batches,) of batches to the slots they take; neither grows without the other
 Cost = Callable[[np.ndarray, np.ndarray], np.ndarray]
-#: rows sorted together; beyond some tens of batches more of them save no padding
-WINDOW_ROWS = 32_768
 _NOTHING = np.empty(0, np.float32)
 
 
@@ -21,18 +20,45 @@ def refused(request_id: int, reason: str) -> Encoding:
     return Encoding(id=request_id, values=_NOTHING, error=reason)
 
 
+def packed_cost(totals: np.ndarray, rectangles: np.ndarray) -> np.ndarray:
+    """Slots of packed batches: their tokens."""
+    return totals
+
+
+def padded_cost(totals: np.ndarray, rectangles: np.ndarray) -> np.ndarray:
+    """Slots of padded batches: the rectangles around their rows."""
+    return rectangles
+
+
+@dataclass(frozen=True)
+class BatchForm:
+    """How rows share a batch."""
+
+    cost: Cost
+    #: batches whose rows are sorted together. None of a client's rows are complete in its order before the whole window
+    #: is, so a window should be a small part of what clients hand over ahead.
+    window: int
+
+
+#: sorted only so that kernels find rows of a kind
+PACKED = BatchForm(packed_cost, 4)
+#: texts of mixed lengths are padded by 2.5% in windows of 64 batches, 5% of 32, 8% of 16
+PADDED = BatchForm(padded_cost, 64)
+
+
 class EncodeQueue:
-    """Forms batches of `budget` slots; `cost(num_tokens, rectangle)`, both arrays, says how many slots batches take.
+    """Forms batches of `budget` slots.
 
     Rows are sorted inside a window, and a window is finished before the next is opened, so no row waits for ever.
     Windows are walked in alternating directions: what is left of one begins the next instead of a batch of its own.
     """
 
-    def __init__(self, budget: int, cost: Cost, check: Callable[[EncodeRequest], str | None]) -> None:
+    def __init__(self, budget: int, form: BatchForm, check: Callable[[EncodeRequest], str | None]) -> None:
         self.budget = budget
-        self._cost = cost
+        self._form = form
         self._check = check
         self._arrived: deque[EncodeRequest] = deque()
+        self._num_arrived_tokens = 0
         #: sorted, shortest first
         self._window: list[EncodeRequest] = []
         #: (num_rows,) int64, their tokens
@@ -48,12 +74,18 @@ class EncodeQueue:
         """Requests that a batch can be made of."""
         return len(self._arrived) + len(self._window)
 
+    @property
+    def is_hungry(self) -> bool:
+        """Whether less than a window's rows wait for the next one to be opened."""
+        return self._num_arrived_tokens < self._form.window * self.budget
+
     def add(self, requests: Sequence[EncodeRequest]) -> None:
         """Take requests; one that the model cannot serve becomes an error result."""
         for request in requests:
             reason = self._check(request)
             if reason is None:
                 self._arrived.append(request)
+                self._num_arrived_tokens += len(request.token_ids)
             else:
                 self.refuse({request.id: reason})
 
@@ -69,6 +101,7 @@ class EncodeQueue:
         """Forget these requests."""
         gone = set(ids)
         self._arrived = deque(r for r in self._arrived if r.id not in gone)
+        self._num_arrived_tokens = sum(len(r.token_ids) for r in self._arrived)
         self._set_window([r for r in self._window if r.id not in gone])
         self._refused = [r for r in self._refused if r.id not in gone]
 
@@ -89,8 +122,11 @@ class EncodeQueue:
         return batch
 
     def _open_window(self) -> None:
-        count = min(len(self._arrived), WINDOW_ROWS)
-        arrived = [self._arrived.popleft() for _ in range(count)]
+        arrived, missing = [], self._form.window * self.budget
+        while self._arrived and missing > 0:
+            arrived.append(self._arrived.popleft())
+            missing -= len(arrived[-1].token_ids)
+        self._num_arrived_tokens -= sum(len(request.token_ids) for request in arrived)
         self._set_window([*self._window, *arrived])
         self._longest_first = not self._longest_first
 
@@ -107,15 +143,5 @@ class EncodeQueue:
         if not len(lens):
             return 0
         rectangles = np.maximum.accumulate(lens) * np.arange(1, len(lens) + 1)
-        fits = self._cost(np.cumsum(lens), rectangles) <= self.budget
+        fits = self._form.cost(np.cumsum(lens), rectangles) <= self.budget
         return len(lens) if fits.all() else max(1, int(fits.argmin()))
-
-
-def packed_cost(totals: np.ndarray, rectangles: np.ndarray) -> np.ndarray:
-    """Slots of packed batches: their tokens."""
-    return totals
-
-
-def padded_cost(totals: np.ndarray, rectangles: np.ndarray) -> np.ndarray:
-    """Slots of padded batches: the rectangles around their rows."""
-    return rectangles

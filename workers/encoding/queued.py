@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from workers.encoding.queue import Cost, EncodeQueue, refused
+from workers.encoding.queue import BatchForm, EncodeQueue, refused
 from workers.encoding.rows import RowLimits
 from workers.engine import Engine
 from workers.request import EncodeRequest, Encoding
+
+_NOT_FINITE = "the model gave values that are not finite; try model.dtype float32"
 
 
 class BatchTooLargeError(Exception):
@@ -35,9 +37,9 @@ class QueuedEncoder(Engine):
     #: batches launched before the oldest is collected; two keep the device busy while the host prepares
     depth = 1
 
-    def __init__(self, limits: RowLimits, budget: int, cost: Cost) -> None:
+    def __init__(self, limits: RowLimits, budget: int, form: BatchForm) -> None:
         self.limits = limits
-        self._queue = EncodeQueue(budget, cost, limits.reason)
+        self._queue = EncodeQueue(budget, form, limits.reason)
         self._in_flight: deque[InFlight] = deque()
         self._cancelled: set[int] = set()
         self._counts = {"prompt_tokens": 0.0, "padding_tokens": 0.0, "batches": 0.0}
@@ -52,6 +54,10 @@ class QueuedEncoder(Engine):
 
     def add(self, requests: Sequence[EncodeRequest]) -> None:  # type: ignore[override]
         self._queue.add(requests)
+
+    @property
+    def is_hungry(self) -> bool:
+        return self._queue.is_hungry
 
     def step(self) -> list[Encoding]:  # type: ignore[override]
         while self._queue.num_waiting and len(self._in_flight) < self.depth:
@@ -117,7 +123,7 @@ class QueuedEncoder(Engine):
             elif is_finite:
                 results.append(Encoding(id=request.id, values=row))
             else:
-                results.append(refused(request.id, "the model's output for the row is not finite"))
+                results.append(refused(request.id, _NOT_FINITE))
         return results
 
 

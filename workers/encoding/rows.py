@@ -9,6 +9,8 @@ import numpy as np
 from workers.checkpoint import Checkpoint
 from workers.request import EncodeRequest
 
+_LONG = 512
+
 
 @dataclass(frozen=True, kw_only=True)
 class RowLimits:
@@ -29,6 +31,11 @@ class RowLimits:
             max_tokens=checkpoint.context_window,
             type_vocab_size=int(config.get("type_vocab_size") or 0),
         )
+
+    def long_rows(self, budget: int) -> list[EncodeRequest]:
+        """Rows of as many tokens as most models take, together `budget`: they need the most memory of all batches."""
+        length = min(self.max_tokens or _LONG, _LONG, budget)
+        return [EncodeRequest(id=0, token_ids=np.ones(length, np.int32))] * (budget // length)
 
     def reason(self, request: EncodeRequest) -> str | None:
         """Why the model cannot take the row by its length, None when it can."""

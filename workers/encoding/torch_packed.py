@@ -26,8 +26,9 @@ from workers.encoding.heads import OwnHead
 from workers.encoding.layers import compile_layers
 from workers.encoding.pooling import Mode, pool
 from workers.encoding.projection import Projection
-from workers.encoding.queue import packed_cost
+from workers.encoding.queue import PACKED
 from workers.encoding.queued import BatchTooLargeError, QueuedEncoder
+from workers.encoding.readback import Readback
 from workers.encoding.scores import split_rows
 from workers.encoding.tuning import best_num_tokens
 from workers.heads import choose_activation, label_scores, token_labels
@@ -71,7 +72,7 @@ class PackedEncoder(QueuedEncoder):
     ) -> None:
         self.task = task
         self.device = next(model.parameters()).device
-        super().__init__(limits_of(model, max_tokens), token_budget or DEFAULT_BUDGET[self.device.type], packed_cost)
+        super().__init__(limits_of(model, max_tokens), token_budget or DEFAULT_BUDGET[self.device.type], PACKED)
         self.depth = 2 if self.device.type == "cuda" else 1
         self._about = about or {}
         self._projection = Projection(dense=task.dense, dimensions=task.dimensions, normalize=task.normalize)
@@ -100,13 +101,13 @@ class PackedEncoder(QueuedEncoder):
         batch = pack(requests, with_types=self.limits.has_types)
         try:
             with torch.inference_mode():
-                return _Values(self._values(batch), batch.lens)
+                return _Values(Readback(self._values(batch)), batch.lens)
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             raise BatchTooLargeError from error
 
     def collect(self, handle: _Values) -> np.ndarray | list[np.ndarray]:
-        values = handle.wait()
+        values = handle.values.wait()
         return split_rows(values, handle.lens) if self.task.per_token else values
 
     def _values(self, batch: PackedBatch) -> Tensor:
@@ -158,23 +159,12 @@ def _activation(model: PreTrainedModel, task: EncodeTask) -> str | None:
     return "softmax" if task.per_token else choose_activation(model.config, task.task)
 
 
+@dataclass(frozen=True, eq=False)
 class _Values:
-    """A batch's values on their way to the host."""
+    """A batch's values on their way to the host, and the lengths of its rows."""
 
-    def __init__(self, values: Tensor, lens: np.ndarray) -> None:
-        self.lens = lens
-        self._event = None
-        self._host = values
-        if values.is_cuda:
-            self._host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-            self._host.copy_(values, non_blocking=True)
-            self._event = torch.cuda.Event()
-            self._event.record()
-
-    def wait(self) -> np.ndarray:
-        if self._event is not None:
-            self._event.synchronize()
-        return self._host.numpy()
+    values: Readback
+    lens: np.ndarray
 
 
 __all__ = ["EncodeTask", "PackedEncoder", "unsupported_reason"]

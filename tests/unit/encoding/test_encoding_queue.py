@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.encoding.queue import EncodeQueue, packed_cost, padded_cost
+from workers.encoding.queue import PACKED, PADDED, BatchForm, EncodeQueue, packed_cost
 from workers.encoding.rows import RowLimits
 from workers.request import EncodeRequest
 
@@ -25,21 +25,21 @@ def drain(queue: EncodeQueue) -> list[list[EncodeRequest]]:
     return batches
 
 
-@pytest.mark.parametrize("cost", [packed_cost, padded_cost])
+@pytest.mark.parametrize("form", [PACKED, PADDED])
 @given(lens=st.lists(st.integers(1, 60), min_size=1, max_size=80), budget=st.integers(1, 200))
-def test_every_row_is_batched_once_within_the_budget(cost, lens, budget):
-    queue = EncodeQueue(budget, cost, LIMITS.reason)
+def test_every_row_is_batched_once_within_the_budget(form, lens, budget):
+    queue = EncodeQueue(budget, form, LIMITS.reason)
     queue.add([request(i, size) for i, size in enumerate(lens)])
     batches = drain(queue)
     assert sorted(r.id for batch in batches for r in batch) == list(range(len(lens)))
     for batch in batches:
         sizes = [len(r.token_ids) for r in batch]
-        assert len(batch) == 1 or cost(sum(sizes), max(sizes) * len(batch)) <= budget
+        assert len(batch) == 1 or form.cost(sum(sizes), max(sizes) * len(batch)) <= budget
         assert sizes == sorted(sizes, reverse=True)
 
 
 def test_a_window_is_finished_before_the_next_is_opened():
-    queue = EncodeQueue(4, packed_cost, LIMITS.reason)
+    queue = EncodeQueue(4, PACKED, LIMITS.reason)
     queue.add([request(i, 2) for i in range(6)])
     first = queue.take_batch()
     queue.add([request(10 + i, 1) for i in range(8)])
@@ -47,8 +47,25 @@ def test_a_window_is_finished_before_the_next_is_opened():
     assert {r.id for r in first + second} <= set(range(6))
 
 
+def test_a_window_is_some_batches_of_tokens():
+    queue = EncodeQueue(4, BatchForm(packed_cost, 2), LIMITS.reason)
+    queue.add([request(i, 1) for i in range(8)])
+    assert not queue.is_hungry
+    queue.add([request(10, 3)])
+
+    # the longer row came after the eight tokens of the first window
+    first = {r.id for r in queue.take_batch()}
+    assert len(first) == 4 and first < set(range(8))
+    assert queue.is_hungry
+    queue.add([request(11, 5)])
+    assert not queue.is_hungry
+    queue.cancel({11})
+    assert queue.is_hungry
+    assert {r.id for batch in drain(queue) for r in batch} == {*range(8), 10} - first
+
+
 def test_rows_the_model_cannot_take_are_error_results():
-    queue = EncodeQueue(100, packed_cost, LIMITS.reason)
+    queue = EncodeQueue(100, PACKED, LIMITS.reason)
     queue.add([request(0, 0), request(1, 61), request(2, 60)])
     errors = {result.id: result.error for result in queue.take_refused()}
     assert errors == {0: "the text has no tokens", 1: "the text has 61 tokens, but the model takes 60"}
@@ -57,7 +74,7 @@ def test_rows_the_model_cannot_take_are_error_results():
 
 
 def test_cancelled_rows_are_forgotten():
-    queue = EncodeQueue(100, packed_cost, LIMITS.reason)
+    queue = EncodeQueue(100, PACKED, LIMITS.reason)
     queue.add([request(i, i) for i in range(4)])
     queue.cancel({0, 2})
     assert [r.id for r in queue.take_batch()] == [3, 1]
@@ -78,3 +95,11 @@ def test_segment_ids_are_checked_where_they_count():
     assert LIMITS.unknown_ids([row]) == {}
     limits = RowLimits(vocab_size=100, type_vocab_size=2)
     assert "segment ids" in limits.unknown_ids([row])[0]
+
+
+@pytest.mark.parametrize(
+    ("max_tokens", "budget", "lens"), [(60, 130, [60, 60]), (None, 1024, [512, 512]), (2000, 600, [512]), (60, 7, [7])]
+)
+def test_long_rows_fill_the_budget(max_tokens, budget, lens):
+    rows = RowLimits(vocab_size=100, max_tokens=max_tokens).long_rows(budget)
+    assert [len(row.token_ids) for row in rows] == lens

@@ -1,0 +1,27 @@
+"""Values on their way from a device to the host, while the device goes on."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Readback:
+    """A copy of a tensor into pinned memory, begun at once and waited for when it is needed."""
+
+    def __init__(self, values: Tensor) -> None:
+        self._event = None
+        self._host = values
+        if values.is_cuda:
+            # what is being copied must not be reused before; the same stream's next kernels come after the copy
+            self._host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._host.copy_(values, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+
+    def wait(self) -> np.ndarray:
+        """The values, in the tensor's shape."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._host.numpy()
