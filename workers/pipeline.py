@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from schemas.errors import EngineLostError, RowError, ShardFailedError
 from schemas.job import ModelSpec
 from schemas.manifest import JobRecord
 from schemas.shard import Shard
+from workers.ahead import Ahead
 from workers.answers import Answers, Outcome
 from workers.checkpoint import Checkpoint
 from workers.chunk import Chunk
@@ -36,8 +37,12 @@ WINDOW_TOKENS = 4_000_000
 #: the same in bytes of images and of kept columns
 WINDOW_BYTES = 256 << 20
 _POLL_S = 0.25
+#: the same while a batch is being prepared
+_SOON_S = 0.005
 _REPORT_EVERY_S = 0.5
 OnProgress = Callable[[ShardProgress], None]
+#: rows as they were read, and the tokens of each or what is wrong with it
+Prepared = tuple[pa.RecordBatch, list[Tokens | RowError]]
 
 
 def run_shard(
@@ -56,13 +61,14 @@ def run_shard(
     `on_row_error: fail` a ShardFailedError that names the first. Raises EngineLostError and what reading raises.
     """
     stages = Stages.open(record, shard, fence, attempt, engine.describe())
-    run = _ShardRun(record, shard, stages, engine, on_progress)
-    try:
-        counts = run.run()
-        stages.writer.close(vars(counts))
-    except BaseException:
-        run.abort()
-        raise
+    with closing(Ahead(stages.prepared())) as pieces_ahead:
+        run = _ShardRun(record, shard, stages, pieces_ahead, engine, on_progress)
+        try:
+            counts = run.run()
+            stages.writer.close(vars(counts))
+        except BaseException:
+            run.abort()
+            raise
     return _verified(record, shard, attempt, counts)
 
 
@@ -93,15 +99,26 @@ class Stages:
         batches = pieces(read_shard(record, shard, columns), preparation.rows_at_once)
         return cls(batches, preparation, answers, kept, schema, writer)
 
+    def prepared(self) -> Iterator[Prepared]:
+        """The shard's rows with their tokens, batch by batch."""
+        for batch in self.batches:
+            yield batch, self.preparation.complete(self.preparation.tokens(batch))
+
 
 class _ShardRun:
     """The loop between the stages and the engine."""
 
     def __init__(
-        self, record: JobRecord, shard: Shard, stages: Stages, engine: EngineClient, on_progress: OnProgress
+        self,
+        record: JobRecord,
+        shard: Shard,
+        stages: Stages,
+        ahead: Ahead[Prepared],
+        engine: EngineClient,
+        on_progress: OnProgress,
     ) -> None:
         self._fails_on_row_error = record.spec.on_row_error == "fail"
-        self._shard, self._stages, self._engine = shard, stages, engine
+        self._shard, self._stages, self._ahead, self._engine = shard, stages, ahead, engine
         self._on_progress = on_progress
         self._tally = Tally()
         self._reported_at = 0.0
@@ -113,8 +130,7 @@ class _ShardRun:
 
     def run(self) -> ShardProgress:
         while not self._exhausted or self._chunks:
-            has_read = self._has_room() and self._read()
-            self._collect(self._engine.results(_POLL_S if self._places and not has_read else 0.0))
+            self._collect(self._engine.results(self._read()))
             while self._chunks and self._chunks[0].is_complete:
                 self._write(self._chunks.popleft())
             self._report()
@@ -127,22 +143,28 @@ class _ShardRun:
         size = sum(chunk.num_bytes for chunk in self._chunks)
         return not self._exhausted and rows < WINDOW_ROWS and tokens < WINDOW_TOKENS and size < WINDOW_BYTES
 
-    def _read(self) -> bool:
-        """Take one batch of rows and hand its requests to the engine; False when there are no more."""
-        batch = next(self._stages.batches, None)
-        if batch is None:
+    def _read(self) -> float:
+        """Hand the next batch of rows to the engine, if there is room and it is ready; how long to wait for results."""
+        if not self._has_room():
+            return _POLL_S if self._places else 0.0
+        if not self._ahead.is_ready(0.0 if self._places else _POLL_S):
+            return _SOON_S if self._places else 0.0
+        prepared = self._ahead.take()
+        if prepared is None:
             self._exhausted = True
-            return False
+        else:
+            self._submit(*prepared)
+        return 0.0
+
+    def _submit(self, batch: pa.RecordBatch, tokens: list[Tokens | RowError]) -> None:
         preparation = self._stages.preparation
-        prepared = preparation.complete(preparation.tokens(batch))
         first_row = self._shard.first_row + self._num_read
-        chunk = Chunk(batch.select(self._stages.kept), first_row, prepared, preparation.num_samples)
+        chunk = Chunk(batch.select(self._stages.kept), first_row, tokens, preparation.num_samples)
         self._num_read += batch.num_rows
         self._chunks.append(chunk)
         for row, outcome in chunk.refused():
             self._settle(row, outcome)
-        self._engine.submit(list(self._requests(chunk, prepared)))
-        return True
+        self._engine.submit(list(self._requests(chunk, tokens)))
 
     def _requests(self, chunk: Chunk, prepared: list[Tokens | RowError]) -> Iterator[Request]:
         preparation = self._stages.preparation

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from tests.unit.workers_records import DirectClient, make_record, write_table
 from workers import pipeline
 from workers.engine import Engine
 from workers.pipeline import run_shard
+from workers.prompt_preparation import PromptPreparation
 from workers.request import Completion, EncodeRequest, Encoding
 
 
@@ -131,6 +134,24 @@ def test_order_is_kept_whatever_order_the_engine_answers_in(many, attempt):
     assert (summary.rows, summary.error_rows) == (3000, 0)
     assert summary.prompt_tokens == summary.output_tokens == sum(table["prompt_tokens"].to_pylist())
     assert summary.size == attempt.stat().st_size
+
+
+def test_answers_are_taken_while_rows_are_prepared(many, attempt, monkeypatch):
+    has_answers, number = threading.Event(), count()
+
+    def slow(self, prepared):
+        # the first batch's answers come before the second batch is ready, or never
+        assert next(number) == 0 or has_answers.wait(20)
+        return prepared
+
+    def note(progress):
+        if progress.rows:
+            has_answers.set()
+
+    monkeypatch.setattr(PromptPreparation, "complete", slow)
+    summary, _ = run(many, attempt, on_progress=note)
+
+    assert summary.rows == 3000
 
 
 def test_memory_is_bounded_by_the_window(many, attempt, monkeypatch):

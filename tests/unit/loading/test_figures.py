@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from workers.loading.figures import FIGURES, speed_warning
 from workers.loading.quantization import RECIPES
+
+RESULTS = Path(__file__).resolve().parents[3] / "benchmarks" / "results"
 
 
 def test_a_slow_choice_is_named_with_its_source() -> None:
@@ -14,7 +19,17 @@ def test_a_slow_choice_is_named_with_its_source() -> None:
 
 
 def test_a_card_without_figures_of_its_own_gets_the_nearest() -> None:
-    assert "on an A100" in speed_warning("int8", "NVIDIA GeForce RTX 5090")
+    assert "on an H100" in speed_warning("int8", "NVIDIA GeForce RTX 5090")
+
+
+def test_the_measured_card_gets_what_was_measured() -> None:
+    """The table of benchmarks/results/quantization-speed_NVIDIA-H100-80GB-HBM3_20261123.json."""
+    reports = json.loads((RESULTS / "quantization-speed_NVIDIA-H100-80GB-HBM3_20261123.json").read_text())["reports"]
+    rates = {report["quantization"]: report["end_to_end"] for report in reports}
+    for name in RECIPES:
+        ratio = rates[name] / rates["none"]
+        warning = speed_warning(name, "NVIDIA H100 80GB HBM3")
+        assert f"{ratio:.2f} times" in warning if ratio < 1 else warning is None
 
 
 @pytest.mark.parametrize("quantization", ["none", "fp8"])
