@@ -187,7 +187,7 @@ class EngineServer:
         try:
             self._engine.add([self._adopt(connection, request) for request in read_requests(frame)])
         except (WireError, KeyError, TypeError, ValueError):
-            self._waiting.pop(connection, None)
+            self._waiting.pop(connection, deque()).clear()
             connection.close()
 
     def _adopt(self, connection: _Connection, request: Request) -> Request:

@@ -14,11 +14,11 @@ class Readback:
         self._event = None
         self._host = values
         if values.is_cuda:
-            # what is being copied must not be reused before; the same stream's next kernels come after the copy
             self._host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
             self._host.copy_(values, non_blocking=True)
             self._event = torch.cuda.Event()
-            self._event.record()
+            # the values may be on another card than the one that is current, of a model spread over several
+            self._event.record(torch.cuda.current_stream(values.device))
 
     def wait(self) -> np.ndarray:
         """The values, in the tensor's shape."""
