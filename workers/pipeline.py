@@ -32,7 +32,7 @@ from workers.tokenization import Tokenizer, Tokens
 from workers.writer import PartWriter
 
 #: rows, and tokens, that may be read but not yet written: what bounds the memory of a shard of any size
-WINDOW_ROWS = 8192
+WINDOW_ROWS = 16_384
 WINDOW_TOKENS = 4_000_000
 #: the same in bytes of images and of kept columns
 WINDOW_BYTES = 256 << 20
