@@ -25,6 +25,8 @@ _FIRST_ROWS = 64
 class FileRun:
     """A job through files, on a worker that has loaded its model for the job before."""
 
+    #: from the start of the engine's process until it could serve
+    ready_s: float
     #: from submit to done: of the job before, and of this one
     first_s: float
     seconds: float
@@ -45,11 +47,11 @@ def run_files(model: Path, rows: list[np.ndarray], folder: Path, *, device: str,
         first_s = one.seconds(_spec(model, folder, "first", rows_per_part, limit=_FIRST_ROWS))
         cpu_s = one.cpu_seconds()
         seconds = one.seconds(_spec(model, folder, "whole", rows_per_part))
-        cpu_s = one.cpu_seconds() - cpu_s
+        cpu_s, ready_s = one.cpu_seconds() - cpu_s, one.ready_seconds()
     table = pq.read_table(folder / "whole", columns=["scores", "error"])
     assert table["error"].null_count == len(texts), table["error"].drop_null()[0]
     scores = np.array(table["scores"][: len(rows)].to_pylist(), np.float32)
-    return FileRun(first_s, seconds, cpu_s / seconds, scores)
+    return FileRun(ready_s, first_s, seconds, cpu_s / seconds, scores)
 
 
 def _spec(model: Path, folder: Path, name: str, rows_per_part: int, limit: int | None = None) -> dict[str, Any]:

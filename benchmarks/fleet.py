@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -51,6 +52,10 @@ class Fleet:
         if status.state.value != "done":
             raise RuntimeError(f"the job is {status.state.value}: {self._tail()}")
         return time.perf_counter() - start
+
+    def ready_seconds(self) -> float:
+        """From the start of the first engine's process to its first batch."""
+        return float(re.search(r"engine \d+ is ready after ([\d.]+) s", self._log.read_text(encoding="utf-8"))[1])
 
     def cpu_seconds(self) -> float:
         """CPU time that the worker and its children have taken so far."""

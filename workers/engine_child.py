@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -17,6 +18,7 @@ from workers.messages import SWITCH
 from workers.pulse import PulseReader
 from workers.wire import Frame, dial, send
 
+log = logging.getLogger(__name__)
 _ROOT = Path(__file__).resolve().parent.parent
 _TAIL_BYTES = 4096
 _TAIL_LINES = 3
@@ -95,7 +97,9 @@ class EngineChild:
 
     def _take(self, message: dict[str, object]) -> None:
         self._last_sign = time.monotonic()
-        self.is_ready = self.is_ready or message["state"] == "ready"
+        if message["state"] == "ready" and not self.is_ready:
+            self.is_ready = True
+            log.info("engine %d is ready after %.1f s", self.pid, self._last_sign - self._begun)
         self.is_outgrown = self.is_outgrown or message["state"] == "outgrown"
         if message["state"] in ("failed", "refused"):
             self._failure = message

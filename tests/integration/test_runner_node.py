@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
@@ -95,6 +96,7 @@ def test_job_runs_and_the_node_leaves_nothing_behind(tmp_path, ledger, start):
     assert len(tree) >= 5
     assert node.stop(20) < 10
     assert node.exit_code == 0
+    assert re.search(r"engine \d+ is ready after \d+\.\d s", node.log.read_text())
     assert [pid for pid in tree if not is_gone(pid)] == []
     assert ledger.workers() == []
 
