@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.encoding.queue import PACKED, PADDED, BatchForm, EncodeQueue, packed_cost
+from workers.encoding.queue import PACKED, PADDED, BatchForm, EncodeQueue, packed_cost, padded_cost
 from workers.encoding.rows import RowLimits
 from workers.request import EncodeRequest
 
@@ -36,6 +36,15 @@ def test_every_row_is_batched_once_within_the_budget(form, lens, budget):
         sizes = [len(r.token_ids) for r in batch]
         assert len(batch) == 1 or form.cost(sum(sizes), max(sizes) * len(batch)) <= budget
         assert sizes == sorted(sizes, reverse=True)
+
+
+@pytest.mark.parametrize(("window", "least", "most"), [(16, 0.06, 0.10), (32, 0.03, 0.06), (PADDED.window, 0.01, 0.04)])
+def test_larger_windows_pad_less(window, least, most):
+    lens = np.clip(np.random.default_rng(2).lognormal(np.log(81), 0.85, 20_000), 1, 512).astype(int)
+    queue = EncodeQueue(4096, BatchForm(padded_cost, window), RowLimits(vocab_size=100).reason)
+    queue.add([request(i, size) for i, size in enumerate(lens)])
+    slots = sum(len(batch) * len(batch[0].token_ids) for batch in drain(queue))
+    assert least < 1 - lens.sum() / slots < most
 
 
 def test_a_window_is_finished_before_the_next_is_opened():
