@@ -116,11 +116,10 @@ def engine_side(rows: list[np.ndarray], folder: Path) -> Callable[[], None]:
     _serve(NullEncoder(), folder / "engine.sock")
 
     def run() -> None:
-        target = multiprocessing.get_context("fork").Process(
-            target=_feed, args=(folder / "engine.sock", frames, len(rows))
-        )
-        target.start()
-        target.join()
+        arguments = folder / "engine.sock", frames, len(rows)
+        client = multiprocessing.get_context("fork").Process(target=_feed, args=arguments)
+        client.start()
+        client.join()
 
     return run
 
