@@ -36,8 +36,8 @@ WINDOW_ROWS = 16_384
 WINDOW_TOKENS = 4_000_000
 #: the same in bytes of images and of kept columns
 WINDOW_BYTES = 256 << 20
+#: longest wait for results, and for a batch of rows while results may come
 _POLL_S = 0.25
-#: the same while a batch is being prepared
 _SOON_S = 0.005
 _REPORT_EVERY_S = 0.5
 OnProgress = Callable[[ShardProgress], None]
@@ -130,7 +130,10 @@ class _ShardRun:
 
     def run(self) -> ShardProgress:
         while not self._exhausted or self._chunks:
-            self._collect(self._engine.results(self._read()))
+            has_room = self._has_room()
+            if has_room:
+                self._read()
+            self._collect(self._engine.results(_POLL_S if self._places and not has_room else 0.0))
             while self._chunks and self._chunks[0].is_complete:
                 self._write(self._chunks.popleft())
             self._report()
@@ -143,18 +146,15 @@ class _ShardRun:
         size = sum(chunk.num_bytes for chunk in self._chunks)
         return not self._exhausted and rows < WINDOW_ROWS and tokens < WINDOW_TOKENS and size < WINDOW_BYTES
 
-    def _read(self) -> float:
-        """Hand the next batch of rows to the engine, if there is room and it is ready; how long to wait for results."""
-        if not self._has_room():
-            return _POLL_S if self._places else 0.0
-        if not self._ahead.is_ready(0.0 if self._places else _POLL_S):
-            return _SOON_S if self._places else 0.0
+    def _read(self) -> None:
+        """Hand the next batch of rows to the engine; wait a moment for it to be prepared."""
+        if not self._ahead.is_ready(_SOON_S if self._places else _POLL_S):
+            return
         prepared = self._ahead.take()
         if prepared is None:
             self._exhausted = True
         else:
             self._submit(*prepared)
-        return 0.0
 
     def _submit(self, batch: pa.RecordBatch, tokens: list[Tokens | RowError]) -> None:
         preparation = self._stages.preparation
