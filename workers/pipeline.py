@@ -61,8 +61,8 @@ def run_shard(
     `on_row_error: fail` a ShardFailedError that names the first. Raises EngineLostError and what reading raises.
     """
     stages = Stages.open(record, shard, fence, attempt, engine.describe())
-    with closing(Ahead(stages.prepared())) as pieces_ahead:
-        run = _ShardRun(record, shard, stages, pieces_ahead, engine, on_progress)
+    with closing(Ahead(stages.prepared())) as ahead:
+        run = _ShardRun(record, shard, stages, ahead, engine, on_progress)
         try:
             counts = run.run()
             stages.writer.close(vars(counts))

@@ -77,7 +77,11 @@ class EncodeQueue:
     @property
     def is_hungry(self) -> bool:
         """Whether less than a window's rows wait for the next one to be opened."""
-        return self._num_arrived_tokens < self._form.window * self.budget
+        return self._num_arrived_tokens < self._window_tokens
+
+    @property
+    def _window_tokens(self) -> int:
+        return self._form.window * self.budget
 
     def add(self, requests: Sequence[EncodeRequest]) -> None:
         """Take requests; one that the model cannot serve becomes an error result."""
@@ -122,11 +126,11 @@ class EncodeQueue:
         return batch
 
     def _open_window(self) -> None:
-        arrived, missing = [], self._form.window * self.budget
-        while self._arrived and missing > 0:
+        arrived, num_tokens = [], 0
+        while self._arrived and num_tokens < self._window_tokens:
             arrived.append(self._arrived.popleft())
-            missing -= len(arrived[-1].token_ids)
-        self._num_arrived_tokens -= sum(len(request.token_ids) for request in arrived)
+            num_tokens += len(arrived[-1].token_ids)
+        self._num_arrived_tokens -= num_tokens
         self._set_window([*self._window, *arrived])
         self._longest_first = not self._longest_first
 
