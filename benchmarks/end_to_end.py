@@ -75,7 +75,9 @@ def write_rows(path: Path, num_rows: int) -> None:
     pq.write_table(pa.table({"text": texts}), path, row_group_size=256)
 
 
-def job(folder: Path, name: str, args: argparse.Namespace, *, limit: int | None = None) -> dict:
+def job(
+    folder: Path, name: str, args: argparse.Namespace, *, limit: int | None = None, shard_rows: int | None = None
+) -> dict:
     """The spec of one job over the rows."""
     return {
         "task": "generate",
@@ -84,7 +86,7 @@ def job(folder: Path, name: str, args: argparse.Namespace, *, limit: int | None 
         "model": {"id": str(folder / "model")},
         "prompt": {"template": "{{ text }}", "chat": False},
         "generation": {"max_new_tokens": args.new_tokens},
-        "shards": {"rows": args.shard_rows},
+        "shards": {"rows": shard_rows or args.shard_rows},
     }
 
 

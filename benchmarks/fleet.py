@@ -57,6 +57,10 @@ class Fleet:
         """From the start of the first engine's process to its first batch."""
         return float(re.search(r"engine \d+ is ready after ([\d.]+) s", self._log.read_text(encoding="utf-8"))[1])
 
+    def num_ready(self) -> int:
+        """Engines that have loaded a model so far, counted once for every time they did."""
+        return len(re.findall(r"engine \d+ is ready after", self._log.read_text(encoding="utf-8")))
+
     def cpu_seconds(self) -> float:
         """CPU time that the worker and its children have taken so far."""
         taken, parents = {}, {}

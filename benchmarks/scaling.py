@@ -62,6 +62,11 @@ def write_model(name: str, folder: Path) -> None:
     Tokenizer(WordLevel({"[UNK]": 0}, unk_token="[UNK]")).save(str(folder / "tokenizer.json"))
 
 
+def count_cards() -> int:
+    """CUDA devices of this machine, asked in another process, so that this one holds no CUDA context."""
+    return int(subprocess.run([sys.executable, "-c", _COUNT], capture_output=True, text=True, check=True).stdout)
+
+
 def sizes(most: int) -> list[int]:
     """1, 2, 4 and so on up to `most`."""
     return [count for count in (2**n for n in range(10)) if count <= most]
@@ -152,8 +157,7 @@ def in_parallel(call, count: int) -> list:
 def main() -> None:
     args = parse_args()
     kind = "cpu" if args.cpu else "cuda"
-    counted = subprocess.run([sys.executable, "-c", _COUNT], capture_output=True, text=True, check=True)
-    most = args.cards or (1 if args.cpu else int(counted.stdout))
+    most = args.cards or (1 if args.cpu else count_cards())
     rates: dict[int, float] = {}
     print(f"{args.model}, {args.rows} rows of {args.prompt} and {args.output} tokens, on {kind}")
     print("| way | cards | seconds | output tok/s | of linear |\n|---|---|---|---|---|")
