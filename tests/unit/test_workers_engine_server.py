@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -21,6 +22,8 @@ from workers.wire import Frame, FrameBuffer, dial, listen, receive, send
 
 #: tokens of a batch, which is all that is sorted together
 BUDGET = 10
+#: never closed: a server has no end of its own, and its thread would fall over a listener that does not listen
+_LISTENERS: list[socket.socket] = []
 
 
 class SumEngine(QueuedEncoder):
@@ -82,13 +85,13 @@ def engine() -> SumEngine:
 
 
 @pytest.fixture
-def server(tmp_path: Path, engine: SumEngine) -> Iterator[EngineServer]:
+def server(tmp_path: Path, engine: SumEngine) -> EngineServer:
     """A server of the engine."""
     pulse = SimpleNamespace(beat=lambda: None, ready=lambda: None)
-    with listen(tmp_path / "engine.sock") as listener:
-        server = EngineServer(listener, pulse)
-        threading.Thread(target=server.serve, args=(None, lambda _: engine), daemon=True).start()
-        yield server
+    _LISTENERS.append(listen(tmp_path / "engine.sock"))
+    server = EngineServer(_LISTENERS[-1], pulse)
+    threading.Thread(target=server.serve, args=(None, lambda _: engine), daemon=True).start()
+    return server
 
 
 @pytest.fixture
@@ -137,6 +140,7 @@ def test_rows_that_wait_are_cancelled_with_the_others(clients: tuple[Client, Cli
     first.submit(100, 8)
     wait_until_sated(engine)
     send(first.socket, Frame({"op": "cancel", "ids": list(range(8))}))
+    wait_until(lambda: engine.num_unfinished == 0)
     second.submit(200, 2)
     engine.may_begin.set()
 
