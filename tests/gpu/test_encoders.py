@@ -151,6 +151,21 @@ def test_onnx_padded_agrees(checkpoint, tmp_path, requests, expected):
 
 
 @needs_onnx_cuda
+@pytest.mark.parametrize("form", ["packed", "padded"])
+def test_onnx_logits_of_a_whole_bert_are_those_of_float32(tmp_path, requests, form):
+    from workers.encoding.ort_packed import OrtPackedEncoder
+
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(BertConfig(vocab_size=VOCAB, num_labels=3, problem_type="regression")).eval()
+    model.save_pretrained(tmp_path / "bert")
+    exact = values_of(PackedEncoder(model.cuda(), EncodeTask(task="classify"), token_budget=8192), requests)
+    plan = ExportPlan(task="classify", form=form, dtype="float16")
+    path, options = export(tmp_path / "bert", tmp_path / "onnx", plan), onnx_options("float16")
+    engine = OrtPackedEncoder(path, options, "cuda:0") if form == "packed" else OrtPaddedEncoder(path, options)
+    assert np.abs(values_of(engine, requests) - exact).max() < 2e-3
+
+
+@needs_onnx_cuda
 def test_onnx_memory_stays_level_over_random_shapes(packed_file, capsys):
     """10,000 batches of random shapes; the curve is printed."""
     from workers.encoding.ort_packed import OrtPackedEncoder
@@ -159,7 +174,8 @@ def test_onnx_memory_stays_level_over_random_shapes(packed_file, capsys):
     random = np.random.default_rng(0)
     curve = []
     for number in range(10_000):
-        engine.launch(requests_of(int(random.integers(1, 24)), int(random.integers(2, 300)), seed=number)).wait()
+        batch = requests_of(int(random.integers(1, 24)), int(random.integers(2, 300)), seed=number)
+        engine.collect(engine.launch(batch))
         if number % 1000 == 999:
             free, total = torch.cuda.mem_get_info()
             curve.append((total - free) >> 20)
