@@ -39,6 +39,8 @@ LIBRARIES = {
     "sentence-transformers": "sentence_transformers",
     "optimum": "optimum.onnxruntime",
 }
+#: the engine of a GPU's job alone, for so long that the card gets as warm as in the job
+SUSTAINED = "packed, sustained"
 PEER = "padded, arrival order"
 RATIOS = [
     ("packed", "padded, sorted"),
@@ -92,7 +94,7 @@ class Table:
             self._guarded(name, self._library)
         for name in self.sides.last if with_files else ():
             self._guarded(name, self._own)
-        pairs = [*RATIOS, ("files", JOB_SIDE[self.benchmark.kind])]
+        pairs = [*RATIOS, ("files", JOB_SIDE[self.benchmark.kind]), ("files", SUSTAINED)]
         self.benchmark.report.ratios(self.shape, self.lengths, pairs)
 
     def _guarded(self, name: str, run: Callable[[str], None]) -> None:
@@ -139,7 +141,18 @@ class Table:
         told = f"The engine was ready after {run.ready_s:.1f} s, the first job done after {run.first_s:.1f} s"
         told += f"; the one that counts {run.seconds:.1f} s, {repeats} times these rows"
         told += f", {shards_in_flight()} shards in flight; worker and engine kept {run.cores:.1f} cores busy."
+        if self.benchmark.kind == "cuda":
+            self._engine_alone(max(1, repeats // 3))
         self.benchmark.report.say("", told)
+
+    def _engine_alone(self, repeats: int) -> None:
+        """The job's engine over the rows several times: a card that has worked for long is slower."""
+        name = JOB_SIDE["cuda"]
+        side = self.sides.made(name)
+        start = time.perf_counter()
+        out = side(self.rows * repeats)
+        seconds = time.perf_counter() - start
+        self._add(SUSTAINED, "ids", self.rows, seconds / repeats, np.stack(out[: len(self.rows)]))
 
     def _rows_of(self, name: str) -> list[np.ndarray]:
         share = SHARES.get(name, 1) if self.benchmark.kind == "cuda" else 1
