@@ -28,6 +28,11 @@ class Ahead(Generic[T]):
             self._next = self._thread.submit(next, self._items, None)
         return item
 
+    def __iter__(self) -> Iterator[T]:
+        """What `take` returns, until there is no more."""
+        while (item := self.take()) is not None:
+            yield item
+
     def close(self) -> None:
         """Make no more. Waits for the item that is being made."""
         self._thread.shutdown(cancel_futures=True)

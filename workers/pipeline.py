@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +61,8 @@ def run_shard(
     `on_row_error: fail` a ShardFailedError that names the first. Raises EngineLostError and what reading raises.
     """
     stages = Stages.open(record, shard, fence, attempt, engine.describe())
-    with closing(Ahead(stages.prepared())) as ahead:
+    # three at once: rows are read while those before them are tokenized, and answers of earlier ones are taken
+    with closing(Ahead(stages.batches)) as batches, closing(Ahead(stages.prepared(batches))) as ahead:
         run = _ShardRun(record, shard, stages, ahead, engine, on_progress)
         try:
             counts = run.run()
@@ -99,9 +100,9 @@ class Stages:
         batches = pieces(read_shard(record, shard, columns), preparation.rows_at_once)
         return cls(batches, preparation, answers, kept, schema, writer)
 
-    def prepared(self) -> Iterator[Prepared]:
-        """The shard's rows with their tokens, batch by batch."""
-        for batch in self.batches:
+    def prepared(self, batches: Iterable[pa.RecordBatch]) -> Iterator[Prepared]:
+        """Rows with their tokens, batch by batch."""
+        for batch in batches:
             yield batch, self.preparation.complete(self.preparation.tokens(batch))
 
 

@@ -26,8 +26,9 @@ from schemas.shard import InputFile, Shard, Slice
 from schemas.storage import Storage, open_storage
 from workers.prompts import Template
 
-#: rows and bytes of one batch; small, so that whoever reads can do other things in between
-BATCH_ROWS = 256
+#: rows and bytes of one batch: enough that what a batch costs besides its rows does not count, few enough that answers
+#: are taken in between
+BATCH_ROWS = 1024
 _BATCH_BYTES = 1 << 20
 
 

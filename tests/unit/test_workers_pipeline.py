@@ -13,7 +13,7 @@ import pytest
 
 from schemas.errors import InvalidValueError, ShardFailedError
 from tests.unit.workers_records import DirectClient, make_record, write_table
-from workers import pipeline
+from workers import pipeline, reader
 from workers.engine import Engine
 from workers.pipeline import run_shard
 from workers.prompt_preparation import PromptPreparation
@@ -155,12 +155,13 @@ def test_answers_are_taken_while_rows_are_prepared(many, attempt, monkeypatch):
 
 
 def test_memory_is_bounded_by_the_window(many, attempt, monkeypatch):
+    monkeypatch.setattr(reader, "BATCH_ROWS", 256)
     monkeypatch.setattr(pipeline, "WINDOW_ROWS", 600)
     engine = EchoEngine(rows_per_step=1)
 
     run(many, attempt, engine=engine)
 
-    assert engine.most_waiting < 600 + 256
+    assert engine.most_waiting < 600 + reader.BATCH_ROWS
 
 
 def test_the_token_window_bounds_too(many, attempt, monkeypatch):
@@ -169,7 +170,7 @@ def test_the_token_window_bounds_too(many, attempt, monkeypatch):
 
     run(many, attempt, engine=engine)
 
-    assert engine.most_waiting <= 256
+    assert engine.most_waiting <= reader.BATCH_ROWS
 
 
 def test_the_byte_window_bounds_too(many, attempt, monkeypatch):
@@ -178,7 +179,7 @@ def test_the_byte_window_bounds_too(many, attempt, monkeypatch):
 
     run(many, attempt, engine=engine)
 
-    assert engine.most_waiting <= 256
+    assert engine.most_waiting <= reader.BATCH_ROWS
 
 
 def test_attempts_differ_in_their_fence_only(many, tmp_path):

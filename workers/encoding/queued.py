@@ -34,7 +34,7 @@ class InFlight:
 class QueuedEncoder(Engine):
     """An encoder engine that has only to `launch` a batch and `collect` its values."""
 
-    #: batches launched before the oldest is collected; two keep the device busy while the host prepares
+    #: batches launched before the oldest is collected; more than one keep the device busy while the host prepares
     depth = 1
 
     def __init__(self, limits: RowLimits, budget: int, form: BatchForm) -> None:

@@ -16,7 +16,8 @@ class Readback:
         if values.is_cuda:
             self._host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
             self._host.copy_(values, non_blocking=True)
-            self._event = torch.cuda.Event()
+            # who waits must sleep: tokenizers need the core that would be spent on asking
+            self._event = torch.cuda.Event(blocking=True)
             # the values may be on another card than the one that is current, of a model spread over several
             self._event.record(torch.cuda.current_stream(values.device))
 

@@ -73,7 +73,8 @@ class PackedEncoder(QueuedEncoder):
         self.task = task
         self.device = next(model.parameters()).device
         super().__init__(limits_of(model, max_tokens), token_budget or DEFAULT_BUDGET[self.device.type], PACKED)
-        self.depth = 2 if self.device.type == "cuda" else 1
+        # two would do if the host were never late; one more covers a core that others have taken for a while
+        self.depth = 3 if self.device.type == "cuda" else 1
         self._about = about or {}
         self._projection = Projection(dense=task.dense, dimensions=task.dimensions, normalize=task.normalize)
         self._projection.to(self.device)
