@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ON_GPU = (["generation.py"], ["end_to_end.py"], ["encoders.py"], ["quantization.py"], ["grammar.py"], ["scaling.py"])
+ON_GPU = (
+    ["generation.py"], ["end_to_end.py"], ["encoders.py"], ["quantization.py"], ["grammar.py"], ["scaling.py"],
+    ["job_scaling.py"],
+)  # fmt: skip
 ON_CPU = (["demo.py"], ["encoders.py"])
 
 
