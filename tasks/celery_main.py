@@ -17,34 +17,36 @@ from tasks.serve import use_slot
 from tasks.slot import Slot
 from workers.leash import die_with_parent
 
-#: of the processes that run shards: when cores are short, the engine's turn comes before a tokenizer's, for a card that
-#: waits costs more
-_NICENESS = 5
 LOG_FORMAT = "%(asctime)s %(levelname)s %(processName)s %(name)s: %(message)s"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve permits until SIGTERM, then end with the shards that run."""
     die_with_parent()
-    slot = _parse(arguments)
+    options = _parse(arguments)
+    slot = _slot(options)
     use_slot(slot)
-    _prepare_children(os.getpid())
+    _prepare_children(os.getpid(), options.niceness)
     app = make_app(slot.url, slot.env, slot.queues)
     app.set_current()
     app.worker_main(_worker_arguments(slot))
     return 0
 
 
-def _parse(arguments: list[str] | None) -> Slot:
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tasks.celery_main", description=__doc__)
     parser.add_argument("--worker", required=True)
     parser.add_argument("--queues", required=True)
     parser.add_argument("--shards-in-flight", type=int, required=True)
     parser.add_argument("--socket", type=Path, required=True)
-    options = parser.parse_args(arguments)
-    config = settings()
-    if config.broker_url is None:
+    parser.add_argument("--niceness", type=int, default=0, help="of the processes that run shards")
+    if settings().broker_url is None:
         parser.error("PARQUETRY_BROKER_URL is not set")
+    return parser.parse_args(arguments)
+
+
+def _slot(options: argparse.Namespace) -> Slot:
+    config = settings()
     return Slot(
         worker=options.worker,
         url=config.broker_url,
@@ -56,11 +58,11 @@ def _parse(arguments: list[str] | None) -> Slot:
     )
 
 
-def _prepare_children(pid: int) -> None:
+def _prepare_children(pid: int, niceness: int) -> None:
     @worker_process_init.connect(weak=False)
     def leash(**_: object) -> None:
         die_with_parent(pid)
-        os.nice(_NICENESS)
+        os.nice(niceness)
 
     @setup_logging.connect(weak=False)
     def log_plainly(**_: object) -> None:

@@ -23,6 +23,9 @@ FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 30.0
 STEADY_S = 60.0
 KILL_WAIT_S = 5.0
+#: of the processes that run shards for a card: where cores are short its engine goes first, for a card that waits costs
+#: more than a tokenizer that does
+CARD_NICENESS = 5
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -119,6 +122,7 @@ class DeviceWorker:
             *(sys.executable, "-P", "-m", "tasks.celery_main", "--worker", self.name),
             *("--queues", ",".join(self._queues), "--shards-in-flight", str(self._shards_in_flight)),
             *("--socket", str(self._supervisor.socket)),
+            *("--niceness", str(CARD_NICENESS if self.device.startswith("cuda") else 0)),
         ]
 
     def _environment(self) -> dict[str, str]:
