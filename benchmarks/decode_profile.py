@@ -20,10 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from generation import measure_ceilings
 from models import kv_bytes_per_token, make_model, num_parameters
 
-from workers.packed.batch import Batch
-from workers.packed.engine import PackedEngine
-from workers.packed.options import PackedOptions
-from workers.packed.sampler import SamplingMode
+from parquetry.workers.packed.options import PackedOptions
+from parquetry.workers.packed.packed_engine import PackedEngine
+from parquetry.workers.packed.sampling.sampler import SamplingMode
+from parquetry.workers.packed.scheduling.batch import Batch
 
 
 def steady_batch(engine: PackedEngine, size: int, context: int) -> Batch:

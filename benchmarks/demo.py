@@ -15,11 +15,11 @@ import numpy as np
 import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
-from schemas.job import ModelSpec
-from workers.backends import load_engine
-from workers.engine import Engine
-from workers.engine_spec import EngineSpec
-from workers.request import GenerationRequest, SamplingParams
+from parquetry.schemas.job import ModelSpec
+from parquetry.workers.engine import Engine
+from parquetry.workers.engine_spec import EngineSpec
+from parquetry.workers.hosting.engine_choice import load_engine
+from parquetry.workers.request import GenerationRequest, SamplingParams
 
 MODEL = Path("data/models/SmolLM2-135M-Instruct")
 TABLE = Path("data/docstrings.parquet")

@@ -36,16 +36,16 @@ from encoder_sides import write_model
 from encoder_stand_ins import AnsweringClient, NullEncoder, PacedEncoder, SocketClient
 from texts import LENGTHS, texts
 
-from schemas.job import JobSpec
-from schemas.location import Location
-from schemas.manifest import JobRecord
-from schemas.shard import InputFile, ShardPlan
-from schemas.storage import open_storage
-from workers.engine_server import EngineServer
-from workers.messages import RESULTS, request_frames
-from workers.pipeline import run_shard
-from workers.request import EncodeRequest
-from workers.wire import Frame, FrameBuffer, dial, listen, receive, send
+from parquetry.schemas.job import JobSpec
+from parquetry.schemas.location import Location
+from parquetry.schemas.manifest import JobRecord
+from parquetry.schemas.shard import InputFile, ShardPlan
+from parquetry.schemas.storage.storage import open_storage
+from parquetry.workers.process.messages import RESULTS, request_frames
+from parquetry.workers.process.server import EngineServer
+from parquetry.workers.process.wire import Frame, FrameBuffer, dial, listen, receive, send
+from parquetry.workers.request import EncodeRequest
+from parquetry.workers.shards.pipeline import run_shard
 
 
 def shard_runner(rows: list[np.ndarray], folder: Path) -> Callable[..., None]:

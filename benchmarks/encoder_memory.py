@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from encoder_sides import MAX_TOKENS, SHAPES, Sides, write_model
 
-from workers.encoding.queued import QueuedEncoder
-from workers.loading.model import quieten
-from workers.request import EncodeRequest
+from parquetry.workers.encoding.queued import QueuedEncoder
+from parquetry.workers.loading.model import quieten
+from parquetry.workers.request import EncodeRequest
 
 _VOCAB = (1000, 30522)
 

@@ -28,7 +28,7 @@ from encoder_sides import SHAPES, Sides, flops, write_model
 from encoders import matmul_rate
 from texts import LENGTHS, texts
 
-from workers.loading.model import quieten
+from parquetry.workers.loading.model import quieten
 
 #: gaps between kernels that are longer than this are listed on their own, microseconds
 _LONG_GAP = 50.0

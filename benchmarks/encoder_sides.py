@@ -12,16 +12,16 @@ import torch
 from encoder_files import write_tokenizer
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
-from workers.encoding.export import ExportPlan, export
-from workers.encoding.ort_padded import OrtOptions, OrtPaddedEncoder
-from workers.encoding.providers import PROVIDERS
-from workers.encoding.queued import QueuedEncoder
-from workers.encoding.rows import RowLimits
-from workers.encoding.torch_packed import EncodeTask, PackedEncoder
-from workers.encoding.vectors import Vectors
-from workers.engine import Engine
-from workers.request import EncodeRequest
-from workers.torch_encoder import TorchEncoder
+from parquetry.workers.encoding.onnx.export import ExportPlan, export
+from parquetry.workers.encoding.onnx.ort_padded import OrtOptions, OrtPaddedEncoder
+from parquetry.workers.encoding.onnx.providers import PROVIDERS
+from parquetry.workers.encoding.queued import QueuedEncoder
+from parquetry.workers.encoding.rows import RowLimits
+from parquetry.workers.encoding.torch_packed import EncodeTask, PackedEncoder
+from parquetry.workers.encoding.torch_padded import TorchEncoder
+from parquetry.workers.encoding.vectors import Vectors
+from parquetry.workers.engine import Engine
+from parquetry.workers.request import EncodeRequest
 
 #: rows of token ids to the values of each row
 Side = Callable[[list[np.ndarray]], Sequence[np.ndarray]]
@@ -147,7 +147,7 @@ class Sides:
 
     def onnx_packed_engine(self) -> QueuedEncoder:
         """The engine of `onnx_packed`."""
-        from workers.encoding.ort_packed import OrtPackedEncoder
+        from parquetry.workers.encoding.onnx.ort_packed import OrtPackedEncoder
 
         plan = ExportPlan(task="classify", form="packed", dtype="float16")
         path = export(self.folder, self.folder / "onnx-packed", plan)

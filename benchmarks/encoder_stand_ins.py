@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 from encoder_sides import NUM_LABELS
 
-from workers.encoding.batch import pack
-from workers.encoding.queue import PACKED
-from workers.encoding.queued import QueuedEncoder
-from workers.encoding.rows import RowLimits
-from workers.messages import RESULTS, read_results, request_frames
-from workers.request import EncodeRequest, Request, Result
-from workers.wire import Frame, FrameBuffer, receive, send
+from parquetry.workers.encoding.queue import PACKED
+from parquetry.workers.encoding.queued import QueuedEncoder
+from parquetry.workers.encoding.row_batch import pack
+from parquetry.workers.encoding.rows import RowLimits
+from parquetry.workers.process.messages import RESULTS, read_results, request_frames
+from parquetry.workers.process.wire import Frame, FrameBuffer, receive, send
+from parquetry.workers.request import EncodeRequest, Request, Result
 
 _BUDGET = 65_536
 _VOCAB = 30522

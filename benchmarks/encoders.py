@@ -36,7 +36,7 @@ from encoder_sides import SHAPES, Side, Sides, write_model
 from encoder_table import PEER, Table
 from texts import LENGTHS
 
-from workers.loading.model import quieten
+from parquetry.workers.loading.model import quieten
 
 HERE = Path(__file__).resolve().parent
 

@@ -20,10 +20,10 @@ Round = tuple[float, int]
 
 def run_packed(workload: Workload, num_rounds: int, options: dict[str, Any]) -> Iterator[Round | dict]:
     """Our engine. It is told the job's limit; the true lengths end rows where an end-of-sequence token would."""
-    from workers.packed.engine import PackedEngine
-    from workers.packed.options import PackedOptions
-    from workers.packed.outputs import Outputs
-    from workers.request import GenerationRequest, SamplingParams
+    from parquetry.workers.packed.options import PackedOptions
+    from parquetry.workers.packed.packed_engine import PackedEngine
+    from parquetry.workers.packed.scheduling.outputs import Outputs
+    from parquetry.workers.request import GenerationRequest, SamplingParams
 
     class HiddenLengths(Outputs):
         """Rows end at lengths the scheduler cannot read."""
@@ -83,7 +83,7 @@ def run_continuous(workload: Workload, num_rounds: int, options: dict[str, Any])
     """transformers' continuous batching, with flash-attn when it is installed."""
     from transformers import ContinuousBatchingConfig, GenerationConfig
 
-    from workers.packed.flash import has_package
+    from parquetry.workers.packed.attention.flash import has_package
 
     start = time.perf_counter()
     model = make_model(workload.model, "flash_attention_2" if has_package() else "sdpa")

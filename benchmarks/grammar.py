@@ -28,10 +28,10 @@ from end_to_end import write_tokenizer
 from models import make_model
 from tokenizers import Tokenizer
 
-from workers.grammar.grammar import Grammar
-from workers.packed.engine import PackedEngine
-from workers.packed.options import PackedOptions
-from workers.request import GenerationRequest, SamplingParams
+from parquetry.workers.grammar.grammar import Grammar
+from parquetry.workers.packed.options import PackedOptions
+from parquetry.workers.packed.packed_engine import PackedEngine
+from parquetry.workers.request import GenerationRequest, SamplingParams
 
 SCHEMA = {
     "type": "object",

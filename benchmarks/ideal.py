@@ -22,14 +22,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from models import kv_bytes_per_token, make_config, num_layer_parameters, num_parameters
 from workloads import WORKLOADS, Workload
 
-from workers.packed.batch import Batch
-from workers.packed.blocks import BlockPool
-from workers.packed.lanes import LaneTable
-from workers.packed.options import PackedOptions
-from workers.packed.scheduler import Scheduler
-from workers.packed.sequence import Sequence
-from workers.packed.waves import tokens_of_whole_waves
-from workers.request import GenerationRequest, SamplingParams
+from parquetry.workers.packed.options import PackedOptions
+from parquetry.workers.packed.scheduling.batch import Batch
+from parquetry.workers.packed.scheduling.blocks import BlockPool
+from parquetry.workers.packed.scheduling.lanes import LaneTable
+from parquetry.workers.packed.scheduling.scheduler import Scheduler
+from parquetry.workers.packed.scheduling.sequence import Sequence
+from parquetry.workers.packed.waves import tokens_of_whole_waves
+from parquetry.workers.request import GenerationRequest, SamplingParams
 
 BLOCK_SIZE, MAX_MODEL_LEN = 32, 4096
 

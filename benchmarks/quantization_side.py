@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from schemas.job import ModelSpec
-from workers.checkpoint import Checkpoint
-from workers.engine_spec import EngineSpec
-from workers.loading.model import load_model
-from workers.packed.engine import PackedEngine
-from workers.packed.options import PackedOptions
-from workers.request import GenerationRequest, SamplingParams
+from parquetry.schemas.job import ModelSpec
+from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.engine_spec import EngineSpec
+from parquetry.workers.loading.model import load_model
+from parquetry.workers.packed.options import PackedOptions
+from parquetry.workers.packed.packed_engine import PackedEngine
+from parquetry.workers.request import GenerationRequest, SamplingParams
 
 GIB = 1 << 30
 PREFILL_TOKENS = 256

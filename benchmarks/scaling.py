@@ -26,11 +26,11 @@ from models import SHAPES, make_config
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from schemas.job import ModelSpec
-from workers.engine_client import EngineClient
-from workers.engine_spec import EngineSpec
-from workers.request import GenerationRequest, SamplingParams
-from workers.supervisor import EngineSupervisor
+from parquetry.schemas.job import ModelSpec
+from parquetry.workers.engine_spec import EngineSpec
+from parquetry.workers.process.client import EngineClient
+from parquetry.workers.process.supervisor import EngineSupervisor
+from parquetry.workers.request import GenerationRequest, SamplingParams
 
 #: in a process of its own, so that this one holds neither weights nor a CUDA context
 _WRITE = """

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
-from schemas.errors import UnusableEnvironmentError
+from parquetry.schemas.errors import UnusableEnvironmentError
 
 COOKIE = "parquetry_session"
 CSRF_HEADER = "x-csrf-token"

@@ -8,8 +8,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from schemas.states import JobState, ShardState
-from schemas.status import JobStatus, WorkerStatus
+from parquetry.schemas.states import JobState, ShardState
+from parquetry.schemas.status import JobStatus, WorkerStatus
 
 JOB_LABELS = ("job", "task", "model", "queue")
 

@@ -6,16 +6,16 @@ import threading
 import time
 from typing import Any, Protocol
 
-from monitor.progress import History, Progress
-from schemas.states import JobState
-from schemas.status import JobStatus, WorkerStatus
+from parquetry.monitor.progress import History, Progress
+from parquetry.schemas.states import JobState
+from parquetry.schemas.status import JobStatus, WorkerStatus
 
 #: seconds within which pages that poll share one look at the ledger
 REUSE_SECONDS = 0.5
 
 
 class JobLedger(Protocol):
-    """What the page needs of tasks.ledger.Ledger."""
+    """What the page needs of parquetry.tasks.ledger.ledger.Ledger."""
 
     def status(self, job: str) -> JobStatus: ...
 

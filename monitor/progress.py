@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 
-from schemas.states import JobState
-from schemas.status import JobStatus
+from parquetry.schemas.states import JobState
+from parquetry.schemas.status import JobStatus
 
 #: seconds after which a sample weighs 1/e of a fresh one
 SMOOTHING_SECONDS = 20.0

@@ -18,11 +18,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from monitor.access import COOKIE, Gate, allowed_hosts, require_token
-from monitor.metrics import render
-from monitor.observer import JobLedger, Observer
-from schemas.errors import BadInputError, ParquetryError, UnknownJobError, UnusableEnvironmentError
-from schemas.states import JobState
+from parquetry.monitor.access import COOKIE, Gate, allowed_hosts, require_token
+from parquetry.monitor.metrics import render
+from parquetry.monitor.observer import JobLedger, Observer
+from parquetry.schemas.errors import BadInputError, ParquetryError, UnknownJobError, UnusableEnvironmentError
+from parquetry.schemas.states import JobState
 
 PAGE = Path(__file__).parent / "page"
 SECURITY_HEADERS = {

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parquetry.broker import open_ledger
+from parquetry.schemas.errors import ParquetryError, UnusableEnvironmentError
+from parquetry.schemas.job import JobSpec
+from parquetry.schemas.states import JobState
+from parquetry.schemas.status import JobStatus
 from parquetry.spec_file import load_spec
-from schemas.errors import ParquetryError, UnusableEnvironmentError
-from schemas.job import JobSpec
-from schemas.states import JobState
-from schemas.status import JobStatus
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from tasks.ledger import Ledger
+    from parquetry.tasks.ledger.ledger import Ledger
 
 log = logging.getLogger(__name__)
 #: a JobSpec, the same as plain data, or the path of a spec file
@@ -39,8 +39,8 @@ def submit(spec: SpecLike, *, broker_url: str | None = None) -> Job:
 
     The same spec submitted again is the same job. Raises a BadInputError for a spec that cannot run.
     """
-    from producers.submission import submit as register
-    from tasks.broker_check import what_may_be_lost
+    from parquetry.producers.submission import submit as register
+    from parquetry.tasks.broker.settings_check import what_may_be_lost
 
     ledger = open_ledger(broker_url)
     for sentence in what_may_be_lost(ledger.client):

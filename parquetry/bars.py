@@ -13,9 +13,9 @@ from rich.progress import Progress as RichProgress
 from rich.table import Column
 from rich.text import Text
 
-from monitor.progress import History, Progress
 from parquetry.display import duration, number
-from schemas.status import JobStatus
+from parquetry.monitor.progress import History, Progress
+from parquetry.schemas.status import JobStatus
 
 #: seconds between two plain lines
 LINE_SECONDS = 5.0

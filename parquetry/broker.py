@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from schemas.errors import UnusableEnvironmentError
-from schemas.settings import settings
+from parquetry.schemas.errors import UnusableEnvironmentError
+from parquetry.schemas.settings import settings
 
 if TYPE_CHECKING:
-    from tasks.ledger import Ledger
+    from parquetry.tasks.ledger.ledger import Ledger
 
 
 class NoBrokerError(UnusableEnvironmentError):
@@ -26,7 +26,7 @@ def configured_url() -> str:
 
 def open_ledger(url: str | None = None) -> Ledger:
     """The ledger at `url`, or at the configured broker. Raises BrokerUnreachableError."""
-    from tasks.broker import connect
-    from tasks.ledger import Ledger
+    from parquetry.tasks.broker.connection import connect
+    from parquetry.tasks.ledger.ledger import Ledger
 
     return Ledger(connect(url or configured_url()), settings().env)

@@ -9,9 +9,10 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from parquetry.commands import convert, jobs, node, work
-from schemas import __version__
-from schemas.errors import ExitCode, ParquetryError
+from parquetry.commands import convert, jobs, work
+from parquetry.commands import machine as node
+from parquetry.schemas import __version__
+from parquetry.schemas.errors import ExitCode, ParquetryError
 
 app = typer.Typer(
     name="parquetry",

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from monitor.progress import Progress
-from schemas.states import JobState
-from schemas.status import JobStatus, WorkerStatus
+from parquetry.monitor.progress import Progress
+from parquetry.schemas.states import JobState
+from parquetry.schemas.status import JobStatus, WorkerStatus
 
 STATE_STYLES = {
     JobState.RUNNING: "cyan",

@@ -15,9 +15,9 @@ from parquetry.broker import open_ledger
 from parquetry.display import console, print_json, safe_text
 from parquetry.engine_findings import engine_findings
 from parquetry.finding import Finding, Level
-from parquetry.gpus import GpuQueryError, visible_names
-from schemas.errors import ParquetryError, redact
-from schemas.settings import settings
+from parquetry.schemas.errors import ParquetryError, redact
+from parquetry.schemas.settings import settings
+from parquetry.workers.gpus import GpuQueryError, visible_names
 
 #: packages of the base install whose versions matter most
 BASE = ("celery", "kombu", "redis", "pyarrow", "obstore", "pydantic", "tokenizers")
@@ -131,7 +131,7 @@ def _embedded_broker() -> Iterator[Finding]:
 
 
 def _configured_broker(url: str) -> Iterator[Finding]:
-    from tasks.broker_check import check
+    from parquetry.tasks.broker.settings_check import check
 
     findings = check(url)
     yield Finding("broker", Level.OK, f"{redact(url)} answers")
@@ -145,8 +145,8 @@ def _storage(output: str) -> Iterator[Finding]:
 
 
 def _probe(output: str) -> Iterator[Finding]:
-    from schemas.location import Location
-    from schemas.storage import open_storage
+    from parquetry.schemas.location import Location
+    from parquetry.schemas.storage.storage import open_storage
 
     location = Location.parse(output)
     created = _missing_folders(Path(location.path)) if location.is_local else []

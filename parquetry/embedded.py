@@ -14,8 +14,8 @@ from pathlib import Path
 
 import redis
 
-from parquetry import child
-from schemas.errors import UnusableEnvironmentError
+from parquetry.schemas.errors import UnusableEnvironmentError
+from parquetry.workers.process import start as child
 
 PREFIX = "parquetry-broker-"
 START_SECONDS = 20.0

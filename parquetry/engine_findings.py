@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 
 from parquetry.finding import Finding, Level
-from parquetry.gpus import GpuQueryError, visible_cards
-from workers.loading.abilities import Ability, attentions, quantizations
-from workers.loading.card import Card, cpu_card
-from workers.loading.figures import speed_warning
+from parquetry.workers.gpus import GpuQueryError, visible_cards
+from parquetry.workers.loading.abilities import Ability, attentions, quantizations
+from parquetry.workers.loading.card import Card, cpu_card
+from parquetry.workers.loading.figures import speed_warning
 
 
 def engine_findings() -> Iterator[Finding]:

@@ -16,14 +16,14 @@ from parquetry.broker import open_ledger
 from parquetry.display import console
 from parquetry.embedded import embedded_server
 from parquetry.local_worker import LocalWorker, WorkerCommand, log_path
-from schemas.errors import MissingPackageError
-from schemas.job import JobSpec
-from schemas.settings import settings
-from schemas.states import JobState
-from schemas.status import JobStatus
+from parquetry.schemas.errors import MissingPackageError
+from parquetry.schemas.job import JobSpec
+from parquetry.schemas.settings import settings
+from parquetry.schemas.states import JobState
+from parquetry.schemas.status import JobStatus
 
 if TYPE_CHECKING:
-    from tasks.ledger import Ledger
+    from parquetry.tasks.ledger.ledger import Ledger
 
 POLL_SECONDS = 0.25
 #: what a back end cannot do without, and the extra that brings it
@@ -54,9 +54,9 @@ def run_job(spec: JobSpec, *, workers: int | None = None, show: bool = False) ->
 
     An interrupt drains the worker and leaves a state from which the same call continues.
     """
-    from producers.submission import submit
-    from tasks.outbox import FIRST_REST_MS
-    from tasks.webhooks import deliver_due
+    from parquetry.producers.submission import submit
+    from parquetry.tasks.ledger.outbox import FIRST_REST_MS
+    from parquetry.tasks.webhooks import deliver_due
 
     started = time.monotonic()
     with broker() as (url, ledger):

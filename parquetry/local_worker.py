@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from parquetry import child
-from schemas.errors import UnusableEnvironmentError
-from schemas.settings import settings
+from parquetry.schemas.errors import UnusableEnvironmentError
+from parquetry.schemas.settings import settings
+from parquetry.workers.process import start as child
 
 #: deaths without a committed row in between after which we give up
 MAX_DEATHS = 3

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas.errors import BadInputError
-from schemas.location import Location
-from schemas.storage import Storage, open_storage
+from parquetry.schemas.errors import BadInputError
+from parquetry.schemas.location import Location
+from parquetry.schemas.storage.storage import Storage, open_storage
 
 _PART = re.compile(r"part-\d{8,}\.parquet")
 

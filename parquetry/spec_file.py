@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from schemas.errors import BadInputError, SpecNotFoundError, SpecSyntaxError
-from schemas.job import JobSpec
+from parquetry.schemas.errors import BadInputError, SpecNotFoundError, SpecSyntaxError
+from parquetry.schemas.job import JobSpec
 
 
 class OverrideError(BadInputError):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from parquetry.display import console, duration, failure_lines, number, safe_text, sample_table
 from parquetry.output import head
-from schemas.states import JobState
+from parquetry.schemas.states import JobState
 
 if TYPE_CHECKING:
     from parquetry.local_run import FinishedRun

@@ -6,14 +6,14 @@ import tempfile
 from typing import TYPE_CHECKING, Any
 
 from parquetry.display import console, failure_lines, print_json, safe_text, sample_table
-from schemas.errors import ExitCode, ParquetryError
-from schemas.job import JobSpec
-from schemas.states import JobState
+from parquetry.schemas.errors import ExitCode, ParquetryError
+from parquetry.schemas.job import JobSpec
+from parquetry.schemas.states import JobState
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from producers.planning import Plan
+    from parquetry.producers.planning import Plan
 
 
 class TrialFailedError(ParquetryError):

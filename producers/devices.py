@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 
-from schemas.settings import visible_gpus
+from parquetry.schemas.settings import visible_gpus
 
 _QUERY = ("--query-gpu=memory.total", "--format=csv,noheader,nounits")
 _QUERY_SECONDS = 20.0

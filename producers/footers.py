@@ -10,10 +10,10 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from producers.listing import FoundFile
-from schemas.errors import UnreadableFileError
-from schemas.formats import format_of, open_text
-from schemas.storage import open_storage
+from parquetry.producers.listing import FoundFile
+from parquetry.schemas.errors import UnreadableFileError
+from parquetry.schemas.formats import format_of, open_text
+from parquetry.schemas.storage.storage import open_storage
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from producers.footers import FileFacts, read_facts
-from producers.listing import find_files
-from schemas.errors import EmptyInputError, MixedSchemasError
-from schemas.job import InputSpec
-from schemas.shard import InputFile
+from parquetry.producers.footers import FileFacts, read_facts
+from parquetry.producers.listing import find_files
+from parquetry.schemas.errors import EmptyInputError, MixedSchemasError
+from parquetry.schemas.job import InputSpec
+from parquetry.schemas.shard import InputFile
 
 #: footers read at the same time; nearly all of their time is waiting for storage
 _NUM_READERS = 16

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from urllib.parse import unquote
 
-from schemas.errors import InputNotFoundError, UnreadableFileError
-from schemas.formats import format_of
-from schemas.location import Location
-from schemas.storage import Entry, open_storage
+from parquetry.schemas.errors import InputNotFoundError, UnreadableFileError
+from parquetry.schemas.formats import format_of
+from parquetry.schemas.location import Location
+from parquetry.schemas.storage.storage import Entry, open_storage
 
 _MAGIC = re.compile(r"[*?\[]")
 _COMPRESSED = re.compile(r"\.(jsonl|csv)\.(gz|zst|bz2|xz|lz4)$")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from producers.listing import Source
-from schemas.errors import OutputInsideInputError, OutputNotEmptyError, OutputTakenError
-from schemas.job import JobSpec
-from schemas.location import Location
-from schemas.manifest import ATTEMPTS_FOLDER, FORMAT_VERSION, JOB_FILE, JobRecord
-from schemas.storage import Storage
+from parquetry.producers.listing import Source
+from parquetry.schemas.errors import OutputInsideInputError, OutputNotEmptyError, OutputTakenError
+from parquetry.schemas.job import JobSpec
+from parquetry.schemas.location import Location
+from parquetry.schemas.manifest import ATTEMPTS_FOLDER, FORMAT_VERSION, JOB_FILE, JobRecord
+from parquetry.schemas.storage.storage import Storage
 
 _MAX_NAMED = 3
 

@@ -7,20 +7,20 @@ from itertools import pairwise
 
 from pydantic import BaseModel, ConfigDict
 
-from producers.devices import smallest_gpu_bytes
-from producers.submission import prepare
-from schemas.errors import RowError
-from schemas.job import JobSpec
-from schemas.manifest import JobRecord
-from schemas.shard import Shard, ShardPlan
-from tasks.job_entry import queue_of
-from workers.checkpoint import Checkpoint
-from workers.loading.figures import speed_warning
-from workers.loading.placement import WEIGHT_SHARE
-from workers.loading.plan import LoadingPlan
-from workers.preparation import Preparation
-from workers.reader import input_schema, kept_columns, read_shard
-from workers.tokenization import Tokenizer
+from parquetry.producers.devices import smallest_gpu_bytes
+from parquetry.producers.submission import prepare
+from parquetry.schemas.errors import RowError
+from parquetry.schemas.job import JobSpec
+from parquetry.schemas.manifest import JobRecord
+from parquetry.schemas.shard import Shard, ShardPlan
+from parquetry.tasks.ledger.job_entry import queue_of
+from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.loading.figures import speed_warning
+from parquetry.workers.loading.placement import WEIGHT_SHARE
+from parquetry.workers.loading.plan import LoadingPlan
+from parquetry.workers.preparation.preparation_choice import choose_preparation
+from parquetry.workers.preparation.tokenization import Tokenizer
+from parquetry.workers.shards.reader import input_schema, kept_columns, read_shard
 
 SAMPLE_ROWS = 256
 #: places of the input the sample is taken from
@@ -114,7 +114,7 @@ def _warnings(spec: JobSpec) -> tuple[str, ...]:
 
 def _sample(record: JobRecord, checkpoint: Checkpoint, num_rows: int) -> tuple[list[int], int]:
     """Prompt lengths of the sampled rows that have any, and how many have none."""
-    preparation = Preparation.of(record, checkpoint, Tokenizer.load(checkpoint.folder))
+    preparation = choose_preparation(record, checkpoint, Tokenizer.load(checkpoint.folder))
     schema = input_schema(record)
     lengths, num_errors = [], 0
     for shard in _spread(record.plan, num_rows):

@@ -10,21 +10,21 @@ from datetime import UTC, datetime
 from itertools import accumulate, zip_longest
 from pathlib import Path
 
-from producers.listing import FoundFile, Source, find_files
-from producers.output_folder import read_record, require_empty
-from producers.sharding import cut, rows_auto
-from producers.validation import CheckedJob, validate
-from schemas.errors import InputReplacedError, OutputTakenError, UnknownJobError
-from schemas.job import JobSpec, ModelSpec
-from schemas.location import Location
-from schemas.manifest import JOB_FILE, JobRecord
-from schemas.settings import settings
-from schemas.shard import InputFile, ShardPlan
-from schemas.status import JobStatus
-from schemas.storage import Storage, open_storage
-from tasks import permits
-from tasks.job_entry import queue_of
-from tasks.ledger import Ledger
+from parquetry.producers.listing import FoundFile, Source, find_files
+from parquetry.producers.output_folder import read_record, require_empty
+from parquetry.producers.sharding import cut, rows_auto
+from parquetry.producers.validation import CheckedJob, validate
+from parquetry.schemas.errors import InputReplacedError, OutputTakenError, UnknownJobError
+from parquetry.schemas.job import JobSpec, ModelSpec
+from parquetry.schemas.location import Location
+from parquetry.schemas.manifest import JOB_FILE, JobRecord
+from parquetry.schemas.settings import settings
+from parquetry.schemas.shard import InputFile, ShardPlan
+from parquetry.schemas.status import JobStatus
+from parquetry.schemas.storage.storage import Storage, open_storage
+from parquetry.tasks import permits
+from parquetry.tasks.ledger.job_entry import queue_of
+from parquetry.tasks.ledger.ledger import Ledger
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ def _take_up(spec: JobSpec, output: Storage, ledger: Ledger) -> JobRecord:
     # asked again: another submission may have removed it from the queue, to start over
     if _find(ledger, record.job) is None:
         # loaded only here: recovery reads parts
-        from tasks.recovery import recover
+        from parquetry.tasks.recovery import recover
 
         recover(str(output.root), ledger)
     return record

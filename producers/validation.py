@@ -10,28 +10,28 @@ from datetime import UTC, datetime
 import pyarrow as pa
 from tokenizers import Tokenizer
 
-from producers.inputs import InputTable, find_inputs
-from producers.output_folder import require_outside_input
-from schemas.columns import reserved_names
-from schemas.errors import (
+from parquetry.producers.inputs import InputTable, find_inputs
+from parquetry.producers.output_folder import require_outside_input
+from parquetry.schemas.columns import reserved_names
+from parquetry.schemas.errors import (
     InvalidValueError,
     MissingColumnError,
     NoWebhookSecretError,
     UnsupportedOptionError,
     suggestion,
 )
-from schemas.job import JobSpec
-from schemas.settings import settings
-from workers.chat import ChatTemplate
-from workers.checkpoint import Checkpoint
-from workers.grammar.grammar import Grammar
-from workers.grammar.vocabulary import read_vocabulary
-from workers.loading.plan import LoadingPlan
-from workers.pooling import Pooling
-from workers.prompt_preparation import prompt_limit, sampling_params
-from workers.prompts import Template
-from workers.text_preparation import embedding_prompt
-from workers.vision.image_column import check_image_type
+from parquetry.schemas.job import JobSpec
+from parquetry.schemas.settings import settings
+from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.checkpoint.pooling import Pooling
+from parquetry.workers.grammar.grammar import Grammar
+from parquetry.workers.grammar.vocabulary import read_vocabulary
+from parquetry.workers.loading.plan import LoadingPlan
+from parquetry.workers.preparation.chat import ChatTemplate
+from parquetry.workers.preparation.images.image_column import check_image_type
+from parquetry.workers.preparation.prompts import prompt_limit, sampling_params
+from parquetry.workers.preparation.template import Template
+from parquetry.workers.preparation.texts import embedding_prompt
 
 ENCODER_BACKENDS = ("onnxruntime", "optimum")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from schemas.job import JobSpec
+from parquetry.schemas.job import JobSpec
 
 ROW = pa.field("row", pa.int64(), nullable=False)
 ERROR = pa.field("error", pa.string())

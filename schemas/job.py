@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from schemas.errors import InvalidValueError, UnknownKeyError, suggestion
+from parquetry.schemas.errors import InvalidValueError, UnknownKeyError, suggestion
 
 Task = Literal["generate", "classify", "embed", "score"]
 Backend = Literal["auto", "packed", "transformers", "onnxruntime", "optimum"]

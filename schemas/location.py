@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import unquote
 
-from schemas.errors import LocationError, redact
-from schemas.settings import settings
+from parquetry.schemas.errors import LocationError, redact
+from parquetry.schemas.settings import settings
 
 LOCAL = "file"
 OBJECT_SCHEMES = ("s3", "gs", "az")

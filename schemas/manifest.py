@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from schemas.job import JobSpec
-from schemas.shard import ShardPlan
+from parquetry.schemas.job import JobSpec
+from parquetry.schemas.shard import ShardPlan
 
 JOB_FILE = "_job.json"
 MANIFEST_FILE = "_manifest.json"

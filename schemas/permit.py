@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from schemas.errors import PermitFormatError
+from parquetry.schemas.errors import PermitFormatError
 
 PERMIT_VERSION = 1
 #: Celery task name; producers and the reconciler enqueue by it

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from schemas.errors import UnusableEnvironmentError
+from parquetry.schemas.errors import UnusableEnvironmentError
 
 OnnxProvider = Literal["auto", "cpu", "cuda", "tensorrt", "migraphx", "rocm"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from schemas.states import JobState
+from parquetry.schemas.states import JobState
 
 
 class ShardFailure(BaseModel):

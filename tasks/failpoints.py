@@ -10,8 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal, get_args
 
-from schemas.errors import RetryableError, UnusableEnvironmentError
-from schemas.settings import settings
+from parquetry.schemas.errors import RetryableError, UnusableEnvironmentError
+from parquetry.schemas.settings import settings
 
 log = logging.getLogger(__name__)
 Action = Literal["kill", "stop", "raise"]

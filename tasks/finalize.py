@@ -5,19 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
-from schemas.errors import PartInvalidError
-from schemas.location import Location
-from schemas.manifest import MANIFEST_FILE, SUCCESS_FILE, JobRecord, Manifest, PartRecord
-from schemas.shard import part_name
-from schemas.states import JobState
-from schemas.status import JobStatus
-from schemas.storage import Entry, Storage, open_storage
-from tasks.claim import Digest
-from tasks.failpoints import failpoint
-from tasks.found_part import find_part
-from tasks.job_record import read_record
-from tasks.ledger import Ledger
-from tasks.lock import lock
+from parquetry.schemas.errors import PartInvalidError
+from parquetry.schemas.location import Location
+from parquetry.schemas.manifest import MANIFEST_FILE, SUCCESS_FILE, JobRecord, Manifest, PartRecord
+from parquetry.schemas.shard import part_name
+from parquetry.schemas.states import JobState
+from parquetry.schemas.status import JobStatus
+from parquetry.schemas.storage.storage import Entry, Storage, open_storage
+from parquetry.tasks.failpoints import failpoint
+from parquetry.tasks.found_part import find_part
+from parquetry.tasks.job_record import read_record
+from parquetry.tasks.ledger.claim import Digest
+from parquetry.tasks.ledger.ledger import Ledger
+from parquetry.tasks.ledger.lock import lock
 
 log = logging.getLogger(__name__)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from schemas.manifest import JobRecord, PartRecord
-from schemas.shard import part_name
-from schemas.storage import Storage
-from tasks.claim import CommittedPart, Counts
-from workers.part import verify
+from parquetry.schemas.manifest import JobRecord, PartRecord
+from parquetry.schemas.shard import part_name
+from parquetry.schemas.storage.storage import Storage
+from parquetry.tasks.ledger.claim import CommittedPart, Counts
+from parquetry.workers.shards.part import verify
 
 
 def find_part(storage: Storage, record: JobRecord, shard: int) -> CommittedPart | None:

@@ -6,10 +6,10 @@ from functools import lru_cache
 
 from pydantic import ValidationError
 
-from schemas.errors import OutputTakenError, UnreadableFileError
-from schemas.location import Location
-from schemas.manifest import JOB_FILE, JobRecord
-from schemas.storage import Storage, open_storage
+from parquetry.schemas.errors import OutputTakenError, UnreadableFileError
+from parquetry.schemas.location import Location
+from parquetry.schemas.manifest import JOB_FILE, JobRecord
+from parquetry.schemas.storage.storage import Storage, open_storage
 
 
 def read_record(storage: Storage, job: str | None = None) -> JobRecord:

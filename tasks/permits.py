@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from kombu import Connection, Producer
 from kombu.exceptions import OperationalError
 
-from schemas.permit import PERMIT_TASK, Permit
-from schemas.settings import settings
-from tasks.broker import kombu_url, no_connection, translated, transport_options
-from tasks.ledger import Ledger
+from parquetry.schemas.permit import PERMIT_TASK, Permit
+from parquetry.schemas.settings import settings
+from parquetry.tasks.broker.connection import kombu_url, no_connection, translated, transport_options
+from parquetry.tasks.ledger.ledger import Ledger
 
 #: permits kept in the broker for each slot: one to take now, one for when it is done
 PERMITS_PER_SLOT = 2

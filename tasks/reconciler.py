@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 
-from schemas.errors import ParquetryError
-from schemas.settings import settings
-from tasks.claim import Unfinished
-from tasks.finalize import finalize
-from tasks.ledger import Ledger
-from tasks.lock import lock
-from tasks.permits import top_up
+from parquetry.schemas.errors import ParquetryError
+from parquetry.schemas.settings import settings
+from parquetry.tasks.finalize import finalize
+from parquetry.tasks.ledger.claim import Unfinished
+from parquetry.tasks.ledger.ledger import Ledger
+from parquetry.tasks.ledger.lock import lock
+from parquetry.tasks.permits import top_up
 
 log = logging.getLogger(__name__)
 #: every so many passes the slower checks are made as well

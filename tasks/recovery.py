@@ -7,18 +7,18 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from schemas.errors import BadInputError
-from schemas.location import Location
-from schemas.manifest import JOB_FILE, MANIFEST_FILE, SUCCESS_FILE, JobRecord, Manifest
-from schemas.shard import part_name
-from schemas.states import JobState
-from schemas.storage import Storage, open_storage
-from tasks.claim import CommittedPart
-from tasks.finalize import finalize
-from tasks.found_part import find_part
-from tasks.job_entry import queue_of
-from tasks.job_record import read_record
-from tasks.ledger import Ledger
+from parquetry.schemas.errors import BadInputError
+from parquetry.schemas.location import Location
+from parquetry.schemas.manifest import JOB_FILE, MANIFEST_FILE, SUCCESS_FILE, JobRecord, Manifest
+from parquetry.schemas.shard import part_name
+from parquetry.schemas.states import JobState
+from parquetry.schemas.storage.storage import Storage, open_storage
+from parquetry.tasks.finalize import finalize
+from parquetry.tasks.found_part import find_part
+from parquetry.tasks.job_record import read_record
+from parquetry.tasks.ledger.claim import CommittedPart
+from parquetry.tasks.ledger.job_entry import queue_of
+from parquetry.tasks.ledger.ledger import Ledger
 
 log = logging.getLogger(__name__)
 #: footers read at once; they are small and far away

@@ -13,10 +13,10 @@ import time
 
 import httpx
 
-from schemas.errors import ParquetryError, UnknownJobError
-from schemas.settings import settings
-from tasks.ledger import Ledger
-from tasks.outbox import Notice
+from parquetry.schemas.errors import ParquetryError, UnknownJobError
+from parquetry.schemas.settings import settings
+from parquetry.tasks.ledger.ledger import Ledger
+from parquetry.tasks.ledger.outbox import Notice
 
 log = logging.getLogger(__name__)
 TIMEOUT_S = 10.0

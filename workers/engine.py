@@ -6,7 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 
-from workers.request import Request, Result
+from parquetry.workers.request import Request, Result
+
+
+class UnsupportedModel(ValueError):
+    """An engine cannot serve this model; the message says why."""
 
 
 class Engine(ABC):

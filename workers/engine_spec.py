@@ -7,11 +7,12 @@ from functools import cached_property
 
 from pydantic import BaseModel, ConfigDict
 
-from schemas.job import EmbedSpec, ModelSpec, Task
-from schemas.manifest import JobRecord
-from schemas.settings import settings
-from workers.loading.plan import OTHER_RUNTIMES
-from workers.loading.quantization import int8_threshold
+from parquetry.schemas.job import EmbedSpec, ModelSpec, Task
+from parquetry.schemas.manifest import JobRecord
+from parquetry.schemas.settings import settings
+
+#: back ends that load no torch model, and the quantizations each knows
+OTHER_RUNTIMES: dict[str, tuple[str, ...]] = {"onnxruntime": ("none", "int8"), "optimum": ("none",)}
 
 
 class EngineSpec(BaseModel):
@@ -93,3 +94,13 @@ def _digest(text: str) -> str:
 
 def _pooling(embed: EmbedSpec | None) -> dict[str, object]:
     return {} if embed is None else embed.model_dump(include={"pooling", "normalize", "dimensions"})
+
+
+def int8_threshold(model: ModelSpec) -> float:
+    """Activations above it stay in half precision; 0 quantizes all of them.
+
+    Left open, it is zero wherever rows are packed, and the library's 6.0 in the padded back end.
+    """
+    if model.int8_threshold is not None:
+        return model.int8_threshold
+    return 6.0 if model.backend == "transformers" else 0.0

@@ -24,7 +24,7 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     #: token ids that end the output besides the model's own end-of-sequence ids
     stop_ids: tuple[int, ...] = ()
-    #: what the output must follow, as `workers.grammar.grammar.Grammar.text`; None leaves it free
+    #: what the output must follow, as `parquetry.workers.grammar.grammar.Grammar.text`; None leaves it free
     grammar: str | None = None
     logprobs: bool = False
 

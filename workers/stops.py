@@ -1,11 +1,34 @@
-"""Stop strings: the text ends where the first one begins."""
+"""Stop strings: found while tokens arrive, and cut from the text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+
+
+class StopMatcher:
+    """Detokenizes one sequence as it grows and looks for its stop strings in the newest text only."""
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
+        self._tokenizer = tokenizer
+        self._stop = tuple(word for word in stop if word)
+        self._keep = max(map(len, self._stop), default=1) - 1
+        self._stream = DecodeStream(skip_special_tokens=True)
+        self._tail = ""
+
+    def push(self, token: int) -> bool:
+        """Take one token; True when a stop string is complete."""
+        text = self._stream.step(self._tokenizer, token)
+        if not text:
+            return False
+        seen = self._tail + text
+        self._tail = seen[-self._keep :] if self._keep else ""
+        return any(word in seen for word in self._stop)
+
 
 def cut_at_stop(text: str, stop: Sequence[str]) -> str:
-    """`text` up to the first stop string in it; the token that completed one may carry text of both sides."""
-    ends = [at for word in stop if (at := text.find(word)) >= 0]
+    """`text` up to the first stop string in it: the token that completes one can carry text of both sides."""
+    ends = [at for word in stop if word and (at := text.find(word)) >= 0]
     return text[: min(ends)] if ends else text

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from schemas.errors import BadInputError, UnsupportedOptionError
+from parquetry.schemas.errors import BadInputError, UnsupportedOptionError
 
 if TYPE_CHECKING:
-    from workers.checkpoint import Checkpoint
+    from parquetry.workers.checkpoint.checkpoint import Checkpoint
 
 PANEL = "Prepare a model"
 EncoderTask = Literal["classify", "score", "embed"]
@@ -43,10 +43,10 @@ def export(
 ) -> None:
     """Export a classifier or an embedder to ONNX ahead of a job with model.backend onnxruntime."""
     _check_target(target)
-    from schemas.job import ModelSpec
-    from workers.checkpoint import Checkpoint
-    from workers.encoding.export import ExportPlan
-    from workers.encoding.export import export as write
+    from parquetry.schemas.job import ModelSpec
+    from parquetry.workers.checkpoint.checkpoint import Checkpoint
+    from parquetry.workers.encoding.onnx.export import ExportPlan
+    from parquetry.workers.encoding.onnx.export import export as write
 
     checkpoint = Checkpoint.resolve(ModelSpec(id=model))
     attention = "plain" if plain else "fused"

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from parquetry.broker import open_ledger
-from parquetry.commands.options import AsJson, JobName
-from schemas.errors import ExitCode
-from schemas.states import JobState
-from schemas.status import JobStatus
+from parquetry.commands.arguments import AsJson, JobName
+from parquetry.schemas.errors import ExitCode
+from parquetry.schemas.states import JobState
+from parquetry.schemas.status import JobStatus
 
 if TYPE_CHECKING:
-    from tasks.ledger import Ledger
+    from parquetry.tasks.ledger.ledger import Ledger
 
 PANEL = "Follow and steer jobs"
 
@@ -71,8 +71,8 @@ def _watch_bars(job: str, interval: float) -> JobStatus:
 
 
 def _watch_json(job: str, interval: float) -> JobStatus:
-    from monitor.observer import describe
-    from monitor.progress import History
+    from parquetry.monitor.observer import describe
+    from parquetry.monitor.progress import History
 
     ledger, history = open_ledger(), History()
     while True:
@@ -110,7 +110,7 @@ def recover(
     as_json: AsJson = False,
 ) -> None:
     """Rebuild a job in an empty broker from its output: finished shards stay finished."""
-    from tasks.recovery import recover as rebuild
+    from parquetry.tasks.recovery import recover as rebuild
 
     ledger = open_ledger()
     _confirm(ledger, rebuild(output, ledger).job, as_json=as_json)
@@ -131,8 +131,8 @@ def _confirm(ledger: Ledger, job: str, *, as_json: bool) -> None:
 
 
 def _show(now: JobStatus, *, as_json: bool) -> None:
-    from monitor.progress import Progress
     from parquetry.display import console, failure_lines, print_json, status_table
+    from parquetry.monitor.progress import Progress
 
     if as_json:
         print_json(_as_dict(now))
@@ -144,7 +144,7 @@ def _show(now: JobStatus, *, as_json: bool) -> None:
 
 
 def _as_dict(now: JobStatus) -> dict[str, Any]:
-    from monitor.observer import describe
-    from monitor.progress import Progress
+    from parquetry.monitor.observer import describe
+    from parquetry.monitor.progress import Progress
 
     return describe(now, Progress.of([now]))

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from parquetry.commands.options import AsJson, CpuEngines, Overrides, SpecPath
-from schemas.errors import ExitCode
-from schemas.states import JobState
+from parquetry.commands.arguments import AsJson, CpuEngines, Overrides, SpecPath
+from parquetry.schemas.errors import ExitCode
+from parquetry.schemas.states import JobState
 
 PANEL = "Run a job"
 SAMPLE_ROWS = 3
@@ -52,9 +52,9 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Say what a job would do, without doing it: rows, shards, tokens, memory."""
+    from parquetry.producers.planning import plan as make_plan
     from parquetry.spec_file import load_spec
     from parquetry.trial import print_plan, trial
-    from producers.planning import plan as make_plan
 
     job = load_spec(spec, overrides or ())
     made = make_plan(job)
@@ -65,9 +65,9 @@ def plan(
 def submit(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Register a job for the fleet's workers and print its id. The same spec again is the same job."""
     from parquetry.broker import open_ledger
+    from parquetry.producers.submission import submit as register_job
     from parquetry.spec_file import load_spec
-    from producers.submission import submit as register_job
-    from tasks.broker_check import what_may_be_lost
+    from parquetry.tasks.broker.settings_check import what_may_be_lost
 
     job = load_spec(spec, overrides or ())
     ledger = open_ledger()

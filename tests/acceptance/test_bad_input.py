@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from schemas.errors import BrokerUnreachableError
+from parquetry.schemas.errors import BrokerUnreachableError
 from tests.acceptance.tables import write_file
 
 CASES = {

@@ -62,7 +62,7 @@ class Arena:
         return {**ours, **chaos, **(self.s3.environment if self.s3 else {})}
 
     def __enter__(self) -> Self:
-        from schemas.settings import settings
+        from parquetry.schemas.settings import settings
 
         os.environ.update(self.environment)
         settings.cache_clear()

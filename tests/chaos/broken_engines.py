@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import NoReturn
 
+from parquetry.workers.engine_spec import EngineSpec
 from tests.chaos.echo_engine import EchoEngine
-from workers.engine_spec import EngineSpec
 
 
 def fails_to_load(spec: EngineSpec) -> NoReturn:

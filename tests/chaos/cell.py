@@ -110,14 +110,14 @@ class Cell:
 
 def serve_until_over(job: str, slot_socket: Path) -> None:
     """What the processes of a node do, in one: reconcile, claim, run, until nothing of the job is left."""
-    from schemas.errors import ParquetryError
-    from schemas.permit import Permit
-    from schemas.settings import settings
-    from tasks.broker import connect
-    from tasks.ledger import Ledger
-    from tasks.reconciler import Reconciler
-    from tasks.serve import serve
-    from tasks.slot import Slot
+    from parquetry.schemas.errors import ParquetryError
+    from parquetry.schemas.permit import Permit
+    from parquetry.schemas.settings import settings
+    from parquetry.tasks.broker.connection import connect
+    from parquetry.tasks.ledger.ledger import Ledger
+    from parquetry.tasks.node.serve import serve
+    from parquetry.tasks.reconciler import Reconciler
+    from parquetry.tasks.shard.slot import Slot
 
     config = settings()
     slot = Slot(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Self
 
-from schemas.settings import settings
+from parquetry.schemas.settings import settings
 from tests.chaos.cell import Cell
 from tests.chaos.forked import side_by_side
 from tests.chaos.input_table import write_model
@@ -21,7 +21,12 @@ from tests.chaos.server import Server
 
 LANES = 12
 #: imported before anything is forked: hundreds of workers then start in milliseconds, all with the same code
-PRELOADED = ("tasks.serve", "tasks.reconciler", "producers.submission", "schemas.local_storage")
+PRELOADED = (
+    "parquetry.tasks.node.serve",
+    "parquetry.tasks.reconciler",
+    "parquetry.producers.submission",
+    "parquetry.schemas.storage.local",
+)
 
 
 class CellBlock:

@@ -17,10 +17,10 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from parquetry.workers.engine import Engine
+from parquetry.workers.engine_spec import EngineSpec
+from parquetry.workers.request import Completion, GenerationRequest
 from tests.chaos.input_table import VOCABULARY
-from workers.engine import Engine
-from workers.engine_spec import EngineSpec
-from workers.request import Completion, GenerationRequest
 
 #: what a step may hold: rows, and their price
 BATCH_ROWS = 32

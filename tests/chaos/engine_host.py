@@ -6,7 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
-from workers.supervisor import EngineSupervisor
+from parquetry.workers.process.supervisor import EngineSupervisor
 
 
 def main() -> int:

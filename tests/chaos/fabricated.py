@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
-from schemas.job import JobSpec
-from schemas.manifest import JOB_FILE, JobRecord, PartRecord
-from schemas.shard import InputFile, ShardPlan, part_name
-from tasks.claim import Claim
-from tasks.ledger import Ledger
+from parquetry.schemas.job import JobSpec
+from parquetry.schemas.manifest import JOB_FILE, JobRecord, PartRecord
+from parquetry.schemas.shard import InputFile, ShardPlan, part_name
+from parquetry.tasks.ledger.claim import Claim
+from parquetry.tasks.ledger.ledger import Ledger
 
 ROWS = 4
 _CONTENT = b"stand-in"

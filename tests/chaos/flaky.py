@@ -24,9 +24,9 @@ class Flaky:
     def infect(self) -> None:
         import redis
 
-        from schemas.errors import StorageError
-        from schemas.local_storage import LocalStorage
-        from tasks import outcome
+        from parquetry.schemas.errors import StorageError
+        from parquetry.schemas.storage.local import LocalStorage
+        from parquetry.tasks.shard import outcome
 
         # how long a shard rests after a fault is not what is tested here
         outcome.FIRST_REST_S = outcome.LONGEST_REST_S = 0.1

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from workers.leash import die_with_parent
+from parquetry.workers.process.leash import die_with_parent
 
 _POLL_S = 0.02
 
@@ -79,7 +79,7 @@ def _redirect(log: Path) -> None:
 
 
 def _take_on(environment: dict[str, str]) -> None:
-    from schemas.settings import settings
+    from parquetry.schemas.settings import settings
 
     os.environ.update(environment)
     settings.cache_clear()

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import redis
 
-from producers.submission import submit
-from schemas.job import JobSpec
+from parquetry.producers.submission import submit
+from parquetry.schemas.job import JobSpec
 from tests.chaos.checker import Findings, check
 from tests.chaos.echo_engine import rows_begun
 from tests.chaos.ledger_audit import audit
@@ -31,8 +31,8 @@ class Job:
 
     def submit(self, shard_rows: int, **options: object) -> None:
         """Register it. The table must have been written."""
-        from tasks.broker import connect
-        from tasks.ledger import Ledger
+        from parquetry.tasks.broker.connection import connect
+        from parquetry.tasks.ledger.ledger import Ledger
 
         spec = self.spec(shard_rows, **options)
         self.id = submit(spec, Ledger(connect(self.server.url), self.env), broker_url=self.server.url).job

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from parquetry.workers.process.leash import leashed
 from tests.chaos.process import ROOT, environment_of
-from workers.leash import leashed
 
 T = TypeVar("T")
 

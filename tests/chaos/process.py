@@ -22,7 +22,7 @@ class Process:
         self.log, self._seen = log, set[int]()
         with log.open("ab") as sink:
             self._popen = subprocess.Popen(
-                [sys.executable, "-P", "-m", "workers.leash", "--parent", str(os.getpid()), *command],
+                [sys.executable, "-P", "-m", "parquetry.workers.process.leash", "--parent", str(os.getpid()), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,

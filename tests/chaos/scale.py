@@ -18,13 +18,13 @@ from pathlib import Path
 
 import redis
 
-from schemas.shard import InputFile, ShardPlan
-from tasks import permits
-from tasks.broker import connect
-from tasks.claim import Claim, Counts
-from tasks.keys import DIGESTS_PER_KEY
-from tasks.ledger import Ledger
-from tasks.policy import Policy
+from parquetry.schemas.shard import InputFile, ShardPlan
+from parquetry.tasks import permits
+from parquetry.tasks.broker.connection import connect
+from parquetry.tasks.keys import DIGESTS_PER_KEY
+from parquetry.tasks.ledger.claim import Claim, Counts
+from parquetry.tasks.ledger.ledger import Ledger
+from parquetry.tasks.ledger.policy import Policy
 from tests.chaos.fabricated import stand_in, stand_in_record
 from tests.chaos.server import Server
 

@@ -7,7 +7,7 @@ import importlib.util
 import numpy as np
 import pytest
 
-from workers.request import EncodeRequest
+from parquetry.workers.request import EncodeRequest
 
 VOCAB = 1000
 

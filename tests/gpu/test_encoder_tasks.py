@@ -22,13 +22,13 @@ from transformers import (  # noqa: E402
     Qwen3ForSequenceClassification,
 )
 
-from workers.dense import DenseLayer  # noqa: E402
-from workers.encoding.export import ExportPlan, export  # noqa: E402
-from workers.encoding.ort_padded import OrtOptions, OrtPaddedEncoder  # noqa: E402
-from workers.encoding.pooling import pool  # noqa: E402
-from workers.encoding.rows import RowLimits  # noqa: E402
-from workers.encoding.torch_packed import EncodeTask, PackedEncoder  # noqa: E402
-from workers.encoding.vectors import Vectors  # noqa: E402
+from parquetry.workers.checkpoint.dense import DenseLayer  # noqa: E402
+from parquetry.workers.encoding.onnx.export import ExportPlan, export  # noqa: E402
+from parquetry.workers.encoding.onnx.ort_padded import OrtOptions, OrtPaddedEncoder  # noqa: E402
+from parquetry.workers.encoding.rows import RowLimits  # noqa: E402
+from parquetry.workers.encoding.token_pooling import pool  # noqa: E402
+from parquetry.workers.encoding.torch_packed import EncodeTask, PackedEncoder  # noqa: E402
+from parquetry.workers.encoding.vectors import Vectors  # noqa: E402
 
 pytestmark = [
     pytest.mark.gpu,
@@ -108,7 +108,7 @@ def checkpoint(tmp_path_factory) -> Path:
 
 @needs_onnx_cuda
 def test_onnx_packed_labels_of_tokens_agree(checkpoint, labels, tmp_path):
-    from workers.encoding.ort_packed import OrtPackedEncoder
+    from parquetry.workers.encoding.onnx.ort_packed import OrtPackedEncoder
 
     path = export(checkpoint, tmp_path / "onnx", ExportPlan(task="classify", form="packed", dtype="float16"))
     require_same_labels(rows_of(OrtPackedEncoder(path, onnx_options(), "cuda:0"), requests_of(150)), labels)

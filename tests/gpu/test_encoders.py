@@ -13,16 +13,16 @@ from encoder_rows import VOCAB, needs_onnx_cuda, relative, requests_of, values_o
 from transformers import BertConfig, BertForSequenceClassification, ModernBertConfig  # noqa: E402
 from transformers import ModernBertForSequenceClassification as ModernBert  # noqa: E402
 
-from workers.encoding.attention import attend_runs  # noqa: E402
-from workers.encoding.batch import pack  # noqa: E402
-from workers.encoding.device_batch import layout_of, upload  # noqa: E402
-from workers.encoding.export import ExportPlan, export  # noqa: E402
-from workers.encoding.ort_padded import OrtOptions, OrtPaddedEncoder  # noqa: E402
-from workers.encoding.rows import RowLimits  # noqa: E402
-from workers.encoding.tiles import TileShape, tiles  # noqa: E402
-from workers.encoding.torch_packed import EncodeTask, PackedEncoder  # noqa: E402
-from workers.encoding.vectors import Vectors  # noqa: E402
-from workers.request import EncodeRequest  # noqa: E402
+from parquetry.workers.encoding.attention import attend_runs  # noqa: E402
+from parquetry.workers.encoding.device_batch import layout_of, upload  # noqa: E402
+from parquetry.workers.encoding.onnx.export import ExportPlan, export  # noqa: E402
+from parquetry.workers.encoding.onnx.ort_padded import OrtOptions, OrtPaddedEncoder  # noqa: E402
+from parquetry.workers.encoding.row_batch import pack  # noqa: E402
+from parquetry.workers.encoding.rows import RowLimits  # noqa: E402
+from parquetry.workers.encoding.tiles import TileShape, tiles  # noqa: E402
+from parquetry.workers.encoding.torch_packed import EncodeTask, PackedEncoder  # noqa: E402
+from parquetry.workers.encoding.vectors import Vectors  # noqa: E402
+from parquetry.workers.request import EncodeRequest  # noqa: E402
 
 pytestmark = [
     pytest.mark.gpu,
@@ -64,7 +64,7 @@ def expected(requests) -> np.ndarray:
 @pytest.mark.parametrize("shape", [TileShape(32, 32, 2, 2), TileShape(64, 32, 4, 3)])
 @pytest.mark.parametrize(("window", "causal"), [(0, False), (0, True), (9, False), (9, True)])
 def test_tile_kernel_equals_sdpa(shape, window, causal):
-    from workers.encoding.triton_varlen import varlen_attention
+    from parquetry.workers.encoding.triton_varlen import varlen_attention
 
     batch = pack(requests_of(30, 300))
     torch.manual_seed(0)
@@ -137,7 +137,7 @@ def packed_file(checkpoint, tmp_path_factory) -> Path:
 
 @needs_onnx_cuda
 def test_onnx_packed_agrees(packed_file, requests, expected):
-    from workers.encoding.ort_packed import OrtPackedEncoder
+    from parquetry.workers.encoding.onnx.ort_packed import OrtPackedEncoder
 
     found = values_of(OrtPackedEncoder(packed_file, onnx_options("float16"), "cuda:0"), requests)
     assert np.abs(found - expected).max() < 2e-2
@@ -153,7 +153,7 @@ def test_onnx_padded_agrees(checkpoint, tmp_path, requests, expected):
 @needs_onnx_cuda
 @pytest.mark.parametrize("form", ["packed", "padded"])
 def test_onnx_logits_of_a_whole_bert_are_those_of_float32(tmp_path, requests, form):
-    from workers.encoding.ort_packed import OrtPackedEncoder
+    from parquetry.workers.encoding.onnx.ort_packed import OrtPackedEncoder
 
     torch.manual_seed(0)
     model = BertForSequenceClassification(BertConfig(vocab_size=VOCAB, num_labels=3, problem_type="regression")).eval()
@@ -168,7 +168,7 @@ def test_onnx_logits_of_a_whole_bert_are_those_of_float32(tmp_path, requests, fo
 @needs_onnx_cuda
 def test_onnx_memory_stays_level_over_random_shapes(packed_file, capsys):
     """10,000 batches of random shapes; the curve is printed."""
-    from workers.encoding.ort_packed import OrtPackedEncoder
+    from parquetry.workers.encoding.onnx.ort_packed import OrtPackedEncoder
 
     engine = OrtPackedEncoder(packed_file, onnx_options("float16"), "cuda:0")
     random = np.random.default_rng(0)

@@ -12,24 +12,24 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from schemas.errors import ModelTooLargeError, UnsupportedAttentionError
-from schemas.job import ModelSpec
-from workers.backends import load_engine
-from workers.checkpoint import Checkpoint
-from workers.engine import Engine
-from workers.engine_spec import EngineSpec
-from workers.grammar.grammar import Grammar
-from workers.loading.attention_choice import use_attention
-from workers.loading.model import load_model
-from workers.loading.packages import is_installed
-from workers.loading.quantization import RECIPES
-from workers.model_host import ModelHost
-from workers.packed.engine import PackedEngine
-from workers.packed.int8_linear import Int8Linear, has_int8_weight, swap_int8_layers
-from workers.packed.merge import MergedPart, merge_projections
-from workers.packed.options import PackedOptions
-from workers.packed.probe import relative_error
-from workers.request import Completion, GenerationRequest, SamplingParams
+from parquetry.schemas.errors import ModelTooLargeError, UnsupportedAttentionError
+from parquetry.schemas.job import ModelSpec
+from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.engine import Engine
+from parquetry.workers.engine_spec import EngineSpec
+from parquetry.workers.fusing.int8_linear import Int8Linear, has_int8_weight, swap_int8_layers
+from parquetry.workers.fusing.merged_projections import MergedPart, merge_projections
+from parquetry.workers.grammar.grammar import Grammar
+from parquetry.workers.hosting.engine_choice import load_engine
+from parquetry.workers.hosting.model_host import ModelHost
+from parquetry.workers.loading.attention_choice import use_attention
+from parquetry.workers.loading.model import load_model
+from parquetry.workers.loading.quantization import RECIPES
+from parquetry.workers.packages import is_installed
+from parquetry.workers.packed.checks.hooked_layers import relative_error
+from parquetry.workers.packed.options import PackedOptions
+from parquetry.workers.packed.packed_engine import PackedEngine
+from parquetry.workers.request import Completion, GenerationRequest, SamplingParams
 
 pytestmark = [
     pytest.mark.gpu,

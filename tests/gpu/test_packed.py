@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from workers.packed.engine import PackedEngine
-from workers.packed.options import PackedOptions
-from workers.request import Completion, GenerationRequest, SamplingParams
+from parquetry.workers.packed.options import PackedOptions
+from parquetry.workers.packed.packed_engine import PackedEngine
+from parquetry.workers.request import Completion, GenerationRequest, SamplingParams
 
 pytestmark = [
     pytest.mark.gpu,
@@ -121,8 +121,8 @@ def test_real_out_of_memory_is_survived() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_prefixes_that_are_read_once_follow_the_eager_model(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.packed.sharing.MIN_SAVED_TOKENS", 1)
-    monkeypatch.setattr("workers.packed.sharing.FIRST_REST", 2)
+    monkeypatch.setattr("parquetry.workers.packed.scheduling.sharing.MIN_SAVED_TOKENS", 1)
+    monkeypatch.setattr("parquetry.workers.packed.scheduling.sharing.FIRST_REST", 2)
     model = make_model(family, torch.bfloat16)
     engine = PackedEngine(
         model, None, (), PackedOptions(token_budget=512, max_num_seqs=48, num_blocks=600, compile=False)

@@ -15,7 +15,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from schemas.errors import EngineLostError
+from parquetry.schemas.errors import EngineLostError
+from parquetry.workers.parallel.shards import share_of_weights
+from parquetry.workers.process.client import EngineClient
+from parquetry.workers.process.supervisor import EngineSupervisor
+from parquetry.workers.request import Completion, GenerationRequest
 from tests.unit.parallel.shared_models import (
     EXPERTS,
     LENGTHS,
@@ -28,10 +32,6 @@ from tests.unit.parallel.shared_models import (
     spec_of,
     write_model,
 )
-from workers.engine_client import EngineClient
-from workers.parallel.shards import share_of_weights
-from workers.request import Completion, GenerationRequest
-from workers.supervisor import EngineSupervisor
 
 pytestmark = [
     pytest.mark.gpu,
@@ -104,7 +104,7 @@ def test_float32_tokens_are_those_of_one_card(
 
 
 def compare() -> object:
-    from workers.packed.together import Compare
+    from parquetry.workers.packed.together import Compare
 
     return Compare()
 
@@ -154,7 +154,7 @@ def test_out_of_memory_on_one_card_ends_nothing(tmp_path: Path, store: Path, mon
     monkeypatch.setenv("PARQUETRY_TEST_FAULTS", "layer:1,sampler:6")
     faulty = Path(__file__).parents[1] / "unit" / "parallel"
     monkeypatch.setenv("PYTHONPATH", str(faulty), prepend=os.pathsep)
-    monkeypatch.setattr("workers.parallel.ranks.MODULE", "faulty_rank")
+    monkeypatch.setattr("parquetry.workers.parallel.ranks.MODULE", "faulty_rank")
     problems: list[str] = []
     engine = load_ranks(folder, 2, store, problems, kind="cuda", compile=False)
     try:

@@ -9,14 +9,14 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoModelForSeq2SeqLM
 
-from schemas.job import ModelSpec
+from parquetry.schemas.job import ModelSpec
+from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.engine import Engine
+from parquetry.workers.engine_spec import EngineSpec
+from parquetry.workers.hosting.engine_choice import load_engine
+from parquetry.workers.preparation.tokenization import Tokenizer
+from parquetry.workers.request import Completion, GenerationRequest, Request, SamplingParams, VisionRequest
 from tests.vision_models import PLACES, VISION_FAMILIES, write_vision_lm
-from workers.backends import load_engine
-from workers.checkpoint import Checkpoint
-from workers.engine import Engine
-from workers.engine_spec import EngineSpec
-from workers.request import Completion, GenerationRequest, Request, SamplingParams, VisionRequest
-from workers.tokenization import Tokenizer
 
 pytestmark = [
     pytest.mark.gpu,
@@ -92,9 +92,9 @@ def test_encoder_decoders_equal_eager_generate(tmp_path, family):
 @pytest.mark.parametrize("family", VISION_FAMILIES)
 def test_vision_models_equal_eager_generate(tmp_path, family):
     pytest.importorskip("PIL", reason="the vision extra is not installed")
+    from parquetry.workers.vision.decoding import decode
+    from parquetry.workers.vision.processor import load_processor
     from tests.unit.vision.images import png
-    from workers.vision.decoding import decode
-    from workers.vision.processor import load_processor
 
     folder = write_vision_lm(tmp_path / family, family)
     place = PLACES.get(family, "<image>")

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from tasks.broker import connect
-from tasks.ledger import Ledger
-from tasks.policy import Policy
+from parquetry.tasks.broker.connection import connect
+from parquetry.tasks.ledger.ledger import Ledger
+from parquetry.tasks.ledger.policy import Policy
 from tests.chaos.process import Process
 from tests.chaos.server import Server as TcpServer
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from producers.submission import prepare
-from schemas.job import JobSpec
-from schemas.location import Location
-from schemas.manifest import JOB_FILE, JobRecord
-from schemas.storage import Storage, open_storage
-from tasks.ledger import Ledger
+from parquetry.producers.submission import prepare
+from parquetry.schemas.job import JobSpec
+from parquetry.schemas.location import Location
+from parquetry.schemas.manifest import JOB_FILE, JobRecord
+from parquetry.schemas.storage.storage import Storage, open_storage
+from parquetry.tasks.ledger.ledger import Ledger
 from tests.chaos.input_table import write_model, write_table
 
 ENGINE = "tests.chaos.echo_engine:open_engine"

@@ -15,8 +15,8 @@ import uuid
 import httpx
 import pytest
 
-from schemas.location import Location
-from schemas.storage import Storage, open_storage
+from parquetry.schemas.location import Location
+from parquetry.schemas.storage.storage import Storage, open_storage
 from tests.unit.storage_cases import StorageCases
 
 AZURITE = shutil.which("azurite-blob")

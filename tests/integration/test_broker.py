@@ -7,13 +7,13 @@ import json
 
 import pytest
 
-from schemas.errors import BrokerRefusedError, BrokerUnreachableError
-from schemas.permit import MAX_PERMIT_BYTES, PERMIT_TASK, Permit
-from tasks import permits
-from tasks.broker import connect
-from tasks.broker_check import check
-from tasks.ledger import Ledger
-from tasks.silence import PATIENCE_S, Silence
+from parquetry.schemas.errors import BrokerRefusedError, BrokerUnreachableError
+from parquetry.schemas.permit import MAX_PERMIT_BYTES, PERMIT_TASK, Permit
+from parquetry.tasks import permits
+from parquetry.tasks.broker.connection import connect
+from parquetry.tasks.broker.settings_check import check
+from parquetry.tasks.ledger.ledger import Ledger
+from parquetry.tasks.node.silence import PATIENCE_S, Silence
 from tests.integration.records import make_record
 
 

@@ -16,17 +16,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from schemas.errors import EngineLostError, EngineRefusedError, EngineStartError, OtherWeightsError
-from schemas.job import ModelSpec
-from schemas.settings import settings
+from parquetry.schemas.errors import EngineLostError, EngineRefusedError, EngineStartError, OtherWeightsError
+from parquetry.schemas.job import ModelSpec
+from parquetry.schemas.settings import settings
+from parquetry.workers.engine import Engine
+from parquetry.workers.engine_spec import EngineSpec
+from parquetry.workers.process.client import EngineClient
+from parquetry.workers.process.supervisor import EngineSupervisor
+from parquetry.workers.request import Completion, GenerationRequest, SamplingParams
+from parquetry.workers.shards.pipeline import run_shard
+from parquetry.workers.shards.provenance import from_metadata
 from tests.unit.workers_records import make_record, write_table
-from workers.engine import Engine
-from workers.engine_client import EngineClient
-from workers.engine_spec import EngineSpec
-from workers.pipeline import run_shard
-from workers.provenance import from_metadata
-from workers.request import Completion, GenerationRequest, SamplingParams
-from workers.supervisor import EngineSupervisor
 
 FACTORY = "tests.integration.test_engine_process:slow_echo"
 #: keys of the engines this process had, one after the other on the same weights
@@ -308,7 +308,7 @@ NODE = """
 import time
 from pathlib import Path
 from tests.integration.test_engine_process import connect
-from workers.supervisor import EngineSupervisor
+from parquetry.workers.process.supervisor import EngineSupervisor
 import sys
 supervisor = EngineSupervisor("cpu", Path(sys.argv[1]))
 supervisor.start()

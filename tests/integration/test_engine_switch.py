@@ -14,18 +14,18 @@ import pytest
 pytest.importorskip("torch", reason="the torch extra is not installed")
 pytest.importorskip("transformers", reason="the torch extra is not installed")
 
-from schemas.errors import EngineRefusedError, OtherWeightsError
-from schemas.job import ModelSpec
+from parquetry.schemas.errors import EngineRefusedError, OtherWeightsError
+from parquetry.schemas.job import ModelSpec
+from parquetry.workers.engine_spec import EngineSpec
+from parquetry.workers.hosting.model_host import ModelHost
+from parquetry.workers.process.client import EngineClient
+from parquetry.workers.process.supervisor import EngineSupervisor
+from parquetry.workers.request import EncodeRequest, GenerationRequest, SamplingParams
+from parquetry.workers.shards.part import from_metadata
+from parquetry.workers.shards.pipeline import run_shard
 from tests.integration.test_engine_process import collect
 from tests.models import write_causal_lm, write_embedder
 from tests.unit.workers_records import make_record, write_table
-from workers.engine_client import EngineClient
-from workers.engine_spec import EngineSpec
-from workers.model_host import ModelHost
-from workers.part import from_metadata
-from workers.pipeline import run_shard
-from workers.request import EncodeRequest, GenerationRequest, SamplingParams
-from workers.supervisor import EngineSupervisor
 
 
 @pytest.fixture(scope="module")

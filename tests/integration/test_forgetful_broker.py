@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from tasks.broker import connect
-from tasks.broker_check import what_may_be_lost
+from parquetry.tasks.broker.connection import connect
+from parquetry.tasks.broker.settings_check import what_may_be_lost
 from tests.chaos.input_table import write_model, write_table
 from tests.chaos.process import environment_of, wait_until
 from tests.chaos.server import Server

@@ -7,9 +7,9 @@ from collections import Counter
 
 import pytest
 
-from tasks.claim import Claim, Counts
-from tasks.ledger import Ledger
-from tasks.policy import Policy
+from parquetry.tasks.ledger.claim import Claim, Counts
+from parquetry.tasks.ledger.ledger import Ledger
+from parquetry.tasks.ledger.policy import Policy
 from tests.integration.records import make_part, make_record
 
 QUEUES = ("default",)

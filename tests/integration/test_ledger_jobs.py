@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from schemas.errors import IllegalTransitionError, UnknownJobError
-from schemas.states import JobState
-from tasks.claim import CommitReply, CommittedPart, Counts, ReleaseReply
-from tasks.ledger import Ledger
-from tasks.reconciler import AUDIT_EVERY, Reconciler
+from parquetry.schemas.errors import IllegalTransitionError, UnknownJobError
+from parquetry.schemas.states import JobState
+from parquetry.tasks.ledger.claim import CommitReply, CommittedPart, Counts, ReleaseReply
+from parquetry.tasks.ledger.ledger import Ledger
+from parquetry.tasks.reconciler import AUDIT_EVERY, Reconciler
 from tests.chaos.process import wait_until
 from tests.integration.records import make_part, make_record
 

@@ -17,12 +17,12 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from schemas.states import JobState, may_become
-from tasks.broker import connect
-from tasks.claim import Claim, Counts
-from tasks.ledger import Ledger
-from tasks.pending import expand
-from tasks.policy import Policy
+from parquetry.schemas.states import JobState, may_become
+from parquetry.tasks.broker.connection import connect
+from parquetry.tasks.ledger.claim import Claim, Counts
+from parquetry.tasks.ledger.ledger import Ledger
+from parquetry.tasks.ledger.pending import expand
+from parquetry.tasks.ledger.policy import Policy
 from tests.integration.records import make_part, make_record
 
 JOB, QUEUES, ROWS = "job-1", ("default",), 10

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from schemas.shard import ShardPlan
-from tasks.claim import CommittedPart, Counts
-from tasks.ledger import Ledger
+from parquetry.schemas.shard import ShardPlan
+from parquetry.tasks.ledger.claim import CommittedPart, Counts
+from parquetry.tasks.ledger.ledger import Ledger
 from tests.integration.records import make_part, make_record
 
 MILLION = 1_000_000

@@ -8,12 +8,12 @@ from collections import Counter
 
 import pytest
 
-from schemas.shard import part_name
-from schemas.states import JobState
-from tasks.broker import connect
-from tasks.claim import BeatReply, Claim, CommitReply, Counts, PrepareReply, Progress, ReleaseReply
-from tasks.ledger import Ledger
-from tasks.policy import Policy
+from parquetry.schemas.shard import part_name
+from parquetry.schemas.states import JobState
+from parquetry.tasks.broker.connection import connect
+from parquetry.tasks.ledger.claim import BeatReply, Claim, CommitReply, Counts, PrepareReply, Progress, ReleaseReply
+from parquetry.tasks.ledger.ledger import Ledger
+from parquetry.tasks.ledger.policy import Policy
 from tests.integration.records import in_threads, make_part, make_record
 
 QUEUES = ("default",)

@@ -11,19 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from schemas.manifest import MANIFEST_FILE, SUCCESS_FILE, Manifest
-from schemas.settings import load_settings, settings
-from schemas.shard import part_name
-from schemas.states import JobState
-from tasks import failpoints, outcome
-from tasks.claim import Claim
-from tasks.ledger import Ledger
-from tasks.outcome import run_claim
-from tasks.policy import Policy
-from tasks.slot import Slot
+from parquetry.schemas.manifest import MANIFEST_FILE, SUCCESS_FILE, Manifest
+from parquetry.schemas.settings import load_settings, settings
+from parquetry.schemas.shard import part_name
+from parquetry.schemas.states import JobState
+from parquetry.tasks import failpoints
+from parquetry.tasks.ledger.claim import Claim
+from parquetry.tasks.ledger.ledger import Ledger
+from parquetry.tasks.ledger.policy import Policy
+from parquetry.tasks.shard import outcome
+from parquetry.tasks.shard.outcome import run_claim
+from parquetry.tasks.shard.slot import Slot
+from parquetry.workers.process.supervisor import EngineSupervisor
 from tests.chaos.checker import check
 from tests.integration.jobs_on_disk import ENGINE, DiskJob, make_job
-from workers.supervisor import EngineSupervisor
 
 QUEUES = ("default",)
 STEPS = sorted(re.findall(r'failpoint\("(\w+)"\)', "".join(p.read_text() for p in Path("tasks").glob("*.py"))))
@@ -184,7 +185,7 @@ def test_lease_lost_while_publishing_ends_in_adoption(tmp_path, model, ledger, s
         if name == "published":
             ledger.client.hset(ledger.keys.of_job(job.name, "tok"), "0", "99:heir")
 
-    monkeypatch.setattr("tasks.runner.failpoint", steal)
+    monkeypatch.setattr("parquetry.tasks.shard.shard_runner.failpoint", steal)
     run_claim(ledger, claim, slot)
     assert_whole(job, ledger)
 
@@ -197,7 +198,7 @@ def test_lease_lost_before_publishing_publishes_nothing(tmp_path, model, ledger,
         if name == "verified":
             ledger.client.hset(ledger.keys.of_job(job.name, "tok"), "0", "99:heir")
 
-    monkeypatch.setattr("tasks.runner.failpoint", steal)
+    monkeypatch.setattr("parquetry.tasks.shard.shard_runner.failpoint", steal)
     run_claim(ledger, claim, slot)
     assert job.parts() == []
 
@@ -213,7 +214,7 @@ def test_changed_attempt_never_gets_the_final_name(tmp_path, model, ledger, slot
             attempt.write_bytes(data)
 
     with monkeypatch.context() as patch:
-        patch.setattr("tasks.runner.failpoint", flip)
+        patch.setattr("parquetry.tasks.shard.shard_runner.failpoint", flip)
         run_one(ledger, slot)
     assert job.parts() == []
     assert ledger.status(job.name).retries == 1

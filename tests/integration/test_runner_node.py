@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from schemas.states import JobState
-from tasks import permits
-from tasks.broker import connect
-from tasks.ledger import Ledger
-from tasks.policy import Policy
-from tasks.recovery import recover
+from parquetry.schemas.states import JobState
+from parquetry.tasks import permits
+from parquetry.tasks.broker.connection import connect
+from parquetry.tasks.ledger.ledger import Ledger
+from parquetry.tasks.ledger.policy import Policy
+from parquetry.tasks.recovery import recover
 from tests.chaos.checker import check
 from tests.chaos.process import Process, wait_until
 from tests.integration.jobs_on_disk import ENGINE, DiskJob, make_job
@@ -38,7 +38,7 @@ def start(server, env: str, tmp_path: Path) -> Iterator[Callable[..., Process]]:
 
     def start(url: str = server.url, **environment: str) -> Process:
         code = (
-            "import sys; from tasks.node import NodeOptions, run_node;"
+            "import sys; from parquetry.tasks.node.node import NodeOptions, run_node;"
             f"sys.exit(run_node(NodeOptions(broker_url={url!r}, gpus=())))"
         )
         variables = {
@@ -150,7 +150,7 @@ def test_nothing_survives_a_killed_node_and_its_shards_are_taken_over(tmp_path, 
     assert 2 <= ledger.status(job.name).retries <= 4
 
 
-@pytest.mark.parametrize("victim", ["tasks.celery_main", "workers.engine_process"])
+@pytest.mark.parametrize("victim", ["parquetry.tasks.node.celery_main", "parquetry.workers.hosting.process"])
 def test_killed_process_is_replaced(victim: str, tmp_path, ledger, start):
     job = make_job(tmp_path, ledger, rows=200, rows_per_shard=50)
     node = start(CHAOS_MS_PER_ROW="20")
@@ -165,7 +165,7 @@ def test_killed_pool_child_costs_its_shard_one_attempt(tmp_path, ledger, start):
     job = make_job(tmp_path, ledger, rows=200, rows_per_shard=50)
     node = start(CHAOS_MS_PER_ROW="20")
     wait_running(ledger, job, 2)
-    os.kill(named(node, "tasks.celery_main")[-1], signal.SIGKILL)
+    os.kill(named(node, "parquetry.tasks.node.celery_main")[-1], signal.SIGKILL)
     assert_whole(ledger, job)
     assert ledger.status(job.name).retries == 1
 

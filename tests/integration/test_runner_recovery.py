@@ -9,24 +9,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from schemas.columns import output_schema
-from schemas.errors import PartInvalidError
-from schemas.location import Location
-from schemas.manifest import JOB_FILE, MANIFEST_FILE, SUCCESS_FILE, Manifest
-from schemas.shard import part_name
-from schemas.states import JobState
-from tasks import permits
-from tasks.finalize import finalize
-from tasks.found_part import find_part
-from tasks.ledger import Ledger
-from tasks.reconciler import AUDIT_EVERY, Reconciler
-from tasks.recovery import NoJobHereError, recover
+from parquetry.schemas.columns import output_schema
+from parquetry.schemas.errors import PartInvalidError
+from parquetry.schemas.location import Location
+from parquetry.schemas.manifest import JOB_FILE, MANIFEST_FILE, SUCCESS_FILE, Manifest
+from parquetry.schemas.shard import part_name
+from parquetry.schemas.states import JobState
+from parquetry.tasks import permits
+from parquetry.tasks.finalize import finalize
+from parquetry.tasks.found_part import find_part
+from parquetry.tasks.ledger.ledger import Ledger
+from parquetry.tasks.reconciler import AUDIT_EVERY, Reconciler
+from parquetry.tasks.recovery import NoJobHereError, recover
+from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.shards.provenance import provenance
+from parquetry.workers.shards.writer import PartWriter
 from tests.chaos.checker import check
 from tests.integration.jobs_on_disk import DiskJob, make_job
 from tests.integration.records import in_threads
-from workers.checkpoint import Checkpoint
-from workers.provenance import provenance
-from workers.writer import PartWriter
 
 QUEUES = ("default",)
 
@@ -94,7 +94,7 @@ def test_recover_of_a_finished_job_reads_no_part(tmp_path, ledger, client, monke
     commit_all_but_end(job, ledger)
     finalize(ledger, job.name)
     wipe(ledger)
-    monkeypatch.setattr("tasks.recovery.find_part", lambda *_: pytest.fail("a part was read"))
+    monkeypatch.setattr("parquetry.tasks.recovery.find_part", lambda *_: pytest.fail("a part was read"))
     for _ in range(2):
         recover(str(tmp_path / "out"), ledger)
         status = ledger.status(job.name)
@@ -127,7 +127,7 @@ def test_recover_names_a_part_that_is_none(tmp_path, ledger):
 def test_one_finalizer_however_many_race(tmp_path, ledger, caplog):
     job = make_job(tmp_path, ledger)
     commit_all_but_end(job, ledger)
-    with caplog.at_level(logging.INFO, logger="tasks.finalize"):
+    with caplog.at_level(logging.INFO, logger="parquetry.tasks.finalize"):
         in_threads(lambda: finalize(ledger, job.name), 8)
     assert sum("is done" in record.message for record in caplog.records) == 1
     assert ledger.status(job.name).state is JobState.DONE

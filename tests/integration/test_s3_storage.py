@@ -13,15 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 from moto.server import ThreadedMotoServer
 
-from producers.inputs import find_inputs
-from schemas import object_storage
-from schemas.errors import PutIfAbsentError, StorageError
-from schemas.job import InputSpec
-from schemas.location import Location
-from schemas.storage import Storage, open_storage
+from parquetry.producers.inputs import find_inputs
+from parquetry.schemas.errors import PutIfAbsentError, StorageError
+from parquetry.schemas.job import InputSpec
+from parquetry.schemas.location import Location
+from parquetry.schemas.storage import object_store as object_storage
+from parquetry.schemas.storage.storage import Storage, open_storage
+from parquetry.workers.preparation.images.image_reader import ImageReader
+from parquetry.workers.preparation.images.image_roots import ImageRoots
 from tests.unit.storage_cases import StorageCases
-from workers.vision.image_reader import ImageReader
-from workers.vision.image_roots import ImageRoots
 
 BUCKET = "warehouse"
 

@@ -11,17 +11,17 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 
-from producers import submission
-from producers.submission import submit
-from schemas.errors import BrokerUnreachableError, InputReplacedError, OutputTakenError
-from schemas.job import JobSpec
-from schemas.manifest import JobRecord
-from schemas.states import JobState
-from tasks import permits
-from tasks.claim import BeatReply
-from tasks.job_record import cached_record
-from tasks.ledger import Ledger
-from tasks.recovery import recover
+from parquetry.producers import submission
+from parquetry.producers.submission import submit
+from parquetry.schemas.errors import BrokerUnreachableError, InputReplacedError, OutputTakenError
+from parquetry.schemas.job import JobSpec
+from parquetry.schemas.manifest import JobRecord
+from parquetry.schemas.states import JobState
+from parquetry.tasks import permits
+from parquetry.tasks.job_record import cached_record
+from parquetry.tasks.ledger.claim import BeatReply
+from parquetry.tasks.ledger.ledger import Ledger
+from parquetry.tasks.recovery import recover
 from tests.unit.tiny_model import make_model
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from schemas.errors import BrokerRefusedError
-from schemas.states import JobState
-from tasks import permits
-from tasks.broker import connect
-from tasks.ledger import Ledger
+from parquetry.schemas.errors import BrokerRefusedError
+from parquetry.schemas.states import JobState
+from parquetry.tasks import permits
+from parquetry.tasks.broker.connection import connect
+from parquetry.tasks.ledger.ledger import Ledger
 from tests.chaos.checker import check
 from tests.chaos.process import wait_until
 from tests.integration.jobs_on_disk import make_job

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from schemas.settings import settings
-from schemas.states import JobState
-from tasks import outbox, webhooks
-from tasks.ledger import Ledger
-from tasks.webhooks import deliver_due, sign
+from parquetry.schemas.settings import settings
+from parquetry.schemas.states import JobState
+from parquetry.tasks import webhooks
+from parquetry.tasks.ledger import outbox
+from parquetry.tasks.ledger.ledger import Ledger
+from parquetry.tasks.webhooks import deliver_due, sign
 from tests.integration.receiver import Receiver, receiving
 from tests.integration.records import make_record
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from schemas.states import JobState
-from tasks.ledger import Ledger
+from parquetry.schemas.states import JobState
+from parquetry.tasks.ledger.ledger import Ledger
 from tests.chaos.checker import check
 from tests.chaos.process import Process, environment_of, wait_until
 from tests.integration.jobs_on_disk import DiskJob, make_job
@@ -114,7 +114,7 @@ def test_shard_of_a_killed_process_does_not_wait_for_its_lease(victim, tmp_path,
     )
     wait_until(lambda: ledger.status(job.name).shards_running == 2, 40, "two running shards")
     wait_until(lambda: ledger.status(job.name).running_rows > 0, 40, "progress")
-    processes = [pid for pid in worker.tree() if "tasks.celery_main" in command_line(pid)]
+    processes = [pid for pid in worker.tree() if "parquetry.tasks.node.celery_main" in command_line(pid)]
     os.kill(processes[-1 if victim == "pool child" else 0], signal.SIGKILL)
     assert_whole(ledger, job)
     assert ledger.status(job.name).retries == (1 if victim == "pool child" else 2)
@@ -135,7 +135,7 @@ def started_engine(worker: Process) -> int:
     found: list[int] = []
 
     def look() -> bool:
-        found[:] = [pid for pid in worker.tree() if "workers.engine_process" in command_line(pid)]
+        found[:] = [pid for pid in worker.tree() if "parquetry.workers.hosting.process" in command_line(pid)]
         return bool(found)
 
     wait_until(look, 30, "an engine")

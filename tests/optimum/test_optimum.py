@@ -18,12 +18,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit" / "encoding"
 
 from conformance import BROKEN, answers, rows
 
-from schemas.errors import UnsupportedOptionError
-from schemas.job import ModelSpec
+from parquetry.schemas.errors import UnsupportedOptionError
+from parquetry.schemas.job import ModelSpec
+from parquetry.workers.encoding.onnx.optimum import load_optimum
+from parquetry.workers.engine_spec import EngineSpec
+from parquetry.workers.request import EncodeRequest
 from tests.models import write_classifier, write_embedder, write_token_classifier
-from workers.encoding.optimum_encoder import load_optimum
-from workers.engine_spec import EngineSpec
-from workers.request import EncodeRequest
 
 pytestmark = pytest.mark.filterwarnings("default")
 MAKERS = {"classify": write_classifier, "embed": write_embedder}

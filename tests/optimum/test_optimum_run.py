@@ -69,13 +69,13 @@ def test_its_engine_process_loads_no_other_back_end(job):
     shell, _ = job
     code = f"""
 import sys
-from schemas.job import ModelSpec
-from workers.engine_process import _builder
-from workers.engine_spec import EngineSpec
+from parquetry.schemas.job import ModelSpec
+from parquetry.workers.hosting.process import _builder
+from parquetry.workers.engine_spec import EngineSpec
 folder = {str(shell.folder / "model")!r}
 spec = EngineSpec(task="classify", model_path=folder, model=ModelSpec(id=folder, backend="optimum"))
 engine = _builder(spec, None, None, None)(spec)
-print(engine.describe()["backend"], "workers.backends" in sys.modules)
+print(engine.describe()["backend"], "parquetry.workers.hosting.engine_choice" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stdout.split() == ["optimum", "False"], done.stderr

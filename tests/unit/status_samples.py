@@ -1,7 +1,7 @@
 """Statuses to show."""
 
-from schemas.states import JobState
-from schemas.status import JobStatus, WorkerStatus
+from parquetry.schemas.states import JobState
+from parquetry.schemas.status import JobStatus, WorkerStatus
 
 
 def job_status(**changes) -> JobStatus:

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from schemas.errors import StorageError
-from schemas.storage import Storage
+from parquetry.schemas.errors import StorageError
+from parquetry.schemas.storage.storage import Storage
 
 
 class StorageCases:

@@ -6,9 +6,9 @@ import parquetry
 from parquetry import api
 from parquetry.api import BrokerGoneError, Job, JobTimeoutError
 from parquetry.broker import NoBrokerError
-from schemas.errors import SpecNotFoundError, UnknownKeyError
-from schemas.settings import settings
-from schemas.states import JobState
+from parquetry.schemas.errors import SpecNotFoundError, UnknownKeyError
+from parquetry.schemas.settings import settings
+from parquetry.schemas.states import JobState
 from tests.unit.status_samples import job_status
 
 SPEC = {"task": "embed", "input": {"path": "in"}, "output": {"path": "out"}, "model": {"id": "m"}}

@@ -2,11 +2,11 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from monitor.progress import Progress
 from parquetry.bars import Lines, summary
 from parquetry.display import duration, failure_lines, jobs_table, number, safe_text, sample_table, status_table
-from schemas.states import JobState
-from schemas.status import ShardFailure
+from parquetry.monitor.progress import Progress
+from parquetry.schemas.states import JobState
+from parquetry.schemas.status import ShardFailure
 from tests.unit.status_samples import job_status
 
 

@@ -4,13 +4,13 @@ import stat
 
 import pytest
 
-from parquetry import doctor, engine_findings, gpus
+from parquetry import doctor, engine_findings
 from parquetry.doctor import Finding, Level, is_usable, print_findings
-from parquetry.gpus import GpuQueryError
-from schemas.errors import BrokerUnreachableError
-from schemas.settings import settings
+from parquetry.schemas.errors import BrokerUnreachableError
+from parquetry.schemas.settings import settings
+from parquetry.workers import gpus, packages
+from parquetry.workers.gpus import GpuQueryError
 from tests.unit.status_samples import worker_status
-from workers.loading import packages
 
 
 @pytest.fixture(autouse=True)

@@ -4,9 +4,9 @@ import pytest
 
 from parquetry import cli
 from parquetry.commands import jobs as job_commands
-from parquetry.commands.node import parse_gpus
-from schemas.errors import BrokerUnreachableError, UnknownJobError
-from schemas.settings import settings
+from parquetry.commands.machine import parse_gpus
+from parquetry.schemas.errors import BrokerUnreachableError, UnknownJobError
+from parquetry.schemas.settings import settings
 
 
 def run_cli(monkeypatch, *arguments):

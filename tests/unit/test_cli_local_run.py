@@ -1,13 +1,13 @@
 import pytest
 
 from parquetry import local_run
-from parquetry.commands.node import check_queues
+from parquetry.commands.machine import check_queues
 from parquetry.local_run import FinishedRun, require_engine, take_up
+from parquetry.schemas.errors import MissingPackageError
+from parquetry.schemas.job import JobSpec
+from parquetry.schemas.states import JobState
 from parquetry.summary import headline, run_as_dict
 from parquetry.trial import limited
-from schemas.errors import MissingPackageError
-from schemas.job import JobSpec
-from schemas.states import JobState
 from tests.unit.status_samples import job_status
 
 

@@ -3,8 +3,9 @@ import time
 
 import pytest
 
-from parquetry import child, local_worker
+from parquetry import local_worker
 from parquetry.local_worker import LocalWorker, WorkerCommand, WorkerDiedError
+from parquetry.workers.process import start as child
 
 
 class Script(WorkerCommand):

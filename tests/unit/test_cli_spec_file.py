@@ -2,8 +2,8 @@ import json
 
 import pytest
 
+from parquetry.schemas.errors import InvalidValueError, SpecNotFoundError, SpecSyntaxError, UnknownKeyError
 from parquetry.spec_file import OverrideError, apply_override, load_spec, read_mapping
-from schemas.errors import InvalidValueError, SpecNotFoundError, SpecSyntaxError, UnknownKeyError
 
 YAML = """
 task: generate

@@ -70,14 +70,14 @@ def test_every_image_target_is_in_the_dockerfile():
 
 
 def test_drain_fits_the_grace_period():
-    from schemas.settings import Settings
+    from parquetry.schemas.settings import Settings
 
     grace = int(SERVICES["worker-gpu"]["stop_grace_period"].removesuffix("s"))
     assert grace > Settings.model_fields["drain_seconds"].default
 
 
 def test_the_grafana_dashboard_asks_for_metrics_that_exist():
-    from monitor.metrics import render
+    from parquetry.monitor.metrics import render
     from tests.unit.status_samples import job_status, worker_status
 
     exposed = render([job_status()], [worker_status()]).decode()

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from producers.inputs import find_inputs
-from producers.listing import Source
-from schemas import location as location_module
-from schemas.errors import (
+from parquetry.producers.inputs import find_inputs
+from parquetry.producers.listing import Source
+from parquetry.schemas import location as location_module
+from parquetry.schemas.errors import (
     BadInputError,
     EmptyInputError,
     InputNotFoundError,
@@ -19,9 +19,9 @@ from schemas.errors import (
     MixedSchemasError,
     UnreadableFileError,
 )
-from schemas.job import InputSpec
-from schemas.location import Location
-from schemas.settings import load_settings
+from parquetry.schemas.job import InputSpec
+from parquetry.schemas.location import Location
+from parquetry.schemas.settings import load_settings
 
 
 def write(path: Path, rows: int = 3, *, group: int = 1000, **columns: list) -> Path:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from schemas import location as location_module
-from schemas.errors import LocationError
-from schemas.location import Location
-from schemas.settings import load_settings
+from parquetry.schemas import location as location_module
+from parquetry.schemas.errors import LocationError
+from parquetry.schemas.location import Location
+from parquetry.schemas.settings import load_settings
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 from prometheus_client.parser import text_string_to_metric_families
 
-from monitor.metrics import render
+from parquetry.monitor.metrics import render
 from tests.unit.status_samples import job_status, worker_status
 
 

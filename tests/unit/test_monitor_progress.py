@@ -1,7 +1,7 @@
 import pytest
 
-from monitor.progress import History, Progress, smoothed_rate
-from schemas.states import JobState
+from parquetry.monitor.progress import History, Progress, smoothed_rate
+from parquetry.schemas.states import JobState
 from tests.unit.status_samples import job_status
 
 

@@ -3,11 +3,11 @@ import re
 import pytest
 from starlette.testclient import TestClient
 
-from monitor.access import CSRF_HEADER, TokenRequiredError, is_loopback, require_token
-from monitor.web import create_app
-from schemas.errors import BrokerUnreachableError, IllegalTransitionError, UnknownJobError
-from schemas.states import JobState
-from schemas.status import ShardFailure
+from parquetry.monitor.access import CSRF_HEADER, TokenRequiredError, is_loopback, require_token
+from parquetry.monitor.web import create_app
+from parquetry.schemas.errors import BrokerUnreachableError, IllegalTransitionError, UnknownJobError
+from parquetry.schemas.states import JobState
+from parquetry.schemas.status import ShardFailure
 from tests.unit.status_samples import job_status, worker_status
 
 TOKEN = "correct horse"

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from producers.planning import plan
-from schemas.job import JobSpec
+from parquetry.producers.planning import plan
+from parquetry.schemas.job import JobSpec
 from tests.unit.loading.spec_cases import write_headers
 from tests.unit.tiny_model import WINDOW, make_model
 
@@ -101,8 +101,8 @@ def test_the_weights_on_a_device_are_what_loading_counts(spec, tmp_path, options
 
 PLAN = """
 import sys
-from producers.planning import plan
-from schemas.job import JobSpec
+from parquetry.producers.planning import plan
+from parquetry.schemas.job import JobSpec
 assert plan(JobSpec.model_validate_json(sys.argv[1])).rows == 1000
 print(*({"torch", "transformers", "huggingface_hub"} & set(sys.modules)))
 """

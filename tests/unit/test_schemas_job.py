@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from schemas.errors import ExitCode, InvalidValueError, UnknownKeyError
-from schemas.job import JobSpec
+from parquetry.schemas.errors import ExitCode, InvalidValueError, UnknownKeyError
+from parquetry.schemas.job import JobSpec
 
 MINIMAL = {
     "task": "generate",

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.shard import InputFile, ShardPlan, attempt_name, part_name
+from parquetry.schemas.shard import InputFile, ShardPlan, attempt_name, part_name
 
 
 def make_plan(rows: list[int], bounds: list[int]) -> ShardPlan:

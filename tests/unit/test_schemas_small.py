@@ -9,9 +9,9 @@ import pickle
 import pyarrow as pa
 import pytest
 
-from schemas import errors
-from schemas.columns import output_schema, reserved_names
-from schemas.errors import (
+from parquetry.schemas import errors
+from parquetry.schemas.columns import output_schema, reserved_names
+from parquetry.schemas.errors import (
     BrokerUnreachableError,
     InvalidValueError,
     ParquetryError,
@@ -20,10 +20,10 @@ from schemas.errors import (
     redact,
     suggestion,
 )
-from schemas.job import JobSpec
-from schemas.permit import MAX_PERMIT_BYTES, Permit
-from schemas.settings import SettingError, load_settings
-from schemas.states import JOB_TRANSITIONS, SHARD_TRANSITIONS, JobState, ShardState, may_become
+from parquetry.schemas.job import JobSpec
+from parquetry.schemas.permit import MAX_PERMIT_BYTES, Permit
+from parquetry.schemas.settings import SettingError, load_settings
+from parquetry.schemas.states import JOB_TRANSITIONS, SHARD_TRANSITIONS, JobState, ShardState, may_become
 
 
 class TestPermit:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producers.sharding import TOLERANCE, cut, rows_auto
-from schemas.job import JobSpec
+from parquetry.producers.sharding import TOLERANCE, cut, rows_auto
+from parquetry.schemas.job import JobSpec
 
 GROUPS = st.lists(st.lists(st.integers(0, 5_000), max_size=8), max_size=8)
 

@@ -9,8 +9,8 @@ from types import FrameType
 
 import pytest
 
-from schemas.errors import ExitCode
-from tasks.stop_signal import StopSignal
+from parquetry.schemas.errors import ExitCode
+from parquetry.tasks.node.stop_signal import StopSignal
 
 NEVER_CAME = 3
 

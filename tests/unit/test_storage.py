@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-from schemas.errors import LocationError, PutIfAbsentError, StorageError
-from schemas.location import Location
-from schemas.storage import Storage, open_storage
+from parquetry.schemas.errors import LocationError, PutIfAbsentError, StorageError
+from parquetry.schemas.location import Location
+from parquetry.schemas.storage.storage import Storage, open_storage
 from tests.unit.storage_cases import StorageCases
 
 
@@ -117,6 +117,6 @@ def test_a_link_to_nothing_is_not_passed_over(tmp_path):
 
 
 def test_local_storage_loads_no_object_store_client():
-    program = "import sys, schemas.storage, schemas.local_storage; print('obstore' in sys.modules)"
+    program = "import sys, parquetry.schemas.storage.local; print('obstore' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

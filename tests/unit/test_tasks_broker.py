@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from schemas.errors import BrokerRefusedError
-from tasks.app import make_app
-from tasks.broker import kombu_url, redis_url, transport_options
-from tasks.broker_check import FIXED_REDIS, is_fixed
-from tasks.sentinel import SentinelUrl
+from parquetry.schemas.errors import BrokerRefusedError
+from parquetry.tasks.broker.connection import kombu_url, redis_url, transport_options
+from parquetry.tasks.broker.sentinel import SentinelUrl
+from parquetry.tasks.broker.settings_check import FIXED_REDIS, is_fixed
+from parquetry.tasks.node.app import make_app
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_versions_with_the_lua_fix(version: str, fixed: bool):
 
 def test_ledger_and_permits_load_no_celery_and_no_torch():
     code = (
-        "import sys, tasks.ledger, tasks.permits, tasks.recovery;"
+        "import sys, parquetry.tasks.ledger.ledger, parquetry.tasks.permits, parquetry.tasks.recovery;"
         "print([m for m in sys.modules if m.split('.')[0] in ('celery', 'torch', 'transformers')])"
     )
     answer = subprocess.run(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from schemas.errors import (
+from parquetry.schemas.errors import (
     BrokerUnreachableError,
     EngineLostError,
     EngineRefusedError,
@@ -17,7 +17,7 @@ from schemas.errors import (
     ShardFailedError,
     StorageError,
 )
-from tasks.outcome import LONGEST_REST_S, Verdict, decide
+from parquetry.tasks.shard.outcome import LONGEST_REST_S, Verdict, decide
 
 
 @pytest.mark.parametrize(

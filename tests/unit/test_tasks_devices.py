@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from schemas.job import ModelSpec
-from tasks import devices as module
-from tasks.devices import GpusPerEngineError, devices
-from workers.engine_child import cuda_devices, device_within
-from workers.engine_spec import EngineSpec
+from parquetry.schemas.job import ModelSpec
+from parquetry.tasks.node import devices as module
+from parquetry.tasks.node.devices import GpusPerEngineError, devices
+from parquetry.workers.engine_spec import EngineSpec
+from parquetry.workers.process.child import cuda_devices, device_within
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from schemas.settings import load_settings
-from tasks import failpoints
-from tasks.failpoints import FailpointError, FailpointSyntaxError, failpoint, parse
+from parquetry.schemas.settings import load_settings
+from parquetry.tasks import failpoints
+from parquetry.tasks.failpoints import FailpointError, FailpointSyntaxError, failpoint, parse
 
 
 @pytest.fixture
@@ -49,5 +49,5 @@ def test_kill_strikes_one_process_and_spares_its_successor(tmp_path):
         "PARQUETRY_STATE_DIR": str(tmp_path),
         "PYTHONPATH": ":".join(sys.path),
     }
-    command = [sys.executable, "-c", "from tasks.failpoints import failpoint; failpoint('x')"]
+    command = [sys.executable, "-c", "from parquetry.tasks.failpoints import failpoint; failpoint('x')"]
     assert [subprocess.run(command, env=environment, check=False).returncode for _ in range(2)] == [-9, 0]

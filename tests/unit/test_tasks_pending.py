@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.pending import expand, from_bitmap, pending_items, to_bitmap
+from parquetry.tasks.ledger.pending import expand, from_bitmap, pending_items, to_bitmap
 
 
 @pytest.mark.parametrize(

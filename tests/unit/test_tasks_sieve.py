@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from schemas.job import ModelSpec
-from tasks.sieve import careful
-from workers.engine_spec import EngineSpec
+from parquetry.schemas.job import ModelSpec
+from parquetry.tasks.shard.sieve import careful
+from parquetry.workers.engine_spec import EngineSpec
 
 SPEC = EngineSpec(task="generate", model_path="/models/m", model=ModelSpec(id="/models/m"))
 

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from producers import validation
-from producers.output_folder import require_empty
-from producers.submission import job_id, located, prepare
-from producers.validation import validate
-from schemas.errors import (
+from parquetry.producers import validation
+from parquetry.producers.output_folder import require_empty
+from parquetry.producers.submission import job_id, located, prepare
+from parquetry.producers.validation import validate
+from parquetry.schemas.errors import (
     BadInputError,
     ExitCode,
     InvalidValueError,
@@ -27,9 +27,9 @@ from schemas.errors import (
     UnsafeWeightsError,
     UnsupportedOptionError,
 )
-from schemas.job import JobSpec
-from schemas.location import Location
-from schemas.storage import open_storage
+from parquetry.schemas.job import JobSpec
+from parquetry.schemas.location import Location
+from parquetry.schemas.storage.storage import open_storage
 from tests.unit.tiny_model import WINDOW, make_model
 
 
@@ -326,7 +326,7 @@ def test_limit_drops_files_behind_it(spec, folder):
 
 def test_producers_load_no_torch_and_no_worker_code():
     program = (
-        "import sys, producers.planning, producers.submission\n"
+        "import sys, parquetry.producers.planning, parquetry.producers.submission\n"
         "heavy = {'torch', 'transformers', 'celery', 'onnxruntime'}\n"
         "print(sorted(name for name in heavy if name in sys.modules))"
     )

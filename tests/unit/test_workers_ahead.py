@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from workers.ahead import Ahead
+from parquetry.workers.shards.ahead import Ahead
 
 
 def test_items_come_in_order_and_one_is_made_in_advance() -> None:

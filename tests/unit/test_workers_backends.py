@@ -12,14 +12,14 @@ pytest.importorskip("transformers", reason="the torch extra is not installed")
 
 from transformers import AutoModelForCausalLM  # noqa: E402
 
-from schemas.errors import OtherWeightsError, UnsupportedOptionError  # noqa: E402
-from schemas.job import ModelSpec  # noqa: E402
-from workers.backends import load_engine  # noqa: E402
-from workers.checkpoint import Checkpoint  # noqa: E402
-from workers.engine_spec import EngineSpec  # noqa: E402
-from workers.loading.model import load_model, switch_model  # noqa: E402
-from workers.model_host import ModelHost  # noqa: E402
-from workers.request import GenerationRequest, SamplingParams  # noqa: E402
+from parquetry.schemas.errors import OtherWeightsError, UnsupportedOptionError  # noqa: E402
+from parquetry.schemas.job import ModelSpec  # noqa: E402
+from parquetry.workers.checkpoint.checkpoint import Checkpoint  # noqa: E402
+from parquetry.workers.engine_spec import EngineSpec  # noqa: E402
+from parquetry.workers.hosting.engine_choice import load_engine  # noqa: E402
+from parquetry.workers.hosting.model_host import ModelHost  # noqa: E402
+from parquetry.workers.loading.model import load_model, switch_model  # noqa: E402
+from parquetry.workers.request import GenerationRequest, SamplingParams  # noqa: E402
 
 
 def spec_of(folder, task="generate", **model) -> EngineSpec:
@@ -33,7 +33,7 @@ def test_encoder_back_ends_do_not_generate(causal_lm, backend):
 
 
 def test_auto_takes_the_packed_engine_where_it_can(causal_lm):
-    pytest.importorskip("workers.packed.engine")
+    pytest.importorskip("parquetry.workers.packed.packed_engine")
 
     assert load_engine(spec_of(causal_lm)).describe()["backend"] == "packed"
 

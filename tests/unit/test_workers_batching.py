@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.batching import LengthSorted
+from parquetry.workers.padded.batching import LengthSorted
 
 
 def drain(queue: LengthSorted) -> list[list[int]]:

@@ -8,8 +8,8 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 
-from schemas.errors import RowError
-from workers.cells import cells, text_of
+from parquetry.schemas.errors import RowError
+from parquetry.workers.preparation.cells import cells, text_of
 
 
 def broken_utf8() -> pa.Array:

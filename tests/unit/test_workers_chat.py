@@ -6,10 +6,10 @@ from datetime import datetime
 
 import pytest
 
-from schemas.errors import RowError, TemplateError, UnsupportedOptionError
-from schemas.job import ModelSpec, PromptSpec
-from workers.chat import ChatTemplate, read_messages, user_message, with_system
-from workers.checkpoint import Checkpoint
+from parquetry.schemas.errors import RowError, TemplateError, UnsupportedOptionError
+from parquetry.schemas.job import ModelSpec, PromptSpec
+from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.preparation.chat import ChatTemplate, read_messages, user_message, with_system
 
 NOW = datetime(2026, 3, 4)
 MESSAGES = [

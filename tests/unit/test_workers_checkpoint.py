@@ -7,10 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from schemas.errors import MissingTokenizerError, ModelNotFoundError, UnsafeWeightsError, UnsupportedOptionError
-from schemas.job import ModelSpec
-from workers.checkpoint import Checkpoint
-from workers.weights import fingerprint
+from parquetry.schemas.errors import (
+    MissingTokenizerError,
+    ModelNotFoundError,
+    UnsafeWeightsError,
+    UnsupportedOptionError,
+)
+from parquetry.schemas.job import ModelSpec
+from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.checkpoint.weights import fingerprint
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ pytest.importorskip("transformers", reason="the torch extra is not installed")
 
 from transformers import AutoModel, AutoModelForSequenceClassification, pipeline  # noqa: E402
 
-from schemas.errors import UnsupportedOptionError  # noqa: E402
-from schemas.job import ModelSpec  # noqa: E402
-from workers.backends import load_engine  # noqa: E402
-from workers.engine_spec import EngineSpec  # noqa: E402
-from workers.heads import label_scores  # noqa: E402
-from workers.request import EncodeRequest  # noqa: E402
-from workers.tokenization import Tokenizer  # noqa: E402
+from parquetry.schemas.errors import UnsupportedOptionError  # noqa: E402
+from parquetry.schemas.job import ModelSpec  # noqa: E402
+from parquetry.workers.encoding.label_scores import label_scores  # noqa: E402
+from parquetry.workers.engine_spec import EngineSpec  # noqa: E402
+from parquetry.workers.hosting.engine_choice import load_engine  # noqa: E402
+from parquetry.workers.preparation.tokenization import Tokenizer  # noqa: E402
+from parquetry.workers.request import EncodeRequest  # noqa: E402
 
 TEXTS = ["the quick brown fox", "good", "", "a table of rows and a model that reads them", "😀"]
 PAIRS = [("the fox", "a dog"), ("good film", "bad book song"), ("", "x")]

@@ -11,18 +11,18 @@ pytest.importorskip("transformers", reason="the torch extra is not installed")
 
 from transformers import AutoModelForSeq2SeqLM  # noqa: E402
 
-from schemas.errors import InvalidValueError, RowError, UnsupportedOptionError  # noqa: E402
-from schemas.job import ModelSpec  # noqa: E402
+from parquetry.schemas.errors import InvalidValueError, RowError, UnsupportedOptionError  # noqa: E402
+from parquetry.schemas.job import ModelSpec  # noqa: E402
+from parquetry.workers.checkpoint.checkpoint import Checkpoint  # noqa: E402
+from parquetry.workers.engine_spec import EngineSpec  # noqa: E402
+from parquetry.workers.grammar.grammar import Grammar  # noqa: E402
+from parquetry.workers.hosting.engine_choice import load_engine  # noqa: E402
+from parquetry.workers.padded.generate import TransformersGenerate  # noqa: E402
+from parquetry.workers.preparation.preparation_choice import choose_preparation  # noqa: E402
+from parquetry.workers.preparation.tokenization import Tokenizer  # noqa: E402
+from parquetry.workers.request import GenerationRequest, SamplingParams  # noqa: E402
 from tests.models import write_seq2seq  # noqa: E402
 from tests.unit.workers_records import make_record, write_table  # noqa: E402
-from workers.backends import load_engine  # noqa: E402
-from workers.checkpoint import Checkpoint  # noqa: E402
-from workers.engine_spec import EngineSpec  # noqa: E402
-from workers.grammar.grammar import Grammar  # noqa: E402
-from workers.preparation import Preparation  # noqa: E402
-from workers.request import GenerationRequest, SamplingParams  # noqa: E402
-from workers.tokenization import Tokenizer  # noqa: E402
-from workers.transformers_generate import TransformersGenerate  # noqa: E402
 
 FAMILIES = ["t5", "bart", "mbart", "marian"]
 TEXTS = ["a table", "the quick brown fox jumps over the lazy dog", "", "\U0001f600", "good bad fine great"]
@@ -181,7 +181,7 @@ def test_a_batch_holds_what_the_budget_allows_of_prompt_and_output(cases, monkey
 def prepared(case: Case, tmp_path, texts, **spec):
     record = make_record([write_table(tmp_path / "in.parquet", {"text": texts})], **spec)
     checkpoint = Checkpoint.resolve(ModelSpec(id=str(case.folder)))
-    return Preparation.of(record, checkpoint, case.tokenizer).tokens(pa.record_batch({"text": texts}))
+    return choose_preparation(record, checkpoint, case.tokenizer).tokens(pa.record_batch({"text": texts}))
 
 
 def test_the_encoders_window_is_for_the_prompt_alone(cases, tmp_path):

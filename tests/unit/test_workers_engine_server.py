@@ -12,13 +12,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from workers.encoding.queue import BatchForm, packed_cost
-from workers.encoding.queued import QueuedEncoder
-from workers.encoding.rows import RowLimits
-from workers.engine_server import EngineServer
-from workers.messages import RESULTS, read_results, request_frames
-from workers.request import EncodeRequest, Encoding
-from workers.wire import Frame, FrameBuffer, dial, listen, receive, send
+from parquetry.workers.encoding.queue import BatchForm, packed_cost
+from parquetry.workers.encoding.queued import QueuedEncoder
+from parquetry.workers.encoding.rows import RowLimits
+from parquetry.workers.process.messages import RESULTS, read_results, request_frames
+from parquetry.workers.process.server import EngineServer
+from parquetry.workers.process.wire import Frame, FrameBuffer, dial, listen, receive, send
+from parquetry.workers.request import EncodeRequest, Encoding
 
 #: tokens of a batch, which is all that is sorted together
 BUDGET = 10

@@ -15,21 +15,21 @@ pytest.importorskip("transformers", reason="the torch extra is not installed")
 
 from transformers import pipeline  # noqa: E402
 
-from producers.validation import validate  # noqa: E402
-from schemas import settings as settings_module  # noqa: E402
-from schemas.columns import ENTITIES  # noqa: E402
-from schemas.errors import InvalidValueError, RowError, UnsupportedOptionError  # noqa: E402
-from schemas.job import JobSpec, ModelSpec  # noqa: E402
+from parquetry.producers.validation import validate  # noqa: E402
+from parquetry.schemas import settings as settings_module  # noqa: E402
+from parquetry.schemas.columns import ENTITIES  # noqa: E402
+from parquetry.schemas.errors import InvalidValueError, RowError, UnsupportedOptionError  # noqa: E402
+from parquetry.schemas.job import JobSpec, ModelSpec  # noqa: E402
+from parquetry.workers.checkpoint.checkpoint import Checkpoint  # noqa: E402
+from parquetry.workers.engine_spec import EngineSpec  # noqa: E402
+from parquetry.workers.hosting.engine_choice import load_engine  # noqa: E402
+from parquetry.workers.preparation.texts import TextPreparation  # noqa: E402
+from parquetry.workers.preparation.tokenization import Spans, Tokenizer, Tokens  # noqa: E402
+from parquetry.workers.request import EncodeRequest  # noqa: E402
+from parquetry.workers.shards.answers import Answers, Outcome  # noqa: E402
+from parquetry.workers.shards.entities import EntityGrouping  # noqa: E402
+from parquetry.workers.shards.pipeline import run_shard  # noqa: E402
 from tests.unit.workers_records import DirectClient, make_record, write_table  # noqa: E402
-from workers.answers import Answers, Outcome  # noqa: E402
-from workers.backends import load_engine  # noqa: E402
-from workers.checkpoint import Checkpoint  # noqa: E402
-from workers.engine_spec import EngineSpec  # noqa: E402
-from workers.entities import EntityGrouping  # noqa: E402
-from workers.pipeline import run_shard  # noqa: E402
-from workers.request import EncodeRequest  # noqa: E402
-from workers.text_preparation import TextPreparation  # noqa: E402
-from workers.tokenization import Spans, Tokenizer, Tokens  # noqa: E402
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog",

@@ -10,11 +10,11 @@ pytest.importorskip("transformers", reason="the torch extra is not installed")
 
 from transformers import AutoModelForCausalLM  # noqa: E402
 
-from schemas.job import ModelSpec  # noqa: E402
-from workers.backends import load_engine  # noqa: E402
-from workers.engine_spec import EngineSpec  # noqa: E402
-from workers.request import GenerationRequest, SamplingParams  # noqa: E402
-from workers.tokenization import Tokenizer  # noqa: E402
+from parquetry.schemas.job import ModelSpec  # noqa: E402
+from parquetry.workers.engine_spec import EngineSpec  # noqa: E402
+from parquetry.workers.hosting.engine_choice import load_engine  # noqa: E402
+from parquetry.workers.preparation.tokenization import Tokenizer  # noqa: E402
+from parquetry.workers.request import GenerationRequest, SamplingParams  # noqa: E402
 
 PROMPTS = ["hello", "the quick brown fox jumps over the lazy dog", "", "a table", "\x00", "😀"]
 

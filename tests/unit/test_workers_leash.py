@@ -10,11 +10,11 @@ import time
 
 import pytest
 
-from workers.leash import leashed
+from parquetry.workers.process.leash import leashed
 
 PARENT = """
 import subprocess, sys, time
-from workers.leash import leashed
+from parquetry.workers.process.leash import leashed
 child = subprocess.Popen(leashed([sys.executable, "-c", "import time; time.sleep(60)"]))
 print(child.pid, flush=True)
 time.sleep(60)
@@ -49,7 +49,7 @@ def test_the_child_dies_however_the_parent_does(number):
 
 
 def test_a_child_whose_parent_is_already_gone_ends_at_once():
-    command = [sys.executable, "-m", "workers.leash", "--parent", str(os.getpid() + 1), "true"]
+    command = [sys.executable, "-m", "parquetry.workers.process.leash", "--parent", str(os.getpid() + 1), "true"]
 
     assert subprocess.run(command, check=False, timeout=20).returncode == 1
 

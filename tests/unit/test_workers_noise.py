@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the torch extra is not installed")
 
-from workers import noise  # noqa: E402
+from parquetry.workers import noise
 
 
 def keys(*rows: tuple[int, int, int]) -> torch.Tensor:

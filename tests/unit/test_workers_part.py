@@ -8,13 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from schemas.columns import output_schema
-from schemas.errors import PartInvalidError
-from schemas.location import Location
-from schemas.storage import open_storage
+from parquetry.schemas.columns import output_schema
+from parquetry.schemas.errors import PartInvalidError
+from parquetry.schemas.location import Location
+from parquetry.schemas.storage.storage import open_storage
+from parquetry.workers.shards.part import verify
+from parquetry.workers.shards.writer import ROW_GROUP_ROWS, PartWriter
 from tests.unit.workers_records import make_record, write_table
-from workers.part import verify
-from workers.writer import ROW_GROUP_ROWS, PartWriter
 
 NAME = "part-00000001.parquet"
 KEYS = {"job": "job-0123456789ab", "shard": "1", "fence": "5"}

@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from schemas.errors import InvalidValueError, ShardFailedError
+from parquetry.schemas.errors import InvalidValueError, ShardFailedError
+from parquetry.workers.engine import Engine
+from parquetry.workers.preparation.prompts import PromptPreparation
+from parquetry.workers.request import Completion, EncodeRequest, Encoding
+from parquetry.workers.shards import pipeline, reader
+from parquetry.workers.shards.pipeline import run_shard
 from tests.unit.workers_records import DirectClient, make_record, write_table
-from workers import pipeline, reader
-from workers.engine import Engine
-from workers.pipeline import run_shard
-from workers.prompt_preparation import PromptPreparation
-from workers.request import Completion, EncodeRequest, Encoding
 
 
 class EchoEngine(Engine):
@@ -345,8 +345,8 @@ def test_a_limit_beyond_the_window_is_refused(many, attempt):
 def test_the_same_job_on_another_batch_composition(tmp_path, many):
     """Sampled output of a real engine depends on neither shard size nor batch size."""
     pytest.importorskip("torch")
-    from workers.backends import load_engine
-    from workers.engine_spec import EngineSpec
+    from parquetry.workers.engine_spec import EngineSpec
+    from parquetry.workers.hosting.engine_choice import load_engine
 
     generation = {"max_new_tokens": 6, "temperature": 1.0, "seed": 11}
     spec = {"model": {"id": many.model_path, "backend": "transformers"}, "generation": generation}

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from schemas.errors import RowError, TemplateError
-from workers.prompts import Template
-from workers.sandbox import MAX_RENDER_S
+from parquetry.schemas.errors import RowError, TemplateError
+from parquetry.workers.preparation.sandbox import MAX_RENDER_S
+from parquetry.workers.preparation.template import Template
 
 
 def render(source: str, **row: object) -> str:

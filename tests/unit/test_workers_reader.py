@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from schemas.errors import InputChangedError, MissingColumnError, UnreadableFileError
+from parquetry.schemas.errors import InputChangedError, MissingColumnError, UnreadableFileError
+from parquetry.workers.shards.reader import BATCH_ROWS, input_schema, read_shard
 from tests.unit.workers_records import input_file, make_record, write_table
-from workers.reader import BATCH_ROWS, input_schema, read_shard
 
 ROWS = 1000
 

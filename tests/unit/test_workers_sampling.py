@@ -7,8 +7,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="the torch extra is not installed")
 pytest.importorskip("transformers", reason="the torch extra is not installed")
 
-from workers.request import SamplingParams  # noqa: E402
-from workers.sampling import RowFilter, RowPenalty, keep_min_p, keep_top_k, keep_top_p  # noqa: E402
+from parquetry.workers.padded.sampling import RowFilter, RowPenalty, keep_min_p, keep_top_k, keep_top_p  # noqa: E402
+from parquetry.workers.request import SamplingParams  # noqa: E402
 
 INF = float("inf")
 #: probabilities .5 .3 .15 .05

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from schemas.errors import MissingTokenizerError, RowError
-from workers.tokenization import Tokenizer, Tokens, _longest_first
+from parquetry.schemas.errors import MissingTokenizerError, RowError
+from parquetry.workers.preparation.tokenization import Tokenizer, Tokens, _longest_first
 
 TEXTS = ["the quick brown fox", "", "\x00", "😀 é", "a" * 50, " \n\t"]
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers import wire
-from workers.messages import read_requests, read_results, request_frames, result_frames
-from workers.request import Completion, EncodeRequest, Encoding, GenerationRequest, SamplingParams
-from workers.wire import Frame, FrameBuffer, WireError
+from parquetry.workers.process import wire
+from parquetry.workers.process.messages import read_requests, read_results, request_frames, result_frames
+from parquetry.workers.process.wire import Frame, FrameBuffer, WireError
+from parquetry.workers.request import Completion, EncodeRequest, Encoding, GenerationRequest, SamplingParams
 
 
 @given(st.lists(st.tuples(st.text(max_size=5), st.binary(max_size=50)), max_size=5), st.integers(1, 40))

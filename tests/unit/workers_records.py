@@ -9,14 +9,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas.formats import format_of, open_text
-from schemas.job import JobSpec
-from schemas.location import Location
-from schemas.manifest import JobRecord
-from schemas.shard import InputFile, ShardPlan
-from schemas.storage import open_storage
-from workers.engine import Engine
-from workers.request import Request, Result
+from parquetry.schemas.formats import format_of, open_text
+from parquetry.schemas.job import JobSpec
+from parquetry.schemas.location import Location
+from parquetry.schemas.manifest import JobRecord
+from parquetry.schemas.shard import InputFile, ShardPlan
+from parquetry.schemas.storage.storage import open_storage
+from parquetry.workers.engine import Engine
+from parquetry.workers.request import Request, Result
 
 
 def input_file(path: Path, **partitions: str) -> InputFile:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface
 
-from workers.encoding.tiles import TileShape
+from parquetry.workers.encoding.tiles import TileShape
 
 IMPLEMENTATION = "parquetry_encoder"
 #: tokens of the longest row up to which our kernel beats the general flash attention
@@ -123,7 +123,7 @@ def _band(length: int, window: int, causal: bool, device: torch.device) -> Tenso
 def _attend_tiles(
     q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float, window: int, causal: bool
 ) -> Tensor:
-    from workers.encoding.triton_varlen import varlen_attention
+    from parquetry.workers.encoding.triton_varlen import varlen_attention
 
     return varlen_attention(q, k, v, segments.table, segments.num_tiles, segments.tile, scale, window, causal)
 

@@ -8,13 +8,13 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from schemas.errors import EngineRefusedError
-from workers.encoding.attention import IMPLEMENTATION, computing
-from workers.encoding.batch import PackedBatch
-from workers.encoding.device_batch import DeviceBatch, HostSegments, layout_of, upload
-from workers.encoding.families import max_row_tokens, position_start
-from workers.encoding.guards import check_packed
-from workers.encoding.rows import RowLimits
+from parquetry.schemas.errors import EngineRefusedError
+from parquetry.workers.encoding.attention import IMPLEMENTATION, computing
+from parquetry.workers.encoding.checks import check_packed
+from parquetry.workers.encoding.device_batch import DeviceBatch, HostSegments, layout_of, upload
+from parquetry.workers.encoding.families import max_row_tokens, position_start
+from parquetry.workers.encoding.row_batch import PackedBatch
+from parquetry.workers.encoding.rows import RowLimits
 
 
 class PackedBody:

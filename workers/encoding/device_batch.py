@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workers.encoding.attention import Segments
-from workers.encoding.batch import PackedBatch
-from workers.encoding.tiles import TileShape, tile_shape, tiles
+from parquetry.workers.encoding.attention import Segments
+from parquetry.workers.encoding.row_batch import PackedBatch
+from parquetry.workers.encoding.tiles import TileShape, tile_shape, tiles
 
 
 @dataclass(frozen=True)

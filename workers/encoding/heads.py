@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions as BodyOutput
 
-from workers.encoding.families import family_of
-from workers.encoding.pooling import Mode, pool
+from parquetry.workers.encoding.families import family_of
+from parquetry.workers.encoding.token_pooling import Mode, pool
 
 _PADDING = 0
 

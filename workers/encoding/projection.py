@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from schemas.errors import UnsupportedOptionError
-from workers.dense import DenseLayer
-from workers.pooling import modes_of
+from parquetry.schemas.errors import UnsupportedOptionError
+from parquetry.workers.checkpoint.dense import DenseLayer
+from parquetry.workers.checkpoint.pooling import modes_of
 
 
 class Projection(nn.Module):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from workers.request import EncodeRequest, Encoding
+from parquetry.workers.request import EncodeRequest, Encoding
 
 #: tokens and rectangles (num_batches,) of batches to the slots they take; neither grows without the other
 Cost = Callable[[np.ndarray, np.ndarray], np.ndarray]

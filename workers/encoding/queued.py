@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from workers.encoding.queue import BatchForm, EncodeQueue, refused
-from workers.encoding.rows import RowLimits
-from workers.engine import Engine
-from workers.request import EncodeRequest, Encoding
+from parquetry.workers.encoding.queue import BatchForm, EncodeQueue, refused
+from parquetry.workers.encoding.rows import RowLimits
+from parquetry.workers.engine import Engine
+from parquetry.workers.request import EncodeRequest, Encoding
 
 _NOT_FINITE = "the model gave values that are not finite; try model.dtype float32"
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from workers.checkpoint import Checkpoint
-from workers.request import EncodeRequest
+from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.request import EncodeRequest
 
 _LONG = 512
 

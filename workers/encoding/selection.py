@@ -6,14 +6,14 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from schemas.errors import EngineRefusedError, UnsupportedOptionError
-from schemas.settings import settings
-from workers.checkpoint import Checkpoint
-from workers.encoding.providers import COMPILERS, PROVIDERS, provider_name
-from workers.encoding.rows import RowLimits
-from workers.encoding.vectors import Vectors, after_pooling, pooling_of
-from workers.engine import Engine
-from workers.engine_spec import EngineSpec
+from parquetry.schemas.errors import EngineRefusedError, UnsupportedOptionError
+from parquetry.schemas.settings import settings
+from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.encoding.onnx.providers import COMPILERS, PROVIDERS, provider_name
+from parquetry.workers.encoding.rows import RowLimits
+from parquetry.workers.encoding.vectors import Vectors, after_pooling, pooling_of
+from parquetry.workers.engine import Engine
+from parquetry.workers.engine_spec import EngineSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,7 +28,7 @@ def packed_encoder(
     spec: EngineSpec, checkpoint: Checkpoint, model: PreTrainedModel, about: dict[str, str]
 ) -> Engine | str:
     """The packed engine on a loaded model, or why it cannot serve it; the model is then as it was."""
-    from workers.encoding.torch_packed import EncodeTask, PackedEncoder, unsupported_reason
+    from parquetry.workers.encoding.torch_packed import EncodeTask, PackedEncoder, unsupported_reason
 
     if spec.model.attention not in _OUR_ATTENTION:
         return f"it has no attention {spec.model.attention}"
@@ -61,8 +61,8 @@ def onnx_encoder(spec: EngineSpec, checkpoint: Checkpoint, about: dict[str, str]
 
     Raises UnsupportedOptionError for a provider that the installed runtime lacks, or options it cannot follow.
     """
-    from workers.encoding.onnx_file import is_ours, own_file
-    from workers.encoding.ort_padded import OrtPaddedEncoder
+    from parquetry.workers.encoding.onnx.model_file import is_ours, own_file
+    from parquetry.workers.encoding.onnx.ort_padded import OrtPaddedEncoder
 
     provider = provider_name(settings().onnx_provider, spec.device)
     own = own_file(checkpoint.folder)
@@ -77,8 +77,8 @@ def onnx_encoder(spec: EngineSpec, checkpoint: Checkpoint, about: dict[str, str]
 
 
 def _packed_onnx(spec: EngineSpec, checkpoint: Checkpoint, about: dict[str, str]) -> Engine | None:
-    from workers.encoding.export import ExportPlan, exported
-    from workers.encoding.ort_packed import OrtPackedEncoder
+    from parquetry.workers.encoding.onnx.export import ExportPlan, exported
+    from parquetry.workers.encoding.onnx.ort_packed import OrtPackedEncoder
 
     try:
         plan = ExportPlan(task=spec.task, form="packed", dtype="float16", pooling=pooling_of(spec, checkpoint))
@@ -91,7 +91,7 @@ def _packed_onnx(spec: EngineSpec, checkpoint: Checkpoint, about: dict[str, str]
 
 
 def _padded_export(spec: EngineSpec, checkpoint: Checkpoint, provider: str) -> tuple[Path, str]:
-    from workers.encoding.export import ExportPlan, exported
+    from parquetry.workers.encoding.onnx.export import ExportPlan, exported
 
     quantization = spec.model.quantization
     if quantization not in ("none", "int8"):
@@ -115,7 +115,7 @@ def _padded_export(spec: EngineSpec, checkpoint: Checkpoint, provider: str) -> t
 
 
 def _options(spec: EngineSpec, checkpoint: Checkpoint, provider: str, precision: str) -> Any:
-    from workers.encoding.ort_padded import OrtOptions
+    from parquetry.workers.encoding.onnx.ort_padded import OrtOptions
 
     return OrtOptions(
         limits=RowLimits.of(checkpoint),

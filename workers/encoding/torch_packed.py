@@ -11,28 +11,28 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from schemas.errors import EngineRefusedError
-from schemas.job import Task
-from workers.dense import DenseLayer
-from workers.encoding.attention import attention_name
-from workers.encoding.batch import PackedBatch, pack
-from workers.encoding.body import PackedBody, limits_of
-from workers.encoding.device_batch import upload
-from workers.encoding.families import head_dim_of
-from workers.encoding.fused import fuse
-from workers.encoding.graphs import BodyGraphs
-from workers.encoding.guards import require_unchanged, unsupported_reason
-from workers.encoding.heads import OwnHead
-from workers.encoding.layers import compile_layers
-from workers.encoding.pooling import Mode, pool
-from workers.encoding.projection import Projection
-from workers.encoding.queue import PACKED
-from workers.encoding.queued import BatchTooLargeError, QueuedEncoder
-from workers.encoding.readback import Readback
-from workers.encoding.scores import split_rows
-from workers.encoding.tuning import best_num_tokens
-from workers.heads import choose_activation, label_scores, token_labels
-from workers.request import EncodeRequest
+from parquetry.schemas.errors import EngineRefusedError
+from parquetry.schemas.job import Task
+from parquetry.workers.checkpoint.dense import DenseLayer
+from parquetry.workers.encoding.attention import attention_name
+from parquetry.workers.encoding.block_layers import compile_layers
+from parquetry.workers.encoding.body import PackedBody, limits_of
+from parquetry.workers.encoding.body_graphs import BodyGraphs
+from parquetry.workers.encoding.checks import require_unchanged, unsupported_reason
+from parquetry.workers.encoding.device_batch import upload
+from parquetry.workers.encoding.families import head_dim_of
+from parquetry.workers.encoding.heads import OwnHead
+from parquetry.workers.encoding.label_scores import choose_activation, label_scores, token_labels
+from parquetry.workers.encoding.projection import Projection
+from parquetry.workers.encoding.queue import PACKED
+from parquetry.workers.encoding.queued import BatchTooLargeError, QueuedEncoder
+from parquetry.workers.encoding.readback import Readback
+from parquetry.workers.encoding.row_batch import PackedBatch, pack
+from parquetry.workers.encoding.scores import split_rows
+from parquetry.workers.encoding.token_pooling import Mode, pool
+from parquetry.workers.encoding.tuning import best_num_tokens
+from parquetry.workers.fusing.encoder_block import fuse
+from parquetry.workers.request import EncodeRequest
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from workers.encoding.tiles import TileShape
+from parquetry.workers.encoding.tiles import TileShape
 
 #: programs a multiprocessor is given, many times what it holds at once, so that all of them end together; each walks
 #: over several tiles (at 8 the kernel took 5-15% longer on an H200)

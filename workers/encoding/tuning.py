@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from workers.encoding.batch import PackedBatch, pack
-from workers.request import EncodeRequest
+from parquetry.workers.encoding.row_batch import PackedBatch, pack
+from parquetry.workers.request import EncodeRequest
 
 #: tokens below the budget that are tried; on an H100 the kernels picked for a power of two were 8% slower than those
 #: picked for most numbers just below it

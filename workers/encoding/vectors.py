@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from schemas.errors import UnsupportedOptionError
-from schemas.job import Task
-from workers.checkpoint import Checkpoint
-from workers.dense import DenseLayer
-from workers.encoding.pooling import pool_padded
-from workers.encoding.projection import Projection
-from workers.encoding.scores import Activation, scores, split_rows, token_labels
-from workers.engine_spec import EngineSpec
-from workers.heads import choose_activation
+from parquetry.schemas.errors import UnsupportedOptionError
+from parquetry.schemas.job import Task
+from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.checkpoint.dense import DenseLayer
+from parquetry.workers.encoding.label_scores import choose_activation
+from parquetry.workers.encoding.projection import Projection
+from parquetry.workers.encoding.scores import Activation, scores, split_rows, token_labels
+from parquetry.workers.encoding.token_pooling import pool_padded
+from parquetry.workers.engine_spec import EngineSpec
 
 #: the output that has one vector a text
 SENTENCE = "sentence_embedding"
@@ -32,7 +32,7 @@ _OUTPUTS = {
 
 
 def pooling_of(spec: EngineSpec, checkpoint: Checkpoint) -> Any:
-    """A mode of `workers.pooling`: the spec's, the sentence-transformers folder's, or the mean."""
+    """A mode of `parquetry.workers.checkpoint.pooling`: the spec's, the sentence-transformers folder's, or the mean."""
     if spec.pooling not in (None, "auto"):
         return spec.pooling
     return checkpoint.pooling.mode if spec.task == "embed" and checkpoint.pooling else "mean"
@@ -58,7 +58,7 @@ class Vectors:
 
     task: Task
     activation: Activation = "none"
-    #: for embeddings: a mode of `workers.pooling`, and what becomes of a pooled vector
+    #: for embeddings: a mode of `parquetry.workers.checkpoint.pooling`, and what becomes of a pooled vector
     pooling: str = "mean"
     dense: tuple[DenseLayer, ...] = ()
     dimensions: int | None = None

@@ -10,7 +10,7 @@ from torch import Tensor
 def apply_bitmask(logits: Tensor, masks: Tensor) -> Tensor:
     """logits (num_rows, vocab_size) with -inf where the bit of masks (num_rows, words) int32 is 0, low bits first."""
     if logits.is_cuda:
-        from workers.grammar.bitmask_kernel import mask_on_gpu
+        from parquetry.workers.grammar.bitmask_kernel import mask_on_gpu
 
         return mask_on_gpu(logits, masks)
     octets = masks.numpy().astype("<i4", copy=False).view(np.uint8)

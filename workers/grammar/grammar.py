@@ -6,9 +6,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from schemas.errors import GrammarError
-from schemas.job import GenerationSpec
-from workers.loading.packages import require
+from parquetry.schemas.errors import GrammarError
+from parquetry.schemas.job import GenerationSpec
+from parquetry.workers.packages import require
 
 #: no free white space between the parts of a document: a model that may write spaces may write nothing else
 _JSON_OPTIONS = {"whitespace_flexible": False}

@@ -8,8 +8,8 @@ import tokenizers
 import torch
 from torch import Tensor
 
-from workers.grammar.matcher import GrammarCompiler, RowMatcher
-from workers.loading.packages import require
+from parquetry.workers.grammar.matcher import GrammarCompiler, RowMatcher
+from parquetry.workers.packages import require
 
 
 class Grammars:

@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import tokenizers
 
-from workers.grammar.grammar import Grammar
-from workers.grammar.vocabulary import read_vocabulary
+from parquetry.workers.grammar.grammar import Grammar
+from parquetry.workers.grammar.vocabulary import read_vocabulary
 
 
 class RowMatcher:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from workers.grammar.bitmask import apply_bitmask
-from workers.grammar.grammars import Grammars
-from workers.grammar.matcher import RowMatcher
+from parquetry.workers.grammar.bitmask import apply_bitmask
+from parquetry.workers.grammar.grammars import Grammars
+from parquetry.workers.grammar.matcher import RowMatcher
 
 
 class BatchGrammars:

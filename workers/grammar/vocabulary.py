@@ -8,7 +8,7 @@ from typing import Any
 
 import tokenizers
 
-from schemas.errors import GrammarError
+from parquetry.schemas.errors import GrammarError
 
 
 def read_vocabulary(tokenizer: tokenizers.Tokenizer, vocab_size: int, eos_ids: Collection[int]) -> Any:

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import get_args
 
-from schemas.errors import MissingPackageError, ParquetryError
-from schemas.job import Attention, ModelSpec, Quantization
-from workers.loading.attention_choice import AttentionLimits, check_attention
-from workers.loading.card import Card
-from workers.loading.quantization import check_quantization
+from parquetry.schemas.errors import MissingPackageError, ParquetryError
+from parquetry.schemas.job import Attention, ModelSpec, Quantization
+from parquetry.workers.loading.attention_choice import AttentionLimits, check_attention
+from parquetry.workers.loading.card import Card
+from parquetry.workers.loading.quantization import check_quantization
 
 
 @dataclass(frozen=True)

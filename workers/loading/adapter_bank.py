@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from schemas.errors import AdapterMismatchError
-from workers.loading.adapters import Adapter
-from workers.loading.packages import require
+from parquetry.schemas.errors import AdapterMismatchError
+from parquetry.workers.checkpoint.adapter import Adapter
+from parquetry.workers.packages import require
 
 #: ranks of a layer are filled up with zeros to a multiple of this, which tensor cores need
 _RANK_MULTIPLE = 8

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from schemas.errors import UnsupportedAttentionError
-from schemas.job import Attention
-from workers.loading.card import Card
-from workers.loading.packages import require
-from workers.loading.precision import HALF
+from parquetry.schemas.errors import UnsupportedAttentionError
+from parquetry.schemas.job import Attention
+from parquetry.workers.loading.card import Card
+from parquetry.workers.loading.precision import HALF
+from parquetry.workers.packages import require
 
 #: sdpa-* -> the kernel's name in torch.nn.attention.SDPBackend
 _KERNELS = {
@@ -98,7 +98,7 @@ def implementation(choice: Attention) -> str | None:
     if choice == "auto" or choice in PACKED_ONLY:
         return None
     if choice in _UNGROUPED:
-        from workers.loading.ungrouped import IMPLEMENTATION
+        from parquetry.workers.loading.ungrouped import IMPLEMENTATION
 
         return IMPLEMENTATION
     return "sdpa" if choice.startswith("sdpa") else choice

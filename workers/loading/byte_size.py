@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from schemas.errors import InvalidValueError
+from parquetry.schemas.errors import InvalidValueError
 
 _UNITS = {
     "": 1,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from schemas.job import Quantization
-from workers.loading.tensor_headers import TensorHeader
+from parquetry.schemas.job import Quantization
+from parquetry.workers.checkpoint.tensor_headers import TensorHeader
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 #: bytes a weight of a quantized matrix takes; the scales of 4-bit blocks are in it, those of rows are added

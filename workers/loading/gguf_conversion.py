@@ -1,4 +1,4 @@
-"""The torch side of unpacking a GGUF file: `python -m workers.loading.gguf_conversion FILE FOLDER`."""
+"""The torch side of unpacking a GGUF file: `python -m parquetry.workers.loading.gguf_conversion FILE FOLDER`."""
 
 from __future__ import annotations
 

@@ -11,18 +11,18 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
-from schemas.errors import ModelNotFoundError, OtherWeightsError
-from schemas.settings import settings
-from workers.checkpoint import Checkpoint
-from workers.engine_spec import EngineSpec
-from workers.loading.adapter_bank import attach
-from workers.loading.adapters import merge
-from workers.loading.attention_choice import AttentionLimits, use_attention
-from workers.loading.card import Card, cards
-from workers.loading.figures import speed_warning
-from workers.loading.placement import Placement, device_key
-from workers.loading.plan import LoadingPlan
-from workers.loading.quantization import RECIPES, quantization_config
+from parquetry.schemas.errors import ModelNotFoundError, OtherWeightsError
+from parquetry.schemas.settings import settings
+from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.engine_spec import EngineSpec
+from parquetry.workers.loading.adapter_bank import attach
+from parquetry.workers.loading.attention_choice import AttentionLimits, use_attention
+from parquetry.workers.loading.card import Card, cards
+from parquetry.workers.loading.figures import speed_warning
+from parquetry.workers.loading.merged_adapter import merge
+from parquetry.workers.loading.placement import Placement, device_key
+from parquetry.workers.loading.plan import LoadingPlan
+from parquetry.workers.loading.quantization import RECIPES, quantization_config
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from schemas.errors import BadInputError, UnsupportedOptionError
-from schemas.job import ModelSpec
-from workers.loading.stored_quantization import stored_method
+from parquetry.schemas.errors import BadInputError, UnsupportedOptionError
+from parquetry.schemas.job import ModelSpec
+from parquetry.workers.loading.stored_quantization import stored_method
 
 #: more devices than this share no model
 _MOST = 16

@@ -6,27 +6,33 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from schemas.errors import (
+from parquetry.schemas.errors import (
     ModelNotFoundError,
     UnsupportedAttentionError,
     UnsupportedOptionError,
     UnsupportedQuantizationError,
 )
-from schemas.job import ModelSpec
-from workers.checkpoint import Checkpoint
-from workers.loading.adapters import Adapter
-from workers.loading.attention_choice import PACKED_ONLY, PADDED_ONLY, AttentionLimits, check_attention
-from workers.loading.card import Card
-from workers.loading.footprint import DTYPE_BYTES, expanded_bytes, loaded_bytes
-from workers.loading.parallelism import check_parallel
-from workers.loading.placement import Device, Placement, device_key, parse_limits, place, place_share, require_room
-from workers.loading.precision import resolve_dtype
-from workers.loading.quantization import check_options, check_quantization
-from workers.loading.stored_quantization import check_stored, is_expanded, known_method, stored_method
-from workers.loading.tensor_headers import TensorHeader, read_headers
-
-#: back ends that hold no torch model, and what they make of weights
-OTHER_RUNTIMES: dict[str, tuple[str, ...]] = {"onnxruntime": ("none", "int8"), "optimum": ("none",)}
+from parquetry.schemas.job import ModelSpec
+from parquetry.workers.checkpoint.adapter import Adapter
+from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.checkpoint.tensor_headers import TensorHeader, read_headers
+from parquetry.workers.engine_spec import OTHER_RUNTIMES
+from parquetry.workers.loading.attention_choice import PACKED_ONLY, PADDED_ONLY, AttentionLimits, check_attention
+from parquetry.workers.loading.card import Card
+from parquetry.workers.loading.footprint import DTYPE_BYTES, expanded_bytes, loaded_bytes
+from parquetry.workers.loading.parallelism import check_parallel
+from parquetry.workers.loading.placement import (
+    Device,
+    Placement,
+    device_key,
+    parse_limits,
+    place,
+    place_share,
+    require_room,
+)
+from parquetry.workers.loading.precision import resolve_dtype
+from parquetry.workers.loading.quantization import check_options, check_quantization
+from parquetry.workers.loading.stored_quantization import check_stored, is_expanded, known_method, stored_method
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from schemas.job import ModelSpec
+from parquetry.schemas.job import ModelSpec
 
 HALF = ("bfloat16", "float16")
 _KNOWN = ("float32", *HALF)

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from schemas.errors import UnsupportedQuantizationError
-from schemas.job import ModelSpec
-from workers.loading.card import Card
-from workers.loading.packages import require
+from parquetry.schemas.errors import UnsupportedQuantizationError
+from parquetry.schemas.job import ModelSpec
+from parquetry.workers.engine_spec import int8_threshold
+from parquetry.workers.loading.card import Card
+from parquetry.workers.packages import require
 
 
 @dataclass(frozen=True)
@@ -71,16 +72,6 @@ RECIPES: dict[str, Recipe] = {
     "fp8": Recipe("torchao", _fp8, capability=(8, 9), dtypes=("bfloat16",)),
     "int8-weight-only": Recipe("torchao", _int8_weight_only),
 }
-
-
-def int8_threshold(model: ModelSpec) -> float:
-    """Activations above it stay in half precision; 0 quantizes all of them.
-
-    Left open, it is zero wherever rows are packed, and the library's 6.0 in the padded back end.
-    """
-    if model.int8_threshold is not None:
-        return model.int8_threshold
-    return 6.0 if model.backend == "transformers" else 0.0
 
 
 def packing_obstacle(model: ModelSpec) -> str | None:

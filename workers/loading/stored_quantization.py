@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from schemas.errors import UnsupportedQuantizationError
-from workers.loading.card import Card
-from workers.loading.packages import require
+from parquetry.schemas.errors import UnsupportedQuantizationError
+from parquetry.workers.loading.card import Card
+from parquetry.workers.packages import require
 
 
 @dataclass(frozen=True)

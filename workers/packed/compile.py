@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from workers.add_linear import inductor_after
-from workers.packed.kv_cache import LayerShape
-from workers.packed.residual import put_sum_into_product
+from parquetry.workers.fusing.add_linear import inductor_after
+from parquetry.workers.fusing.decoder_sums import put_sum_into_product
+from parquetry.workers.packed.attention.kv_cache import LayerShape
 
 
 def decoder_layers(model: nn.Module, layers: Sequence[LayerShape]) -> list[nn.Module]:

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workers.packed.attention import AttentionStep, SharedKeys
-from workers.packed.batch import Batch
-from workers.packed.sharing import MIN_ROWS
-from workers.packed.step_tensors import DeviceLanes, StepTensors
+from parquetry.workers.packed.attention.hook import AttentionStep, SharedKeys
+from parquetry.workers.packed.scheduling.batch import Batch
+from parquetry.workers.packed.scheduling.sharing import MIN_ROWS
+from parquetry.workers.packed.step_tensors import DeviceLanes, StepTensors
 
 #: what the host knows of every decode as int64 (lane, position, column of its table, slot, position of the new token),
 #: and as int32 (lane, length, block)

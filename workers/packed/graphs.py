@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from workers.packed.batch import Batch
-from workers.packed.graph_inputs import GraphInputs
-from workers.packed.sampler import SamplingMode
-from workers.packed.step_tensors import Choice
+from parquetry.workers.packed.graph_inputs import GraphInputs
+from parquetry.workers.packed.sampling.sampler import SamplingMode
+from parquetry.workers.packed.scheduling.batch import Batch
+from parquetry.workers.packed.step_tensors import Choice
 
 if TYPE_CHECKING:
-    from workers.packed.runner import ModelRunner
+    from parquetry.workers.packed.runner import ModelRunner
 
 log = logging.getLogger(__name__)
 

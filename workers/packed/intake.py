@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from tokenizers import Tokenizer
 
-from schemas.errors import GrammarError
-from workers.grammar.grammars import Grammars
-from workers.loading.adapter_bank import AdapterBank
-from workers.loading.adapters import unknown_adapter
-from workers.packed.sequence import Sequence
-from workers.packed.stop import StopMatcher
-from workers.request import Completion, GenerationRequest
+from parquetry.schemas.errors import GrammarError
+from parquetry.workers.checkpoint.adapter import unknown_adapter
+from parquetry.workers.grammar.grammars import Grammars
+from parquetry.workers.loading.adapter_bank import AdapterBank
+from parquetry.workers.packed.scheduling.sequence import Sequence
+from parquetry.workers.request import Completion, GenerationRequest
+from parquetry.workers.stops import StopMatcher
 
 
 class Intake:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import torch
 
-from workers.packed.kv_cache import LayerShape
-from workers.packed.options import PackedOptions
-from workers.packed.runner import ModelRunner
+from parquetry.workers.packed.attention.kv_cache import LayerShape
+from parquetry.workers.packed.options import PackedOptions
+from parquetry.workers.packed.runner import ModelRunner
 
 
 def free_bytes(device: torch.device, fraction: float, limit: int | None = None) -> int:

@@ -8,26 +8,26 @@ from dataclasses import dataclass
 from tokenizers import Tokenizer
 from torch import nn
 
-from workers.grammar.grammars import Grammars
-from workers.packed.attention import IMPLEMENTATION, AttentionBackend
-from workers.packed.backends import choose_backend
-from workers.packed.blocks import BlockPool
-from workers.packed.kv_cache import LayerShape, attach_caches, detach_caches
-from workers.packed.lanes import LaneTable
-from workers.packed.memory import plan_num_blocks
-from workers.packed.options import PackedOptions
-from workers.packed.probe import probe_layers
-from workers.packed.runner import ModelRunner
-from workers.packed.sampler import Sampler
-from workers.packed.scheduler import Scheduler
-from workers.packed.self_check import check_engine
-from workers.packed.sharing import MIN_ROWS, PrefixGroups
-from workers.packed.sharing_check import can_share
-from workers.packed.startup import capture_graphs, speed_up
-from workers.packed.step_tensors import DeviceLanes
-from workers.packed.together import GroupRunner, unanimous
-from workers.packed.waves import full_step
-from workers.parallel.group import RankGroup
+from parquetry.workers.grammar.grammars import Grammars
+from parquetry.workers.packed.attention.backend_choice import choose_backend
+from parquetry.workers.packed.attention.hook import IMPLEMENTATION, AttentionBackend
+from parquetry.workers.packed.attention.kv_cache import LayerShape, attach_caches, detach_caches
+from parquetry.workers.packed.checks.hooked_layers import probe_layers
+from parquetry.workers.packed.checks.paged_check import check_engine
+from parquetry.workers.packed.checks.sharing_check import can_share
+from parquetry.workers.packed.memory import plan_num_blocks
+from parquetry.workers.packed.options import PackedOptions
+from parquetry.workers.packed.runner import ModelRunner
+from parquetry.workers.packed.sampling.sampler import Sampler
+from parquetry.workers.packed.scheduling.blocks import BlockPool
+from parquetry.workers.packed.scheduling.lanes import LaneTable
+from parquetry.workers.packed.scheduling.scheduler import Scheduler
+from parquetry.workers.packed.scheduling.sharing import MIN_ROWS, PrefixGroups
+from parquetry.workers.packed.startup import capture_graphs, speed_up
+from parquetry.workers.packed.step_tensors import DeviceLanes
+from parquetry.workers.packed.together import GroupRunner, unanimous
+from parquetry.workers.packed.waves import full_step
+from parquetry.workers.parallel.group import RankGroup
 
 #: blocks of the small cache that the self check runs on
 NUM_PROBE_BLOCKS = 16

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from workers.loading.adapter_bank import AdapterBank
-from workers.packed.attention import AttentionBackend, computing
-from workers.packed.batch import Batch
-from workers.packed.graphs import DecodeGraphs
-from workers.packed.sampler import Sampler, SamplingMode
-from workers.packed.step_tensors import Choice, DeviceLanes, StepBuilder, StepTensors
-from workers.parallel.group import SOLO, RankGroup
+from parquetry.workers.loading.adapter_bank import AdapterBank
+from parquetry.workers.packed.attention.hook import AttentionBackend, computing
+from parquetry.workers.packed.graphs import DecodeGraphs
+from parquetry.workers.packed.sampling.sampler import Sampler, SamplingMode
+from parquetry.workers.packed.scheduling.batch import Batch
+from parquetry.workers.packed.step_tensors import Choice, DeviceLanes, StepBuilder, StepTensors
+from parquetry.workers.parallel.group import SOLO, RankGroup
 
 
 @dataclass

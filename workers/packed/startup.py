@@ -9,15 +9,16 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from workers.loading.packages import is_installed
-from workers.packed.compile import compile_layers, reset_layers
-from workers.packed.graphs import DecodeGraphs
-from workers.packed.int8_linear import has_int8_layers, swap_int8_layers
-from workers.packed.kv_cache import LayerShape
-from workers.packed.merge import merge_projections
-from workers.packed.options import PackedOptions
-from workers.packed.probe import UnsupportedModel, check_logits
-from workers.packed.runner import ModelRunner
+from parquetry.workers.engine import UnsupportedModel
+from parquetry.workers.fusing.int8_linear import has_int8_layers, swap_int8_layers
+from parquetry.workers.fusing.merged_projections import merge_projections
+from parquetry.workers.packages import is_installed
+from parquetry.workers.packed.attention.kv_cache import LayerShape
+from parquetry.workers.packed.checks.hooked_layers import check_logits
+from parquetry.workers.packed.compile import compile_layers, reset_layers
+from parquetry.workers.packed.graphs import DecodeGraphs
+from parquetry.workers.packed.options import PackedOptions
+from parquetry.workers.packed.runner import ModelRunner
 
 log = logging.getLogger(__name__)
 ON_ANOTHER_RANK = "another rank of the engine could not"

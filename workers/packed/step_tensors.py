@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workers.packed.attention import AttentionStep, PrefillPart, SharedKeys
-from workers.packed.batch import Batch, PrefillChunk
+from parquetry.workers.packed.attention.hook import AttentionStep, PrefillPart, SharedKeys
+from parquetry.workers.packed.scheduling.batch import Batch, PrefillChunk
 
 
 class DeviceLanes:

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workers.packed.batch import Batch
-from workers.packed.graphs import Output
-from workers.packed.probe import UnsupportedModel
-from workers.packed.runner import InFlight, ModelRunner
-from workers.packed.sampler import SamplingMode
-from workers.packed.startup import ON_ANOTHER_RANK
-from workers.parallel.channel import Inbox, Outbox
-from workers.parallel.group import RankGroup, RanksDivergedError
+from parquetry.workers.engine import UnsupportedModel
+from parquetry.workers.packed.graphs import Output
+from parquetry.workers.packed.runner import InFlight, ModelRunner
+from parquetry.workers.packed.sampling.sampler import SamplingMode
+from parquetry.workers.packed.scheduling.batch import Batch
+from parquetry.workers.packed.startup import ON_ANOTHER_RANK
+from parquetry.workers.parallel.channel import Inbox, Outbox
+from parquetry.workers.parallel.group import RankGroup, RanksDivergedError
 
 #: steps between two comparisons of the ranks' tokens
 COMPARE_EVERY = 512

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from schemas.settings import settings
+from parquetry.schemas.settings import settings
 
 #: into one tensor, under the name that this torch calls it by
 _all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)

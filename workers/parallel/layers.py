@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workers.parallel.group import current_group
+from parquetry.workers.parallel.group import current_group
 
 
 # Operators of their own: compiled layers must not look into an exchange, and each returns a tensor nobody else holds.

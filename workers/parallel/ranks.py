@@ -8,17 +8,17 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 
-from schemas.settings import settings
-from workers.engine_spec import EngineSpec
-from workers.parallel.channel import Outbox
-from workers.pulse import PulseReader
+from parquetry.schemas.settings import settings
+from parquetry.workers.engine_spec import EngineSpec
+from parquetry.workers.parallel.channel import Outbox
+from parquetry.workers.process.pulse import PulseReader
+from parquetry.workers.process.start import python
 
 log = logging.getLogger(__name__)
 _TICK_S = 0.2
@@ -28,7 +28,7 @@ _GRACE_S = 3.0
 _PATIENCE = 0.8
 
 #: what a rank runs
-MODULE = "workers.parallel.rank_process"
+MODULE = "parquetry.workers.hosting.rank_process"
 
 #: told why the engine cannot go on, and whether another try would end the same way; does not return
 Report = Callable[[str, bool], None]
@@ -54,13 +54,10 @@ class Rank:
             os.close(writer)
 
     def _start(self, spec: EngineSpec, store: Path, inbox: Connection, writer: int) -> subprocess.Popen:
-        # -P: a file in the working directory must not pass for one of our modules
-        command = [sys.executable, "-P", "-m", MODULE, "--spec", spec.model_dump_json()]
+        command = python(MODULE, "--spec", spec.model_dump_json())
         command += ["--rank", str(self.number), "--store", str(store), "--inbox", str(inbox.fileno())]
         command += ["--pulse", str(writer), "--parent", str(os.getpid())]
-        return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, pass_fds=(inbox.fileno(), writer), env=_environment()
-        )
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(inbox.fileno(), writer))
 
     @property
     def pid(self) -> int:
@@ -170,10 +167,3 @@ class Ranks:
         culprit = (killed or failed)[0]
         permanent = not killed and bool(culprit.failure and culprit.failure["permanent"])
         return culprit.explain(), permanent
-
-
-def _environment() -> dict[str, str]:
-    """Ours, with our own modules importable."""
-    root = str(Path(__file__).resolve().parent.parent.parent)
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    return {**os.environ, "PYTHONPATH": path}

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from workers.packed.probe import UnsupportedModel
-from workers.parallel.layers import GatherLinear, RowLinear, Summed, look_up_share
+from parquetry.workers.engine import UnsupportedModel
+from parquetry.workers.parallel.layers import GatherLinear, RowLinear, Summed, look_up_share
 
 #: styles of a transformers plan that need nothing but the local weights
 LOCAL = frozenset(

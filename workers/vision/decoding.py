@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageOps
 
-from schemas.errors import RowError
+from parquetry.schemas.errors import RowError
 
 #: formats that Pillow reads by itself; others start programs, or are seldom read and seldom tested
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")

@@ -7,8 +7,8 @@ import logging
 import torch
 from PIL import Image
 
-from workers.vision.collation import Row, collate
-from workers.vision.processor import RowProcessor
+from parquetry.workers.vision.collation import Row, collate
+from parquetry.workers.vision.processor import RowProcessor
 
 log = logging.getLogger(__name__)
 #: of two rows, unlike in length and shape

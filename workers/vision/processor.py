@@ -18,11 +18,11 @@ from transformers import AutoConfig, AutoProcessor, AutoTokenizer, ProcessorMixi
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
-from schemas.errors import ModelNotFoundError, RowError
-from workers.checkpoint import Checkpoint
-from workers.loading.packages import require
-from workers.vision.collation import Row
-from workers.vision.decoding import decode_all
+from parquetry.schemas.errors import ModelNotFoundError, RowError
+from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.packages import require
+from parquetry.workers.vision.collation import Row
+from parquetry.workers.vision.decoding import decode_all
 
 #: what every part is loaded with. Pillow resizes alike on every machine; torchvision, where it is there, a little apart
 _OPTIONS = {"backend": "pil", "trust_remote_code": False, "local_files_only": True}

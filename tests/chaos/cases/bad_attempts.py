@@ -46,15 +46,15 @@ def _cell(block: CellBlock, name: str, infect: Callable[[], None]) -> None:
 
 
 def _retry(cell: Cell) -> None:
-    from tasks.broker import connect
-    from tasks.ledger import Ledger
+    from parquetry.tasks.broker.connection import connect
+    from parquetry.tasks.ledger.ledger import Ledger
 
     Ledger(connect(cell.server.url), cell.name).retry(cell.job.id)
 
 
 def _damage_file(damage: Callable[[Path, random.Random], None], seed: int) -> None:
     """Let every attempt be damaged after it was written and checked, as by a bad disk."""
-    from tasks import runner
+    from parquetry.tasks.shard import shard_runner as runner
 
     true, draw = runner.run_shard, random.Random(seed)
 
@@ -86,7 +86,7 @@ def _swap_rows(path: Path, draw: random.Random) -> None:
 
 def _damage_writes(change: Callable) -> None:
     """Let the writer lose, double or move rows, so that the file is valid and its checksum true."""
-    from workers.writer import PartWriter
+    from parquetry.workers.shards.writer import PartWriter
 
     true = PartWriter.write
     PartWriter.write = lambda self, batch: true(self, change(batch))

@@ -29,10 +29,10 @@ def run(profile: str, seed: int, folder: Path) -> list[Outcome]:
 
 
 def _round(arena: Arena, sample: str, number: int, outcome: Outcome) -> None:
-    from tasks.broker import connect
-    from tasks.claim import CommitReply
-    from tasks.finalize import finalize
-    from tasks.ledger import Ledger
+    from parquetry.tasks.broker.connection import connect
+    from parquetry.tasks.finalize import finalize
+    from parquetry.tasks.ledger.claim import CommitReply
+    from parquetry.tasks.ledger.ledger import Ledger
     from tests.chaos.fabricated import fabricate
 
     ledgers = [Ledger(connect(arena.server.url), f"{ENV}-{number}") for _ in range(2)]
@@ -54,6 +54,6 @@ def _round(arena: Arena, sample: str, number: int, outcome: Outcome) -> None:
 
 
 def _no_tokens():
-    from tasks.claim import Counts
+    from parquetry.tasks.ledger.claim import Counts
 
     return Counts()

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from schemas.job import ModelSpec, Task
-from workers.engine import Engine
-from workers.engine_spec import EngineSpec
-from workers.request import EncodeRequest, Encoding
+from parquetry.schemas.job import ModelSpec, Task
+from parquetry.workers.engine import Engine
+from parquetry.workers.engine_spec import EngineSpec
+from parquetry.workers.request import EncodeRequest, Encoding
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class BackEnd:
 
     def engine(self, folder: Path, task: Task, *, device: str = "cpu", dtype: str = "float32") -> Engine:
         # imported here, since Optimum's environment shares the rows but has another transformers
-        from workers.backends import load_engine
+        from parquetry.workers.hosting.engine_choice import load_engine
 
         model = ModelSpec(id=str(folder), backend=self.backend, quantization=self.quantization, dtype=dtype)
         return load_engine(EngineSpec(task=task, model_path=str(folder), model=model, device=device, token_budget=128))

@@ -16,8 +16,8 @@ pytest.importorskip("transformers", reason="the torch extra is not installed")
 from conformance import BackEnd, answers
 from tokenizers import Tokenizer
 
-from schemas import settings as settings_module
-from workers.request import EncodeRequest
+from parquetry.schemas import settings as settings_module
+from parquetry.workers.request import EncodeRequest
 
 SCRIPT = Path(__file__).resolve().parents[3] / "examples" / "train_classifier.py"
 #: back end -> smallest share of texts whose label is that of the padded float32 model

@@ -6,10 +6,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.encoding.batch import pack, pad
-from workers.encoding.onnx_inputs import token_offset
-from workers.encoding.tiles import tiles
-from workers.request import EncodeRequest
+from parquetry.workers.encoding.onnx.named_inputs import token_offset
+from parquetry.workers.encoding.row_batch import pack, pad
+from parquetry.workers.encoding.tiles import tiles
+from parquetry.workers.request import EncodeRequest
 
 
 def requests_of(*lens: int, types: bool = False) -> list[EncodeRequest]:

@@ -12,7 +12,7 @@ pytest.importorskip("transformers", reason="the torch extra is not installed")
 
 from conformance import BROKEN, BackEnd, answers, rows
 
-from schemas import settings as settings_module
+from parquetry.schemas import settings as settings_module
 
 PADDED = BackEnd("padded", "transformers")
 PACKED = BackEnd("packed", "packed")

@@ -14,13 +14,13 @@ from encoder_families import VOCAB, tiny_model  # noqa: E402
 from tokenizers import processors  # noqa: E402
 from transformers import AutoModel, Qwen3Config, Qwen3ForCausalLM  # noqa: E402
 
-from schemas import settings as settings_module  # noqa: E402
-from schemas.job import ModelSpec  # noqa: E402
+from parquetry.schemas import settings as settings_module  # noqa: E402
+from parquetry.schemas.job import ModelSpec  # noqa: E402
+from parquetry.workers.checkpoint.checkpoint import Checkpoint  # noqa: E402
+from parquetry.workers.encoding.row_batch import pack  # noqa: E402
+from parquetry.workers.preparation.tokenization import Tokenizer  # noqa: E402
+from parquetry.workers.request import EncodeRequest  # noqa: E402
 from tests.models import load_tokenizer, write_causal_lm, write_modules  # noqa: E402
-from workers.checkpoint import Checkpoint  # noqa: E402
-from workers.encoding.batch import pack  # noqa: E402
-from workers.request import EncodeRequest  # noqa: E402
-from workers.tokenization import Tokenizer  # noqa: E402
 
 BACK_ENDS = [BackEnd(name, name) for name in ("transformers", "packed", "onnxruntime")]
 TEXTS = ["a", "the quick brown fox", "columns hold values", "good film " * 20]

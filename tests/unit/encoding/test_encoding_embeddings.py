@@ -11,19 +11,19 @@ pytest.importorskip("transformers", reason="the torch extra is not installed")
 
 from transformers import AutoModel  # noqa: E402
 
-from schemas import settings as settings_module  # noqa: E402
-from schemas.job import JobSpec, ModelSpec  # noqa: E402
-from schemas.manifest import JobRecord  # noqa: E402
+from parquetry.schemas import settings as settings_module  # noqa: E402
+from parquetry.schemas.job import JobSpec, ModelSpec  # noqa: E402
+from parquetry.schemas.manifest import JobRecord  # noqa: E402
+from parquetry.workers.checkpoint.checkpoint import Checkpoint  # noqa: E402
+from parquetry.workers.encoding.onnx.exported_graphs import pool_exported  # noqa: E402
+from parquetry.workers.encoding.projection import Projection  # noqa: E402
+from parquetry.workers.encoding.token_pooling import pool, pool_padded  # noqa: E402
+from parquetry.workers.engine_spec import EngineSpec  # noqa: E402
+from parquetry.workers.hosting.engine_choice import load_engine  # noqa: E402
+from parquetry.workers.preparation.texts import TextPreparation  # noqa: E402
+from parquetry.workers.preparation.tokenization import Tokenizer  # noqa: E402
+from parquetry.workers.request import EncodeRequest  # noqa: E402
 from tests.models import write_embedder  # noqa: E402
-from workers.backends import load_engine  # noqa: E402
-from workers.checkpoint import Checkpoint  # noqa: E402
-from workers.encoding.onnx_graphs import pool_exported  # noqa: E402
-from workers.encoding.pooling import pool, pool_padded  # noqa: E402
-from workers.encoding.projection import Projection  # noqa: E402
-from workers.engine_spec import EngineSpec  # noqa: E402
-from workers.request import EncodeRequest  # noqa: E402
-from workers.text_preparation import TextPreparation  # noqa: E402
-from workers.tokenization import Tokenizer  # noqa: E402
 
 TEXTS = ["The quick brown FOX", "good", "a table of rows and a model that reads them", "fox " * 60, "Lazy Dog"]
 MODES = ["cls", "max", "mean", "mean_sqrt_len", "weighted_mean", "last"]

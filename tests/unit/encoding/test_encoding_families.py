@@ -12,13 +12,13 @@ pytest.importorskip("transformers", reason="the torch extra is not installed")
 
 from encoder_families import VOCAB, tiny_model  # noqa: E402
 
-from schemas.errors import EngineRefusedError  # noqa: E402
-from workers.encoding import families  # noqa: E402
-from workers.encoding.body import PackedBody  # noqa: E402
-from workers.encoding.families import FAMILIES, Family  # noqa: E402
-from workers.encoding.fused import fuse  # noqa: E402
-from workers.encoding.torch_packed import EncodeTask, PackedEncoder, unsupported_reason  # noqa: E402
-from workers.request import EncodeRequest, Encoding  # noqa: E402
+from parquetry.schemas.errors import EngineRefusedError  # noqa: E402
+from parquetry.workers.encoding import families
+from parquetry.workers.encoding.body import PackedBody  # noqa: E402
+from parquetry.workers.encoding.families import FAMILIES, Family  # noqa: E402
+from parquetry.workers.encoding.torch_packed import EncodeTask, PackedEncoder, unsupported_reason  # noqa: E402
+from parquetry.workers.fusing.encoder_block import fuse  # noqa: E402
+from parquetry.workers.request import EncodeRequest, Encoding  # noqa: E402
 
 torch.set_num_threads(1)
 logging.getLogger("transformers").setLevel(logging.ERROR)

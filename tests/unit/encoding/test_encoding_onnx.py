@@ -16,20 +16,20 @@ onnx = pytest.importorskip("onnx", reason="the onnx extra is not installed")
 from conformance import BackEnd, answers, rows  # noqa: E402
 from encoder_families import VOCAB, tiny_model  # noqa: E402
 
-from schemas import settings as settings_module  # noqa: E402
-from schemas.errors import EngineRefusedError, UnsupportedOptionError  # noqa: E402
-from schemas.job import ModelSpec  # noqa: E402
-from schemas.settings import OnnxProvider  # noqa: E402
-from workers.checkpoint import Checkpoint  # noqa: E402
-from workers.dense import DenseLayer  # noqa: E402
-from workers.encoding import providers  # noqa: E402
-from workers.encoding.export import ExportPlan, content_key, export, exported  # noqa: E402
-from workers.encoding.onnx_file import OnnxFile, UnsafeOnnxError  # noqa: E402
-from workers.encoding.onnx_probe import Probe  # noqa: E402
-from workers.encoding.ort_padded import OrtOptions, OrtPaddedEncoder  # noqa: E402
-from workers.encoding.rows import RowLimits  # noqa: E402
-from workers.encoding.vectors import Vectors  # noqa: E402
-from workers.request import EncodeRequest  # noqa: E402
+from parquetry.schemas import settings as settings_module  # noqa: E402
+from parquetry.schemas.errors import EngineRefusedError, UnsupportedOptionError  # noqa: E402
+from parquetry.schemas.job import ModelSpec  # noqa: E402
+from parquetry.schemas.settings import OnnxProvider  # noqa: E402
+from parquetry.workers.checkpoint.checkpoint import Checkpoint  # noqa: E402
+from parquetry.workers.checkpoint.dense import DenseLayer  # noqa: E402
+from parquetry.workers.encoding.onnx import providers
+from parquetry.workers.encoding.onnx.export import ExportPlan, content_key, export, exported  # noqa: E402
+from parquetry.workers.encoding.onnx.known_rows import Probe  # noqa: E402
+from parquetry.workers.encoding.onnx.model_file import OnnxFile, UnsafeOnnxError  # noqa: E402
+from parquetry.workers.encoding.onnx.ort_padded import OrtOptions, OrtPaddedEncoder  # noqa: E402
+from parquetry.workers.encoding.rows import RowLimits  # noqa: E402
+from parquetry.workers.encoding.vectors import Vectors  # noqa: E402
+from parquetry.workers.request import EncodeRequest  # noqa: E402
 
 ONNX = BackEnd("onnx", "onnxruntime")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -64,7 +64,7 @@ def small_graph(path, location):
 def test_a_second_export_of_the_same_content_is_none(classifier, state, exported_folder, monkeypatch):
     checkpoint, plan = Checkpoint.resolve(ModelSpec(id=str(classifier))), ExportPlan(task="classify")
     shutil.copytree(exported_folder, state / "onnx" / content_key(checkpoint, plan))
-    monkeypatch.setattr("workers.encoding.exporting.write_export", None)
+    monkeypatch.setattr("parquetry.workers.encoding.onnx.exporting.write_export", None)
     assert exported(checkpoint, plan).is_file()
 
 
@@ -114,7 +114,7 @@ def test_weights_in_a_hub_cache_are_taken(tmp_path):
 @pytest.mark.parametrize("device", ["cpu", "cuda:0"])
 def test_the_setting_names_the_provider(classifier, state, device, exported_folder, monkeypatch):
     monkeypatch.setenv("PARQUETRY_ONNX_PROVIDER", "cpu")
-    monkeypatch.setattr("workers.encoding.export.exported", lambda *_: exported_folder / "model.onnx")
+    monkeypatch.setattr("parquetry.workers.encoding.onnx.export.exported", lambda *_: exported_folder / "model.onnx")
     assert ONNX.engine(classifier, "classify", device=device).describe()["provider"] == "CPUExecutionProvider"
 
 

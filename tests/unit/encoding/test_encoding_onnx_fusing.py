@@ -16,15 +16,15 @@ pytest.importorskip("onnxscript", reason="the onnx extra is not installed")
 from encoder_families import VOCAB, tiny_model  # noqa: E402
 from torch import nn  # noqa: E402
 
-from workers.encoding.batch import pad  # noqa: E402
-from workers.encoding.export import ExportPlan  # noqa: E402
-from workers.encoding.exporting import trace  # noqa: E402
-from workers.encoding.onnx_attention import key_lengths  # noqa: E402
-from workers.encoding.onnx_fusing import fuse_for_runtime  # noqa: E402
-from workers.encoding.onnx_inputs import padded_feeds  # noqa: E402
-from workers.encoding.onnx_probe import Probe  # noqa: E402
-from workers.encoding.providers import open_session  # noqa: E402
-from workers.request import EncodeRequest  # noqa: E402
+from parquetry.workers.encoding.onnx.export import ExportPlan  # noqa: E402
+from parquetry.workers.encoding.onnx.exporting import trace  # noqa: E402
+from parquetry.workers.encoding.onnx.fused_attention import key_lengths  # noqa: E402
+from parquetry.workers.encoding.onnx.graph_fusing import fuse_for_runtime  # noqa: E402
+from parquetry.workers.encoding.onnx.known_rows import Probe  # noqa: E402
+from parquetry.workers.encoding.onnx.named_inputs import padded_feeds  # noqa: E402
+from parquetry.workers.encoding.onnx.providers import open_session  # noqa: E402
+from parquetry.workers.encoding.row_batch import pad  # noqa: E402
+from parquetry.workers.request import EncodeRequest  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 REQUESTS = [

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.encoding.queue import PACKED, PADDED, BatchForm, EncodeQueue, packed_cost, padded_cost
-from workers.encoding.rows import RowLimits
-from workers.request import EncodeRequest
+from parquetry.workers.encoding.queue import PACKED, PADDED, BatchForm, EncodeQueue, packed_cost, padded_cost
+from parquetry.workers.encoding.rows import RowLimits
+from parquetry.workers.request import EncodeRequest
 
 LIMITS = RowLimits(vocab_size=100, max_tokens=60)
 

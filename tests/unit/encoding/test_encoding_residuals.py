@@ -12,13 +12,13 @@ torch = pytest.importorskip("torch", reason="the torch extra is not installed")
 from encoder_families import tiny_model  # noqa: E402
 from torch import Tensor, fx, nn  # noqa: E402
 
-from workers.encoding.batch import PackedBatch, pack  # noqa: E402
-from workers.encoding.body import PackedBody  # noqa: E402
-from workers.encoding.fused import fuse  # noqa: E402
-from workers.encoding.layers import compile_layers, layers_of  # noqa: E402
-from workers.encoding.residuals import put_sums_into_products  # noqa: E402
-from workers.encoding.tuning import full_batch  # noqa: E402
-from workers.request import EncodeRequest  # noqa: E402
+from parquetry.workers.encoding.block_layers import compile_layers, layers_of  # noqa: E402
+from parquetry.workers.encoding.body import PackedBody  # noqa: E402
+from parquetry.workers.encoding.row_batch import PackedBatch, pack  # noqa: E402
+from parquetry.workers.encoding.tuning import full_batch  # noqa: E402
+from parquetry.workers.fusing.encoder_block import fuse  # noqa: E402
+from parquetry.workers.fusing.encoder_sums import put_sums_into_products  # noqa: E402
+from parquetry.workers.request import EncodeRequest  # noqa: E402
 
 #: one of each kind of block; XMOD's adapters break its blocks in two, granite scales what it adds, Gemma norms it, and
 #: ALBERT's one layer is not in the list of blocks

@@ -12,11 +12,11 @@ torch = pytest.importorskip("torch", reason="the torch extra is not installed")
 
 from tokenizers import Tokenizer  # noqa: E402
 
-from schemas.errors import ExitCode, GrammarError  # noqa: E402
-from schemas.job import GenerationSpec  # noqa: E402
-from workers.grammar.bitmask import apply_bitmask  # noqa: E402
-from workers.grammar.grammar import Grammar  # noqa: E402
-from workers.grammar.matcher import GrammarCompiler  # noqa: E402
+from parquetry.schemas.errors import ExitCode, GrammarError  # noqa: E402
+from parquetry.schemas.job import GenerationSpec  # noqa: E402
+from parquetry.workers.grammar.bitmask import apply_bitmask  # noqa: E402
+from parquetry.workers.grammar.grammar import Grammar  # noqa: E402
+from parquetry.workers.grammar.matcher import GrammarCompiler  # noqa: E402
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer", "maximum": 9, "minimum": 0}}, "required": ["n"]}
 

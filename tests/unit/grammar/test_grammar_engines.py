@@ -14,12 +14,12 @@ pytest.importorskip("torch", reason="the torch extra is not installed")
 
 from tokenizers import Tokenizer
 
-from schemas.job import ModelSpec
-from workers.backends import load_engine
-from workers.engine import Engine
-from workers.engine_spec import EngineSpec
-from workers.grammar.grammar import Grammar
-from workers.request import Completion, GenerationRequest, SamplingParams
+from parquetry.schemas.job import ModelSpec
+from parquetry.workers.engine import Engine
+from parquetry.workers.engine_spec import EngineSpec
+from parquetry.workers.grammar.grammar import Grammar
+from parquetry.workers.hosting.engine_choice import load_engine
+from parquetry.workers.request import Completion, GenerationRequest, SamplingParams
 
 SCHEMA = {
     "type": "object",
@@ -107,8 +107,8 @@ def test_logprobs_are_the_bare_models(engine: Engine) -> None:
 
 def test_preempted_rows_stay_valid(causal_lm, tokenizer: Tokenizer) -> None:
     jsonschema = pytest.importorskip("jsonschema")
-    from workers.packed.engine import PackedEngine
-    from workers.packed.options import PackedOptions
+    from parquetry.workers.packed.options import PackedOptions
+    from parquetry.workers.packed.packed_engine import PackedEngine
 
     model = load_engine(
         EngineSpec(task="generate", model_path=str(causal_lm), model=ModelSpec(id=str(causal_lm), backend="packed"))

@@ -15,13 +15,13 @@ pytest.importorskip("jsonschema", reason="jsonschema is not installed")
 
 import jsonschema
 
+from parquetry.workers.engine_spec import EngineSpec
+from parquetry.workers.grammar.grammar import Grammar
+from parquetry.workers.hosting.engine_choice import load_engine
+from parquetry.workers.process.messages import read_requests, request_frames
+from parquetry.workers.request import GenerationRequest, SamplingParams
+from parquetry.workers.shards.pipeline import run_shard
 from tests.unit.workers_records import DirectClient, make_record, write_table
-from workers.backends import load_engine
-from workers.engine_spec import EngineSpec
-from workers.grammar.grammar import Grammar
-from workers.messages import read_requests, request_frames
-from workers.pipeline import run_shard
-from workers.request import GenerationRequest, SamplingParams
 
 SCHEMA = {
     "type": "object",

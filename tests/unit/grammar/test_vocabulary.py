@@ -9,13 +9,13 @@ pytest.importorskip("llguidance", reason="llguidance is not installed")
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from producers.submission import prepare
-from schemas.errors import GrammarError
-from schemas.job import JobSpec
+from parquetry.producers.submission import prepare
+from parquetry.schemas.errors import GrammarError
+from parquetry.schemas.job import JobSpec
+from parquetry.workers.grammar.grammar import Grammar
+from parquetry.workers.grammar.matcher import GrammarCompiler
 from tests.unit.tiny_model import make_model
 from tests.unit.workers_records import write_table
-from workers.grammar.grammar import Grammar
-from workers.grammar.matcher import GrammarCompiler
 
 PIECES = ["<pad>", "</s>", "<unk>", "\u2581", "\u2581yes", "yes", "no", "\u2581or", "s", "7"]
 

@@ -6,9 +6,9 @@ import json
 import struct
 from pathlib import Path
 
-from schemas.job import ModelSpec
-from workers.engine_spec import EngineSpec
-from workers.loading.card import Card
+from parquetry.schemas.job import ModelSpec
+from parquetry.workers.engine_spec import EngineSpec
+from parquetry.workers.loading.card import Card
 
 GIB = 1 << 30
 CPU = Card("cpu", "CPU", None, 64 * GIB)

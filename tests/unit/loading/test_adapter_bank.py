@@ -10,15 +10,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from schemas.errors import AdapterMismatchError, InvalidValueError, MissingColumnError, ModelNotFoundError
-from schemas.job import JobSpec
+from parquetry.schemas.errors import AdapterMismatchError, InvalidValueError, MissingColumnError, ModelNotFoundError
+from parquetry.schemas.job import JobSpec
+from parquetry.workers.checkpoint.adapter import Adapter
+from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.engine_spec import EngineSpec
+from parquetry.workers.loading.plan import LoadingPlan
 from tests.unit.loading.spec_cases import engine_spec
 from tests.unit.loading.test_adapters import fake_adapter
 from tests.unit.workers_records import DirectClient, make_record, write_table
-from workers.checkpoint import Checkpoint
-from workers.engine_spec import EngineSpec
-from workers.loading.adapters import Adapter
-from workers.loading.plan import LoadingPlan
 
 pytest.importorskip("torch")
 pytest.importorskip("peft")
@@ -40,7 +40,7 @@ def folders(causal_lm: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 def generate(engine, adapters: list[str | None]) -> list[list[int]]:
     """Outputs of one prompt under each adapter."""
-    from workers.request import GenerationRequest, SamplingParams
+    from parquetry.workers.request import GenerationRequest, SamplingParams
 
     params = SamplingParams(max_new_tokens=6)
     engine.add(
@@ -54,7 +54,7 @@ def generate(engine, adapters: list[str | None]) -> list[list[int]]:
 
 
 def load(folder: Path, **options: object):
-    from workers.backends import load_engine
+    from parquetry.workers.hosting.engine_choice import load_engine
 
     return load_engine(engine_spec(folder, **options))
 
@@ -74,9 +74,9 @@ def test_they_stand_beside_quantized_weights(wide_lm: Path, tmp_path: Path, quan
     pytest.importorskip("torchao" if quantization == "int8-weight-only" else "bitsandbytes")
     from transformers import AutoModelForCausalLM
 
+    from parquetry.workers.loading.adapter_bank import AdapterBank
+    from parquetry.workers.loading.model import load_model
     from tests.unit.adapter_folders import write_adapter
-    from workers.loading.adapter_bank import AdapterBank
-    from workers.loading.model import load_model
 
     def logits(number: int, **options: object):
         spec = engine_spec(wide_lm, dtype="bfloat16", **options)
@@ -93,8 +93,8 @@ def test_they_stand_beside_quantized_weights(wide_lm: Path, tmp_path: Path, quan
 
 
 def test_each_row_of_a_job_names_its_adapter(causal_lm: Path, folders: dict, tmp_path: Path) -> None:
-    from workers.backends import load_engine
-    from workers.pipeline import run_shard
+    from parquetry.workers.hosting.engine_choice import load_engine
+    from parquetry.workers.shards.pipeline import run_shard
 
     names = ["mlp", None, "", "nobody", "attention", "mlp"]
     source = write_table(tmp_path / "in.parquet", {"text": ["same text"] * 6, "who": names})
@@ -201,7 +201,7 @@ def test_encoders_take_one_adapter_for_all_rows() -> None:
 
 
 def test_submitting_wants_the_column_and_finds_the_folders(causal_lm: Path, folders: dict, tmp_path: Path) -> None:
-    from producers.submission import located, prepare
+    from parquetry.producers.submission import located, prepare
 
     write_table(tmp_path / "in.parquet", {"text": ["a"], "who": ["mlp"]})
     paths = {"input": {"path": str(tmp_path / "in.parquet")}, "output": {"path": str(tmp_path / "out")}}

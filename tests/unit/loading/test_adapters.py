@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from schemas.errors import AdapterMismatchError, ModelNotFoundError, UnsafeWeightsError
+from parquetry.schemas.errors import AdapterMismatchError, ModelNotFoundError, UnsafeWeightsError
+from parquetry.workers.checkpoint.adapter import Adapter
+from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.loading.plan import LoadingPlan
 from tests.unit.loading.spec_cases import engine_spec, write_headers
-from workers.checkpoint import Checkpoint
-from workers.loading.adapters import Adapter
-from workers.loading.plan import LoadingPlan
 
 # peft still asks transformers for a name that has changed
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -78,7 +78,7 @@ def adapter(wide_lm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def load(folder: Path, **options: object):
     from transformers import AutoModelForCausalLM
 
-    from workers.loading.model import load_model
+    from parquetry.workers.loading.model import load_model
 
     spec = engine_spec(folder, **options)
     return load_model(spec, Checkpoint.resolve(spec.model), AutoModelForCausalLM)

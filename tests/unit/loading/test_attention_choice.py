@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from schemas.errors import MissingPackageError, UnsupportedAttentionError
+from parquetry.schemas.errors import MissingPackageError, UnsupportedAttentionError
+from parquetry.workers import packages
+from parquetry.workers.loading.attention_choice import AttentionLimits, attention_name, check_attention, use_attention
 from tests.unit.loading.spec_cases import A100, CPU, H100, T4, engine_spec
-from workers.loading import packages
-from workers.loading.attention_choice import AttentionLimits, attention_name, check_attention, use_attention
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_heads_are_repeated_for_kernels_without_groups(causal_lm) -> None:
     torch = pytest.importorskip("torch")
     from transformers import AutoModelForCausalLM
 
-    from workers.loading.ungrouped import IMPLEMENTATION
+    from parquetry.workers.loading.ungrouped import IMPLEMENTATION
 
     model = AutoModelForCausalLM.from_pretrained(causal_lm)
     ids = torch.arange(5, 25).reshape(2, 10)
@@ -70,8 +70,8 @@ def test_a_loaded_model_is_switched_in_place(causal_lm) -> None:
     torch = pytest.importorskip("torch")
     from transformers import AutoModelForCausalLM
 
-    from workers.checkpoint import Checkpoint
-    from workers.loading.model import load_model
+    from parquetry.workers.checkpoint.checkpoint import Checkpoint
+    from parquetry.workers.loading.model import load_model
 
     spec = engine_spec(causal_lm)
     model = load_model(spec, Checkpoint.resolve(spec.model), AutoModelForCausalLM)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from workers.loading.figures import FIGURES, speed_warning
-from workers.loading.quantization import RECIPES
+from parquetry.workers.loading.figures import FIGURES, speed_warning
+from parquetry.workers.loading.quantization import RECIPES
 
 RESULTS = Path(__file__).resolve().parents[3] / "benchmarks" / "results"
 

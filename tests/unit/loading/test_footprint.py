@@ -7,14 +7,14 @@ import shutil
 
 import pytest
 
-from schemas.errors import InvalidValueError, ModelNotFoundError
+from parquetry.schemas.errors import InvalidValueError, ModelNotFoundError
+from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.checkpoint.tensor_headers import TensorHeader, read_headers
+from parquetry.workers.loading.byte_size import format_bytes, parse_bytes
+from parquetry.workers.loading.footprint import expanded_bytes, loaded_bytes
+from parquetry.workers.loading.plan import LoadingPlan
+from parquetry.workers.loading.stored_quantization import is_expanded
 from tests.unit.loading.spec_cases import A100, CPU, H100, engine_spec, write_headers
-from workers.checkpoint import Checkpoint
-from workers.loading.byte_size import format_bytes, parse_bytes
-from workers.loading.footprint import expanded_bytes, loaded_bytes
-from workers.loading.plan import LoadingPlan
-from workers.loading.stored_quantization import is_expanded
-from workers.loading.tensor_headers import TensorHeader, read_headers
 
 MATRIX = {"model.layers.0.mlp.up_proj.weight": TensorHeader("BF16", (1024, 512))}
 TABLE = {"model.embed_tokens.weight": TensorHeader("BF16", (1000, 512))}

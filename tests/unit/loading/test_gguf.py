@@ -9,15 +9,16 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from schemas.errors import MissingPackageError, ModelNotFoundError
-from schemas.job import JobSpec, ModelSpec
-from schemas.settings import settings
+from parquetry.schemas.errors import MissingPackageError, ModelNotFoundError
+from parquetry.schemas.job import JobSpec, ModelSpec
+from parquetry.schemas.settings import settings
+from parquetry.workers import packages
+from parquetry.workers.checkpoint import gguf as gguf_model
+from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.checkpoint.gguf import gguf_file
+from parquetry.workers.engine_spec import EngineSpec
+from parquetry.workers.preparation.tokenization import Tokenizer
 from tests.unit.workers_records import DirectClient, make_record, write_table
-from workers.checkpoint import Checkpoint
-from workers.engine_spec import EngineSpec
-from workers.loading import gguf_model, packages
-from workers.loading.gguf_model import gguf_file
-from workers.tokenization import Tokenizer
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -45,8 +46,8 @@ def files(causal_lm: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 def run(model: Path, folder: Path, **options: object):
     """The part of a job of four rows over the model."""
-    from workers.backends import load_engine
-    from workers.pipeline import run_shard
+    from parquetry.workers.hosting.engine_choice import load_engine
+    from parquetry.workers.shards.pipeline import run_shard
 
     source = write_table(folder / "in.parquet", {"text": TEXTS})
     record = make_record([source], model={"id": str(model), **options}, generation={"max_new_tokens": 12})
@@ -73,7 +74,7 @@ def test_blocks_are_unpacked_to_what_holds_their_digits(files: dict, causal_lm: 
     import torch
     from safetensors.torch import load_file
 
-    from workers.loading.gguf_conversion import convert, stored_dtype
+    from parquetry.workers.loading.gguf_conversion import convert, stored_dtype
 
     assert stored_dtype(files["F32"]) == "float32"
     convert(files["Q8_0"], tmp_path / "q8")
@@ -135,7 +136,7 @@ def test_the_package_it_needs_is_named(files: dict, monkeypatch: pytest.MonkeyPa
 
 
 def test_submitting_names_the_file_for_every_worker(files: dict, tmp_path: Path, monkeypatch) -> None:
-    from producers.submission import prepare
+    from parquetry.producers.submission import prepare
 
     write_table(tmp_path / "in.parquet", {"text": TEXTS})
     monkeypatch.chdir(files["F32"].parent)

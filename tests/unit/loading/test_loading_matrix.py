@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("torch", reason="the torch extra is not installed")
 pytest.importorskip("transformers", reason="the torch extra is not installed")
 
-from schemas.errors import (
+from parquetry.schemas.errors import (
     BadInputError,
     ModelNotFoundError,
     ModelTooLargeError,
@@ -22,17 +22,17 @@ from schemas.errors import (
     UnsupportedOptionError,
     UnsupportedQuantizationError,
 )
-from schemas.job import Attention, ModelSpec, Quantization
+from parquetry.schemas.job import Attention, ModelSpec, Quantization
+from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.engine import Engine
+from parquetry.workers.engine_spec import OTHER_RUNTIMES, EngineSpec
+from parquetry.workers.hosting.engine_choice import load_engine
+from parquetry.workers.hosting.model_host import ModelHost
+from parquetry.workers.loading.attention_choice import PACKED_ONLY, PADDED_ONLY
+from parquetry.workers.loading.plan import LoadingPlan
+from parquetry.workers.loading.quantization import RECIPES
+from parquetry.workers.request import EncodeRequest, GenerationRequest, SamplingParams
 from tests.unit.loading.spec_cases import engine_spec
-from workers.backends import load_engine
-from workers.checkpoint import Checkpoint
-from workers.engine import Engine
-from workers.engine_spec import EngineSpec
-from workers.loading.attention_choice import PACKED_ONLY, PADDED_ONLY
-from workers.loading.plan import OTHER_RUNTIMES, LoadingPlan
-from workers.loading.quantization import RECIPES
-from workers.model_host import ModelHost
-from workers.request import EncodeRequest, GenerationRequest, SamplingParams
 
 QUANTIZATIONS = get_args(Quantization)
 ATTENTIONS = get_args(Attention)
@@ -169,8 +169,8 @@ def test_linear_layers_are_quantized_and_the_head_is_not(wide_lm: Path, quantiza
     pytest.importorskip(RECIPES[quantization].package)
     import torch
 
-    from workers.loading.footprint import loaded_bytes
-    from workers.loading.tensor_headers import read_headers
+    from parquetry.workers.checkpoint.tensor_headers import read_headers
+    from parquetry.workers.loading.footprint import loaded_bytes
 
     model = load_engine(engine_spec(wide_lm, backend="packed", quantization=quantization)).model
     assert type(model.lm_head.weight.data) is torch.Tensor
@@ -201,9 +201,9 @@ def test_submitting_refuses_what_no_worker_could_load(causal_lm: Path, tmp_path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from producers.validation import validate
-    from schemas.errors import GrammarError
-    from schemas.job import JobSpec
+    from parquetry.producers.validation import validate
+    from parquetry.schemas.errors import GrammarError
+    from parquetry.schemas.job import JobSpec
 
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "in.parquet")
 

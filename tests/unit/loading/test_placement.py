@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from schemas.errors import ExitCode, InvalidValueError, ModelTooLargeError, UnsupportedQuantizationError
-from schemas.job import ModelSpec
+from parquetry.schemas.errors import ExitCode, InvalidValueError, ModelTooLargeError, UnsupportedQuantizationError
+from parquetry.schemas.job import ModelSpec
+from parquetry.workers.loading.placement import memory_limit, parse_limits, place
 from tests.unit.loading.spec_cases import CPU, GIB, H100
-from workers.loading.placement import memory_limit, parse_limits, place
 
 ONE = {0: H100, "cpu": CPU}
 TWO = {0: H100, 1: H100, "cpu": CPU}

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from schemas.errors import ExitCode, MissingPackageError, UnsupportedQuantizationError
-from schemas.job import ModelSpec
+from parquetry.schemas.errors import ExitCode, MissingPackageError, UnsupportedQuantizationError
+from parquetry.schemas.job import ModelSpec
+from parquetry.workers import packages
+from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.engine_spec import int8_threshold
+from parquetry.workers.loading import precision
+from parquetry.workers.loading.plan import LoadingPlan
+from parquetry.workers.loading.precision import resolve_dtype
+from parquetry.workers.loading.quantization import RECIPES, check_options, check_quantization
+from parquetry.workers.loading.stored_quantization import METHODS, check_stored, stored_method
+from parquetry.workers.packages import PACKAGES
 from tests.unit.loading.spec_cases import A100, CPU, H100, T4
 from tests.unit.tiny_model import make_model
-from workers.checkpoint import Checkpoint
-from workers.loading import packages, precision
-from workers.loading.packages import PACKAGES
-from workers.loading.plan import LoadingPlan
-from workers.loading.precision import resolve_dtype
-from workers.loading.quantization import RECIPES, check_options, check_quantization, int8_threshold
-from workers.loading.stored_quantization import METHODS, check_stored, stored_method
 
 
 def model(quantization: str = "none", **options: object) -> ModelSpec:

@@ -12,10 +12,9 @@ pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
 import torch
 from transformers import AutoModelForCausalLM
 
-from tests.unit.loading.spec_cases import engine_spec
-from workers.checkpoint import Checkpoint
-from workers.loading.model import load_model
-from workers.packed.probe import (
+from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.loading.model import load_model
+from parquetry.workers.packed.checks.hooked_layers import (
     PROBE_LENS,
     LayerRecorder,
     UnsupportedModel,
@@ -24,6 +23,7 @@ from workers.packed.probe import (
     packed_logits,
     probe_ids,
 )
+from tests.unit.loading.spec_cases import engine_spec
 
 
 @pytest.fixture(scope="module", params=["int8", "nf4"])

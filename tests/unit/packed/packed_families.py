@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from workers.packed.engine import PackedEngine
-from workers.request import Completion, GenerationRequest, SamplingParams
+from parquetry.workers.packed.packed_engine import PackedEngine
+from parquetry.workers.request import Completion, GenerationRequest, SamplingParams
 
 VOCAB = 101
 torch.set_num_threads(1)

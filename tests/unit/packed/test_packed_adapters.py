@@ -12,14 +12,15 @@ from packed_families import make_prompts, make_requests, reference_outputs, run_
 
 pytest.importorskip("peft")
 
+from parquetry.workers.checkpoint.adapter import Adapter
+from parquetry.workers.loading.adapter_bank import AdaptedLinear, AdapterBank, attach
+from parquetry.workers.loading.merged_adapter import merge
+from parquetry.workers.packed.compile import decoder_layers, reset_layers
+from parquetry.workers.packed.options import PackedOptions
+from parquetry.workers.packed.packed_engine import PackedEngine
+from parquetry.workers.packed.scheduling.prefix import chain_block_keys
+from parquetry.workers.request import GenerationRequest
 from tests.unit.adapter_folders import SHAPES, write_adapter
-from workers.loading.adapter_bank import AdaptedLinear, AdapterBank, attach
-from workers.loading.adapters import Adapter, merge
-from workers.packed.compile import decoder_layers, reset_layers
-from workers.packed.engine import PackedEngine
-from workers.packed.options import PackedOptions
-from workers.packed.prefix import chain_block_keys
-from workers.request import GenerationRequest
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from workers.packed.attention import AttentionSpec, AttentionStep, PrefillPart
-from workers.packed.sdpa import SdpaBackend, attend_segment, gather_blocks, visible_keys
+from parquetry.workers.packed.attention.hook import AttentionSpec, AttentionStep, PrefillPart
+from parquetry.workers.packed.attention.sdpa import SdpaBackend, attend_segment, gather_blocks, visible_keys
 
 SPECS = {
     "plain": AttentionSpec(0.5),

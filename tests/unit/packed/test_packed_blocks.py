@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.packed.blocks import BlockPool
-from workers.packed.prefix import chain_block_keys
+from parquetry.workers.packed.scheduling.blocks import BlockPool
+from parquetry.workers.packed.scheduling.prefix import chain_block_keys
 
 
 def test_allocate_is_all_or_nothing() -> None:

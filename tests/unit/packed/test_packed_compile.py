@@ -8,11 +8,11 @@ import torch
 from packed_families import FAMILIES, make_prompts, make_requests, run_all, tiny_model
 from torch import nn
 
-from workers.packed.compile import around_layers, decoder_layers
-from workers.packed.engine import PackedEngine
-from workers.packed.kv_cache import attach_caches
-from workers.packed.options import PackedOptions
-from workers.packed.probe import probe_layers
+from parquetry.workers.packed.attention.kv_cache import attach_caches
+from parquetry.workers.packed.checks.hooked_layers import probe_layers
+from parquetry.workers.packed.compile import around_layers, decoder_layers
+from parquetry.workers.packed.options import PackedOptions
+from parquetry.workers.packed.packed_engine import PackedEngine
 
 
 def test_decoder_layers_are_found() -> None:

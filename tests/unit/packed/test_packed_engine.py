@@ -12,9 +12,9 @@ from packed_families import VOCAB, make_prompts, make_requests, reference_output
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedModel
 
-from workers.packed.engine import PackedEngine
-from workers.packed.options import PackedOptions
-from workers.request import GenerationRequest, SamplingParams
+from parquetry.workers.packed.options import PackedOptions
+from parquetry.workers.packed.packed_engine import PackedEngine
+from parquetry.workers.request import GenerationRequest, SamplingParams
 
 Start = Callable[..., PackedEngine]
 PROMPTS = make_prompts(3, 17, 40, 1, 9, 60)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from packed_families import FAMILIES, REFUSED, make_prompts, make_requests, reference_outputs, run_all, tiny_model
 
-from workers.packed.engine import PackedEngine
-from workers.packed.options import PackedOptions
-from workers.packed.probe import UnsupportedModel
+from parquetry.workers.engine import UnsupportedModel
+from parquetry.workers.packed.options import PackedOptions
+from parquetry.workers.packed.packed_engine import PackedEngine
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)

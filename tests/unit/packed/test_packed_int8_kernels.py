@@ -13,9 +13,9 @@ from triton_device import require_triton
 
 DEVICE = require_triton()
 
-from workers.packed.int8_kernels import MAX_ROWS, choose_launch, choose_num_splits, dequantize  # noqa: E402
-from workers.packed.int8_linear import int8_linear  # noqa: E402
-from workers.packed.probe import relative_error  # noqa: E402
+from parquetry.workers.fusing.int8_kernels import MAX_ROWS, choose_launch, choose_num_splits, dequantize  # noqa: E402
+from parquetry.workers.fusing.int8_linear import int8_linear  # noqa: E402
+from parquetry.workers.packed.checks.hooked_layers import relative_error  # noqa: E402
 
 #: the interpreter computes with numpy, which warns of what kernels do on purpose
 pytestmark = [
@@ -88,7 +88,7 @@ def test_every_launch_equals_float64_with_shared_inputs(num_rows: int, dtype: to
 
 
 def test_shares_may_be_empty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.packed.int8_kernels.MIN_SHARE", 1)
+    monkeypatch.setattr("parquetry.workers.fusing.int8_kernels.MIN_SHARE", 1)
     x, weight, scale, bias = make(3, 70, 5 * 128 + 1, HALF)
     assert choose_num_splits(2, weight.shape[1]) == 8
     assert error_of(x, weight, scale, bias) < HALVES[HALF]

@@ -20,12 +20,12 @@ from torchao.quantization import (
     quantize_,
 )
 
-from workers.loading.adapter_bank import AdaptedLinear, AdapterBank
-from workers.packed.int8_linear import Int8Linear, has_int8_weight, swap_int8_layers
-from workers.packed.merge import MergedInt8Linear, MergedPart, merge_projections
-from workers.packed.options import PackedOptions
-from workers.packed.startup import speed_up
-from workers.parallel.group import SOLO
+from parquetry.workers.fusing.int8_linear import Int8Linear, has_int8_weight, swap_int8_layers
+from parquetry.workers.fusing.merged_projections import MergedInt8Linear, MergedPart, merge_projections
+from parquetry.workers.loading.adapter_bank import AdaptedLinear, AdapterBank
+from parquetry.workers.packed.options import PackedOptions
+from parquetry.workers.packed.startup import speed_up
+from parquetry.workers.parallel.group import SOLO
 
 
 def quantized(module: nn.Module, **options: Any) -> nn.Module:
@@ -142,7 +142,7 @@ def test_int8_layers_are_swapped_whether_or_not_layers_compile(
     model = model_of("llama")
     before = dict(model.named_modules())
     monkeypatch.setattr(type(model), "device", torch.device("cuda"))
-    monkeypatch.setattr("workers.packed.startup.is_installed", lambda _: True)
+    monkeypatch.setattr("parquetry.workers.packed.startup.is_installed", lambda _: True)
     undo = speed_up(model, SimpleNamespace(prove=logits, group=SOLO), [], PackedOptions(**options))
     layer = model.model.layers[0]
     assert type(layer.mlp.down_proj) is Int8Linear

@@ -8,13 +8,13 @@ from triton_device import require_triton
 
 DEVICE = require_triton()
 
-from workers.grammar.bitmask import apply_bitmask  # noqa: E402
-from workers.grammar.bitmask_kernel import mask_on_gpu  # noqa: E402
-from workers.noise import request_key  # noqa: E402
-from workers.packed.attention import AttentionSpec, AttentionStep, PrefillPart, SharedKeys  # noqa: E402
-from workers.packed.kernels import TritonBackend  # noqa: E402
-from workers.packed.race import Draw, race_in_torch, race_on_gpu  # noqa: E402
-from workers.packed.sdpa import SdpaBackend  # noqa: E402
+from parquetry.workers.grammar.bitmask import apply_bitmask  # noqa: E402
+from parquetry.workers.grammar.bitmask_kernel import mask_on_gpu  # noqa: E402
+from parquetry.workers.noise import request_key  # noqa: E402
+from parquetry.workers.packed.attention.hook import AttentionSpec, AttentionStep, PrefillPart, SharedKeys  # noqa: E402
+from parquetry.workers.packed.attention.kernels import TritonBackend  # noqa: E402
+from parquetry.workers.packed.attention.sdpa import SdpaBackend  # noqa: E402
+from parquetry.workers.packed.sampling.race import Draw, race_in_torch, race_on_gpu  # noqa: E402
 
 #: the interpreter computes with numpy, which warns of what kernels do on purpose, such as log(0)
 pytestmark = [
@@ -89,7 +89,7 @@ def test_decode_equals_the_reference(name: str, block_size: int, dims: tuple[int
 
 
 def test_decode_without_splits_equals_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.packed.paged_decode.MAX_SPLITS", 1)
+    monkeypatch.setattr("parquetry.workers.packed.attention.paged_decode.MAX_SPLITS", 1)
     for spec in SPECS.values():
         assert_decodes_equal(32, (16, 16), spec)
 
@@ -173,7 +173,7 @@ def test_store_writes_only_its_slots() -> None:
 
 @pytest.mark.parametrize("is_filtered", [False, True])
 def test_races_equal_the_reference(is_filtered: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.packed.race_kernels.TILE", 256)
+    monkeypatch.setattr("parquetry.workers.packed.sampling.race_kernels.TILE", 256)
     scores = torch.randn(6, 1000, generator=torch.Generator().manual_seed(0)) * 3
     draw = Draw(
         temperature=torch.tensor([1.0, 0.7, 0.0, 1.5, 1.0, 0.5]),

@@ -6,7 +6,7 @@ import torch
 from packed_families import tiny_model
 from torch import nn
 
-from workers.packed.merge import MergedPart, can_merge, merge_projections
+from parquetry.workers.fusing.merged_projections import MergedPart, can_merge, merge_projections
 
 
 def test_merged_projections_equal_separate_ones() -> None:

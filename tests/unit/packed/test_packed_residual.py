@@ -11,11 +11,11 @@ from packed_families import make_prompts, make_requests, reference_outputs, run_
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from workers.add_linear import add_linear_, inductor_after
-from workers.packed.compile import decoder_layers
-from workers.packed.engine import PackedEngine
-from workers.packed.options import PackedOptions
-from workers.packed.residual import put_sum_into_product
+from parquetry.workers.fusing.add_linear import add_linear_, inductor_after
+from parquetry.workers.fusing.decoder_sums import put_sum_into_product
+from parquetry.workers.packed.compile import decoder_layers
+from parquetry.workers.packed.options import PackedOptions
+from parquetry.workers.packed.packed_engine import PackedEngine
 
 
 def test_the_product_is_added_in_place() -> None:

@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.noise import gumbel_noise, mix, request_key
-from workers.packed.sampler import Sampler, SamplingMode, sampling_mode
-from workers.packed.sequence import Sequence
-from workers.packed.threshold import keep_min_p, keep_top_k, keep_top_p
-from workers.request import GenerationRequest, SamplingParams
+from parquetry.workers.noise import gumbel_noise, mix, request_key
+from parquetry.workers.packed.sampling.sampler import Sampler, SamplingMode, sampling_mode
+from parquetry.workers.packed.sampling.threshold import keep_min_p, keep_top_k, keep_top_p
+from parquetry.workers.packed.scheduling.sequence import Sequence
+from parquetry.workers.request import GenerationRequest, SamplingParams
 
 INF = float("inf")
 

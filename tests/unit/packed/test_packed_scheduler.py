@@ -6,12 +6,12 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.packed.batch import Batch
-from workers.packed.blocks import BlockPool
-from workers.packed.lanes import LaneTable
-from workers.packed.scheduler import Scheduler
-from workers.packed.sequence import Sequence
-from workers.request import GenerationRequest, SamplingParams
+from parquetry.workers.packed.scheduling.batch import Batch
+from parquetry.workers.packed.scheduling.blocks import BlockPool
+from parquetry.workers.packed.scheduling.lanes import LaneTable
+from parquetry.workers.packed.scheduling.scheduler import Scheduler
+from parquetry.workers.packed.scheduling.sequence import Sequence
+from parquetry.workers.request import GenerationRequest, SamplingParams
 
 
 def make_scheduler(num_blocks: int = 64, num_lanes: int = 8, token_budget: int = 16, **options: object) -> Scheduler:

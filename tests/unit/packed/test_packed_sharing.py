@@ -10,21 +10,21 @@ from hypothesis import strategies as st
 from packed_families import make_prompts, make_requests, reference_outputs, run_all, tiny_model
 from test_packed_scheduler import simulate
 
-from workers.packed import sharing
-from workers.packed.attention import AttentionBackend
-from workers.packed.batch import Batch
-from workers.packed.blocks import BlockPool
-from workers.packed.engine import PackedEngine
-from workers.packed.graph_inputs import GraphInputs, max_tiles
-from workers.packed.lanes import LaneTable
-from workers.packed.options import PackedOptions
-from workers.packed.scheduler import Scheduler
-from workers.packed.sdpa import SdpaBackend
-from workers.packed.sequence import Sequence
-from workers.packed.sharing import MIN_ROWS, PrefixGroups, SharedPrefix, find_groups, num_common
-from workers.packed.sharing_check import can_share
-from workers.packed.step_tensors import DeviceLanes
-from workers.request import GenerationRequest, SamplingParams
+from parquetry.workers.packed.attention.hook import AttentionBackend
+from parquetry.workers.packed.attention.sdpa import SdpaBackend
+from parquetry.workers.packed.checks.sharing_check import can_share
+from parquetry.workers.packed.graph_inputs import GraphInputs, max_tiles
+from parquetry.workers.packed.options import PackedOptions
+from parquetry.workers.packed.packed_engine import PackedEngine
+from parquetry.workers.packed.scheduling import sharing
+from parquetry.workers.packed.scheduling.batch import Batch
+from parquetry.workers.packed.scheduling.blocks import BlockPool
+from parquetry.workers.packed.scheduling.lanes import LaneTable
+from parquetry.workers.packed.scheduling.scheduler import Scheduler
+from parquetry.workers.packed.scheduling.sequence import Sequence
+from parquetry.workers.packed.scheduling.sharing import MIN_ROWS, PrefixGroups, SharedPrefix, find_groups, num_common
+from parquetry.workers.packed.step_tensors import DeviceLanes
+from parquetry.workers.request import GenerationRequest, SamplingParams
 
 
 def make_sequence(lane: int, blocks: list[int]) -> Sequence:

@@ -9,9 +9,9 @@ import torch
 from packed_families import make_prompts, make_requests, reference_outputs, run_all, tiny_model
 from torch import nn
 
-from workers.packed.engine import PackedEngine
-from workers.packed.options import PackedOptions
-from workers.packed.startup import try_change
+from parquetry.workers.packed.options import PackedOptions
+from parquetry.workers.packed.packed_engine import PackedEngine
+from parquetry.workers.packed.startup import try_change
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tokenizers import Tokenizer, decoders, models
 
-from workers.packed.stop import StopMatcher, cut_at_stop
+from parquetry.workers.stops import StopMatcher, cut_at_stop
 
 
 def make_matcher(*stop: str) -> StopMatcher:

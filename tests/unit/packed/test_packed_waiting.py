@@ -6,12 +6,12 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.packed.blocks import BlockPool
-from workers.packed.lanes import LaneTable
-from workers.packed.scheduler import Scheduler
-from workers.packed.sequence import Sequence
-from workers.packed.waiting import WaitingQueue
-from workers.request import GenerationRequest, SamplingParams
+from parquetry.workers.packed.scheduling.blocks import BlockPool
+from parquetry.workers.packed.scheduling.lanes import LaneTable
+from parquetry.workers.packed.scheduling.scheduler import Scheduler
+from parquetry.workers.packed.scheduling.sequence import Sequence
+from parquetry.workers.packed.scheduling.waiting import WaitingQueue
+from parquetry.workers.request import GenerationRequest, SamplingParams
 
 
 def make_sequence(number: int, *tokens: int) -> Sequence:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from workers.packed.sdpa import SdpaBackend
-from workers.packed.waves import full_step, tokens_of_whole_waves
+from parquetry.workers.packed.attention.sdpa import SdpaBackend
+from parquetry.workers.packed.waves import full_step, tokens_of_whole_waves
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import signal
 import sys
 import time
 
-from workers.parallel.rank_process import _parse
-from workers.pulse import Pulse
+from parquetry.workers.hosting.rank_process import _parse
+from parquetry.workers.process.pulse import Pulse
 
 if __name__ == "__main__":
     options = _parse(sys.argv[1:])

@@ -11,9 +11,9 @@ import sys
 
 import torch
 
-from workers.packed.engine import PackedEngine
-from workers.packed.together import GroupRunner
-from workers.parallel import rank_process
+from parquetry.workers.hosting import rank_process
+from parquetry.workers.packed.packed_engine import PackedEngine
+from parquetry.workers.packed.together import GroupRunner
 
 
 def faults() -> dict[int, str]:

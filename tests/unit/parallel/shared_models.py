@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from schemas.job import ModelSpec
+from parquetry.schemas.job import ModelSpec
+from parquetry.workers.engine import Engine
+from parquetry.workers.engine_spec import EngineSpec
+from parquetry.workers.grammar.grammar import Grammar
+from parquetry.workers.hosting.engine_choice import load_engine
+from parquetry.workers.hosting.group_loading import load_group
+from parquetry.workers.hosting.leading import LeadingEngine
+from parquetry.workers.request import Completion, GenerationRequest, SamplingParams
 from tests.models import _byte_tokenizer
-from workers.backends import load_engine
-from workers.engine import Engine
-from workers.engine_spec import EngineSpec
-from workers.grammar.grammar import Grammar
-from workers.parallel.leading import LeadingEngine
-from workers.parallel.loading import load_group
-from workers.request import Completion, GenerationRequest, SamplingParams
 
 SIZES: dict[str, Any] = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8,

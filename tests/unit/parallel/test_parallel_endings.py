@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from schemas.job import ModelSpec
-from workers.engine_spec import EngineSpec
-from workers.parallel.ranks import Ranks
+from parquetry.schemas.job import ModelSpec
+from parquetry.workers.engine_spec import EngineSpec
+from parquetry.workers.parallel.ranks import Ranks
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_what_a_rank_said_comes_before_the_signal_that_ended_it(
 ) -> None:
     monkeypatch.setenv("PARQUETRY_TEST_ENDINGS", endings)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-    monkeypatch.setattr("workers.parallel.ranks.MODULE", "ending_rank")
+    monkeypatch.setattr("parquetry.workers.parallel.ranks.MODULE", "ending_rank")
     size = endings.count(",") + 2
     spec = EngineSpec(
         task="generate", model_path="none", model=ModelSpec(id="none"), device=f"cpu:{','.join('0' * size)}"

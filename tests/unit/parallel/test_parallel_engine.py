@@ -13,14 +13,14 @@ import torch
 from shared_models import LENGTHS, load_one, load_ranks, make_requests, outputs, run_all, write_model
 from torch import nn
 
-from schemas.settings import settings
-from workers.engine import Engine
-from workers.grammar.grammar import Grammar
-from workers.packed.blocks import BlockPool
-from workers.packed.scheduler import Scheduler
-from workers.parallel.leading import LeadingEngine
-from workers.parallel.shards import share_of_weights
-from workers.request import GenerationRequest
+from parquetry.schemas.settings import settings
+from parquetry.workers.engine import Engine
+from parquetry.workers.grammar.grammar import Grammar
+from parquetry.workers.hosting.leading import LeadingEngine
+from parquetry.workers.packed.scheduling.blocks import BlockPool
+from parquetry.workers.packed.scheduling.scheduler import Scheduler
+from parquetry.workers.parallel.shards import share_of_weights
+from parquetry.workers.request import GenerationRequest
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="transformers takes the cards where there are some")
 SAMPLED = {"temperature": 0.9, "top_p": 0.9, "top_k": 50, "presence_penalty": 0.2, "seed": 3}
@@ -126,7 +126,7 @@ def test_cancelled_requests_return_nothing(one: Engine, two: LeadingEngine) -> N
 
 
 def test_ranks_are_compared(two: LeadingEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.packed.together.COMPARE_EVERY", 2)
+    monkeypatch.setattr("parquetry.workers.packed.together.COMPARE_EVERY", 2)
     outputs(run_all(two, make_requests(*LENGTHS)))
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from shared_models import EXPERTS, LENGTHS, load_one, load_ranks, make_requests, outputs, run_all, write_model
 
-from workers.request import GenerationRequest
+from parquetry.workers.request import GenerationRequest
 
 SAMPLED = {"temperature": 0.9, "top_p": 0.9, "top_k": 50, "seed": 3}
 

@@ -10,8 +10,8 @@ import torch
 from faulty_rank import EagerGraphs
 from shared_models import load_one, load_ranks, mixed_requests, outputs, run_all, write_model
 
-from workers.packed.together import Compare
-from workers.parallel.group import RanksDivergedError
+from parquetry.workers.packed.together import Compare
+from parquetry.workers.parallel.group import RanksDivergedError
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="transformers takes the cards where there are some")
 
@@ -25,7 +25,7 @@ def test_out_of_memory_on_any_rank_then_other_tokens_on_one(tmp_path: Path, monk
     # each at a step that has token masks, which must be neither awaited nor left behind
     monkeypatch.setenv("PARQUETRY_TEST_FAULTS", "layer:3,sampler:12,layer:20,tokens:400,replay")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-    monkeypatch.setattr("workers.parallel.ranks.MODULE", "faulty_rank")
+    monkeypatch.setattr("parquetry.workers.parallel.ranks.MODULE", "faulty_rank")
     problems: list[str] = []
     engine = load_ranks(folder, 2, tmp_path, problems)
     try:
@@ -49,7 +49,7 @@ def test_out_of_memory_on_any_rank_then_other_tokens_on_one(tmp_path: Path, monk
         assert (engine.stats()["out_of_memory"], packed.scheduler.token_budget) == (6, 64)
         engine.check_integrity()
 
-        monkeypatch.setattr("workers.packed.together.COMPARE_EVERY", 1)
+        monkeypatch.setattr("parquetry.workers.packed.together.COMPARE_EVERY", 1)
         with pytest.raises(RanksDivergedError, match="the tokens of rank 0 and of rank 1 differ"):
             for _ in range(20):
                 run_all(engine, requests)

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 from shared_models import make_requests, outputs, run_all, spec_of, write_model
 
-from schemas.errors import ModelTooLargeError, UnsupportedOptionError
-from schemas.job import ModelSpec
-from workers.checkpoint import Checkpoint
-from workers.engine import Engine
-from workers.loading.card import Card
-from workers.loading.parallelism import UnevenSharesError, check_parallel
-from workers.loading.placement import place_share
-from workers.parallel.eligibility import why_not_parallel
-from workers.parallel.loading import load_group
-from workers.parallel.shards import generic
+from parquetry.schemas.errors import ModelTooLargeError, UnsupportedOptionError
+from parquetry.schemas.job import ModelSpec
+from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.engine import Engine
+from parquetry.workers.hosting.eligibility import why_not_parallel
+from parquetry.workers.hosting.group_loading import load_group
+from parquetry.workers.loading.card import Card
+from parquetry.workers.loading.parallelism import UnevenSharesError, check_parallel
+from parquetry.workers.loading.placement import place_share
+from parquetry.workers.parallel.shards import generic
 
 LLAMA = {"num_attention_heads": 32, "num_key_value_heads": 8}
 GIB = 2**30

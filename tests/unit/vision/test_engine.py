@@ -14,22 +14,22 @@ Image = pytest.importorskip("PIL.Image", reason="the vision extra is not install
 
 from transformers import AutoModelForImageTextToText  # noqa: E402
 
-from schemas.errors import MissingPackageError, RowError  # noqa: E402
-from schemas.job import ModelSpec, PromptSpec  # noqa: E402
+from parquetry.schemas.errors import MissingPackageError, RowError  # noqa: E402
+from parquetry.schemas.job import ModelSpec, PromptSpec  # noqa: E402
+from parquetry.workers.checkpoint.checkpoint import Checkpoint  # noqa: E402
+from parquetry.workers.engine_spec import EngineSpec  # noqa: E402
+from parquetry.workers.hosting.engine_choice import load_engine  # noqa: E402
+from parquetry.workers.preparation.chat import ChatTemplate, user_message  # noqa: E402
+from parquetry.workers.process.messages import read_requests, request_frames  # noqa: E402
+from parquetry.workers.request import GenerationRequest, SamplingParams, VisionRequest  # noqa: E402
+from parquetry.workers.vision import layout
+from parquetry.workers.vision import rows_ahead as ahead_module  # noqa: E402
+from parquetry.workers.vision.collation import collate  # noqa: E402
+from parquetry.workers.vision.decoding import decode, decode_all  # noqa: E402
+from parquetry.workers.vision.processor import RowProcessor, load_processor  # noqa: E402
+from parquetry.workers.vision.rows_ahead import Ahead  # noqa: E402
 from tests.unit.vision.images import bomb, png  # noqa: E402
 from tests.vision_models import PLACES, VISION_FAMILIES  # noqa: E402
-from workers.backends import load_engine  # noqa: E402
-from workers.chat import ChatTemplate, user_message  # noqa: E402
-from workers.checkpoint import Checkpoint  # noqa: E402
-from workers.engine_spec import EngineSpec  # noqa: E402
-from workers.messages import read_requests, request_frames  # noqa: E402
-from workers.request import GenerationRequest, SamplingParams, VisionRequest  # noqa: E402
-from workers.vision import ahead as ahead_module  # noqa: E402
-from workers.vision import layout  # noqa: E402
-from workers.vision.ahead import Ahead  # noqa: E402
-from workers.vision.collation import collate  # noqa: E402
-from workers.vision.decoding import decode, decode_all  # noqa: E402
-from workers.vision.processor import RowProcessor, load_processor  # noqa: E402
 
 #: enough to try what all families share
 FAMILIES = ["llava", "qwen2_vl", "idefics3", "gemma3"]

@@ -7,17 +7,23 @@ import json
 import pyarrow as pa
 import pytest
 
-from producers.planning import plan
-from producers.submission import prepare
-from schemas.errors import BadInputError, InvalidValueError, MissingColumnError, RowError, UnsupportedOptionError
-from schemas.job import JobSpec, ModelSpec
+from parquetry.producers.planning import plan
+from parquetry.producers.submission import prepare
+from parquetry.schemas.errors import (
+    BadInputError,
+    InvalidValueError,
+    MissingColumnError,
+    RowError,
+    UnsupportedOptionError,
+)
+from parquetry.schemas.job import JobSpec, ModelSpec
+from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.engine_spec import EngineSpec
+from parquetry.workers.preparation.images.image_prompts import ImagePreparation
+from parquetry.workers.preparation.preparation_choice import choose_preparation
+from parquetry.workers.preparation.tokenization import Tokenizer
 from tests.unit.tiny_model import make_model
 from tests.unit.workers_records import make_record, write_table
-from workers.checkpoint import Checkpoint
-from workers.engine_spec import EngineSpec
-from workers.preparation import Preparation
-from workers.tokenization import Tokenizer
-from workers.vision.preparation import ImagePreparation
 
 PARTS = (
     "{% for message in messages %}{{ message['role'] }}: {% for part in message['content'] %}"
@@ -53,7 +59,7 @@ def prepared(folder):
         generation = {"max_new_tokens": 16, "n": n, "temperature": 1.0}
         record = make_record([file], prompt=prompt, generation=generation, input={"path": str(file)})
         checkpoint = Checkpoint.resolve(ModelSpec(id=str(folder / "model")))
-        preparation = Preparation.of(record, checkpoint, Tokenizer.load(checkpoint.folder))
+        preparation = choose_preparation(record, checkpoint, Tokenizer.load(checkpoint.folder))
         assert isinstance(preparation, ImagePreparation)
         rows = preparation.complete(preparation.tokens(pa.record_batch(columns)))
         return [row if isinstance(row, RowError) else preparation.request(1, row, 0, 0) for row in rows]
@@ -130,7 +136,7 @@ def test_an_image_in_a_job_that_reads_none(folder):
     record = make_record([write_table(folder / "rows.parquet", {"chat": [chat]})], prompt={"messages": "chat"},
                          generation={"max_new_tokens": 9})  # fmt: skip
     checkpoint = Checkpoint.resolve(ModelSpec(id=str(folder / "model")))
-    preparation = Preparation.of(record, checkpoint, Tokenizer.load(checkpoint.folder))
+    preparation = choose_preparation(record, checkpoint, Tokenizer.load(checkpoint.folder))
 
     (found,) = preparation.tokens(pa.record_batch({"chat": [chat]}))
 
@@ -143,7 +149,7 @@ def test_a_vision_model_without_images_runs_as_text(folder, template, takes_part
     file = write_table(folder / "rows.parquet", {"text": ["a b"]})
     record = make_record([file], prompt={"template": "{{ text }}"}, generation={"max_new_tokens": 9})
     checkpoint = Checkpoint.resolve(ModelSpec(id=str(folder / "model")))
-    preparation = Preparation.of(record, checkpoint, Tokenizer.load(checkpoint.folder))
+    preparation = choose_preparation(record, checkpoint, Tokenizer.load(checkpoint.folder))
 
     (tokens,) = preparation.tokens(pa.record_batch({"text": ["a b"]}))
 
@@ -222,7 +228,7 @@ def test_options_that_images_rule_out(spec):
 
 
 def test_relative_paths_do_not_depend_on_the_partition(folder, tmp_path):
-    from workers.vision.image_roots import input_folders
+    from parquetry.workers.preparation.images.image_roots import input_folders
 
     file = folder / "in" / "year=2026" / "rows.parquet"
     file.parent.mkdir()

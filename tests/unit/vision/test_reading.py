@@ -10,12 +10,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pyarrow as pa
 import pytest
 
-from schemas.errors import InvalidValueError, RowError
-from schemas.settings import load_settings
+from parquetry.schemas.errors import InvalidValueError, RowError
+from parquetry.schemas.settings import load_settings
+from parquetry.workers.preparation.images import image_reader, image_roots, web_images
+from parquetry.workers.preparation.images.image_column import check_image_type, read_images
+from parquetry.workers.preparation.images.image_reader import ImageReader
 from tests.unit.workers_records import make_record, write_table
-from workers.vision import image_reader, image_roots, web_images
-from workers.vision.image_column import check_image_type, read_images
-from workers.vision.image_reader import ImageReader
 
 CONTENT = b"\x89PNG what is inside does not matter here"
 

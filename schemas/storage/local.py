@@ -1,0 +1,177 @@
+"""Storage in a local or network file system: attempts are linked to their final name, which cannot overwrite."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from parquetry.schemas.errors import LocationError, PutIfAbsentError, StorageError
+from parquetry.schemas.location import Location
+from parquetry.schemas.manifest import ATTEMPTS_FOLDER
+from parquetry.schemas.storage.storage import Entry, Storage
+
+
+class LocalStorage(Storage):
+    """Files of a folder, which is created by the first write."""
+
+    def __init__(self, root: Location) -> None:
+        super().__init__(root)
+        self._root = Path(root.path)
+
+    def list(self, prefix: str = "") -> list[Entry]:
+        folder = prefix.rpartition("/")[0]
+        top = self._path(folder) if folder else self._root
+        with _translated("listing", top):
+            found = [entry for entry in self._walk(top, trail=()) if entry.path.startswith(prefix)]
+        return sorted(found, key=lambda entry: entry.path)
+
+    def _walk(self, folder: Path, *, trail: tuple[str, ...]) -> Iterator[Entry]:
+        real = os.path.realpath(folder)
+        # a link back to a folder above would never end
+        if real in trail or not os.path.isdir(real):
+            return
+        with os.scandir(folder) as children:
+            for child in children:
+                if child.is_dir():
+                    yield from self._walk(Path(child.path), trail=(*trail, real))
+                elif (entry := self._entry(Path(child.path))) is not None:
+                    yield entry
+                elif child.is_symlink():
+                    raise StorageError(operation="listing", path=child.path, reason="the link points nowhere")
+
+    def head(self, path: str) -> Entry | None:
+        target = self._path(path)
+        with _translated("looking up", target):
+            return self._entry(target)
+
+    def _entry(self, path: Path) -> Entry | None:
+        try:
+            status = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if not os.path.isfile(path):
+            return None
+        etag = f"{status.st_mtime_ns:x}-{status.st_size:x}"
+        return Entry(path=path.relative_to(self._root).as_posix(), size=status.st_size, etag=etag)
+
+    def try_read(self, path: str) -> bytes | None:
+        target = self._path(path)
+        with _translated("reading", target):
+            try:
+                return target.read_bytes()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def open(self, path: str) -> BinaryIO:
+        target = self._path(path)
+        with _translated("opening", target):
+            return target.open("rb")
+
+    def put(self, path: str, data: bytes) -> None:
+        target = self._path(path)
+        with self.attempt(target.name) as attempt, _translated("writing", target):
+            attempt.write_bytes(data)
+            _sync(attempt)
+            _make_folder(target.parent)
+            os.replace(attempt, target)
+            _sync(target.parent)
+
+    def put_if_absent(self, path: str, data: bytes) -> bool:
+        if self.head(path) is not None:
+            return False
+        with self.attempt(Path(path).name) as attempt:
+            with _translated("writing", attempt):
+                attempt.write_bytes(data)
+            return self.publish(attempt, path)
+
+    @contextmanager
+    def attempt(self, name: str) -> Iterator[Path]:
+        # a random part, since fencing tokens start again after the queue's state was lost
+        stem, suffix = os.path.splitext(os.path.basename(name))
+        path = self._root / ATTEMPTS_FOLDER / f"{stem}.{uuid.uuid4().hex[:8]}{suffix}"
+        with _translated("creating", path):
+            _make_folder(path.parent)
+        try:
+            yield path
+        finally:
+            # the folder stays: another process may be about to write into it
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+    def publish(self, attempt: Path, name: str) -> bool:
+        target = self._path(name)
+        with _translated("publishing", target):
+            _sync(attempt)
+            _make_folder(target.parent)
+            won = _link(attempt, target)
+            _sync(target.parent)
+            if won:
+                attempt.unlink(missing_ok=True)
+        return won
+
+    def delete(self, path: str) -> None:
+        target = self._path(path)
+        with _translated("deleting", target):
+            target.unlink(missing_ok=True)
+
+    def discard_attempts(self) -> None:
+        folder = self._root / ATTEMPTS_FOLDER
+        with _translated("deleting", folder):
+            shutil.rmtree(folder, ignore_errors=not folder.exists())
+
+    def probe(self) -> None:
+        if self._root.exists() and not self._root.is_dir():
+            raise LocationError(uri=self.root, reason="it is a file, not a folder")
+        # beside a folder that is not there yet: a refused job must leave no trace
+        near = next(folder for folder in (self._root, *self._root.parents) if folder.is_dir())
+        with _translated("writing", near), tempfile.TemporaryDirectory(dir=near, prefix=".parquetry-probe-") as name:
+            folder = Path(name)
+            (folder / "attempt").write_bytes(b"probe")
+            try:
+                _link(folder / "attempt", folder / "final")
+            except OSError as error:
+                raise PutIfAbsentError(path=self.root, reason=f"hard links fail: {error.strerror}") from error
+            (folder / "second").write_bytes(b"probe")
+            self.require_refusal(second_create=_link(folder / "second", folder / "final"))
+
+    def _path(self, path: str) -> Path:
+        return Path(self.root.join(path).path)
+
+
+def _link(attempt: Path, target: Path) -> bool:
+    """Whether `target` is now the attempt's file; False when another file has that name."""
+    try:
+        os.link(attempt, target)
+    except FileExistsError:
+        # a network file system may repeat a request whose answer was lost, and then refuse its own link
+        return os.path.samefile(attempt, target)
+    return True
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _make_folder(folder: Path) -> None:
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        _sync(path.parent)
+
+
+@contextmanager
+def _translated(operation: str, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(operation=operation, path=path, reason=error.strerror or str(error)) from error

@@ -1,0 +1,145 @@
+"""What the ledger hands out and answers: claims and the replies to what is done with them."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import StrEnum
+
+from parquetry.schemas.manifest import PartRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One leased shard. Whoever holds the highest fence of a shard is its owner."""
+
+    job: str
+    shard: int
+    fence: int
+    worker: str
+    #: where the job's parts go
+    output: str
+    #: leases of this shard lost before
+    lost: int = 0
+
+    @property
+    def token(self) -> str:
+        """What proves the ownership in Redis."""
+        return f"{self.fence}:{self.worker}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a running shard is."""
+
+    rows: int = 0
+    tokens: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """Tokens of a committed shard."""
+
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommittedPart:
+    """A part found in storage, verified, with its tokens where the footer tells them."""
+
+    part: PartRecord
+    counts: Counts = Counts()
+
+
+class BeatReply(StrEnum):
+    OK = "OK"
+    #: somebody else has the shard, or will
+    LOST = "LOST"
+    CANCEL = "CANCEL"
+    #: give the shard back; the job may be resumed
+    PAUSE = "PAUSE"
+
+
+class PrepareReply(StrEnum):
+    OK = "OK"
+    #: renew the lease, then ask again
+    SHORT = "SHORT"
+    LOST = "LOST"
+    CANCEL = "CANCEL"
+
+
+class CommitReply(StrEnum):
+    COMMITTED = "COMMITTED"
+    #: committed, and nothing of the job is left to run
+    LAST = "LAST"
+    ALREADY = "ALREADY"
+    #: not the owner; look at what is in storage
+    FENCED = "FENCED"
+
+
+class ReleaseReply(StrEnum):
+    OK = "OK"
+    FAILED = "FAILED"
+    #: failed, and nothing of the job is left to run
+    LAST = "LAST"
+    LOST = "LOST"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reaped:
+    """What one pass over expired leases took back."""
+
+    lost: int
+    #: of the lost, those set aside because their attempts are used up
+    failed: int
+    #: shards whose rest is over
+    rested: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """What was found wrong with a job's counters, and mended."""
+
+    #: bitmap minus counter
+    done_off: int
+    #: shards that were in no place at all
+    put_back: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unfinished:
+    """One line of the census."""
+
+    job: str
+    queue: str
+    state: str
+    pending: int
+    left: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Digest:
+    """What is kept of a committed part beside the bitmap, in 40 bytes."""
+
+    sha256: str
+    fence: int
+    error_rows: int
+
+    _layout = struct.Struct(">32sII")
+    num_bytes = _layout.size
+
+    @classmethod
+    def of(cls, part: PartRecord) -> Digest:
+        return cls(sha256=part.sha256, fence=part.fence, error_rows=part.error_rows)
+
+    def pack(self) -> bytes:
+        return self._layout.pack(bytes.fromhex(self.sha256), self.fence, self.error_rows)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Digest | None:
+        """None for the zeros of a part that was never counted here, or one cut short."""
+        if len(data) < cls.num_bytes or not any(data):
+            return None
+        sha256, fence, error_rows = cls._layout.unpack(data)
+        return cls(sha256=sha256.hex(), fence=fence, error_rows=error_rows)

@@ -1,0 +1,56 @@
+"""Who is alive: every worker's sign of life, on the clock of Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from parquetry.schemas.status import WorkerStatus
+from parquetry.tasks.keys import Keys
+from parquetry.tasks.ledger.scripts import Scripts
+
+#: a worker silent for this long does not count as alive
+ALIVE_S = 30.0
+#: and is forgotten after this long
+FORGET_S = 3600.0
+
+
+class Roster:
+    """The workers of one environment."""
+
+    def __init__(self, scripts: Scripts, keys: Keys) -> None:
+        self._scripts = scripts
+        self._keys = keys
+
+    def announce(self, worker: str, *, host: str, device: str, queues: Sequence[str], slots: int) -> None:
+        """Tell that a worker lives, and what it offers."""
+        fields = {"host": host, "device": device, "queue": ",".join(queues), "slots": slots}
+        flat = [item for pair in fields.items() for item in pair]
+        keys = [self._keys.workers, self._keys.worker(worker)]
+        self._scripts("announce", keys, [worker, int(FORGET_S * 1000), *flat])
+
+    def retire(self, worker: str) -> None:
+        """Take a worker that stops in good order off the list."""
+        client = self._scripts.client
+        client.zrem(self._keys.workers, worker)
+        client.delete(self._keys.worker(worker))
+
+    def alive(self) -> list[WorkerStatus]:
+        """The workers that gave a sign of life lately, by name."""
+        reply = self._scripts("workers", [self._keys.workers], [self._keys.prefix, int(ALIVE_S * 1000)])
+        return sorted((_worker(*row) for row in reply), key=lambda worker: worker.worker)
+
+    def slots(self, queue: str) -> int:
+        """Shards of a queue that living workers may run at once."""
+        return sum(worker.slots for worker in self.alive() if queue in worker.queue.split(","))
+
+
+def _worker(name: str, seen_ms: str, host: str, device: str, queue: str, slots: str, model: str) -> WorkerStatus:
+    return WorkerStatus(
+        worker=name,
+        host=host,
+        device=device,
+        queue=queue,
+        slots=int(slots),
+        model=model or None,
+        seen=int(seen_ms) / 1000,
+    )

@@ -1,0 +1,89 @@
+"""The Celery worker process of one device, started by the node. It never sees CUDA.
+
+`python -m parquetry.tasks.node.celery_main`
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+from celery.signals import setup_logging, worker_process_init
+
+from parquetry.schemas.settings import settings
+from parquetry.tasks.node.app import make_app
+from parquetry.tasks.node.serve import use_slot
+from parquetry.tasks.permits import celery_queue
+from parquetry.tasks.shard.slot import Slot
+from parquetry.workers.process.leash import die_with_parent
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(processName)s %(name)s: %(message)s"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve permits until SIGTERM, then end with the shards that run."""
+    die_with_parent()
+    options = _parse(arguments)
+    slot = _slot(options)
+    use_slot(slot)
+    _prepare_children(os.getpid(), options.niceness)
+    app = make_app(slot.url, slot.env, slot.queues)
+    app.set_current()
+    app.worker_main(_worker_arguments(slot))
+    return 0
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m parquetry.tasks.node.celery_main", description=__doc__)
+    parser.add_argument("--worker", required=True)
+    parser.add_argument("--queues", required=True)
+    parser.add_argument("--shards-in-flight", type=int, required=True)
+    parser.add_argument("--socket", type=Path, required=True)
+    parser.add_argument("--niceness", type=int, default=0, help="of the processes that run shards")
+    if settings().broker_url is None:
+        parser.error("PARQUETRY_BROKER_URL is not set")
+    return parser.parse_args(arguments)
+
+
+def _slot(options: argparse.Namespace) -> Slot:
+    config = settings()
+    return Slot(
+        worker=options.worker,
+        url=config.broker_url,
+        env=config.env,
+        queues=tuple(options.queues.split(",")),
+        shards_in_flight=options.shards_in_flight,
+        socket=options.socket,
+        beat_s=config.beat_interval,
+    )
+
+
+def _prepare_children(pid: int, niceness: int) -> None:
+    @worker_process_init.connect(weak=False)
+    def leash(**_: object) -> None:
+        die_with_parent(pid)
+        os.nice(niceness)
+
+    @setup_logging.connect(weak=False)
+    def log_plainly(**_: object) -> None:
+        logging.basicConfig(stream=sys.stderr, level=settings().log_level, format=LOG_FORMAT)
+        # a line for every permit received and served says nothing that our own lines do not
+        for chatty in ("celery.worker.strategy", "celery.app.trace"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def _worker_arguments(slot: Slot) -> list[str]:
+    return [
+        "worker",
+        *("--pool", "prefork", "--concurrency", str(slot.shards_in_flight)),
+        *("--queues", ",".join(map(celery_queue, slot.queues))),
+        *("--hostname", slot.worker, "--loglevel", settings().log_level),
+        *("--without-mingle", "--without-gossip"),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

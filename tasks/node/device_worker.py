@@ -1,0 +1,129 @@
+"""One device of a node: the supervisor of its engine, and the Celery worker whose children feed it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+from parquetry.tasks.ledger.ledger import Ledger
+from parquetry.tasks.node.noted_claims import orphans
+from parquetry.tasks.node.silence import PATIENCE_S, Silence
+from parquetry.workers.process.leash import leashed
+from parquetry.workers.process.start import python
+from parquetry.workers.process.supervisor import EngineSupervisor
+
+log = logging.getLogger(__name__)
+#: pause before a Celery worker that died is started again; doubled each time, until one lives this long
+FIRST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 30.0
+STEADY_S = 60.0
+KILL_WAIT_S = 5.0
+#: of the processes that run shards for a card: where cores are short its engine goes first, for a card that waits costs
+#: more than a tokenizer that does
+CARD_NICENESS = 5
+
+
+class DeviceWorker:
+    """Started and stopped from the node's main thread, to whose life the processes are leashed."""
+
+    def __init__(
+        self, *, device: str, folder: Path, url: str, queues: tuple[str, ...], shards_in_flight: int, name: str
+    ) -> None:
+        self.device = device
+        self.name = name
+        self._folder = folder
+        self._url = url
+        self._queues = queues
+        self._shards_in_flight = shards_in_flight
+        self._supervisor = EngineSupervisor(device, folder)
+        self._process: subprocess.Popen | None = None
+        self._started = 0.0
+        self._pause_s = FIRST_PAUSE_S
+        self._silence = Silence(name, queues, shards_in_flight)
+
+    def start(self) -> None:
+        self._supervisor.start()
+        self._launch()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def revive(self) -> None:
+        """Start the Celery worker again when it has died, but not in a tight loop."""
+        if self.is_alive:
+            return
+        age = time.monotonic() - self._started
+        if age > STEADY_S:
+            self._pause_s = FIRST_PAUSE_S
+        if age > self._pause_s:
+            log.error("the worker of %s ended with code %s; starting it again", self.device, self._process.returncode)
+            self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
+            self._launch()
+
+    def watch(self, ledger: Ledger) -> None:
+        """Kill a Celery worker that lives but serves nothing; `revive` starts another."""
+        if self.is_alive and self._silence.is_too_long(ledger):
+            log.error("the worker of %s has left permits lying for %g s; starting it again", self.device, PATIENCE_S)
+            self._silence.forget()
+            self._process.kill()
+
+    def announce(self, ledger: Ledger) -> None:
+        """Tell the ledger that this worker lives."""
+        ledger.roster.announce(
+            self.name,
+            host=socket.gethostname(),
+            device=self.device,
+            queues=self._queues,
+            slots=self._shards_in_flight,
+        )
+
+    def bury(self, ledger: Ledger) -> None:
+        """Let others have at once what a child ran that has died; its lease could last for a minute."""
+        for note, claim in orphans(self._folder / "claims"):
+            log.error("job %s shard %d: the process that ran it died", claim.job, claim.shard)
+            ledger.lose(claim, "the process that ran it died")
+            note.unlink(missing_ok=True)
+
+    def drain(self) -> None:
+        """Celery's warm shutdown: no more permits, and an end when the running shards have ended.
+
+        Not the soft one, which always sleeps out its whole time; how long a shard may take is the node's to say.
+        """
+        if self.is_alive:
+            self._process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Kill the Celery worker, its children and the engine; returns when they are gone."""
+        if self.is_alive:
+            self._process.kill()
+        if self._process is not None:
+            self._process.wait(KILL_WAIT_S)
+        self._supervisor.stop()
+
+    def _launch(self) -> None:
+        self._started = time.monotonic()
+        self._process = subprocess.Popen(
+            leashed(self._command()),
+            stdin=subprocess.DEVNULL,
+            # a Ctrl-C at the terminal must reach the node only, which stops things in order
+            start_new_session=True,
+            env=self._environment(),
+        )
+
+    def _command(self) -> list[str]:
+        return [
+            *python("parquetry.tasks.node.celery_main", "--worker", self.name),
+            *("--queues", ",".join(self._queues), "--shards-in-flight", str(self._shards_in_flight)),
+            *("--socket", str(self._supervisor.socket)),
+            *("--niceness", str(CARD_NICENESS if self.device.startswith("cuda") else 0)),
+        ]
+
+    def _environment(self) -> dict[str, str]:
+        # the URL may hold a password, which a command line would show to everybody on the machine
+        return {**os.environ, "PARQUETRY_BROKER_URL": self._url}

@@ -1,0 +1,148 @@
+"""The process tree of `parquetry worker`: per device a supervisor with its engine, and one Celery worker."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from parquetry.schemas.errors import BrokerUnreachableError, ExitCode
+from parquetry.schemas.settings import settings
+from parquetry.tasks.broker.connection import connect
+from parquetry.tasks.broker.settings_check import what_may_be_lost
+from parquetry.tasks.ledger.ledger import Ledger
+from parquetry.tasks.node.device_worker import DeviceWorker
+from parquetry.tasks.node.devices import devices
+from parquetry.tasks.node.stop_signal import StopSignal
+from parquetry.tasks.reconciler import Reconciler
+from parquetry.tasks.webhooks import Messenger
+
+log = logging.getLogger(__name__)
+TICK_S = 0.2
+#: how often a node says that its workers live
+ANNOUNCE_S = 5.0
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeOptions:
+    """What one node serves, and with what."""
+
+    broker_url: str
+    #: None takes every visible GPU; () none
+    gpus: tuple[str, ...] | None = None
+    gpus_per_engine: int = 1
+    #: engines on the CPU; None takes one where there is no GPU
+    cpu_engines: int | None = None
+    queues: tuple[str, ...] = ("default",)
+    shards_in_flight: int = 2
+
+
+def run_node(options: NodeOptions) -> int:
+    """Serve until SIGTERM or SIGINT, then drain; a second signal kills. Returns the exit code.
+
+    Raises BrokerUnreachableError when the broker cannot be reached at the start; later it is waited for.
+    """
+    logging.basicConfig(stream=sys.stderr, level=settings().log_level, format=LOG_FORMAT)
+    ledger = Ledger(connect(options.broker_url), settings().env)
+    for sentence in what_may_be_lost(ledger.client):
+        log.warning("%s", sentence)
+    names = devices(options.gpus, options.gpus_per_engine, options.cpu_engines)
+    with _folder() as folder, StopSignal() as stop:
+        workers = [_device_worker(options, device, folder / str(i)) for i, device in enumerate(names)]
+        Node(ledger, options, workers, stop).run()
+    return ExitCode.DONE
+
+
+def _device_worker(options: NodeOptions, device: str, folder: Path) -> DeviceWorker:
+    return DeviceWorker(
+        device=device,
+        folder=folder,
+        url=options.broker_url,
+        queues=options.queues,
+        shards_in_flight=options.shards_in_flight,
+        # unique for ever: a node that comes back must not inherit the leases of the one before
+        name=f"{socket.gethostname()}-{os.getpid()}-{folder.name}-{uuid.uuid4().hex[:6]}",
+    )
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A private folder for sockets; not in the state folder, whose path may be too long for one."""
+    with tempfile.TemporaryDirectory(prefix="parquetry-node-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+class Node:
+    """Keeps the workers of this machine alive and known."""
+
+    def __init__(self, ledger: Ledger, options: NodeOptions, workers: list[DeviceWorker], stop: StopSignal) -> None:
+        self._ledger = ledger
+        self._workers = workers
+        self._stop = stop
+        self._reconciler = Reconciler(ledger, options.broker_url, settings().reconcile_seconds)
+        self._messenger = Messenger(ledger, settings().reconcile_seconds)
+        self._announced = float("-inf")
+
+    def run(self) -> None:
+        """Returns when everything this node started is gone."""
+        with ExitStack() as stack:
+            for worker in self._workers:
+                stack.callback(worker.kill)
+                worker.start()
+            self._reconciler.start()
+            stack.callback(self._reconciler.stop)
+            self._messenger.start()
+            stack.callback(self._messenger.stop)
+            log.info("serving %s", ", ".join(worker.device for worker in self._workers))
+            self._watch()
+            self._drain()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(TICK_S):
+            for worker in self._workers:
+                worker.revive()
+            if time.monotonic() - self._announced >= ANNOUNCE_S:
+                self._announced = time.monotonic()
+                self._tell(self._announce)
+
+    def _announce(self) -> None:
+        for worker in self._workers:
+            worker.bury(self._ledger)
+            if worker.is_alive:
+                worker.announce(self._ledger)
+                worker.watch(self._ledger)
+
+    def _drain(self) -> None:
+        """Take no more permits, give running shards their time, then give back what is left."""
+        log.info("draining: running shards have %g s", settings().drain_seconds)
+        for worker in self._workers:
+            worker.drain()
+        deadline = time.monotonic() + settings().drain_seconds
+        while any(worker.is_alive for worker in self._workers) and time.monotonic() < deadline:
+            time.sleep(TICK_S)
+        for worker in self._workers:
+            worker.kill()
+        self._tell(self._give_back)
+
+    def _give_back(self) -> None:
+        for worker in self._workers:
+            for claim in self._ledger.holdings(worker.name):
+                self._ledger.release(claim)
+                log.info("job %s: shard %d is given back", claim.job, claim.shard)
+            self._ledger.roster.retire(worker.name)
+
+    def _tell(self, what) -> None:
+        """The broker may be away; the leases end by themselves then."""
+        try:
+            what()
+        except BrokerUnreachableError as error:
+            log.warning("%s", error)

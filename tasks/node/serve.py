@@ -1,0 +1,67 @@
+"""The Celery task: a permit comes in, a shard is claimed and run, the next permit goes out."""
+
+from __future__ import annotations
+
+import logging
+from functools import lru_cache
+
+from celery import shared_task
+
+from parquetry.schemas.errors import ParquetryError, PermitFormatError
+from parquetry.schemas.permit import PERMIT_TASK, Permit
+from parquetry.tasks.broker.connection import connect
+from parquetry.tasks.failpoints import failpoint
+from parquetry.tasks.ledger.ledger import Ledger
+from parquetry.tasks.node.noted_claims import noted
+from parquetry.tasks.permits import top_up
+from parquetry.tasks.shard.outcome import run_claim
+from parquetry.tasks.shard.slot import Slot
+
+log = logging.getLogger(__name__)
+_slot: Slot | None = None
+
+
+def use_slot(slot: Slot) -> None:
+    """Tell this process, and the children it will fork, which device they serve."""
+    global _slot
+    _slot = slot
+
+
+@lru_cache(maxsize=1)
+def _ledger(url: str, env: str) -> Ledger:
+    # opened in the child that uses it: a connection must not be shared across a fork
+    return Ledger(connect(url), env)
+
+
+@shared_task(name=PERMIT_TASK)
+def serve_permit(message: object) -> None:
+    """Never raises: a permit is worth nothing once it is taken, and the reconciler replaces it."""
+    if _slot is None:
+        raise RuntimeError("this process serves no device")
+    try:
+        serve(Permit.decode(message), _slot)
+    except PermitFormatError as error:
+        log.error("%s", error)
+    except ParquetryError as error:
+        log.warning("a permit was not served: %s", error)
+
+
+def serve(permit: Permit, slot: Slot) -> bool:
+    """Claim and run one shard; False when there was none."""
+    ledger = _ledger(slot.url, slot.env)
+    claim = ledger.claim(slot.worker, (permit.queue,))
+    if claim is None:
+        return False
+    with noted(slot.claims, claim):
+        failpoint("permit")
+        _pass_on(ledger, slot, permit.queue)
+        run_claim(ledger, claim, slot)
+    return True
+
+
+def _pass_on(ledger: Ledger, slot: Slot, queue: str) -> None:
+    """Put permits back while there are shards for them. The shard we hold matters more than a permit."""
+    try:
+        top_up(ledger, slot.url, queue, issued_by="worker")
+    except ParquetryError as error:
+        log.warning("no permit was issued: %s", error)

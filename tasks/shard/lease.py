@@ -1,0 +1,79 @@
+"""A lease and the thread that renews it while its shard runs."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Self
+
+from parquetry.schemas.errors import BrokerUnreachableError, JobStoppedError, LeaseLostError, ParquetryError
+from parquetry.schemas.states import JobState
+from parquetry.tasks.failpoints import failpoint
+from parquetry.tasks.ledger.claim import BeatReply, Claim, Progress
+from parquetry.tasks.ledger.ledger import Ledger
+
+log = logging.getLogger(__name__)
+STOPPED = {BeatReply.CANCEL: JobState.CANCELLED, BeatReply.PAUSE: JobState.PAUSED}
+
+
+class Lease:
+    """Renews a claim's lease until the context is left. The runner asks `check` between its steps.
+
+    A beat that gets no answer is tried again, but once a whole lease has passed without one the shard counts as lost:
+    by then somebody else may have it.
+    """
+
+    def __init__(self, ledger: Ledger, claim: Claim, beat_s: float) -> None:
+        self._ledger = ledger
+        self.claim = claim
+        self._beat_s = beat_s
+        self._progress = Progress()
+        self._renewed = time.monotonic()
+        self._verdict: ParquetryError | None = None
+        self._left = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"lease-{claim.job}-{claim.shard}", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._left.set()
+        # a beat may hang as long as the broker does; the fence makes a late one harmless
+        self._thread.join(timeout=self._beat_s)
+
+    def check(self) -> None:
+        """Raises LeaseLostError or JobStoppedError when the work on this shard must end."""
+        if self._verdict is None and time.monotonic() - self._renewed > self._ledger.policy.lease_s:
+            self._verdict = LeaseLostError(shard=self.claim.shard)
+        if self._verdict is not None:
+            raise self._verdict
+
+    def progress(self, rows: int, tokens: int = 0) -> None:
+        """Note how far the shard is, for the next beat. Raises as `check` does."""
+        self._progress = Progress(rows=rows, tokens=tokens)
+        self.check()
+
+    def beat(self) -> None:
+        """Renew now. Raises as `check` does, and BrokerUnreachableError."""
+        failpoint("beat")
+        sent = time.monotonic()
+        reply = self._ledger.beat(self.claim, self._progress)
+        if reply is BeatReply.LOST:
+            self._verdict = LeaseLostError(shard=self.claim.shard)
+        elif reply in STOPPED:
+            self._verdict = JobStoppedError(job=self.claim.job, state=STOPPED[reply])
+        else:
+            self._renewed = max(self._renewed, sent)
+        self.check()
+
+    def _run(self) -> None:
+        while not self._left.wait(self._beat_s):
+            try:
+                self.beat()
+            except BrokerUnreachableError as error:
+                log.warning("no beat for shard %d of %s: %s", self.claim.shard, self.claim.job, error)
+            except ParquetryError as error:
+                log.warning("%s", error)
+                return

@@ -1,0 +1,90 @@
+"""What becomes of a shard whose attempt ended, and of its job."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from enum import StrEnum
+
+from parquetry.schemas.errors import (
+    BrokerUnreachableError,
+    JobStoppedError,
+    LeaseLostError,
+    ParquetryError,
+    UnusableEnvironmentError,
+)
+from parquetry.tasks.failpoints import failpoint
+from parquetry.tasks.finalize import finalize
+from parquetry.tasks.ledger.claim import Claim, CommitReply, ReleaseReply
+from parquetry.tasks.ledger.ledger import Ledger
+from parquetry.tasks.shard.lease import Lease
+from parquetry.tasks.shard.shard_runner import ShardRunner
+from parquetry.tasks.shard.slot import Slot
+
+log = logging.getLogger(__name__)
+#: a shard rests after a fault, twice as long after each, so that a passing fault has time to pass
+FIRST_REST_S = 1.0
+LONGEST_REST_S = 60.0
+
+
+class Verdict(StrEnum):
+    """What to do with a shard after an error."""
+
+    #: nothing: the shard is no longer ours
+    DROP = "drop"
+    #: give it back, as if it had not been tried
+    RELEASE = "release"
+    #: give it back; it has a limited number of such attempts
+    LOSE = "lose"
+    #: it would fail again wherever it ran
+    FAIL = "fail"
+
+
+@dataclass(frozen=True)
+class Decision:
+    verdict: Verdict
+    rest_s: float = 0.0
+
+
+def decide(error: Exception, lost_before: int) -> Decision:
+    """The policy, free of effects."""
+    if isinstance(error, (LeaseLostError, BrokerUnreachableError)):
+        return Decision(Verdict.DROP)
+    if isinstance(error, JobStoppedError):
+        return Decision(Verdict.RELEASE)
+    # what this node lacks another node may have
+    of_the_node = isinstance(error, UnusableEnvironmentError)
+    if isinstance(error, ParquetryError) and not error.retryable and not of_the_node:
+        return Decision(Verdict.FAIL)
+    return Decision(Verdict.LOSE, rest_s=min(FIRST_REST_S * 2**lost_before, LONGEST_REST_S))
+
+
+def run_claim(ledger: Ledger, claim: Claim, slot: Slot) -> None:
+    """Run a claimed shard, tell the ledger how it ended, and end the job if that was the last one."""
+    failpoint("claimed")
+    try:
+        with Lease(ledger, claim, slot.beat_s) as lease:
+            reply = ShardRunner(ledger, lease, slot).run()
+        log.info("job %s shard %d: %s", claim.job, claim.shard, reply.lower())
+    # whatever a shard does must not take the worker with it; it is told to the ledger, and bounded by its attempts
+    except Exception as error:  # noqa: BLE001
+        reply = settle(ledger, claim, error)
+    if reply in (CommitReply.LAST, ReleaseReply.LAST):
+        failpoint("last")
+        finalize(ledger, claim.job)
+
+
+def settle(ledger: Ledger, claim: Claim, error: Exception) -> ReleaseReply:
+    """Give back, count or fail a shard whose attempt raised `error`."""
+    decision = decide(error, claim.lost)
+    reason = str(error) if isinstance(error, ParquetryError) else f"{type(error).__name__}: {error}"
+    unexpected = None if isinstance(error, ParquetryError) else error
+    log.warning("job %s shard %d: %s: %s", claim.job, claim.shard, decision.verdict, reason, exc_info=unexpected)
+    failpoint("settle")
+    if decision.verdict is Verdict.RELEASE:
+        return ledger.release(claim)
+    if decision.verdict is Verdict.LOSE:
+        return ledger.lose(claim, reason, rest_s=decision.rest_s)
+    if decision.verdict is Verdict.FAIL:
+        return ledger.fail(claim, reason)
+    return ReleaseReply.LOST

@@ -1,0 +1,161 @@
+"""One claimed shard, from reading to COMMIT.
+
+claimed -> (its part is there already? -> adopt) -> engine -> run -> verify -> PREPARE -> publish -> COMMIT
+
+Every step may be the last one this process takes. What is left behind then is a lease that ends by itself, an attempt
+nobody reads, or a published part that the next claim adopts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from parquetry.schemas.errors import BrokerUnreachableError, JobStoppedError, LeaseLostError, RetryableError
+from parquetry.schemas.location import Location
+from parquetry.schemas.manifest import JobRecord, PartRecord
+from parquetry.schemas.shard import Shard, attempt_name
+from parquetry.schemas.states import JobState
+from parquetry.schemas.storage.storage import Storage, open_storage
+from parquetry.tasks.failpoints import failpoint
+from parquetry.tasks.found_part import find_part
+from parquetry.tasks.job_record import cached_record
+from parquetry.tasks.ledger.claim import Claim, CommitReply, CommittedPart, Counts, PrepareReply
+from parquetry.tasks.ledger.ledger import Ledger
+from parquetry.tasks.shard.lease import Lease
+from parquetry.tasks.shard.sieve import Sieve, careful
+from parquetry.tasks.shard.slot import Slot
+from parquetry.workers.engine_spec import EngineSpec
+from parquetry.workers.process.client import EngineClient
+from parquetry.workers.shards.pipeline import PartSummary, ShardProgress, run_shard
+
+log = logging.getLogger(__name__)
+#: pause between two tries to reach a broker that does not answer
+BROKER_RETRY_S = 0.5
+T = TypeVar("T")
+
+
+class AttemptChangedError(RetryableError):
+    """The attempt {path} of shard {shard} is not what was written to it; is the disk sound?"""
+
+
+class ShardRunner:
+    """Runs one claim. `run` returns what COMMIT said, or raises what stopped it."""
+
+    def __init__(self, ledger: Ledger, lease: Lease, slot: Slot) -> None:
+        self.ledger = ledger
+        self.lease = lease
+        self.slot = slot
+        self.claim: Claim = lease.claim
+        self.record: JobRecord = cached_record(self.claim.output, self.claim.job)
+        self.shard: Shard = self.record.plan.shard(self.claim.shard)
+        self.storage: Storage = open_storage(Location.parse(self.claim.output))
+
+    def run(self) -> CommitReply:
+        """Raises LeaseLostError, JobStoppedError, the engine's and the storage's errors, ShardFailedError."""
+        failpoint("started")
+        if found := self.find():
+            return self.adopt(found)
+        failpoint("not_found")
+        with self.storage.attempt(attempt_name(self.shard.index, self.claim.fence)) as attempt:
+            failpoint("attempt")
+            summary = self.compute(attempt)
+            failpoint("computed")
+            self.verify(attempt, summary)
+            failpoint("verified")
+            self.prepare()
+            failpoint("prepared")
+            won = self.storage.publish(attempt, self.shard.part_name)
+            failpoint("published")
+        return self.commit(summary) if won else self.adopt(self.find())
+
+    def find(self) -> CommittedPart | None:
+        """A part published by an attempt that could not report it, or by one that was faster."""
+        return find_part(self.storage, self.record, self.shard.index)
+
+    def adopt(self, found: CommittedPart) -> CommitReply:
+        """Count a part that is in storage: no GPU work is needed for it."""
+        failpoint("adopt")
+        log.info("job %s: part of shard %d was there already", self.claim.job, self.claim.shard)
+        return self.answered(lambda: self.ledger.adopt(self.claim.job, found.part, found.counts))
+
+    def compute(self, attempt: Path) -> PartSummary:
+        """Run the rows through the engine, write the attempt and read it back."""
+        with self.engine() as engine:
+            failpoint("engine")
+            return run_shard(
+                self.record,
+                self.shard,
+                fence=self.claim.fence,
+                attempt=attempt,
+                engine=engine,
+                on_progress=self.progress,
+            )
+
+    def engine(self) -> EngineClient | Sieve:
+        """The engine of our device; a quarantined shard gets one for itself, and may outlive it."""
+        spec = EngineSpec.of(self.record)
+        if self.claim.lost < self.ledger.policy.max_attempts:
+            return self.connect(spec)
+        log.warning("job %s: shard %d runs in quarantine", self.claim.job, self.claim.shard)
+        failpoint("quarantine")
+        alone = careful(spec, f"{self.claim.job}/{self.claim.shard}")
+        return Sieve(lambda: self.connect(alone))
+
+    def connect(self, spec: EngineSpec) -> EngineClient:
+        return EngineClient.connect(self.slot.socket, spec, on_wait=self.lease.check)
+
+    def progress(self, done: ShardProgress) -> None:
+        failpoint("progress")
+        self.lease.progress(done.rows, done.prompt_tokens + done.output_tokens)
+
+    def verify(self, attempt: Path, summary: PartSummary) -> None:
+        """An attempt that is not, byte for byte, what was written and checked never gets the final name."""
+        with attempt.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != summary.sha256:
+            raise AttemptChangedError(path=attempt, shard=self.shard.index)
+
+    def prepare(self) -> None:
+        """Make sure that the shard is still ours; without an answer nothing is published."""
+        while True:
+            failpoint("prepare")
+            reply = self.answered(lambda: self.ledger.prepare(self.claim))
+            if reply is PrepareReply.OK:
+                return
+            if reply is PrepareReply.LOST:
+                raise LeaseLostError(shard=self.claim.shard)
+            if reply is PrepareReply.CANCEL:
+                raise JobStoppedError(job=self.claim.job, state=JobState.CANCELLED)
+            self.answered(self.lease.beat)
+
+    def commit(self, summary: PartSummary) -> CommitReply:
+        """Report the part we published."""
+        failpoint("commit")
+        entry = self.storage.head(self.shard.part_name)
+        record = PartRecord(
+            path=self.shard.part_name,
+            shard=self.shard.index,
+            fence=self.claim.fence,
+            etag=entry.etag if entry else "",
+            **{name: getattr(summary, name) for name in ("rows", "error_rows", "size", "sha256")},
+        )
+        counts = Counts(prompt_tokens=summary.prompt_tokens, output_tokens=summary.output_tokens)
+        reply = self.answered(lambda: self.ledger.commit(self.claim, record, counts))
+        failpoint("committed")
+        # the lease ended while we published: what counts is what is in storage, and that is ours
+        return self.adopt(self.find()) if reply is CommitReply.FENCED else reply
+
+    def answered(self, ask: Callable[[], T]) -> T:
+        """Ask the broker until it answers, or the lease is over."""
+        while True:
+            try:
+                return ask()
+            except BrokerUnreachableError as error:
+                log.warning("%s", error)
+                time.sleep(BROKER_RETRY_S)
+                self.lease.check()

@@ -1,0 +1,134 @@
+"""A checkpoint as an ONNX file: exported once, checked against the model it came from, and kept by content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from parquetry.schemas.errors import MissingPackageError, UnsupportedOptionError
+from parquetry.schemas.job import Task
+from parquetry.schemas.settings import settings
+from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.checkpoint.pooling import modes_of
+from parquetry.workers.encoding.onnx.model_file import FACTS_NAME, is_ours, own_file
+
+log = logging.getLogger(__name__)
+
+FILE_NAME = "model.onnx"
+#: raised whenever an export of the same weights would come out differently
+_EXPORT_VERSION = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportPlan:
+    """What the file computes. Equal plans over equal weights give one file."""
+
+    task: Task
+    #: packed: rows end to end, for the CUDA provider; padded: rows in a rectangle, for every provider
+    form: Literal["padded", "packed"] = "padded"
+    dtype: Literal["float32", "float16"] = "float32"
+    #: how embeddings are pooled, for task embed: a mode of `parquetry.workers.checkpoint.pooling`
+    pooling: str = "mean"
+    #: int8: matrix products in 8 bits, activations scaled as they come (CPU)
+    quantization: Literal["none", "int8"] = "none"
+    #: fused: attention as ONNX Runtime's own operator; plain: ONNX's operators alone, for providers that compile
+    attention: Literal["fused", "plain"] = "fused"
+
+    def __post_init__(self) -> None:
+        if self.quantization == "int8" and (self.form, self.dtype) != ("padded", "float32"):
+            reason = "ONNX int8 is made of the padded float32 graph, which runs on CPUs"
+            raise UnsupportedOptionError(option=f"quantization int8 with {self.form} {self.dtype}", reason=reason)
+        if self.form == "packed" and self.dtype != "float16":
+            raise UnsupportedOptionError(option=f"a packed {self.dtype} graph", reason="the packed operator is float16")
+        if self.form == "packed" and self.task == "embed" and "max" in modes_of(self.pooling):
+            raise UnsupportedOptionError(option="embed.pooling max", reason="the packed ONNX graph cannot express it")
+        if self.form == "packed" and self.attention == "plain":
+            raise UnsupportedOptionError(option="a packed plain graph", reason="packed attention is a fused operator")
+
+    def graph(self) -> dict[str, Any]:
+        """What of the plan makes a difference to the file: classify and score share their logits."""
+        of_task = {} if self.task == "embed" else {"task": "logits", "pooling": None}
+        return {**asdict(self), **of_task}
+
+
+def export(model_path: str | Path, target: str | Path, plan: ExportPlan) -> Path:
+    """Export the checkpoint in folder `model_path` into folder `target`; returns the ONNX file.
+
+    The file's answers on a few rows are compared with the model's before it is given its name. Raises
+    UnsupportedOptionError when the model cannot take the plan's form, MissingPackageError without onnxscript.
+    """
+    _require_packages()
+    from parquetry.workers.encoding.onnx.exporting import write_export
+
+    folder = Path(target)
+    with _made_aside(folder) as aside:
+        write_export(Path(model_path), aside / FILE_NAME, plan)
+    return folder / FILE_NAME
+
+
+def exported(checkpoint: Checkpoint, plan: ExportPlan) -> Path:
+    """The ONNX file of a checkpoint: its own folder's, or the state folder's, exported first when it is in neither."""
+    beside = own_file(checkpoint.folder)
+    if beside is not None and is_ours(beside) and _is_of(beside, checkpoint, plan):
+        return beside
+    folder = settings().state_dir / "onnx" / content_key(checkpoint, plan)
+    if not (folder / FILE_NAME).is_file():
+        log.info("exporting %s to ONNX (%s %s); this happens once", checkpoint.id, plan.form, plan.dtype)
+        export(checkpoint.folder, folder, plan)
+    return folder / FILE_NAME
+
+
+def content_key(checkpoint: Checkpoint, plan: ExportPlan) -> str:
+    """24 hex digits that change with the weights, the config, the plan and what exports."""
+    import torch
+    import transformers
+
+    made_by = [_EXPORT_VERSION, torch.__version__, transformers.__version__]
+    parts = [checkpoint.weights_fingerprint, checkpoint.config, plan.graph(), made_by]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _is_of(file: Path, checkpoint: Checkpoint, plan: ExportPlan) -> bool:
+    """Whether an export beside the weights was made from these weights, for this plan."""
+    facts = describe(file)
+    return (facts.get("graph"), facts.get("weights")) == (plan.graph(), checkpoint.weights_fingerprint)
+
+
+@contextmanager
+def _made_aside(folder: Path) -> Iterator[Path]:
+    """A folder that becomes `folder` in one step when all went well; whoever comes first wins."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield aside
+        try:
+            os.replace(aside, folder)
+        except OSError:
+            # an export of the same content was there first, or the user named a folder in use
+            if not (folder / FILE_NAME).is_file():
+                for file in aside.iterdir():
+                    shutil.move(file, folder / file.name)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _require_packages() -> None:
+    for package in ("torch", "onnx", "onnxscript", "onnxruntime"):
+        try:
+            __import__(package)
+        except ImportError:
+            raise MissingPackageError(feature="ONNX export", package=package, install="parquetry[torch,onnx]") from None
+
+
+def describe(file: Path) -> dict[str, Any]:
+    """What `export` wrote beside the file: plan, versions, inputs."""
+    return json.loads((file.parent / FACTS_NAME).read_text(encoding="utf-8"))

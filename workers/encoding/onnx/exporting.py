@@ -1,0 +1,158 @@
+"""The torch side of an export: trace the model, write the file, compare it with the model."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification, PreTrainedModel
+
+from parquetry.schemas.errors import UnsupportedOptionError
+from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.encoding.families import max_row_tokens, position_start
+from parquetry.workers.encoding.onnx.exported_graphs import PackedGraph, PaddedGraph, fused_reason, takes_types
+from parquetry.workers.encoding.onnx.graph_fusing import fuse_for_runtime
+from parquetry.workers.encoding.onnx.known_rows import Probe
+from parquetry.workers.encoding.onnx.model_file import FACTS_NAME
+from parquetry.workers.encoding.onnx.named_inputs import packed_feeds, padded_feeds
+from parquetry.workers.encoding.row_batch import pack, pad
+from parquetry.workers.request import EncodeRequest
+
+if TYPE_CHECKING:
+    from parquetry.workers.encoding.onnx.export import ExportPlan
+
+_DTYPES = {"float32": torch.float32, "float16": torch.float16}
+_OUTPUT = {True: "sentence_embedding", False: "logits"}
+#: rows of the trace and of the comparison
+_PROBE_LENS = (12, 7, 3)
+
+
+def write_export(folder: Path, file: Path, plan: ExportPlan) -> None:
+    """Write the ONNX file, `export.json` and `probe.npz` beside it."""
+    model = _load(folder, plan)
+    probe = _probe(model, plan)
+    trace(model, file, plan, probe)
+    if plan.quantization == "int8":
+        quantize(file)
+    probe.save(file.parent)
+    facts = {
+        "graph": plan.graph(),
+        "weights": Checkpoint(folder, str(folder)).weights_fingerprint,
+        "position_start": position_start(model.config),
+        "hidden_size": model.config.hidden_size,
+        "num_labels": model.config.num_labels,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    (file.parent / FACTS_NAME).write_text(json.dumps(facts, indent=2, sort_keys=True), encoding="utf-8")
+
+
+def trace(model: PreTrainedModel, file: Path, plan: ExportPlan, probe: Probe) -> None:
+    """Write `file` with every dimension of rows and tokens left open."""
+    pooling = plan.pooling if plan.task == "embed" else None
+    is_fused = plan.attention == "fused" and fused_reason(model) is None
+    if is_fused:
+        fuse_for_runtime(model)
+    model = model.to(_DTYPES[plan.dtype])
+    if plan.form == "packed":
+        graph: nn.Module = PackedGraph(model, pooling)
+    else:
+        graph = PaddedGraph(model, pooling, is_fused=is_fused)
+    feeds = {name: torch.from_numpy(array) for name, array in _feeds(model, plan, probe.requests).items()}
+    _export(graph, file, feeds, _OUTPUT[plan.task == "embed"])
+
+
+def _export(graph: nn.Module, file: Path, feeds: dict[str, Tensor], output: str) -> None:
+    opened = torch.export.Dim.AUTO
+    # a batch dimension of one is the packed sequence itself and stays fixed
+    shapes = {name: {at: opened for at, size in enumerate(x.shape) if size > 1} for name, x in feeds.items()}
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            graph.eval(),
+            kwargs=feeds,
+            f=str(file),
+            dynamo=True,
+            input_names=list(feeds),
+            output_names=[output],
+            dynamic_shapes=shapes,
+            opset_version=18,
+            verbose=False,
+        )
+
+
+def quantize(file: Path) -> None:
+    """Matrix products to int8 in place: weights by channel, activations scaled as they come."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    model = onnx.load(str(file))
+    # shapes the exporter noted contradict what quantization infers after its own rewrites
+    del model.graph.value_info[:]
+    quantize_dynamic(
+        model,
+        str(file),
+        per_channel=True,
+        weight_type=QuantType.QInt8,
+        op_types_to_quantize=["MatMul"],
+        extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+        use_external_data_format=_is_large(file),
+    )
+    if not _is_large(file):
+        file.with_name(f"{file.name}.data").unlink(missing_ok=True)
+
+
+def _is_large(file: Path) -> bool:
+    """Whether the weights do not fit one protobuf message."""
+    data = file.with_name(f"{file.name}.data")
+    return data.is_file() and data.stat().st_size > 7_000_000_000
+
+
+def _load(folder: Path, plan: ExportPlan) -> PreTrainedModel:
+    kind = AutoModel if plan.task == "embed" else _classifier(folder)
+    model = kind.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, local_files_only=True).eval()
+    reason = fused_reason(model)
+    if plan.form == "packed" and reason is not None:
+        raise UnsupportedOptionError(option="packed ONNX export", reason=reason)
+    return model
+
+
+def _classifier(folder: Path) -> type:
+    per_token = Checkpoint(folder, str(folder)).is_token_classifier
+    return AutoModelForTokenClassification if per_token else AutoModelForSequenceClassification
+
+
+def _feeds(model: PreTrainedModel, plan: ExportPlan, requests: list[EncodeRequest]) -> dict[str, np.ndarray]:
+    with_types = takes_types(model)
+    if plan.form == "packed":
+        return packed_feeds(pack(requests, with_types=with_types), position_start(model.config))
+    return padded_feeds(pad(requests, model.config.pad_token_id or 0, with_types=with_types))
+
+
+def _probe(model: PreTrainedModel, plan: ExportPlan) -> Probe:
+    """A few rows and what the model itself makes of each alone, in float32."""
+    random = np.random.default_rng(0)
+    longest = max_row_tokens(model.config) or max(_PROBE_LENS)
+    pad_id = model.config.pad_token_id
+    rows = [random.integers(1, model.config.vocab_size, min(size, longest)) for size in _PROBE_LENS]
+    rows = [np.where(row == pad_id, pad_id + 1 if pad_id is not None else row, row).astype(np.int32) for row in rows]
+    requests = [EncodeRequest(id=index, token_ids=row) for index, row in enumerate(rows)]
+    with torch.inference_mode():
+        values = [_value(model, plan, torch.from_numpy(row).long()[None]) for row in rows]
+    return Probe(requests, np.concatenate(values))
+
+
+def _value(model: PreTrainedModel, plan: ExportPlan, ids: Tensor) -> np.ndarray:
+    """(1, num_labels) logits, those of the tokens (num_tokens, num_labels), or (1, dim) embedding of one row."""
+    out: Any = model(input_ids=ids)
+    if plan.task != "embed":
+        return out.logits.flatten(0, -2).float().numpy()
+    from parquetry.workers.encoding.token_pooling import pool_padded
+
+    return pool_padded(out.last_hidden_state, torch.ones_like(ids), plan.pooling).float().numpy()

@@ -1,0 +1,84 @@
+"""ONNX files as they lie on disk: which one a checkpoint brings, what it takes, and where it keeps its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from parquetry.schemas.errors import BadInputError
+
+if TYPE_CHECKING:
+    import onnx
+
+#: where exporters put the file
+_NAMES = ("model.onnx", "onnx/model.onnx")
+#: what our own exports write beside the file
+FACTS_NAME = "export.json"
+
+
+class UnsafeOnnxError(BadInputError):
+    """The ONNX file {path} keeps weights in {location}, outside its folder; export it with its weights beside it."""
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """A file whose external data, if any, is beside it."""
+
+    path: Path
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    @classmethod
+    def open(cls, path: Path) -> OnnxFile:
+        """Raises UnsafeOnnxError when a tensor's data is read from anywhere but the file's own folder."""
+        import onnx
+
+        model = onnx.load(str(path), load_external_data=False)
+        for location in _external_locations(model.graph):
+            if not _is_beside(path, location):
+                raise UnsafeOnnxError(path=path, location=location)
+        stored = {tensor.name for tensor in model.graph.initializer}
+        inputs = tuple(value.name for value in model.graph.input if value.name not in stored)
+        return cls(path, inputs, tuple(value.name for value in model.graph.output))
+
+
+def own_file(folder: Path) -> Path | None:
+    """The ONNX file that comes with a checkpoint."""
+    return next((folder / name for name in _NAMES if (folder / name).is_file()), None)
+
+
+def is_ours(file: Path) -> bool:
+    """Whether we exported the file; then it serves the jobs of one plan, and no other."""
+    return (file.parent / FACTS_NAME).is_file()
+
+
+def _external_locations(graph: onnx.GraphProto) -> Iterator[str]:
+    from onnx import TensorProto
+
+    for tensor in _tensors(graph):
+        if tensor.data_location == TensorProto.EXTERNAL:
+            yield next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Weights and constants, those of branches and loops included."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from [attribute.t, *attribute.tensors]
+            for inner in [attribute.g, *attribute.graphs]:
+                yield from _tensors(inner)
+
+
+def _is_beside(path: Path, location: str) -> bool:
+    """Whether `location` is a file in the folder of `path`, or one that a hub cache links to from there."""
+    named = Path(location)
+    if not location or named.is_absolute() or ".." in named.parts:
+        return False
+    folder = path.parent.resolve()
+    target = (folder / named).resolve()
+    # a hub snapshot is a folder of links into the blobs of the same repository
+    blobs = [parent.parent / "blobs" for parent in folder.parents if parent.name == "snapshots"]
+    return any(target.is_relative_to(root) for root in (folder, *blobs))

@@ -1,0 +1,110 @@
+"""Projections that read the same input run as one matrix product: q, k and v, and gate and up.
+
+The weights of the parts become views of the merged weight, so nothing is held twice and a state dict stays as it was.
+Layers over int8 weights are merged in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from parquetry.workers.fusing.int8_linear import Int8Linear, merge_int8
+
+GROUPS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+
+
+class MergedLinear(nn.Module):
+    """Several linear layers over one input, which is what stock attention and MLP classes give them."""
+
+    def __init__(self, parts: list[nn.Module]) -> None:
+        super().__init__()
+        self.widths = [part.out_features for part in parts]
+        self.merge_weights(parts)
+        biases = [part.bias for part in parts if part.bias is not None]
+        self.bias = merge_parameters(biases) if biases else None
+        self.outputs: list[Tensor] = []
+
+    def merge_weights(self, parts: list[nn.Module]) -> None:
+        """Take the rows of every part."""
+        self.weight = merge_parameters([part.weight for part in parts])
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """The outputs of all parts, side by side."""
+        return F.linear(x, self.weight, self.bias)
+
+    def compute(self, x: Tensor) -> None:
+        """Compute every part; each is taken once."""
+        self.outputs = list(self.multiply(x).split(self.widths, -1))
+
+
+class MergedInt8Linear(MergedLinear):
+    """Several layers over int8 weights and one input."""
+
+    def merge_weights(self, parts: list[nn.Module]) -> None:
+        self.weight, self.scale = merge_int8(parts)
+
+    def multiply(self, x: Tensor) -> Tensor:
+        return torch.ops.parquetry.int8_linear(x, self.weight, self.scale, self.bias)
+
+
+class MergedPart(nn.Module):
+    """Stands where one of the linear layers stood. The first one computes, the last one lets go of the results."""
+
+    def __init__(self, merged: MergedLinear, index: int) -> None:
+        super().__init__()
+        self.index = index
+        self.is_last = index == len(merged.widths) - 1
+        # In a list, so that the merged weight is not registered once per part.
+        self.owner = [merged]
+
+    def forward(self, x: Tensor) -> Tensor:
+        merged = self.owner[0]
+        if self.index == 0:
+            merged.compute(x)
+        output = merged.outputs[self.index]
+        if self.is_last:
+            merged.outputs = []
+        return output
+
+
+def merge_parameters(parameters: list[nn.Parameter]) -> Tensor:
+    """One tensor of all rows; the parameters become views of it."""
+    merged = torch.cat([parameter.data for parameter in parameters])
+    for parameter, rows in zip(parameters, merged.split([len(p) for p in parameters]), strict=True):
+        parameter.data = rows
+    return merged
+
+
+def can_merge(parts: list[nn.Module | None]) -> bool:
+    """Plain half-precision linear layers of one kind, or int8 ones: any other is a class of its own, or its weight."""
+    if any(type(p) not in (nn.Linear, Int8Linear) or p._forward_hooks or p._forward_pre_hooks for p in parts):
+        return False
+    # torchao keeps the layer's class and quantizes by the type of its weight
+    if any(type(part) is nn.Linear and type(part.weight) is not nn.Parameter for part in parts):
+        return False
+    kinds = {(type(p), p.in_features, p.bias is None, p.weight.dtype, p.weight.device) for p in parts}
+    return len(kinds) == 1 and parts[0].weight.dtype in (torch.float16, torch.bfloat16)
+
+
+def merge_projections(model: nn.Module) -> Callable[[], None]:
+    """Merge what can be merged, in place; returns the function that puts the linear layers back."""
+    replaced: list[tuple[nn.Module, str, nn.Module]] = []
+    for module in list(model.modules()):
+        for names in GROUPS:
+            parts = [getattr(module, name, None) for name in names]
+            if not can_merge(parts):
+                continue
+            merged = MergedInt8Linear(parts) if isinstance(parts[0], Int8Linear) else MergedLinear(parts)
+            for index, (name, part) in enumerate(zip(names, parts, strict=True)):
+                replaced.append((module, name, part))
+                setattr(module, name, MergedPart(merged, index))
+
+    def put_back() -> None:
+        for module, name, part in replaced:
+            setattr(module, name, part)
+
+    return put_back

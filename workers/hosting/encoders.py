@@ -1,0 +1,99 @@
+"""The engine of classify, score and embed on a loaded model: packed on CUDA where the model allows it, else padded."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import nn
+
+from parquetry.schemas.errors import UnsupportedOptionError
+from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.encoding.label_scores import choose_activation, label_scores, token_labels
+from parquetry.workers.encoding.projection import Projection
+from parquetry.workers.encoding.selection import packed_encoder
+from parquetry.workers.encoding.token_pooling import pool_padded
+from parquetry.workers.encoding.torch_padded import Head, TorchEncoder
+from parquetry.workers.encoding.vectors import after_pooling, pooling_of
+from parquetry.workers.engine import Engine
+from parquetry.workers.engine_spec import EngineSpec
+from parquetry.workers.hosting.loaded_model import about, beat_in_layers
+from parquetry.workers.loading.quantization import packing_obstacle
+from parquetry.workers.process.pulse import Beat
+
+log = logging.getLogger(__name__)
+_CPU_TOKEN_BUDGET = 4096
+_CUDA_TOKEN_BUDGET = 32768
+
+
+def labels_tokens(spec: EngineSpec, checkpoint: Checkpoint) -> bool:
+    """Whether every token gets a label, and not every text."""
+    return spec.task == "classify" and checkpoint.is_token_classifier
+
+
+def put_encoder(spec: EngineSpec, checkpoint: Checkpoint, model: nn.Module, beat: Beat) -> Engine:
+    """The best engine for vectors or labels on a loaded model. Raises UnsupportedOptionError."""
+    head, facts = _head(spec, checkpoint, model)
+    if spec.device == "cpu":
+        beat_in_layers(model, beat)
+    # on a CPU the two are about as fast, and the padded one needs nothing of the model
+    reason = "model.backend is transformers" if spec.model.backend == "transformers" else "the device is a CPU"
+    if spec.model.backend == "packed" or (spec.model.backend == "auto" and spec.device != "cpu"):
+        packed = packing_obstacle(spec.model) or packed_encoder(spec, checkpoint, model, about(spec, model))
+        if isinstance(packed, Engine):
+            return packed
+        reason = packed
+        if spec.model.backend == "packed":
+            raise UnsupportedOptionError(option="model.backend packed", reason=reason)
+        log.warning("this model runs in padded batches, sorted by length: %s", reason)
+    if spec.device != "cpu":
+        beat_in_layers(model, beat)
+    budget = _CPU_TOKEN_BUDGET if spec.device == "cpu" else _CUDA_TOKEN_BUDGET
+    return TorchEncoder(
+        model,
+        head,
+        pad_id=_own_pad_id(model),
+        max_tokens=checkpoint.context_window,
+        token_budget=spec.token_budget or budget,
+        about={**about(spec, model), **facts, "why_not_packed": reason},
+    )
+
+
+def _head(spec: EngineSpec, checkpoint: Checkpoint, model: nn.Module) -> tuple[Head, dict[str, str]]:
+    """What turns a padded batch's outputs into answers, and what provenance says of it."""
+    if spec.task == "embed":
+        return _embedding_head(spec, checkpoint, model)
+    return _token_head(model) if labels_tokens(spec, checkpoint) else _classification_head(spec, model)
+
+
+def _embedding_head(spec: EngineSpec, checkpoint: Checkpoint, model: nn.Module) -> tuple[Head, dict[str, str]]:
+    mode = pooling_of(spec, checkpoint)
+    options = after_pooling(spec, checkpoint)
+    projection = Projection(**options, normalize=spec.normalize).to(model.device)
+
+    def head(output: object, mask: torch.Tensor) -> torch.Tensor:
+        return projection(pool_padded(output.last_hidden_state.float(), mask, mode))
+
+    return head, {"pooling": mode, "embedding_dim": str(projection.width(model.config.hidden_size, mode))}
+
+
+def _classification_head(spec: EngineSpec, model: nn.Module) -> tuple[Head, dict[str, str]]:
+    activation = choose_activation(model.config, spec.task)
+
+    def head(output: object, mask: torch.Tensor) -> torch.Tensor:
+        return label_scores(output.logits, activation)
+
+    return head, {"activation": activation, "num_labels": str(model.config.num_labels)}
+
+
+def _token_head(model: nn.Module) -> tuple[Head, dict[str, str]]:
+    def head(output: object, mask: torch.Tensor) -> torch.Tensor:
+        return token_labels(output.logits)
+
+    return head, {"activation": "softmax", "num_labels": str(model.config.num_labels)}
+
+
+def _own_pad_id(model: nn.Module) -> int | None:
+    """The padding id that the model itself knows; old Llamas say -1 for none."""
+    pad_id = model.config.get_text_config().pad_token_id
+    return pad_id if pad_id is not None and pad_id >= 0 else None

@@ -1,0 +1,80 @@
+"""Chooses and loads the engine of a spec."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from parquetry.schemas.errors import UnsupportedOptionError
+from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.encoding.onnx.optimum import load_optimum
+from parquetry.workers.encoding.selection import onnx_encoder
+from parquetry.workers.engine import Engine
+from parquetry.workers.engine_spec import EngineSpec
+from parquetry.workers.hosting.encoders import labels_tokens, put_encoder
+from parquetry.workers.hosting.generators import put_generator, put_vision_generator
+from parquetry.workers.hosting.loaded_model import let_go_of_beats
+from parquetry.workers.loading.model import load_model
+from parquetry.workers.loading.plan import LoadingPlan
+from parquetry.workers.packages import require
+from parquetry.workers.process.pulse import Beat
+
+
+def load_engine(spec: EngineSpec, *, beat: Beat = lambda: None) -> Engine:
+    """Load the model and put the best engine on top. `beat` is called as a sign of life from inside long work.
+
+    Raises UnsupportedOptionError, MissingPackageError, ModelNotFoundError and the like, each with what to change.
+    """
+    if spec.model.backend == "optimum":
+        return load_optimum(spec)
+    if spec.model.backend == "onnxruntime" and spec.task == "generate":
+        reason = "it serves classify, score and embed; set model.backend to auto or packed"
+        raise UnsupportedOptionError(option="model.backend onnxruntime for task generate", reason=reason)
+    checkpoint = Checkpoint.resolve(spec.model)
+    if spec.model.backend == "onnxruntime":
+        LoadingPlan(spec.model, checkpoint).check()
+        return onnx_encoder(spec, checkpoint, _options_about(spec))
+    return put_engine(load_model(spec, checkpoint, auto_class(spec, checkpoint)), spec, checkpoint, beat)
+
+
+def auto_class(spec: EngineSpec, checkpoint: Checkpoint) -> Any:
+    """The transformers class that loads the model with the head that the task needs. Raises MissingPackageError."""
+    if spec.images:
+        require("PIL", feature="prompt.image")
+        return AutoModelForImageTextToText
+    if spec.task == "generate":
+        return _generator_class(checkpoint)
+    if spec.task == "embed":
+        return AutoModel
+    return AutoModelForTokenClassification if labels_tokens(spec, checkpoint) else AutoModelForSequenceClassification
+
+
+def put_engine(model: nn.Module, spec: EngineSpec, checkpoint: Checkpoint, beat: Beat) -> Engine:
+    """The best engine on a loaded model that nothing else uses. Raises UnsupportedOptionError."""
+    let_go_of_beats(model)
+    if spec.images:
+        return put_vision_generator(spec, checkpoint, model, beat)
+    return (put_generator if spec.task == "generate" else put_encoder)(spec, checkpoint, model, beat)
+
+
+def _generator_class(checkpoint: Checkpoint) -> Any:
+    if checkpoint.is_encoder_decoder:
+        return AutoModelForSeq2SeqLM
+    # the few vision models that transformers also knows as text models keep that class
+    is_text = checkpoint.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return AutoModelForImageTextToText if checkpoint.is_vision and not is_text else AutoModelForCausalLM
+
+
+def _options_about(spec: EngineSpec) -> dict[str, str]:
+    """What provenance says of an engine that holds no torch model."""
+    return {"attention": "onnxruntime", "quantization": spec.model.quantization, "device": spec.device}

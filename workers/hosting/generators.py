@@ -1,0 +1,148 @@
+"""The engine of task generate on a loaded model: packed where the model allows it, padded by transformers elsewhere."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+
+import tokenizers
+from torch import nn
+
+from parquetry.schemas.errors import UnsupportedOptionError
+from parquetry.schemas.settings import settings
+from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.engine import Engine
+from parquetry.workers.engine_spec import EngineSpec
+from parquetry.workers.hosting.loaded_model import about, beat_in_layers
+from parquetry.workers.loading.attention_choice import PACKED_ONLY
+from parquetry.workers.loading.model import is_spread
+from parquetry.workers.loading.placement import memory_limit
+from parquetry.workers.loading.quantization import packing_obstacle
+from parquetry.workers.packed.memory import free_bytes
+from parquetry.workers.packed.options import PackedOptions
+from parquetry.workers.padded.generate import MAX_ROWS, TransformersGenerate
+from parquetry.workers.process.pulse import Beat
+
+log = logging.getLogger(__name__)
+_CPU_TOKEN_BUDGET = 8192
+_LEAST_TOKEN_BUDGET = 4096
+#: share of the free device memory that keys and values of a padded batch may fill
+_KV_SHARE = 0.4
+_NO_IMAGES = "prompts hold images"
+#: config keys that hold the number of layers of a decoder beside an encoder
+_DECODER_LAYERS = ("num_decoder_layers", "decoder_layers")
+#: what the packed engine takes of model.attention; it computes sdpa under whichever kernel the model is pinned to
+_PACKED_ATTENTION = {
+    **{name: name for name in ("auto", "sdpa", "triton", "flash_attention_2")},
+    **{f"sdpa-{kernel}": "sdpa" for kernel in ("flash", "math")},
+}
+
+
+def put_generator(spec: EngineSpec, checkpoint: Checkpoint, model: nn.Module, beat: Beat) -> Engine:
+    """The best engine for prompts of text on a loaded model. Raises UnsupportedOptionError."""
+    if spec.device == "cpu":
+        beat_in_layers(model, beat)
+    tokenizer = tokenizers.Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json"))
+    reason = "model.backend is transformers"
+    if spec.model.backend != "transformers":
+        packed = _try_packed(spec, checkpoint, model, tokenizer)
+        if isinstance(packed, Engine):
+            return packed
+        reason = packed
+        if spec.model.backend == "packed" or spec.model.attention in PACKED_ONLY:
+            raise UnsupportedOptionError(option=_packed_option(spec), reason=reason)
+        log.warning("this model runs through transformers' padded generate, not the packed engine: %s", reason)
+    if spec.device != "cpu":
+        beat_in_layers(model, beat)
+    return TransformersGenerate(
+        model,
+        tokenizer,
+        eos_ids=checkpoint.eos_ids,
+        pad_id=checkpoint.pad_id,
+        token_budget=spec.token_budget or _generation_budget(spec, model),
+        about={**about(spec, model), "why_not_packed": reason},
+        beat=beat,
+    )
+
+
+def put_vision_generator(spec: EngineSpec, checkpoint: Checkpoint, model: nn.Module, beat: Beat) -> Engine:
+    """The engine for prompts with images on a loaded model."""
+    from parquetry.workers.vision.layout import has_known_layout
+    from parquetry.workers.vision.processor import RowProcessor, load_processor
+    from parquetry.workers.vision.vision_generate import VisionGenerate
+
+    processor = load_processor(checkpoint)
+    beat_in_layers(model, beat)
+    rows = RowProcessor(processor, model.dtype, settings().image_max_pixels)
+    max_rows = MAX_ROWS
+    if not has_known_layout(rows):
+        log.warning("rows of this model run one at a time: its processor lays out batches in a way of its own")
+        max_rows = 1
+    return VisionGenerate(
+        model,
+        tokenizers.Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json")),
+        eos_ids=checkpoint.eos_ids,
+        pad_id=checkpoint.pad_id,
+        token_budget=spec.token_budget or _generation_budget(spec, model),
+        max_rows=max_rows,
+        about={**about(spec, model), "why_not_packed": _NO_IMAGES, "pillow": importlib.metadata.version("pillow")},
+        beat=beat,
+        make=lambda request: rows(request.text, request.images, is_plain=request.is_plain),
+        max_model_len=checkpoint.context_window,
+    )
+
+
+def _packed_option(spec: EngineSpec) -> str:
+    """The option that asks for the packed engine and no other."""
+    return "model.backend packed" if spec.model.backend == "packed" else f"model.attention {spec.model.attention}"
+
+
+def _try_packed(
+    spec: EngineSpec, checkpoint: Checkpoint, model: nn.Module, tokenizer: tokenizers.Tokenizer
+) -> Engine | str:
+    """The packed engine on this model, or why it cannot serve it."""
+    if spec.model.attention not in _PACKED_ATTENTION:
+        return f"it has no attention {spec.model.attention}"
+    if is_spread(model):
+        return "its weights are spread over several devices"
+    if obstacle := packing_obstacle(spec.model):
+        return obstacle
+    from parquetry.workers.engine import UnsupportedModel
+    from parquetry.workers.packed.packed_engine import PackedEngine
+
+    reason = PackedEngine.unsupported_reason(model)
+    if reason is not None:
+        return reason
+    attention = model.config._attn_implementation
+    try:
+        return PackedEngine(model, tokenizer, checkpoint.eos_ids, packed_options(spec, checkpoint))
+    except UnsupportedModel as error:
+        # it failed its own check on the loaded weights; the model goes back to stock attention
+        model.set_attn_implementation(attention)
+        return str(error)
+
+
+def packed_options(spec: EngineSpec, checkpoint: Checkpoint) -> PackedOptions:
+    """What the job asks of the packed engine."""
+    # bitsandbytes' int8 products are not made for torch.compile
+    is_compiled = spec.model.compile and spec.model.quantization != "int8"
+    options = {"attention": _PACKED_ATTENTION[spec.model.attention], "compile": is_compiled}
+    options["max_model_len"] = checkpoint.context_window
+    options["memory_limit"] = memory_limit(spec.model, spec.device)
+    if spec.token_budget is not None:
+        options["token_budget"] = spec.token_budget
+    return PackedOptions(**options)
+
+
+def _generation_budget(spec: EngineSpec, model: nn.Module) -> int:
+    """Tokens a padded batch may come to hold: a fixed number on a CPU, else what fits beside the weights."""
+    if model.device.type == "cpu":
+        return _CPU_TOKEN_BUDGET
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    # an encoder-decoder keeps the prompt's keys and values in its decoder's layers; its config counts the encoder's
+    layers = next(filter(None, (getattr(config, name, None) for name in _DECODER_LAYERS)), config.num_hidden_layers)
+    token_bytes = 2 * layers * heads * head_dim * model.dtype.itemsize
+    free = free_bytes(model.device, 1.0, memory_limit(spec.model, spec.device))
+    return max(_LEAST_TOKEN_BUDGET, int(free * _KV_SHARE) // token_bytes)

@@ -1,0 +1,96 @@
+"""Loads an engine over a group of devices: tensor parallel where the model has a plan, else spread by layers."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+from pathlib import Path
+
+import tokenizers
+import torch
+from transformers import AutoModelForCausalLM
+
+from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.engine import Engine, UnsupportedModel
+from parquetry.workers.engine_spec import EngineSpec
+from parquetry.workers.hosting.eligibility import why_not_parallel
+from parquetry.workers.hosting.engine_choice import load_engine
+from parquetry.workers.hosting.generators import packed_options
+from parquetry.workers.hosting.leading import LeadingEngine
+from parquetry.workers.hosting.loaded_model import beat_in_layers
+from parquetry.workers.loading.model import load_model
+from parquetry.workers.loading.parallelism import check_parallel
+from parquetry.workers.packed.packed_engine import PackedEngine
+from parquetry.workers.parallel.group import SOLO, RankGroup, use_group
+from parquetry.workers.parallel.ranks import Ranks, Report
+from parquetry.workers.parallel.shards import take_over
+from parquetry.workers.process.pulse import Beat
+
+log = logging.getLogger(__name__)
+
+
+def load_group(spec: EngineSpec, folder: Path, report: Report, *, beat: Beat = lambda: None) -> Engine:
+    """The engine of a spec with several devices. This process becomes rank 0 and starts the others.
+
+    `folder` is private to this process's user; `report` is called when the engine cannot go on because of another
+    rank, and does not return. Raises what `load_engine` raises, and UnsupportedOptionError for what cannot be shared.
+    """
+    checkpoint = Checkpoint.resolve(spec.model)
+    reason = why_not_parallel(spec, checkpoint)
+    if reason is None:
+        check_parallel(spec.model, checkpoint.config, len(spec.devices))
+        try:
+            return _lead(spec, folder / f"ranks-{os.getpid()}", report, beat)
+        except UnsupportedModel as error:
+            reason = str(error)
+        _let_go()
+    log.warning(
+        "%s is not computed by %d devices together: %s; its weights go to the first device that holds them, "
+        "or are spread over all of them layer by layer",
+        spec.model_path, len(spec.devices), reason,
+    )  # fmt: skip
+    engine = load_engine(spec.on(0), beat=beat)
+    engine.notes = {"why_not_tensor_parallel": reason}
+    return engine
+
+
+def _lead(spec: EngineSpec, store: Path, report: Report, beat: Beat) -> Engine:
+    store.unlink(missing_ok=True)
+    ranks = Ranks(spec, store, report)
+    try:
+        engine = load_rank(spec, 0, store, beat=beat)
+        ranks.wait_ready()
+    except Exception as error:
+        if isinstance(error, RuntimeError):
+            ranks.settle()
+        ranks.dismiss()
+        raise
+    engine.runner.outbox = ranks.outbox
+    return LeadingEngine(engine, ranks)
+
+
+def _let_go() -> None:
+    """Free the share that was loaded in vain, before the whole model is."""
+    use_group(SOLO)
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def load_rank(spec: EngineSpec, rank: int, store: Path, *, beat: Beat) -> PackedEngine:
+    """This rank's share of the engine, the same on every rank. Raises UnsupportedModel, on all of them or none."""
+    mine = spec.on(rank)
+    checkpoint = Checkpoint.resolve(mine.model)
+    group = RankGroup.join(rank, len(spec.devices), mine.device, store)
+    use_group(group)
+    try:
+        model = load_model(mine, checkpoint, AutoModelForCausalLM, shares=group.size)
+        take_over(model)
+        if mine.device == "cpu":
+            beat_in_layers(model, beat)
+        tokenizer = tokenizers.Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json"))
+        return PackedEngine(model, tokenizer, checkpoint.eos_ids, packed_options(mine, checkpoint), group)
+    except UnsupportedModel:
+        group.leave()
+        raise

@@ -1,0 +1,40 @@
+"""What every engine on a loaded model needs besides: signs of life from its layers, and its provenance."""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+import torch
+from torch import nn
+
+from parquetry.workers.engine_spec import EngineSpec
+from parquetry.workers.loading.attention_choice import attention_name
+from parquetry.workers.loading.model import dtype_name
+from parquetry.workers.process.pulse import Beat
+
+
+def beat_in_layers(model: nn.Module, beat: Beat) -> None:
+    """Show life before every layer: on a slow device one forward pass may take longer than a stall is allowed to."""
+    hooks = []
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList):
+            for layer in module:
+                hooks.append(layer.register_forward_pre_hook(lambda _module, _args: beat()))
+    model.beat_hooks = hooks
+
+
+def let_go_of_beats(model: nn.Module) -> None:
+    """Undo `beat_in_layers`, for the next engine on the model."""
+    for hook in model.__dict__.pop("beat_hooks", ()):
+        hook.remove()
+
+
+def about(spec: EngineSpec, model: nn.Module) -> dict[str, str]:
+    """Provenance that the spec and the loaded model tell."""
+    return {
+        "attention": attention_name(model, spec.model.attention),
+        "dtype": dtype_name(model),
+        "quantization": spec.model.quantization,
+        "device": torch.cuda.get_device_name() if model.device.type == "cuda" else "cpu",
+        **{name: importlib.metadata.version(name) for name in ("torch", "transformers")},
+    }

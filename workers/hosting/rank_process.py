@@ -1,0 +1,73 @@
+"""A rank's own process, started by rank 0.
+
+`python -m parquetry.workers.hosting.rank_process --spec JSON --rank N ...`
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import traceback
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from parquetry.schemas.settings import settings
+from parquetry.workers.engine_spec import EngineSpec
+from parquetry.workers.hosting.process import is_permanent, sentence
+from parquetry.workers.parallel.channel import Inbox
+from parquetry.workers.process.leash import die_with_parent
+from parquetry.workers.process.pulse import Pulse
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Load this rank's share and follow rank 0. Whatever goes wrong is told to rank 0 as one sentence."""
+    options = _parse(arguments)
+    die_with_parent(options.parent)
+    form = f"%(asctime)s %(levelname)s rank {options.rank} %(name)s: %(message)s"
+    logging.basicConfig(level=settings().log_level, format=form)
+    pulse = Pulse(options.pulse)
+    try:
+        follow(options, pulse)
+        return 0
+    # the last stop: the process ends either way, and rank 0 must learn why
+    except Exception as error:  # noqa: BLE001
+        traceback.print_exc()
+        pulse.failed(sentence(error), permanent=is_permanent(error))
+        sys.stderr.flush()
+        # without the interpreter's last steps, in which a library's threads may abort
+        os._exit(1)
+
+
+def follow(options: argparse.Namespace, pulse: Pulse) -> None:
+    """Returns when rank 0 has gone away or serves the model in another way."""
+    # the imports here load torch
+    from parquetry.workers.engine import UnsupportedModel
+    from parquetry.workers.hosting.group_loading import load_rank
+
+    spec = EngineSpec.model_validate_json(options.spec)
+    inbox = Inbox(Connection(options.inbox, writable=False), pulse.beat)
+    try:
+        engine = load_rank(spec, options.rank, options.store, beat=pulse.beat)
+    except UnsupportedModel:
+        # all ranks have come to this, and rank 0 ends the others
+        inbox.receive()
+        return
+    pulse.ready()
+    engine.runner.follow(inbox)
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m parquetry.workers.hosting.rank_process", description=__doc__)
+    parser.add_argument("--spec", required=True, help="the EngineSpec of the whole engine as JSON")
+    parser.add_argument("--rank", required=True, type=int)
+    parser.add_argument("--store", required=True, type=Path, help="the file over which the ranks meet")
+    parser.add_argument("--inbox", required=True, type=int, help="file descriptor of what rank 0 says")
+    parser.add_argument("--pulse", required=True, type=int, help="file descriptor for signs of life")
+    parser.add_argument("--parent", required=True, type=int, help="process id of rank 0")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""Rows to requests where prompts hold images: the text as ever, the images as the bytes they are stored in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from parquetry.schemas.errors import RowError
+from parquetry.schemas.manifest import JobRecord
+from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.preparation.chat import read_messages, user_message, with_system
+from parquetry.workers.preparation.images.image_column import Reference, read_images, reference
+from parquetry.workers.preparation.images.image_reader import ImageReader
+from parquetry.workers.preparation.preparation import or_error, require_good
+from parquetry.workers.preparation.prompts import PromptPreparation
+from parquetry.workers.preparation.tokenization import Tokenizer, Tokens
+from parquetry.workers.request import Request, VisionRequest
+
+#: images read at once; they wait for disks and networks, not for the processor
+_READERS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class ImagePrompt(Tokens):
+    """A prompt, the tokens of its text alone, and its images: first named, then read."""
+
+    text: str = ""
+    references: tuple[Reference, ...] = ()
+    images: tuple[bytes, ...] = ()
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(map(len, self.images))
+
+
+class ImagePreparation(PromptPreparation):
+    """Prompts with the images of a column, or with those that the parts of chat messages name."""
+
+    # images may be large, and all of these are held at once
+    rows_at_once = 16
+
+    def __init__(self, record: JobRecord, checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
+        super().__init__(record, checkpoint, tokenizer)
+        self._reader = ImageReader.of(record)
+        self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="images")
+
+    def tokens(self, batch: pa.RecordBatch) -> list[Tokens | RowError]:
+        """ImagePrompts whose images are named but not read."""
+        rows = zip(self._rows(batch), self._images(batch), strict=True)
+        prompts = [or_error(self._prompt_of, *row) for row in rows]
+        encoded = self._encoded([prompt if isinstance(prompt, RowError) else prompt[0] for prompt in prompts])
+        named = [
+            tokens if isinstance(tokens, RowError) else ImagePrompt(tokens.ids, text=prompt[0], references=prompt[1])
+            for prompt, tokens in zip(prompts, encoded, strict=True)
+        ]
+        return self._for_adapters(batch, named)
+
+    def _images(self, batch: pa.RecordBatch) -> list[list[Reference] | RowError]:
+        """The images of the rows' own column; none where the messages name them."""
+        column = self._prompt.image
+        return [[]] * batch.num_rows if column == self._prompt.messages else read_images(column, batch[column])
+
+    def _prompt_of(self, row: dict[str, Any], images: list[Reference] | RowError) -> tuple[str, tuple[Reference, ...]]:
+        """The text of the prompt, and what its places for images stand for."""
+        require_good({**row, "image": images})
+        if self._template is None:
+            return self._conversation(row[self._prompt.messages], images)
+        text = self._template.render(row)
+        if self._chat is not None:
+            text = self._chat.render(user_message(text, self._prompt.system, num_images=len(images)))
+        return text, tuple(images)
+
+    def _conversation(self, value: Any, images: Sequence[Reference]) -> tuple[str, tuple[Reference, ...]]:
+        column, places = self._prompt.messages, []
+        messages = read_messages(column, value, places)
+        filled = tuple(_fill(f"{column}: image", places, images))
+        return self._chat.render(with_system(messages, self._prompt.system)), filled
+
+    def complete(self, prepared: list[Tokens | RowError]) -> list[Tokens | RowError]:
+        """The same prompts with their images read, several at a time."""
+        asked = [prompt.references for prompt in prepared if isinstance(prompt, ImagePrompt)]
+        found = iter(list(self._pool.map(self._reader.read, asked)))
+        return [prompt if isinstance(prompt, RowError) else _with_images(prompt, next(found)) for prompt in prepared]
+
+    def request(self, id: int, tokens: Tokens, row: int, sample: int) -> Request:
+        return VisionRequest(
+            id=id,
+            text=tokens.text,
+            images=tokens.images,
+            is_plain=self._chat is None,
+            row=row,
+            sample=sample,
+            adapter=tokens.adapter,
+            params=self._params,
+        )
+
+
+def _fill(name: str, places: Sequence[Any], images: Sequence[Reference]) -> Iterable[Reference]:
+    """What each place names itself, or the next image of the row's own. Raises RowError when they do not come out."""
+    own = iter(images)
+    num_open = sum(place is None for place in places)
+    if num_open != len(images):
+        reason = f"its messages have places for {num_open} of its images, but it has {len(images)}"
+        raise RowError(reason=f"the row does not fit together: {reason}")
+    return [next(own) if place is None else reference(name, place) for place in places]
+
+
+def _with_images(prompt: ImagePrompt, images: tuple[bytes, ...] | RowError) -> ImagePrompt | RowError:
+    return images if isinstance(images, RowError) else replace(prompt, images=images, references=())

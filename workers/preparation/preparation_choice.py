@@ -1,0 +1,19 @@
+"""Which preparation serves a job."""
+
+from __future__ import annotations
+
+from parquetry.schemas.manifest import JobRecord
+from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.preparation.images.image_prompts import ImagePreparation
+from parquetry.workers.preparation.preparation import Preparation
+from parquetry.workers.preparation.prompts import PromptPreparation
+from parquetry.workers.preparation.texts import TextPreparation
+from parquetry.workers.preparation.tokenization import Tokenizer
+
+
+def choose_preparation(record: JobRecord, checkpoint: Checkpoint, tokenizer: Tokenizer) -> Preparation:
+    """The preparation of the job's task. Raises BadInputErrors for a spec that does not fit the model."""
+    if record.spec.task != "generate":
+        return TextPreparation(record.spec, checkpoint, tokenizer)
+    of_prompts = PromptPreparation if record.spec.prompt.image is None else ImagePreparation
+    return of_prompts(record, checkpoint, tokenizer)

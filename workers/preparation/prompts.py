@@ -1,0 +1,148 @@
+"""Prompts to continue, of any row: rendered, put through the chat template, tokenized, within the model's window."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from parquetry.schemas.errors import InvalidValueError, RowError
+from parquetry.schemas.job import GenerationSpec, JobSpec
+from parquetry.schemas.manifest import JobRecord
+from parquetry.workers.checkpoint.adapter import unknown_adapter
+from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.grammar.grammar import Grammar
+from parquetry.workers.preparation.cells import cells, text_of
+from parquetry.workers.preparation.chat import ChatTemplate, read_messages, user_message, with_system
+from parquetry.workers.preparation.preparation import Preparation, or_error, require_good, require_tokens
+from parquetry.workers.preparation.template import Template
+from parquetry.workers.preparation.tokenization import Tokenizer, Tokens
+from parquetry.workers.request import GenerationRequest, Request, SamplingParams
+
+
+class PromptPreparation(Preparation):
+    """Prompts to continue: a rendered template or a column of messages, through the chat template or plain."""
+
+    def __init__(self, record: JobRecord, checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
+        self._prompt = record.spec.prompt
+        self._adapter_column = record.spec.model.adapter_column
+        self._adapters = record.spec.model.adapters or {}
+        self._params = sampling_params(record.spec.generation)
+        self._tokenizer = tokenizer
+        self._template = None if self._prompt.template is None else Template.parse(self._prompt.template)
+        self._chat = ChatTemplate.of(checkpoint, self._prompt, now=_created(record))
+        self._limit = prompt_limit(record.spec, checkpoint)
+        self._why = _why(checkpoint, self._params.max_new_tokens)
+        self.num_samples = record.spec.generation.n
+
+    def tokens(self, batch: pa.RecordBatch) -> list[Tokens | RowError]:
+        texts = [or_error(self._text, row) for row in self._rows(batch)]
+        return self._for_adapters(batch, self._encoded(texts))
+
+    def _encoded(self, texts: Sequence[str | RowError]) -> list[Tokens | RowError]:
+        good = [text for text in texts if isinstance(text, str)]
+        # a chat template writes the special tokens itself
+        encoded = iter(
+            self._tokenizer.encode(
+                good,
+                special_tokens=self._chat is None,
+                limit=self._limit,
+                truncate=self._prompt.truncate,
+                why=f"{self._why}; shorten it, or set prompt.truncate",
+            )
+        )
+        return [require_tokens(next(encoded)) if isinstance(text, str) else text for text in texts]
+
+    def _for_adapters(self, batch: pa.RecordBatch, prepared: list[Tokens | RowError]) -> list[Tokens | RowError]:
+        """The same with the adapter that each row names."""
+        pairs = zip(self._adapters_of(batch), prepared, strict=True)
+        return [
+            adapter if isinstance(adapter, RowError) else _with_adapter(tokens, adapter) for adapter, tokens in pairs
+        ]
+
+    def request(self, id: int, tokens: Tokens, row: int, sample: int) -> Request:
+        return GenerationRequest(
+            id=id, prompt_ids=tokens.ids, row=row, sample=sample, adapter=tokens.adapter, params=self._params
+        )
+
+    def _adapters_of(self, batch: pa.RecordBatch) -> list[str | RowError | None]:
+        """The name each row gives, None for the model as it is."""
+        if self._adapter_column is None:
+            return [None] * batch.num_rows
+        return [or_error(self._adapter, value) for value in cells(self._adapter_column, batch[self._adapter_column])]
+
+    def _adapter(self, value: Any) -> str | None:
+        name = None if value in (None, "") else text_of(self._adapter_column, value)
+        if name is not None and name not in self._adapters:
+            raise RowError(reason=unknown_adapter(name, self._adapters))
+        return name
+
+    def _rows(self, batch: pa.RecordBatch) -> list[dict[str, Any]]:
+        names = sorted(self._template.variables) if self._template else [self._prompt.messages]
+        columns = [cells(name, batch[name]) for name in names]
+        if not columns:
+            return [{} for _ in range(batch.num_rows)]
+        return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+    def _text(self, row: dict[str, Any]) -> str:
+        require_good(row)
+        if self._template is None:
+            messages = read_messages(self._prompt.messages, row[self._prompt.messages])
+            return self._chat.render(with_system(messages, self._prompt.system))
+        text = self._template.render(row)
+        return text if self._chat is None else self._chat.render(user_message(text, self._prompt.system))
+
+
+def sampling_params(generation: GenerationSpec) -> SamplingParams:
+    """The spec's generation section as engines take it. Raises GrammarError and MissingPackageError."""
+    grammar = Grammar.of(generation)
+    if grammar is not None:
+        grammar.check()
+    return SamplingParams(
+        max_new_tokens=generation.max_new_tokens,
+        temperature=generation.temperature,
+        top_p=generation.top_p,
+        top_k=generation.top_k,
+        seed=generation.seed,
+        stop=tuple(generation.stop),
+        logprobs=generation.logprobs,
+        grammar=None if grammar is None else grammar.text,
+    )
+
+
+def prompt_limit(spec: JobSpec, checkpoint: Checkpoint) -> int:
+    """Tokens a prompt may have. Raises InvalidValueError when max_new_tokens leaves no room for any."""
+    wanted, window = spec.generation.max_new_tokens, checkpoint.context_window
+    if checkpoint.is_encoder_decoder:
+        # the output has positions of its own, and begins behind up to two tokens that are given
+        room = checkpoint.output_window - 2
+        _require_room(wanted, room + 1, f"the model's decoder has room for {room} tokens")
+        return window
+    _require_room(wanted, window, f"the model's window is {window} tokens, prompt included")
+    return window - wanted
+
+
+def _require_room(wanted: int, window: int, reason: str) -> None:
+    if wanted >= window:
+        raise InvalidValueError(key="generation.max_new_tokens", value=wanted, reason=reason)
+
+
+def _why(checkpoint: Checkpoint, max_new_tokens: int) -> str:
+    """The end of the sentence that refuses a long prompt."""
+    if checkpoint.is_encoder_decoder:
+        return " into the model's encoder"
+    return f" beside max_new_tokens {max_new_tokens} in the model's {checkpoint.context_window}"
+
+
+def _created(record: JobRecord) -> datetime:
+    try:
+        return datetime.fromisoformat(record.created)
+    except ValueError:
+        return datetime.fromtimestamp(0, UTC)
+
+
+def _with_adapter(tokens: Tokens | RowError, adapter: str | None) -> Tokens | RowError:
+    return tokens if adapter is None or isinstance(tokens, RowError) else replace(tokens, adapter=adapter)

@@ -1,0 +1,229 @@
+"""Text to token ids and back, in batches, by the model's own tokenizer.json."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+import numpy as np
+import tokenizers
+from tokenizers import normalizers
+
+from parquetry.schemas.errors import MissingTokenizerError, RowError
+
+Truncate = Literal["error", "left", "right"]
+
+
+@dataclass(frozen=True, eq=False)
+class Spans:
+    """Where the tokens of a text lie in it."""
+
+    text: str
+    #: (num_tokens, 2) int32, first character of a token and the one behind its last
+    offsets: np.ndarray
+    #: (num_tokens,) bool, tokens the tokenizer added around the text
+    is_special: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """One encoded text or pair."""
+
+    #: (num_tokens,) int32
+    ids: np.ndarray
+    #: (num_tokens,) int32 segment ids, for a pair only
+    type_ids: np.ndarray | None = None
+    #: of a single text, where they were asked for
+    spans: Spans | None = None
+    #: name of the adapter the row asks for
+    adapter: str | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """Of what travels beside the ids."""
+        return 0
+
+
+class Tokenizer:
+    """A tokenizer.json without the padding and truncation it may carry: rows are never padded here."""
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+
+    @classmethod
+    def load(cls, folder: Path) -> Tokenizer:
+        """Read `tokenizer.json` of a model folder. Raises MissingTokenizerError."""
+        file = folder / "tokenizer.json"
+        if not file.is_file():
+            raise MissingTokenizerError(model=str(folder))
+        return cls(tokenizers.Tokenizer.from_file(str(file)))
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids the tokenizer can produce, added tokens included."""
+        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token given as text."""
+        return self._tokenizer.token_to_id(token)
+
+    def lowercase(self) -> None:
+        """Bring texts into lower case before all else."""
+        own = self._tokenizer.normalizer
+        first = normalizers.Lowercase()
+        self._tokenizer.normalizer = first if own is None else normalizers.Sequence([first, own])
+
+    def word(self, ids: Sequence[int], texts: Mapping[int, str] = MappingProxyType({})) -> str:
+        """The text that a run of tokens stands for, as the tokenizer's decoder joins them.
+
+        `texts` gives the tokens at some places of the run as they are to be read.
+        """
+        tokens = [texts.get(at, self._tokenizer.id_to_token(int(number))) for at, number in enumerate(ids)]
+        decoder = self._tokenizer.decoder
+        return " ".join(tokens) if decoder is None else decoder.decode(tokens)
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        special_tokens: bool,
+        limit: int,
+        truncate: Truncate,
+        why: str = "",
+        spans: bool = False,
+    ) -> list[Tokens | RowError]:
+        """Encode each text to at most `limit` tokens, on request with the places of the tokens in it.
+
+        `special_tokens` adds the model's own around the text; a chat template's text has them already. A longer text
+        is cut at the left or right, or becomes a RowError with both numbers, which ends in `why`.
+        """
+        fit = _Fit(self._tokenizer, limit, truncate, why, special_tokens, spans)
+        return self._each(texts, lambda batch: self._encode(batch, special_tokens, spans), fit.single)
+
+    def encode_pairs(
+        self, pairs: Sequence[tuple[str, str]], *, limit: int, truncate: Truncate, why: str = ""
+    ) -> list[Tokens | RowError]:
+        """Encode each pair of texts, special tokens included; of a pair too long the longer text is cut first."""
+        fit = _Fit(self._tokenizer, limit, truncate, why, special_tokens=True)
+        return self._each(pairs, lambda batch: self._encode(batch, special_tokens=True), fit.pair)
+
+    def _encode(self, batch: Sequence, special_tokens: bool, spans: bool = False) -> list[tokenizers.Encoding]:
+        # the fast one keeps no account of where tokens lie in the text
+        encode = self._tokenizer.encode_batch if spans else self._tokenizer.encode_batch_fast
+        return encode(list(batch), add_special_tokens=special_tokens)
+
+    def _each(
+        self,
+        inputs: Sequence,
+        encode: Callable[[Sequence], list[tokenizers.Encoding]],
+        fit: Callable[[object, tokenizers.Encoding], Tokens],
+    ) -> list[Tokens | RowError]:
+        try:
+            encoded = encode(inputs) if inputs else []
+        except TypeError:
+            # the tokenizer refuses a whole batch for one text in it
+            refused = [_refusal(value) for value in inputs]
+            if not any(refused):
+                raise
+            good = [value for value, error in zip(inputs, refused, strict=True) if error is None]
+            found = iter(self._each(good, encode, fit))
+            return [error or next(found) for error in refused]
+        return [_or_error(fit, value, encoding) for value, encoding in zip(inputs, encoded, strict=True)]
+
+    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """The texts of generated ids, special tokens left out; bytes that are no UTF-8 become U+FFFD."""
+        return self._tokenizer.decode_batch([list(row) for row in ids], skip_special_tokens=True)
+
+
+class _Fit:
+    """Brings one encoding within the limit."""
+
+    def __init__(
+        self,
+        tokenizer: tokenizers.Tokenizer,
+        limit: int,
+        truncate: Truncate,
+        why: str,
+        special_tokens: bool,
+        spans: bool = False,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._limit = limit
+        self._truncate = truncate
+        self._why = why
+        self._special_tokens = special_tokens
+        self._spans = spans
+
+    def single(self, text: str, encoding: tokenizers.Encoding) -> Tokens:
+        if len(encoding) > self._limit:
+            self._require_truncation(len(encoding))
+            encoding = self._shortened(text)
+        return Tokens(_ids(encoding), spans=_spans(text, encoding) if self._spans else None)
+
+    def _shortened(self, text: str) -> tokenizers.Encoding:
+        room = self._room(is_pair=False)
+        bare = self._tokenizer.encode(text, add_special_tokens=False)
+        bare.truncate(room, direction=self._truncate_side)
+        return self._tokenizer.post_process(bare, None, self._special_tokens)
+
+    def pair(self, texts: tuple[str, str], encoding: tokenizers.Encoding) -> Tokens:
+        if len(encoding) > self._limit:
+            self._require_truncation(len(encoding))
+            encoding = self._shortened_pair(*texts)
+        return Tokens(_ids(encoding), np.asarray(encoding.type_ids, dtype=np.int32))
+
+    def _shortened_pair(self, first: str, second: str) -> tokenizers.Encoding:
+        bare = [self._tokenizer.encode(text, add_special_tokens=False) for text in (first, second)]
+        lengths = _longest_first(len(bare[0]), len(bare[1]), self._room(is_pair=True))
+        for encoding, length in zip(bare, lengths, strict=True):
+            encoding.truncate(length, direction=self._truncate_side)
+        return self._tokenizer.post_process(bare[0], bare[1], self._special_tokens)
+
+    @property
+    def _truncate_side(self) -> str:
+        return "left" if self._truncate == "left" else "right"
+
+    def _room(self, *, is_pair: bool) -> int:
+        special = self._tokenizer.num_special_tokens_to_add(is_pair) if self._special_tokens else 0
+        return max(self._limit - special, 0)
+
+    def _require_truncation(self, length: int) -> None:
+        if self._truncate == "error":
+            raise RowError(reason=f"{length} tokens, but at most {self._limit} fit{self._why}")
+
+
+def _longest_first(first: int, second: int, room: int) -> tuple[int, int]:
+    """Lengths of two texts after cutting the longer one, token by token, until both fit into `room`."""
+    shorter = min(first, second, room // 2)
+    return (shorter, min(second, room - shorter)) if first <= second else (min(first, room - shorter), shorter)
+
+
+def _or_error(fit: Callable[[object, tokenizers.Encoding], Tokens], value: object, encoding: tokenizers.Encoding):
+    try:
+        return fit(value, encoding)
+    except RowError as error:
+        return error
+
+
+def _refusal(value: str | tuple[str, str]) -> RowError | None:
+    """Python text may hold half of a surrogate pair, which no tokenizer takes."""
+    try:
+        for text in (value,) if isinstance(value, str) else value:
+            text.encode("utf-8")
+    except UnicodeEncodeError:
+        return RowError(reason="the text is not valid Unicode (it holds half of a surrogate pair)")
+    return None
+
+
+def _spans(text: str, encoding: tokenizers.Encoding) -> Spans:
+    offsets = np.asarray(encoding.offsets, dtype=np.int32).reshape(-1, 2)
+    return Spans(text, offsets, np.asarray(encoding.special_tokens_mask, dtype=bool))
+
+
+def _ids(encoding: tokenizers.Encoding) -> np.ndarray:
+    return np.asarray(encoding.ids, dtype=np.int32)

@@ -1,0 +1,151 @@
+"""The shard runner's end of an engine: asks the slot's supervisor for it, then talks to it directly."""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import time
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+from parquetry.schemas.errors import EngineLostError, EngineRefusedError, EngineStartError, ParquetryError
+from parquetry.workers.engine_spec import EngineSpec
+from parquetry.workers.process.messages import RESULTS, read_results, request_frames
+from parquetry.workers.process.wire import Frame, FrameBuffer, WireError, dial, receive, send
+from parquetry.workers.request import Request, Result
+
+_WAIT_S = 1.0
+#: how long after an engine's end its supervisor has to say why
+_REASON_S = 5.0
+
+
+class EngineClient:
+    """One connection to an engine, used by one thread. Closing it cancels what is unfinished and frees the engine."""
+
+    def __init__(self, slot: socket.socket) -> None:
+        self._slot = _Link(slot)
+        self._engine: _Link | None = None
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(slot, selectors.EVENT_READ, self._slot)
+        self._description: dict[str, str] = {}
+
+    @classmethod
+    def connect(cls, slot_socket: Path, spec: EngineSpec, *, on_wait: Callable[[], None] | None = None) -> EngineClient:
+        """Wait for an engine with `spec`, which may first have to load.
+
+        `on_wait` is called about once a second meanwhile and may raise to give up. Raises EngineStartError (a passing
+        fault) or EngineRefusedError (this spec will never load here).
+        """
+        try:
+            client = cls(dial(slot_socket))
+        except OSError as error:
+            raise EngineStartError(reason=f"no supervisor listens at {slot_socket} ({error.strerror})") from None
+        try:
+            client._ask(spec, on_wait or (lambda: None))
+        except BaseException:
+            client.close()
+            raise
+        return client
+
+    def _ask(self, spec: EngineSpec, on_wait: Callable[[], None]) -> None:
+        self._send(self._slot, Frame({"op": "ask", "spec": spec.model_dump(mode="json")}))
+        answer = self._wait_for(self._slot, on_wait).header
+        if answer["op"] != "ready":
+            raise (EngineRefusedError if answer.get("permanent") else EngineStartError)(reason=answer["reason"])
+        try:
+            connection = dial(Path(answer["socket"]))
+        except OSError:
+            raise self._lost() from None
+        self._engine = _Link(connection)
+        self._selector.register(connection, selectors.EVENT_READ, self._engine)
+        self._description = self._wait_for(self._engine, on_wait).header["describe"]
+
+    def _wait_for(self, link: _Link, on_wait: Callable[[], None]) -> Frame:
+        while not link.frames:
+            self._poll(_WAIT_S)
+            on_wait()
+        return link.frames.pop(0)
+
+    def describe(self) -> dict[str, str]:
+        """The engine's provenance: backend, attention, dtype, quantization and versions."""
+        return dict(self._description)
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Hand requests over; ids must be unused on this connection. Raises EngineLostError."""
+        for frame in request_frames(requests):
+            self._send(self._engine, frame)
+
+    def cancel(self, ids: Collection[int]) -> None:
+        """Forget these requests. Raises EngineLostError."""
+        self._send(self._engine, Frame({"op": "cancel", "ids": list(ids)}))
+
+    def results(self, timeout: float = 0.0) -> list[Result]:
+        """What has finished, in any order; waits up to `timeout` seconds for the first. Raises EngineLostError."""
+        deadline = time.monotonic() + timeout
+        while not self._engine.frames:
+            left = deadline - time.monotonic()
+            self._poll(max(left, 0.0))
+            if left <= 0:
+                break
+        frames, self._engine.frames = self._engine.frames, []
+        return [result for frame in frames if frame.header["op"] == RESULTS for result in read_results(frame)]
+
+    def _poll(self, timeout: float) -> None:
+        for key, _ in self._selector.select(timeout):
+            link: _Link = key.data
+            if not link.read():
+                raise self._lost()
+        if self._engine is not None and self._slot.frames:
+            raise self._lost()
+
+    def _send(self, link: _Link | None, frame: Frame) -> None:
+        try:
+            send(link.socket, frame)
+        except OSError:
+            raise self._lost() from None
+
+    def _lost(self) -> ParquetryError:
+        """The error to raise, with the reason of the supervisor, who saw the engine die."""
+        deadline = time.monotonic() + _REASON_S
+        while not self._slot.frames and time.monotonic() < deadline:
+            self._slot.socket.settimeout(max(deadline - time.monotonic(), 0.01))
+            try:
+                if not self._slot.read():
+                    return EngineLostError(reason="its supervisor went away")
+            except TimeoutError:
+                break
+        said = next((frame.header.get("reason") for frame in self._slot.frames), None)
+        return EngineLostError(reason=said or "it closed the connection")
+
+    def close(self) -> None:
+        """Give the engine back. Harmless when called twice."""
+        self._selector.close()
+        for link in (self._engine, self._slot):
+            if link is not None:
+                link.socket.close()
+
+    def __enter__(self) -> EngineClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Link:
+    """A socket and the frames read from it."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.socket = connection
+        self.frames: list[Frame] = []
+        self._buffer = FrameBuffer()
+
+    def read(self) -> bool:
+        """Read once; False when the other side has closed."""
+        try:
+            frames = receive(self.socket, self._buffer)
+        except WireError as error:
+            raise EngineLostError(reason=str(error)) from error
+        if frames is None:
+            return False
+        self.frames.extend(frames)
+        return True

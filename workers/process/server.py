@@ -1,0 +1,223 @@
+"""Lets several connections share one engine: one thread drives it, the others only move frames."""
+
+from __future__ import annotations
+
+import gc
+import queue
+import socket
+import threading
+from collections import defaultdict, deque
+from collections.abc import Callable
+
+from parquetry.schemas.errors import OtherWeightsError, PermanentError
+from parquetry.workers.engine import Engine
+from parquetry.workers.engine_spec import EngineSpec
+from parquetry.workers.process.messages import SUBMIT, SWITCH, read_requests, result_frames
+from parquetry.workers.process.pulse import Pulse
+from parquetry.workers.process.wire import Frame, FrameBuffer, WireError, pack, receive
+from parquetry.workers.request import Request, Result
+
+_IDLE_S = 0.5
+
+
+class _Connection:
+    """One client. Its reader fills the server's inbox; its writer empties an outbox of its own."""
+
+    def __init__(self, connection: socket.socket, inbox: queue.SimpleQueue) -> None:
+        self.socket = connection
+        self._inbox = inbox
+        self._outbox: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
+        #: engine id of each unfinished request, by the client's own id
+        self.engine_ids: dict[int, int] = {}
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        threading.Thread(target=self._write, daemon=True).start()
+
+    def send(self, frame: Frame) -> None:
+        self._outbox.put(frame)
+
+    def close(self) -> None:
+        self._outbox.put(None)
+        # wakes the reader too
+        try:
+            self.socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+    def _read(self) -> None:
+        buffer = FrameBuffer()
+        try:
+            while (frames := receive(self.socket, buffer)) is not None:
+                for frame in frames:
+                    self._inbox.put((self, frame))
+        except (WireError, OSError):
+            pass
+        self._inbox.put((self, None))
+
+    def _write(self) -> None:
+        try:
+            while (frame := self._outbox.get()) is not None:
+                self.socket.sendall(pack(frame))
+        except OSError:
+            # the reader sees the same end and reports it
+            pass
+        # a number that a reader still waits on must not become another client's
+        self._reader.join()
+        self.socket.close()
+
+
+class EngineServer:
+    """Serves an engine on a listening socket."""
+
+    def __init__(self, listener: socket.socket, pulse: Pulse) -> None:
+        self._listener = listener
+        self._pulse = pulse
+        self._engine: Engine | None = None
+        self._inbox: queue.SimpleQueue[tuple[_Connection, Frame | None]] = queue.SimpleQueue()
+        #: requests that the engine was not given yet, by client, the one that came first in front
+        self._waiting: dict[_Connection, deque[Frame]] = {}
+        self._owners: dict[int, tuple[_Connection, int]] = {}
+        self._next_id = 0
+        #: the spec to exchange the engine for, once the step that is being computed is over
+        self._wanted: EngineSpec | None = None
+
+    def attend(self) -> None:
+        """Show a sign of life and take in what clients sent. Engines call it between the layers of long work."""
+        self._pulse.beat()
+        if self._engine is not None:
+            self._take_all()
+            self._feed()
+
+    def serve(self, spec: EngineSpec, build: Callable[[EngineSpec], Engine]) -> None:
+        """Drive the engine of `spec`, and of others that are asked for in its place; does not return."""
+        self._start(build(spec))
+        threading.Thread(target=self._accept, daemon=True).start()
+        while True:
+            if not self._has_work:
+                self._take_one(_IDLE_S)
+            self.attend()
+            if self._wanted is not None:
+                self._exchange(build)
+            elif self._engine is not None and self._engine.num_unfinished:
+                self._deliver(self._engine.step())
+
+    @property
+    def _has_work(self) -> bool:
+        return self._engine is not None and bool(self._engine.num_unfinished or any(self._waiting.values()))
+
+    def _start(self, engine: Engine) -> None:
+        # requests come and go by the thousand; each collection would look through the model and its libraries again
+        gc.collect()
+        gc.freeze()
+        self._engine = engine
+        self._pulse.ready()
+
+    def _exchange(self, build: Callable[[EngineSpec], Engine]) -> None:
+        """Put another engine in the place of this one; those who used this one have left."""
+        spec, self._wanted = self._wanted, None
+        if self._engine is not None:
+            self._engine.cancel(list(self._owners))
+            self._owners.clear()
+            self._waiting.clear()
+        # from here on there is none to hand requests to
+        self._engine = None
+        # what is frozen is never freed
+        gc.unfreeze()
+        try:
+            self._start(build(spec))
+        except OtherWeightsError as error:
+            self._pulse.outgrown(str(error))
+        except PermanentError as error:
+            self._pulse.refused(str(error))
+
+    def _accept(self) -> None:
+        while True:
+            connection = _Connection(self._listener.accept()[0], self._inbox)
+            connection.send(Frame({"op": "hello", "describe": self._description()}))
+
+    def _description(self) -> dict[str, str]:
+        """The engine's own; nothing while it is exchanged, when nobody is let in who would read it."""
+        engine = self._engine
+        return {} if engine is None else {**engine.describe(), **engine.notes}
+
+    def _take_one(self, timeout: float) -> None:
+        try:
+            self._take(*self._inbox.get(timeout=timeout))
+        except queue.Empty:
+            pass
+
+    def _take_all(self) -> None:
+        while not self._inbox.empty():
+            self._take_one(0.0)
+
+    def _take(self, connection: _Connection, frame: Frame | None) -> None:
+        if frame is None:
+            self._waiting.pop(connection, None)
+            self._cancel(connection, list(connection.engine_ids))
+            connection.close()
+            return
+        try:
+            self._obey(connection, frame)
+        except (WireError, KeyError, TypeError, ValueError):
+            # a client that sends nonsense is dropped; the engine goes on for the others
+            connection.close()
+
+    def _obey(self, connection: _Connection, frame: Frame) -> None:
+        if frame.header["op"] == SWITCH:
+            self._wanted = EngineSpec.model_validate(frame.header["spec"])
+        elif self._engine is None:
+            raise WireError("there is no engine now")
+        elif frame.header["op"] == SUBMIT:
+            self._waiting.setdefault(connection, deque()).append(frame)
+        elif frame.header["op"] == "cancel":
+            while frames := self._waiting.get(connection):
+                self._hand_over(connection, frames.popleft())
+            self._cancel(connection, frame.header["ids"])
+
+    def _feed(self) -> None:
+        """Give the engine what it has use for, the oldest client's requests first.
+
+        Shards so end one after the other: while one is closed and the next is opened, others' rows are computed.
+        """
+        for connection, frames in list(self._waiting.items()):
+            while frames and self._engine.is_hungry:
+                self._hand_over(connection, frames.popleft())
+
+    def _hand_over(self, connection: _Connection, frame: Frame) -> None:
+        try:
+            self._engine.add([self._adopt(connection, request) for request in read_requests(frame)])
+        except (WireError, KeyError, TypeError, ValueError):
+            self._waiting.pop(connection, deque()).clear()
+            connection.close()
+
+    def _adopt(self, connection: _Connection, request: Request) -> Request:
+        """The request under an id that is unique in the engine."""
+        self._next_id += 1
+        self._owners[self._next_id] = (connection, request.id)
+        connection.engine_ids[request.id] = self._next_id
+        return _renumbered(request, self._next_id)
+
+    def _cancel(self, connection: _Connection, ids: list[int]) -> None:
+        found = [connection.engine_ids.pop(id) for id in ids if id in connection.engine_ids]
+        for id in found:
+            self._owners.pop(id, None)
+        if self._engine is not None:
+            self._engine.cancel(found)
+
+    def _deliver(self, results: list[Result]) -> None:
+        by_connection: dict[_Connection, list[Result]] = defaultdict(list)
+        for result in results:
+            owner = self._owners.pop(result.id, None)
+            if owner is not None:
+                connection, id = owner
+                del connection.engine_ids[id]
+                by_connection[connection].append(_renumbered(result, id))
+        for connection, mine in by_connection.items():
+            for frame in result_frames(mine):
+                connection.send(frame)
+
+
+def _renumbered(item: Request | Result, id: int) -> Request | Result:
+    """The item under another id. Nobody else holds it, so it need not be copied, which would cost more than reading."""
+    object.__setattr__(item, "id", id)
+    return item

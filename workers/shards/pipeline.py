@@ -1,0 +1,221 @@
+"""One shard from rows to a verified attempt: read, prepare, send to the engine, collect, restore order, write."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from parquetry.schemas.columns import ERROR, ROW
+from parquetry.schemas.errors import EngineLostError, RowError, ShardFailedError
+from parquetry.schemas.job import ModelSpec
+from parquetry.schemas.manifest import JobRecord
+from parquetry.schemas.shard import Shard
+from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.preparation.preparation import Preparation
+from parquetry.workers.preparation.preparation_choice import choose_preparation
+from parquetry.workers.preparation.tokenization import Tokenizer, Tokens
+from parquetry.workers.process.client import EngineClient
+from parquetry.workers.request import Request, Result
+from parquetry.workers.shards.ahead import Ahead
+from parquetry.workers.shards.answers import Answers, Outcome
+from parquetry.workers.shards.chunk import Chunk
+from parquetry.workers.shards.part import inspect
+from parquetry.workers.shards.progress import PartSummary, ShardProgress, Tally
+from parquetry.workers.shards.provenance import provenance
+from parquetry.workers.shards.reader import input_schema, kept_columns, pieces, read_shard
+from parquetry.workers.shards.writer import PartWriter
+
+#: rows, and tokens, that may be read but not yet written: what bounds the memory of a shard of any size
+WINDOW_ROWS = 16_384
+WINDOW_TOKENS = 4_000_000
+#: the same in bytes of images and of kept columns
+WINDOW_BYTES = 256 << 20
+#: longest wait for results, and for a batch of rows while results may come
+_POLL_S = 0.25
+_SOON_S = 0.005
+_REPORT_EVERY_S = 0.5
+OnProgress = Callable[[ShardProgress], None]
+#: rows as they were read, and the tokens of each or what is wrong with it
+Prepared = tuple[pa.RecordBatch, list[Tokens | RowError]]
+
+
+def run_shard(
+    record: JobRecord,
+    shard: Shard,
+    *,
+    fence: int,
+    attempt: Path,
+    engine: EngineClient,
+    on_progress: OnProgress = lambda _: None,
+) -> PartSummary:
+    """Write the shard's output to `attempt` and verify it.
+
+    `on_progress` is called about twice a second and may raise to stop; then, as after any error, the engine forgets
+    the shard's requests and the attempt is left without a footer. Rows that fail are error rows, or with
+    `on_row_error: fail` a ShardFailedError that names the first. Raises EngineLostError and what reading raises.
+    """
+    stages = Stages.open(record, shard, fence, attempt, engine.describe())
+    # three at once: rows are read while those before them are tokenized, and answers of earlier ones are taken
+    with closing(Ahead(stages.batches)) as batches, closing(Ahead(stages.prepared(batches))) as ahead:
+        run = _ShardRun(record, shard, stages, ahead, engine, on_progress)
+        try:
+            counts = run.run()
+            stages.writer.close(vars(counts))
+        except BaseException:
+            run.abort()
+            raise
+    return _verified(record, shard, attempt, counts)
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The stations a row passes on either side of the engine."""
+
+    batches: Iterator[pa.RecordBatch]
+    preparation: Preparation
+    answers: Answers
+    #: input columns the output carries
+    kept: list[str]
+    schema: pa.Schema
+    writer: PartWriter
+
+    @classmethod
+    def open(cls, record: JobRecord, shard: Shard, fence: int, attempt: Path, about: dict[str, str]) -> Stages:
+        """Everything that can be wrong with the job or its input is found here; `about` is the engine's word."""
+        spec = record.spec
+        checkpoint = Checkpoint.resolve(ModelSpec(id=record.model_path, revision=spec.model.revision))
+        tokenizer = Tokenizer.load(checkpoint.folder)
+        columns = input_schema(record)
+        kept = kept_columns(spec, columns.names)
+        preparation = choose_preparation(record, checkpoint, tokenizer)
+        answers = Answers.of(spec, checkpoint, tokenizer, about)
+        schema = pa.schema([*map(columns.field, kept), ROW, *answers.fields, ERROR])
+        writer = PartWriter(attempt, schema, provenance(record, shard, fence, checkpoint, about))
+        batches = pieces(read_shard(record, shard, columns), preparation.rows_at_once)
+        return cls(batches, preparation, answers, kept, schema, writer)
+
+    def prepared(self, batches: Iterable[pa.RecordBatch]) -> Iterator[Prepared]:
+        """Rows with their tokens, batch by batch."""
+        for batch in batches:
+            yield batch, self.preparation.complete(self.preparation.tokens(batch))
+
+
+class _ShardRun:
+    """The loop between the stages and the engine."""
+
+    def __init__(
+        self,
+        record: JobRecord,
+        shard: Shard,
+        stages: Stages,
+        ahead: Ahead[Prepared],
+        engine: EngineClient,
+        on_progress: OnProgress,
+    ) -> None:
+        self._fails_on_row_error = record.spec.on_row_error == "fail"
+        self._shard, self._stages, self._ahead, self._engine = shard, stages, ahead, engine
+        self._on_progress = on_progress
+        self._tally = Tally()
+        self._reported_at = 0.0
+        self._chunks: deque[Chunk] = deque()
+        #: where each unfinished request's result goes: chunk, row within it, sample
+        self._places: dict[int, tuple[Chunk, int, int]] = {}
+        self._num_read = self._next_id = 0
+        self._exhausted = False
+
+    def run(self) -> ShardProgress:
+        while not self._exhausted or self._chunks:
+            has_room = self._has_room()
+            if has_room:
+                self._read()
+            self._collect(self._engine.results(_POLL_S if self._places and not has_room else 0.0))
+            while self._chunks and self._chunks[0].is_complete:
+                self._write(self._chunks.popleft())
+            self._report()
+        self._on_progress(self._tally.progress)
+        return self._tally.progress
+
+    def _has_room(self) -> bool:
+        rows = sum(chunk.num_rows for chunk in self._chunks)
+        tokens = sum(chunk.num_tokens for chunk in self._chunks)
+        size = sum(chunk.num_bytes for chunk in self._chunks)
+        return not self._exhausted and rows < WINDOW_ROWS and tokens < WINDOW_TOKENS and size < WINDOW_BYTES
+
+    def _read(self) -> None:
+        """Hand the next batch of rows to the engine; wait a moment for it to be prepared."""
+        if not self._ahead.is_ready(_SOON_S if self._places else _POLL_S):
+            return
+        prepared = self._ahead.take()
+        if prepared is None:
+            self._exhausted = True
+        else:
+            self._submit(*prepared)
+
+    def _submit(self, batch: pa.RecordBatch, tokens: list[Tokens | RowError]) -> None:
+        preparation = self._stages.preparation
+        first_row = self._shard.first_row + self._num_read
+        chunk = Chunk(batch.select(self._stages.kept), first_row, tokens, preparation.num_samples)
+        self._num_read += batch.num_rows
+        self._chunks.append(chunk)
+        for row, outcome in chunk.refused():
+            self._settle(row, outcome)
+        self._engine.submit(list(self._requests(chunk, tokens)))
+
+    def _requests(self, chunk: Chunk, prepared: list[Tokens | RowError]) -> Iterator[Request]:
+        preparation = self._stages.preparation
+        for index, tokens in enumerate(prepared):
+            if isinstance(tokens, RowError):
+                continue
+            for sample in range(preparation.num_samples):
+                self._next_id += 1
+                self._places[self._next_id] = (chunk, index, sample)
+                yield preparation.request(self._next_id, tokens, chunk.first_row + index, sample)
+
+    def _collect(self, results: list[Result]) -> None:
+        for result in results:
+            place = self._places.pop(result.id, None)
+            if place is None:
+                raise EngineLostError(reason=f"it answered request {result.id}, which nobody made; this is a bug")
+            chunk, index, sample = place
+            outcome = chunk.take(index, sample, result)
+            if outcome.is_complete:
+                self._settle(chunk.first_row + index, outcome)
+
+    def _settle(self, row: int, outcome: Outcome) -> None:
+        """A row has its answer."""
+        if outcome.error is not None and self._fails_on_row_error:
+            reason = f"row {row}: {outcome.error} (on_row_error is fail)"
+            raise ShardFailedError(shard=self._shard.index, reason=reason)
+        self._tally.add(outcome)
+
+    def _write(self, chunk: Chunk) -> None:
+        row = pa.array(np.arange(chunk.first_row, chunk.first_row + chunk.num_rows), ROW.type)
+        errors = pa.array([outcome.error for outcome in chunk.outcomes], ERROR.type)
+        columns = [*chunk.kept.columns, row, *self._stages.answers.columns(chunk.outcomes), errors]
+        self._stages.writer.write(pa.RecordBatch.from_arrays(columns, schema=self._stages.schema))
+
+    def _report(self) -> None:
+        now = time.monotonic()
+        if now - self._reported_at >= _REPORT_EVERY_S:
+            self._reported_at = now
+            self._on_progress(self._tally.progress)
+
+    def abort(self) -> None:
+        """Leave nothing behind that looks finished, neither in the engine nor on disk."""
+        with suppress(EngineLostError):
+            self._engine.cancel(list(self._places))
+        self._stages.writer.abort()
+
+
+def _verified(record: JobRecord, shard: Shard, attempt: Path, counts: ShardProgress) -> PartSummary:
+    """What the closed attempt holds, read back from the disk."""
+    with attempt.open("rb") as file:
+        footer = inspect(file, attempt.name, record, shard)
+    return PartSummary(**vars(counts), size=footer.size, sha256=footer.sha256)
