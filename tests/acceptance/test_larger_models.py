@@ -6,7 +6,7 @@ import pytest
 
 from tests.acceptance.commands import Shell
 from tests.acceptance.tables import assert_every_row_once, read_parts, texts
-from tests.unit.vision.images import png
+from tests.unit.workers.preparation.images.images import png
 
 #: images; each is in two rows, first as bytes and then by its path
 NUM_IMAGES = 24

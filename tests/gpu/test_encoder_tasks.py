@@ -6,12 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-torch = pytest.importorskip("torch", reason="the torch extra is not installed")
-
-from encoder_rows import VOCAB, needs_onnx_cuda, relative, requests_of, rows_of, values_of  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
-from transformers import (  # noqa: E402
+import torch
+from safetensors.torch import save_file
+from transformers import (
     BertConfig,
     BertForTokenClassification,
     BertModel,
@@ -22,13 +19,14 @@ from transformers import (  # noqa: E402
     Qwen3ForSequenceClassification,
 )
 
-from parquetry.workers.checkpoint.dense import DenseLayer  # noqa: E402
-from parquetry.workers.encoding.onnx.export import ExportPlan, export  # noqa: E402
-from parquetry.workers.encoding.onnx.ort_padded import OrtOptions, OrtPaddedEncoder  # noqa: E402
-from parquetry.workers.encoding.rows import RowLimits  # noqa: E402
-from parquetry.workers.encoding.token_pooling import pool  # noqa: E402
-from parquetry.workers.encoding.torch_packed import EncodeTask, PackedEncoder  # noqa: E402
-from parquetry.workers.encoding.vectors import Vectors  # noqa: E402
+from parquetry.workers.checkpoint.dense import DenseLayer
+from parquetry.workers.encoding.onnx.export import ExportPlan, export
+from parquetry.workers.encoding.onnx.ort_padded import OrtOptions, OrtPaddedEncoder
+from parquetry.workers.encoding.rows import RowLimits
+from parquetry.workers.encoding.token_pooling import pool
+from parquetry.workers.encoding.torch_packed import EncodeTask, PackedEncoder
+from parquetry.workers.encoding.vectors import Vectors
+from tests.gpu.encoder_rows import VOCAB, needs_onnx_cuda, relative, requests_of, rows_of, values_of
 
 pytestmark = [
     pytest.mark.gpu,

@@ -6,23 +6,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification, ModernBertConfig
+from transformers import ModernBertForSequenceClassification as ModernBert
 
-torch = pytest.importorskip("torch", reason="the torch extra is not installed")
-
-from encoder_rows import VOCAB, needs_onnx_cuda, relative, requests_of, values_of  # noqa: E402
-from transformers import BertConfig, BertForSequenceClassification, ModernBertConfig  # noqa: E402
-from transformers import ModernBertForSequenceClassification as ModernBert  # noqa: E402
-
-from parquetry.workers.encoding.attention import attend_runs  # noqa: E402
-from parquetry.workers.encoding.device_batch import layout_of, upload  # noqa: E402
-from parquetry.workers.encoding.onnx.export import ExportPlan, export  # noqa: E402
-from parquetry.workers.encoding.onnx.ort_padded import OrtOptions, OrtPaddedEncoder  # noqa: E402
-from parquetry.workers.encoding.row_batch import pack  # noqa: E402
-from parquetry.workers.encoding.rows import RowLimits  # noqa: E402
-from parquetry.workers.encoding.tiles import TileShape, tiles  # noqa: E402
-from parquetry.workers.encoding.torch_packed import EncodeTask, PackedEncoder  # noqa: E402
-from parquetry.workers.encoding.vectors import Vectors  # noqa: E402
-from parquetry.workers.request import EncodeRequest  # noqa: E402
+from parquetry.workers.encoding.attention import attend_runs
+from parquetry.workers.encoding.device_batch import layout_of, upload
+from parquetry.workers.encoding.onnx.export import ExportPlan, export
+from parquetry.workers.encoding.onnx.ort_padded import OrtOptions, OrtPaddedEncoder
+from parquetry.workers.encoding.row_batch import pack
+from parquetry.workers.encoding.rows import RowLimits
+from parquetry.workers.encoding.tiles import TileShape, tiles
+from parquetry.workers.encoding.torch_packed import EncodeTask, PackedEncoder
+from parquetry.workers.encoding.vectors import Vectors
+from parquetry.workers.request import EncodeRequest
+from tests.gpu.encoder_rows import VOCAB, needs_onnx_cuda, relative, requests_of, values_of
 
 pytestmark = [
     pytest.mark.gpu,

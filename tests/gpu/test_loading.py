@@ -190,7 +190,6 @@ def test_compiled_int8_layers_of_real_width_call_no_kernel_of_torch() -> None:
 @pytest.mark.parametrize("quantization", ["nf4", "fp4"])
 def test_four_bits_are_those_of_the_cpu(folder: Path, quantization: str) -> None:
     """Random weights suffer more from four bits than trained ones do, so the plain model is no measure."""
-    pytest.importorskip("bitsandbytes")
     want = logits_of(folder, quantization=quantization, device="cpu")
     got = logits_of(folder, quantization=quantization)
     assert float((got - want).norm() / want.norm()) < 0.1
@@ -253,7 +252,6 @@ def test_weights_that_do_not_fit_the_card_are_offloaded(folder: Path) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"compile": False}])
 def test_grammars_hold_in_graphs(folder: Path, options: dict) -> None:
-    pytest.importorskip("llguidance")
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -276,7 +274,7 @@ def test_grammars_hold_in_graphs(folder: Path, options: dict) -> None:
 @pytest.mark.parametrize("options", [{}, {"compile": False}, {"graphs": False}])
 def test_rows_of_different_adapters_answer_as_merged_models(folder: Path, tmp_path: Path, options: dict) -> None:
     pytest.importorskip("peft")
-    from tests.unit.adapter_folders import SHAPES, write_adapter
+    from tests.unit.workers.checkpoint.adapter_folders import SHAPES, write_adapter
 
     plain = AutoModelForCausalLM.from_pretrained(folder)
     folders = {name: str(write_adapter(tmp_path / name, plain, name)) for name in SHAPES}

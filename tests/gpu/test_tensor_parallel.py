@@ -20,7 +20,7 @@ from parquetry.workers.parallel.shards import share_of_weights
 from parquetry.workers.process.client import EngineClient
 from parquetry.workers.process.supervisor import EngineSupervisor
 from parquetry.workers.request import Completion, GenerationRequest
-from tests.unit.parallel.shared_models import (
+from tests.unit.workers.parallel.shared_models import (
     EXPERTS,
     LENGTHS,
     load_one,
@@ -152,7 +152,7 @@ def test_out_of_memory_on_one_card_ends_nothing(tmp_path: Path, store: Path, mon
     # the first step prefills, as does the third, which starts everything again; the sixth replays a graph up to its
     # logits while the masks are made, and nothing but its sampler can fail
     monkeypatch.setenv("PARQUETRY_TEST_FAULTS", "layer:1,sampler:6")
-    faulty = Path(__file__).parents[1] / "unit" / "parallel"
+    faulty = Path(__file__).parents[1] / "unit" / "workers" / "parallel"
     monkeypatch.setenv("PYTHONPATH", str(faulty), prepend=os.pathsep)
     monkeypatch.setattr("parquetry.workers.parallel.ranks.MODULE", "faulty_rank")
     problems: list[str] = []

@@ -91,10 +91,9 @@ def test_encoder_decoders_equal_eager_generate(tmp_path, family):
 
 @pytest.mark.parametrize("family", VISION_FAMILIES)
 def test_vision_models_equal_eager_generate(tmp_path, family):
-    pytest.importorskip("PIL", reason="the vision extra is not installed")
     from parquetry.workers.vision.decoding import decode
     from parquetry.workers.vision.processor import load_processor
-    from tests.unit.vision.images import png
+    from tests.unit.workers.preparation.images.images import png
 
     folder = write_vision_lm(tmp_path / family, family)
     place = PLACES.get(family, "<image>")

@@ -17,7 +17,7 @@ import pytest
 
 from parquetry.schemas.location import Location
 from parquetry.schemas.storage.storage import Storage, open_storage
-from tests.unit.storage_cases import StorageCases
+from tests.unit.schemas.storage_cases import StorageCases
 
 AZURITE = shutil.which("azurite-blob")
 #: where an emulator listens, and its one account with its published key

@@ -26,7 +26,7 @@ from parquetry.workers.process.supervisor import EngineSupervisor
 from parquetry.workers.request import Completion, GenerationRequest, SamplingParams
 from parquetry.workers.shards.pipeline import run_shard
 from parquetry.workers.shards.provenance import from_metadata
-from tests.unit.workers_records import make_record, write_table
+from tests.unit.workers.workers_records import make_record, write_table
 
 FACTORY = "tests.integration.test_engine_process:slow_echo"
 #: keys of the engines this process had, one after the other on the same weights

@@ -11,9 +11,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-pytest.importorskip("torch", reason="the torch extra is not installed")
-pytest.importorskip("transformers", reason="the torch extra is not installed")
-
 from parquetry.schemas.errors import EngineRefusedError, OtherWeightsError
 from parquetry.schemas.job import ModelSpec
 from parquetry.workers.engine_spec import EngineSpec
@@ -25,7 +22,7 @@ from parquetry.workers.shards.part import from_metadata
 from parquetry.workers.shards.pipeline import run_shard
 from tests.integration.test_engine_process import collect
 from tests.models import write_causal_lm, write_embedder
-from tests.unit.workers_records import make_record, write_table
+from tests.unit.workers.workers_records import make_record, write_table
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from parquetry.schemas.storage import object_store as object_storage
 from parquetry.schemas.storage.storage import Storage, open_storage
 from parquetry.workers.preparation.images.image_reader import ImageReader
 from parquetry.workers.preparation.images.image_roots import ImageRoots
-from tests.unit.storage_cases import StorageCases
+from tests.unit.schemas.storage_cases import StorageCases
 
 BUCKET = "warehouse"
 

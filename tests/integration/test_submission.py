@@ -22,7 +22,7 @@ from parquetry.tasks.job_record import cached_record
 from parquetry.tasks.ledger.claim import BeatReply
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.recovery import recover
-from tests.unit.tiny_model import make_model
+from tests.unit.workers.tiny_model import make_model
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +13,13 @@ pytest.importorskip("optimum.onnxruntime", reason="the optimum extra is not inst
 import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit" / "encoding"))
-
-from conformance import BROKEN, answers, rows
-
 from parquetry.schemas.errors import UnsupportedOptionError
 from parquetry.schemas.job import ModelSpec
 from parquetry.workers.encoding.onnx.optimum import load_optimum
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.request import EncodeRequest
 from tests.models import write_classifier, write_embedder, write_token_classifier
+from tests.unit.workers.encoding.conformance import BROKEN, answers, rows
 
 pytestmark = pytest.mark.filterwarnings("default")
 MAKERS = {"classify": write_classifier, "embed": write_embedder}

@@ -1,0 +1,202 @@
+import re
+
+import pytest
+from starlette.testclient import TestClient
+
+from parquetry.monitor.access import CSRF_HEADER, TokenRequiredError, is_loopback, require_token
+from parquetry.monitor.web import create_app
+from parquetry.schemas.errors import BrokerUnreachableError, IllegalTransitionError, UnknownJobError
+from parquetry.schemas.states import JobState
+from parquetry.schemas.status import ShardFailure
+from tests.unit.monitor.status_samples import job_status, worker_status
+
+TOKEN = "correct horse"
+JOB = "generate-0123456789ab"
+HOSTILE = "<script>alert(1)</script>"
+
+
+class FakeLedger:
+    """One job in memory."""
+
+    def __init__(self, **changes):
+        self.found = {JOB: job_status(**changes)}
+        self.calls = []
+
+    def status(self, job):
+        if job not in self.found:
+            raise UnknownJobError(job=job, suggestion="")
+        return self.found[job]
+
+    def jobs(self):
+        return list(self.found.values())
+
+    def workers(self):
+        return [worker_status()]
+
+    def set_state(self, job, state):
+        self.status(job)
+        if self.found[job].state is JobState.DONE:
+            raise IllegalTransitionError(job=job, state="done", wanted=state)
+        self.calls.append((job, state))
+        self.found[job] = self.found[job].model_copy(update={"state": state})
+
+    def retry(self, job):
+        self.calls.append((job, "retry"))
+
+
+@pytest.fixture
+def ledger():
+    failure = ShardFailure(shard=7, attempts=3, reason=HOSTILE)
+    return FakeLedger(shards_failed=1, failures=(failure,), model=HOSTILE)
+
+
+@pytest.fixture
+def client(ledger):
+    return TestClient(create_app(ledger), base_url="http://127.0.0.1:8321")
+
+
+@pytest.fixture
+def closed(ledger):
+    return TestClient(create_app(ledger, TOKEN), base_url="http://node7:8321", follow_redirects=False)
+
+
+def csrf_of(client):
+    return re.search(r'name="csrf-token" content="([^"]+)"', client.get("/").text)[1]
+
+
+def test_jobs_with_progress_and_workers(client):
+    answer = client.get("/api/jobs").json()
+    assert answer["jobs"][0]["job"] == JOB
+    assert answer["jobs"][0]["progress"]["fraction"] == 0.4
+    assert answer["workers"][0]["device"] == "cpu"
+
+
+def test_one_job_and_its_failed_shards(client):
+    assert client.get(f"/api/jobs/{JOB}").json()["failures"][0]["reason"] == HOSTILE
+
+
+def test_an_unknown_job_is_404(client):
+    assert client.get("/api/jobs/none").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/", f"/job/{JOB}", f"/job/{HOSTILE}"])
+def test_pages_hold_no_data_and_forbid_foreign_scripts(client, path):
+    answer = client.get(path)
+    assert answer.status_code in (200, 404)
+    assert HOSTILE not in answer.text
+    if answer.status_code == 200:
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert not re.search(r"https?://|style=|onclick=", answer.text)
+
+
+def test_the_script_never_builds_html(client):
+    script = client.get("/app.js").text
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", script)
+
+
+@pytest.mark.parametrize(
+    ("change", "call"),
+    [
+        ("pause", JobState.PAUSED),
+        ("resume", JobState.RUNNING),
+        ("cancel", JobState.CANCELLED),
+        ("retry", "retry"),
+    ],
+)
+def test_a_change_needs_the_csrf_token(client, ledger, change, call):
+    address = f"/api/jobs/{JOB}/{change}"
+    assert client.post(address).status_code == 403
+    assert client.post(address, headers={CSRF_HEADER: "guess"}).status_code == 403
+    assert client.get(address, headers={CSRF_HEADER: csrf_of(client)}).status_code == 405
+    assert ledger.calls == []
+    assert client.post(address, headers={CSRF_HEADER: csrf_of(client)}).status_code == 200
+    assert ledger.calls == [(JOB, call)]
+
+
+def test_a_change_shows_at_once(client):
+    client.get("/api/jobs")
+    client.post(f"/api/jobs/{JOB}/pause", headers={CSRF_HEADER: csrf_of(client)})
+    assert client.get("/api/jobs").json()["jobs"][0]["state"] == "paused"
+
+
+def test_an_illegal_change_says_why(ledger):
+    ledger.found[JOB] = job_status(state=JobState.DONE)
+    client = TestClient(create_app(ledger), base_url="http://localhost")
+    answer = client.post(f"/api/jobs/{JOB}/pause", headers={CSRF_HEADER: csrf_of(client)})
+    assert answer.status_code == 409
+    assert "is done" in answer.json()["error"]
+
+
+def test_an_unknown_change_is_404(client):
+    assert client.post(f"/api/jobs/{JOB}/explode", headers={CSRF_HEADER: csrf_of(client)}).status_code == 404
+
+
+def test_without_a_token_foreign_host_names_are_refused(ledger):
+    client = TestClient(create_app(ledger), base_url="http://evil.example")
+    assert client.get("/api/jobs").status_code == 400
+
+
+@pytest.mark.parametrize("path", ["/api/jobs", f"/api/jobs/{JOB}", "/metrics", "/app.js", "/"])
+def test_with_a_token_everything_is_closed(closed, path):
+    assert closed.get(path).status_code == 401
+    assert closed.get(path, headers={"authorization": "Bearer wrong"}).status_code == 401
+    assert closed.get(path, headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
+
+
+def test_a_browser_is_sent_to_the_login(closed):
+    answer = closed.get("/", headers={"accept": "text/html"})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/login")
+
+
+def test_login_gives_a_cookie_that_is_not_the_token(closed):
+    assert closed.post("/login", data={"token": "wrong"}).status_code == 403
+    answer = closed.post("/login", data={"token": TOKEN})
+    cookie = answer.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "samesite=strict" in cookie.lower()
+    assert TOKEN not in cookie
+    assert closed.get("/api/jobs").status_code == 200
+
+
+def test_a_cookie_alone_changes_nothing_but_the_token_does(closed, ledger):
+    closed.post("/login", data={"token": TOKEN})
+    assert closed.post(f"/api/jobs/{JOB}/pause").status_code == 403
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    assert closed.post(f"/api/jobs/{JOB}/pause", headers=headers).status_code == 200
+
+
+def test_an_oversized_login_is_refused(closed):
+    assert closed.post("/login", content=b"token=" + b"x" * 100_000).status_code == 403
+
+
+def test_metrics(client):
+    assert "parquetry_job_rows_done_total" in client.get("/metrics").text
+
+
+def test_health_follows_the_broker(closed, ledger, monkeypatch):
+    assert closed.get("/healthz").status_code == 200
+
+    def gone():
+        raise BrokerUnreachableError(url="redis://h", reason="refused")
+
+    monkeypatch.setattr(ledger, "workers", gone)
+    monkeypatch.setattr(ledger, "jobs", gone)
+    assert closed.get("/healthz").status_code == 503
+    answer = closed.get("/api/jobs", headers={"authorization": f"Bearer {TOKEN}"})
+    assert (answer.status_code, "refused" in answer.json()["error"]) == (503, True)
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False), ("node7", False)],
+)
+def test_only_loopback_may_be_open(host, loopback):
+    assert is_loopback(host) is loopback
+    require_token(host, "a token")
+    if loopback:
+        require_token(host, None)
+    else:
+        with pytest.raises(TokenRequiredError, match="PARQUETRY_DASHBOARD_TOKEN"):
+            require_token(host, "")

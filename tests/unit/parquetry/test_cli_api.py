@@ -1,0 +1,87 @@
+import pkgutil
+
+import pytest
+
+import parquetry
+from parquetry import api
+from parquetry.api import BrokerGoneError, Job, JobTimeoutError
+from parquetry.broker import NoBrokerError
+from parquetry.schemas.errors import SpecNotFoundError, UnknownKeyError
+from parquetry.schemas.settings import settings
+from parquetry.schemas.states import JobState
+from tests.unit.monitor.status_samples import job_status
+
+SPEC = {"task": "embed", "input": {"path": "in"}, "output": {"path": "out"}, "model": {"id": "m"}}
+
+
+class Ledger:
+    """One job that gets through these states, a look at a time."""
+
+    def __init__(self, *states):
+        self.states, self.calls = list(states), []
+
+    def status(self, job):
+        return job_status(job=job, state=self.states.pop(0) if len(self.states) > 1 else self.states[0])
+
+    def set_state(self, job, state):
+        self.calls.append((job, state))
+
+    def retry(self, job):
+        self.calls.append((job, "retry"))
+
+
+def test_no_submodule_hides_a_public_name():
+    # importing parquetry.x sets the attribute x of the package
+    submodules = {module.name for module in pkgutil.iter_modules(parquetry.__path__)}
+    assert submodules.isdisjoint(parquetry.__all__)
+
+
+def test_a_spec_may_be_data_a_path_or_a_spec(tmp_path):
+    spec = api.as_spec(SPEC)
+    (tmp_path / "job.yaml").write_text("{task: embed, input: {path: in}, output: {path: out}, model: {id: m}}")
+    assert api.as_spec(spec) is spec
+    assert api.as_spec(tmp_path / "job.yaml") == api.as_spec(str(tmp_path / "job.yaml")) == spec
+
+
+def test_bad_specs_raise():
+    with pytest.raises(UnknownKeyError):
+        api.as_spec({**SPEC, "tasks": "embed"})
+    with pytest.raises(SpecNotFoundError):
+        api.as_spec("none.yaml")
+
+
+def test_submit_needs_a_broker(monkeypatch):
+    monkeypatch.delenv("PARQUETRY_BROKER_URL", raising=False)
+    settings.cache_clear()
+    with pytest.raises(NoBrokerError):
+        parquetry.submit(SPEC)
+
+
+def test_wait_returns_how_the_job_ended():
+    job = Job("j", "out", Ledger(JobState.RUNNING, JobState.PAUSED, JobState.FAILED))
+    assert job.wait(poll_s=0).state is JobState.FAILED
+
+
+def test_wait_gives_up_after_its_time():
+    job = Job("j", "out", Ledger(JobState.RUNNING))
+    with pytest.raises(JobTimeoutError, match="still running") as caught:
+        job.wait(timeout=0, poll_s=0)
+    assert isinstance(caught.value, TimeoutError)
+
+
+def test_a_job_is_steered_through_its_ledger():
+    job = Job("j", "out", Ledger(JobState.RUNNING))
+    job.pause()
+    job.resume()
+    job.cancel()
+    job.retry()
+    wanted = [JobState.PAUSED, JobState.RUNNING, JobState.CANCELLED, "retry"]
+    assert job._ledger.calls == [("j", state) for state in wanted]
+
+
+def test_after_its_own_broker_a_job_knows_its_last_status():
+    job = Job("j", "out", None, job_status(state=JobState.DONE))
+    assert job.wait().state is JobState.DONE
+    with pytest.raises(BrokerGoneError):
+        job.pause()
+    assert repr(job) == "Job('j', output='out')"

@@ -1,0 +1,106 @@
+import pytest
+
+from parquetry import local_run
+from parquetry.commands.machine import check_queues
+from parquetry.local_run import FinishedRun, require_engine, take_up
+from parquetry.schemas.errors import MissingPackageError
+from parquetry.schemas.job import JobSpec
+from parquetry.schemas.states import JobState
+from parquetry.summary import headline, run_as_dict
+from parquetry.trial import limited
+from tests.unit.monitor.status_samples import job_status
+
+
+class Ledger:
+    """One job whose changes are noted."""
+
+    def __init__(self, state):
+        self.state, self.calls = state, []
+
+    def status(self, job, *, max_failures=20):
+        return job_status(state=self.state, shards_running=0 if self.state.is_final else 2)
+
+    def set_state(self, job, state):
+        self.calls.append(state)
+        self.state = state
+
+    def retry(self, job):
+        self.calls.append("retry")
+        self.state = JobState.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("state", "calls", "after"),
+    [
+        (JobState.RUNNING, [], JobState.RUNNING),
+        (JobState.DONE, [], JobState.DONE),
+        (JobState.PAUSED, [JobState.RUNNING], JobState.RUNNING),
+        (JobState.CANCELLED, [JobState.RUNNING], JobState.RUNNING),
+        (JobState.FAILED, ["retry"], JobState.RUNNING),
+    ],
+)
+def test_running_a_job_takes_it_up_again(state, calls, after):
+    ledger = Ledger(state)
+    assert take_up(ledger, "job").state is after
+    assert ledger.calls == calls
+
+
+def test_a_missing_engine_package_is_said_before_a_worker_starts(monkeypatch):
+    monkeypatch.setattr(local_run, "find_spec", lambda name: None)
+    with pytest.raises(MissingPackageError, match=r"torch.*pip install 'parquetry\[torch\]'") as caught:
+        require_engine("auto")
+    assert caught.value.exit_code == 3
+    with pytest.raises(MissingPackageError, match=r"parquetry\[onnx\]"):
+        require_engine("onnxruntime")
+    with pytest.raises(MissingPackageError, match=r"parquetry\[optimum\]"):
+        require_engine("optimum")
+
+
+def test_a_worker_does_not_serve_a_queue_it_could_only_fail(monkeypatch):
+    monkeypatch.setattr(local_run, "find_spec", lambda name: None)
+    check_queues(("default",))
+    with pytest.raises(MissingPackageError, match=r"parquetry\[optimum\]") as caught:
+        check_queues(("default", "optimum"))
+    assert caught.value.exit_code == 3
+
+
+def test_a_worker_with_optimum_serves_its_queue(monkeypatch):
+    monkeypatch.setattr(local_run, "find_spec", lambda name: object())
+    check_queues(("optimum",))
+
+
+def finished(**changes):
+    fields = {"status": job_status(state=JobState.DONE, rows_done=1000), "rows_added": 600, "seconds": 60.0}
+    return FinishedRun(**{**fields, "log": None, "ledger": None, **changes})
+
+
+def test_the_headline_of_a_run():
+    text = headline(finished())
+    assert "is done: 1,000 of 1,000 rows, 3 of them error rows, 12,000 tokens in 1 min 00 s, 10 rows/s" in text
+
+
+def test_the_headline_of_a_run_that_found_all_done():
+    assert "nothing was computed" in headline(finished(rows_added=0))
+    failed = finished(rows_added=0, status=job_status(state=JobState.FAILED))
+    assert "nothing was computed" not in headline(failed)
+
+
+def test_json_of_a_run():
+    answer = run_as_dict(finished())
+    assert (answer["state"], answer["rows_added"], answer["seconds"]) == ("done", 600, 60.0)
+
+
+def test_a_trial_is_the_same_job_on_fewer_rows_elsewhere():
+    spec = JobSpec.parse(
+        {
+            "task": "embed",
+            "input": {"path": "in", "limit": 5},
+            "output": {"path": "out"},
+            "model": {"id": "m"},
+            "notify": ["https://example.com"],
+        }
+    )
+    small = limited(spec, 3, "/tmp/x")
+    assert (small.input.limit, small.output.path, small.notify) == (3, "/tmp/x", [])
+    assert limited(spec, 9, "/tmp/x").input.limit == 5
+    assert small.model == spec.model

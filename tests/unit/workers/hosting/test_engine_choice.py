@@ -1,0 +1,83 @@
+"""Which engine a spec gets, and what is refused with a sentence."""
+
+from __future__ import annotations
+
+import weakref
+
+import numpy as np
+import pytest
+from transformers import AutoModelForCausalLM
+
+from parquetry.schemas.errors import OtherWeightsError, UnsupportedOptionError
+from parquetry.schemas.job import ModelSpec
+from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.engine_spec import EngineSpec
+from parquetry.workers.hosting.engine_choice import load_engine
+from parquetry.workers.hosting.model_host import ModelHost
+from parquetry.workers.loading.model import load_model, switch_model
+from parquetry.workers.request import GenerationRequest, SamplingParams
+
+
+def spec_of(folder, task="generate", **model) -> EngineSpec:
+    return EngineSpec(task=task, model_path=str(folder), model=ModelSpec(id=str(folder), **model))
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "optimum"])
+def test_encoder_back_ends_do_not_generate(causal_lm, backend):
+    with pytest.raises(UnsupportedOptionError, match=f"backend {backend} for task generate"):
+        load_engine(spec_of(causal_lm, backend=backend))
+
+
+def test_auto_takes_the_packed_engine_where_it_can(causal_lm):
+    pytest.importorskip("parquetry.workers.packed.packed_engine")
+
+    assert load_engine(spec_of(causal_lm)).describe()["backend"] == "packed"
+
+
+def test_auto_falls_back_aloud(causal_lm, caplog):
+    engine = load_engine(spec_of(causal_lm, attention="eager"))
+
+    assert engine.describe()["backend"] == "transformers"
+    assert "eager" in engine.describe()["why_not_packed"]
+    assert "padded generate" in caplog.text
+
+
+def test_equal_specs_share_an_engine_and_others_do_not(causal_lm):
+    spec = spec_of(causal_lm)
+
+    assert spec.key == spec_of(causal_lm).model_copy(update={"device": "cuda:0"}).key
+    assert len({spec.key, spec_of(causal_lm, dtype="float16").key, spec_of(causal_lm, "classify").key}) == 3
+
+
+@pytest.mark.parametrize("backend", ["packed", "transformers"])
+def test_a_step_on_a_cpu_shows_life_in_every_layer(causal_lm, backend):
+    beats: list[None] = []
+    engine = load_engine(spec_of(causal_lm, backend=backend), beat=lambda: beats.append(None))
+    beats.clear()
+    prompt = np.asarray([1, 2, 3], dtype=np.int32)
+    engine.add([GenerationRequest(id=0, prompt_ids=prompt, params=SamplingParams(max_new_tokens=2))])
+    engine.step()
+    assert len(beats) >= 2, "one for each layer of the tiny model"
+
+
+def test_a_host_exchanges_engines_on_one_model(causal_lm):
+    host = ModelHost(lambda: None)
+    first = host.build(spec_of(causal_lm))
+    model, gone = first.model, weakref.ref(first)
+    del first
+    padded = host.build(spec_of(causal_lm, attention="eager"))
+    assert gone() is None
+    assert padded.describe()["attention"] == model.config._attn_implementation == "eager"
+    packed = host.build(spec_of(causal_lm))
+    assert packed.model is model
+    packed.close()
+    # the choice that was left open is the one it was loaded with
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_weights_of_another_dtype_cannot_stay(causal_lm):
+    spec, other = spec_of(causal_lm), spec_of(causal_lm, dtype="bfloat16")
+    checkpoint = Checkpoint.resolve(spec.model)
+    model = load_model(spec, checkpoint, AutoModelForCausalLM)
+    with pytest.raises(OtherWeightsError, match="they are float32, and attention auto takes bfloat16"):
+        switch_model(model, other, spec, checkpoint, AutoModelForCausalLM)
