@@ -26,7 +26,7 @@ from parquetry.workers.loading.attention_choice import use_attention
 from parquetry.workers.loading.model import load_model
 from parquetry.workers.loading.quantization import RECIPES
 from parquetry.workers.packages import is_installed
-from parquetry.workers.packed.checks.hooked_layers import relative_error
+from parquetry.workers.packed.checks.sharing_check import relative_error
 from parquetry.workers.packed.options import PackedOptions
 from parquetry.workers.packed.packed_engine import PackedEngine
 from parquetry.workers.request import Completion, GenerationRequest, SamplingParams

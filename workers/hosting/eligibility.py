@@ -10,7 +10,7 @@ from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.loading.attention_choice import PADDED_ONLY
 from parquetry.workers.loading.model import model_class, trust
-from parquetry.workers.packed.checks.hooked_layers import foreign_layers
+from parquetry.workers.packed.checks.attention_layers import foreign_layers
 from parquetry.workers.parallel.shards import KNOWN
 
 

@@ -110,15 +110,9 @@ def _try_packed(
     from parquetry.workers.engine import UnsupportedModel
     from parquetry.workers.packed.packed_engine import PackedEngine
 
-    reason = PackedEngine.unsupported_reason(model)
-    if reason is not None:
-        return reason
-    attention = model.config._attn_implementation
     try:
         return PackedEngine(model, tokenizer, checkpoint.eos_ids, packed_options(spec, checkpoint))
     except UnsupportedModel as error:
-        # it failed its own check on the loaded weights; the model goes back to stock attention
-        model.set_attn_implementation(attention)
         return str(error)
 
 

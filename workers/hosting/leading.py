@@ -49,4 +49,4 @@ class LeadingEngine(Engine):
         """End the other ranks and free the cache."""
         self.ranks.dismiss()
         self.engine.close()
-        self.engine.runner.group.leave()
+        self.engine.runner.forward.group.leave()

@@ -116,7 +116,7 @@ def _read(
     if plan.adapters:
         model = attach(model, plan.adapters, name=plan.model.id)
     if is_late:
-        _quantize_late(model, quantization)
+        quantize_late(model, quantization)
     return model
 
 
@@ -132,7 +132,7 @@ def _whereabouts(placement: Placement) -> dict[str, Any]:
 _LATE = frozenset(name for name, recipe in RECIPES.items() if recipe.package == "torchao")
 
 
-def _quantize_late(model: nn.Module, config: Any) -> None:
+def quantize_late(model: nn.Module, config: Any) -> None:
     """Quantize every linear layer but the last in place."""
     from torchao.quantization import quantize_
 

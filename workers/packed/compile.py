@@ -13,22 +13,21 @@ from parquetry.workers.fusing.decoder_sums import put_sum_into_product
 from parquetry.workers.packed.attention.kv_cache import LayerShape
 
 
-def decoder_layers(model: nn.Module, layers: Sequence[LayerShape]) -> list[nn.Module]:
-    """The modules of the one ModuleList whose members each hold one of the attention layers, or nothing."""
+def decoder_layers(model: nn.Module, layers: Sequence[LayerShape]) -> nn.ModuleList | None:
+    """The one ModuleList whose members each hold one of the attention layers."""
     attention = {id(layer.module) for layer in layers}
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == len(layers):
             owned = [sum(id(m) in attention for m in layer.modules()) for layer in module]
             if all(count == 1 for count in owned):
-                return list(module)
-    return []
+                return module
+    return None
 
 
-def around_layers(model: nn.Module, layers: Sequence[nn.Module]) -> list[nn.Module]:
+def around_layers(model: nn.Module, layers: nn.ModuleList) -> list[nn.Module]:
     """The modules beside the list of `layers` that compute something: the last norm and the rotary embeddings."""
     for owner in model.modules():
-        lists = [child for child in owner.children() if isinstance(child, nn.ModuleList)]
-        if any(len(child) and child[0] is layers[0] for child in lists):
+        if any(child is layers for child in owner.children()):
             return [child for child in owner.children() if not isinstance(child, (nn.ModuleList, nn.Embedding))]
     return []
 
@@ -36,7 +35,7 @@ def around_layers(model: nn.Module, layers: Sequence[nn.Module]) -> list[nn.Modu
 def compiled_modules(model: nn.Module, layers: Sequence[LayerShape]) -> list[nn.Module]:
     """The decoder layers and what stands around them; nothing where no list of layers is found."""
     found = decoder_layers(model, layers)
-    return [*found, *around_layers(model, found)] if found else []
+    return [] if found is None else [*found, *around_layers(model, found)]
 
 
 def compile_layers(model: nn.Module, layers: Sequence[LayerShape], *, is_shared: bool = False) -> None:

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_left
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
+from parquetry.workers.packed.forward import Forward, Sampled
 from parquetry.workers.packed.graph_inputs import GraphInputs
 from parquetry.workers.packed.sampling.sampler import SamplingMode
 from parquetry.workers.packed.scheduling.batch import Batch
-from parquetry.workers.packed.step_tensors import Choice
-
-if TYPE_CHECKING:
-    from parquetry.workers.packed.runner import ModelRunner
+from parquetry.workers.packed.step_tensors import Candidates
 
 log = logging.getLogger(__name__)
-
-Output = tuple[Tensor, Tensor | None]
 
 
 class Kind(NamedTuple):
@@ -44,14 +39,16 @@ def coarse(sizes: list[int]) -> list[int]:
 
 
 class DecodeGraphs:
-    """Captured decode steps of one runner. They share their inputs and one memory pool."""
+    """Captured decode steps. They share their inputs and one memory pool."""
 
-    def __init__(self, runner: ModelRunner, max_size: int, padding_block: int) -> None:
-        self.runner = runner
+    def __init__(self, forward: Forward, max_size: int, padding_block: int) -> None:
+        self.forward = forward
         self.sizes = ladder(max_size)
         self.coarse_sizes = coarse(self.sizes)
-        self.inputs = GraphInputs(runner.lanes, max_size, padding_block)
-        #: what a graph leaves behind: tokens and log-probabilities, or a Choice where it has no mode
+        self.inputs = GraphInputs(forward.lanes, max_size, padding_block)
+        #: rows that replays computed for nobody
+        self.num_padding_tokens = 0
+        #: what a graph leaves behind: sampled tokens, or Candidates where it has no mode
         self._graphs: dict[Kind, tuple[torch.cuda.CUDAGraph, Any]] = {}
         self._pool = torch.cuda.graph_pool_handle()
         # One for all: every stream brings a matmul workspace and a part of the allocator's memory of its own.
@@ -66,9 +63,9 @@ class DecodeGraphs:
     @torch.inference_mode()
     def check(self) -> None:
         """Raise RuntimeError unless a replayed step chooses the tokens that the same step chooses without a graph."""
-        kind, tokens = Kind(self.sizes[0], SamplingMode.GREEDY), self.runner.lanes.tokens
+        kind, tokens = Kind(self.sizes[0], SamplingMode.GREEDY), self.forward.lanes.tokens
         tokens[self.inputs.padding_lane] = 1
-        want = self._run(kind)[0].clone()
+        want = self._compute(kind)[0].clone()
         tokens[self.inputs.padding_lane] = 1
         graph, (got, _) = self._graphs[kind]
         graph.replay()
@@ -80,18 +77,18 @@ class DecodeGraphs:
         return not batch.chunks and 0 < len(batch.decode_lanes) <= self.sizes[-1]
 
     @torch.inference_mode()
-    def replay(self, batch: Batch, mode: SamplingMode) -> Output:
+    def tokens(self, batch: Batch, mode: SamplingMode) -> Sampled:
         """Run one decode step; the outputs are views of graph memory, (num_decodes,) long."""
         tokens, logprobs = self._replay(batch, mode)
         count = len(batch.decode_lanes)
         return tokens[:count], None if logprobs is None else logprobs[:count]
 
     @torch.inference_mode()
-    def replay_forward(self, batch: Batch) -> Choice:
+    def candidates(self, batch: Batch) -> Candidates:
         """Run one decode step up to its logits, for tokens whose masks are still on their way."""
-        choice = self._replay(batch, None)
+        found = self._replay(batch, None)
         count = len(batch.decode_lanes)
-        return Choice(choice.logits[:count], choice.lanes[:count], choice.positions[:count])
+        return Candidates(found.logits[:count], found.lanes[:count], found.positions[:count])
 
     def _kind(self, batch: Batch, mode: SamplingMode | None) -> Kind:
         is_shared = batch.shared is not None
@@ -110,7 +107,7 @@ class DecodeGraphs:
         self.inputs.fill(kind.size, batch, is_shared=kind.is_shared)
         graph, output = self._graphs[kind]
         graph.replay()
-        self.runner.num_padding_tokens += kind.size - len(batch.decode_lanes)
+        self.num_padding_tokens += kind.size - len(batch.decode_lanes)
         return output
 
     @torch.inference_mode()
@@ -120,15 +117,15 @@ class DecodeGraphs:
         stream = self._stream
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            self._run(kind)
+            self._compute(kind)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         # exchanges between ranks come with threads of their own, which may not spoil the capture
-        errors = "global" if self.runner.group.size == 1 else "thread_local"
+        errors = "global" if self.forward.group.size == 1 else "thread_local"
         with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode=errors):
-            output = self._run(kind)
+            output = self._compute(kind)
         self._graphs[kind] = (graph, output)
 
-    def _run(self, kind: Kind) -> Any:
+    def _compute(self, kind: Kind) -> Any:
         step = self.inputs.step(kind.size, is_shared=kind.is_shared)
-        return self.runner.choice(step) if kind.mode is None else self.runner.run(step, kind.mode)
+        return self.forward.candidates(step) if kind.mode is None else self.forward.tokens(step, kind.mode)

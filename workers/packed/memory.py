@@ -43,10 +43,10 @@ def plan_num_blocks(
     """The blocks the options ask for, else what is left beside the largest step."""
     if options.num_blocks is not None:
         return options.num_blocks
-    device, block_size = runner.lanes.device, runner.lanes.block_size
+    device, block_size = runner.forward.lanes.device, runner.forward.lanes.block_size
     peak = activation_bytes(runner, options, max_model_len)
     # every rank has as many blocks as the one with the least room
-    available = runner.group.minimum(free_bytes(device, options.memory_fraction, options.memory_limit) - peak)
+    available = runner.forward.group.minimum(free_bytes(device, options.memory_fraction, options.memory_limit) - peak)
     per_block = block_size * sum(layer.bytes_per_token for layer in layers)
     # More than every lane at its longest is of no use; the prefix cache may have as much again.
     useful = 2 * options.num_lanes * -(-max_model_len // block_size)
@@ -55,13 +55,14 @@ def plan_num_blocks(
 
 def activation_bytes(runner: ModelRunner, options: PackedOptions, max_model_len: int) -> int:
     """Peak memory of the largest step, measured by running it; 0 on a CPU."""
-    device = runner.lanes.device
+    device = runner.forward.lanes.device
     if device.type != "cuda":
         return 0
     torch.cuda.synchronize(device)
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
-    runner.rehearse(options.token_budget, options.num_lanes, max_model_len)
+    step = runner.builder.rehearsal(options.token_budget, options.num_lanes, max_model_len)
+    runner.forward.rehearse(step)
     torch.cuda.synchronize(device)
     peak = torch.cuda.max_memory_allocated(device) - before
     torch.cuda.empty_cache()

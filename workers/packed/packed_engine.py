@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from parquetry.workers.engine import Engine, UnsupportedModel
 from parquetry.workers.packed.attention.hook import IMPLEMENTATION
-from parquetry.workers.packed.checks.hooked_layers import probe_layers
+from parquetry.workers.packed.checks.attention_layers import find_attention_layers
 from parquetry.workers.packed.intake import Intake
 from parquetry.workers.packed.options import PackedOptions
 from parquetry.workers.packed.parts import EngineParts, make_grammars, model_length, vocab_size
@@ -71,11 +71,11 @@ class PackedEngine(Engine):
         self._counters: Counter[str] = Counter()
         on_cuda = self.device.type == "cuda"
         self._lookahead = on_cuda if self.options.lookahead is None else self.options.lookahead
-        self.parts = EngineParts.build(model, self.options, group, self.max_model_len)
+        self.parts = EngineParts.build(model, tokenizer, self.options, group, self.max_model_len)
         self.runner, self.scheduler = self.parts.runner, self.parts.scheduler
         self.pool, self.lanes = self.parts.pool, self.parts.lanes
         self._grammars = make_grammars(tokenizer, model, self._eos_ids.tolist())
-        self.intake = Intake(tokenizer, self._grammars, self.runner.adapters, vocab_size(model))
+        self.intake = Intake(tokenizer, self._grammars, self.runner.forward.adapters, vocab_size(model))
         self.outputs = Outputs(self.lanes, self._eos_ids)
         self.startup_s = time.perf_counter() - start
         self._log_start()
@@ -89,9 +89,9 @@ class PackedEngine(Engine):
 
     @staticmethod
     def unsupported_reason(model: nn.Module) -> str | None:
-        """Why the packed engine must not serve this model, or None. Runs two tiny forward passes."""
+        """Why the hook cannot serve this model, or None. Runs one tiny forward pass."""
         try:
-            probe_layers(model)
+            find_attention_layers(model)
         except UnsupportedModel as error:
             return str(error)
         return None
@@ -215,9 +215,15 @@ class PackedEngine(Engine):
             "attention": self.parts.backend.name,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "block_size": str(self.pool.block_size),
+            **({"runs_without": self._runs_without} if self.parts.taken_back else {}),
             **({"tensor_parallel": str(self.group.size)} if self.group.size > 1 else {}),
             **{name: importlib.metadata.version(name) for name in ("torch", "transformers")},
         }
+
+    @property
+    def _runs_without(self) -> str:
+        """What the engine could not be given, as one line."""
+        return "; ".join(f"{what} ({why})" for what, why in self.parts.taken_back.items())
 
     def stats(self) -> dict[str, float]:
         """Counters since start; `padding_tokens` is what graph replays computed for nobody."""
@@ -237,4 +243,4 @@ class PackedEngine(Engine):
 
     def close(self) -> None:
         """Give the model back as it came and free the cache. The engine is of no use afterwards."""
-        self.parts.restore()
+        self.parts.undo.close()

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 from torch import nn
 
 from parquetry.workers.grammar.grammars import Grammars
+from parquetry.workers.loading.adapter_bank import AdapterBank
 from parquetry.workers.packed.attention.backend_choice import choose_backend
 from parquetry.workers.packed.attention.hook import IMPLEMENTATION, AttentionBackend
 from parquetry.workers.packed.attention.kv_cache import LayerShape, attach_caches, detach_caches
-from parquetry.workers.packed.checks.hooked_layers import probe_layers
-from parquetry.workers.packed.checks.paged_check import check_engine
+from parquetry.workers.packed.checks.attention_layers import find_attention_layers
+from parquetry.workers.packed.checks.paged_check import PagedCheck
 from parquetry.workers.packed.checks.sharing_check import can_share
+from parquetry.workers.packed.forward import Forward
 from parquetry.workers.packed.memory import plan_num_blocks
 from parquetry.workers.packed.options import PackedOptions
 from parquetry.workers.packed.runner import ModelRunner
@@ -23,14 +26,11 @@ from parquetry.workers.packed.scheduling.blocks import BlockPool
 from parquetry.workers.packed.scheduling.lanes import LaneTable
 from parquetry.workers.packed.scheduling.scheduler import Scheduler
 from parquetry.workers.packed.scheduling.sharing import MIN_ROWS, PrefixGroups
-from parquetry.workers.packed.startup import capture_graphs, speed_up
+from parquetry.workers.packed.startup import Changes, capture_graphs, speed_up
 from parquetry.workers.packed.step_tensors import DeviceLanes
 from parquetry.workers.packed.together import GroupRunner, unanimous
 from parquetry.workers.packed.waves import full_step
 from parquetry.workers.parallel.group import RankGroup
-
-#: blocks of the small cache that the self check runs on
-NUM_PROBE_BLOCKS = 16
 
 
 @dataclass
@@ -43,81 +43,76 @@ class EngineParts:
     pool: BlockPool
     lanes: LaneTable
     scheduler: Scheduler
+    #: what the packed model was held against, as it came and with its last adapter
+    checks: list[PagedCheck]
+    #: what would have been faster, and why the engine runs without it
+    taken_back: Mapping[str, str]
     #: gives the model back as it came
-    restore: Callable[[], None]
+    undo: ExitStack
 
     @classmethod
-    def build(cls, model: nn.Module, options: PackedOptions, group: RankGroup, max_model_len: int) -> EngineParts:
-        """Raises UnsupportedModel when the hook cannot serve the model."""
+    def build(
+        cls, model: nn.Module, tokenizer: Tokenizer | None, options: PackedOptions, group: RankGroup, max_model_len: int
+    ) -> EngineParts:
+        """Raises UnsupportedModel when the hook cannot serve the model, which then is as it came."""
         with unanimous(group):
-            layers = probe_layers(model)
-        backend = choose_backend(options.attention, model.device)
-        unhook = hook(model, layers)
-        block_size = options.block_size or backend.block_size
-        max_blocks = -(-max_model_len // block_size)
-        device_lanes = DeviceLanes(options.num_lanes, max_blocks, block_size, model.device)
-        runner = make_runner(model, backend, options, group, device_lanes)
-        num_blocks, slow_down = make_ready(runner, layers, options, max_model_len)
-        pool, lanes = BlockPool(num_blocks, block_size), LaneTable(options.num_lanes, max_blocks)
-        scheduler = make_scheduler(runner, layers, options, max_model_len, pool, lanes)
-
-        def restore() -> None:
-            slow_down()
-            unhook()
-
-        return cls(layers, backend, runner, pool, lanes, scheduler, restore)
+            layers = find_attention_layers(model)
+            checks = PagedCheck.of(model, layers, tokenizer, AdapterBank.of(model), options.num_lanes, max_model_len)
+        with ExitStack() as undo:
+            hook(model, layers, undo)
+            backend = choose_backend(options.attention, model.device)
+            runner = make_runner(model, backend, options, group, max_model_len)
+            num_blocks, changes = make_ready(runner, layers, checks, options, max_model_len, undo)
+            max_blocks = runner.forward.lanes.tables.shape[1]
+            pool = BlockPool(num_blocks, runner.forward.lanes.block_size)
+            lanes = LaneTable(options.num_lanes, max_blocks)
+            scheduler = make_scheduler(runner, layers, options, max_model_len, pool, lanes)
+            return cls(layers, backend, runner, pool, lanes, scheduler, checks, changes.taken_back, undo.pop_all())
 
 
-def hook(model: nn.Module, layers: Sequence[LayerShape]) -> Callable[[], None]:
-    """Make the model's attention ours; returns what gives it back, without the caches."""
-    implementation = model.config._attn_implementation
+def hook(model: nn.Module, layers: Sequence[LayerShape], undo: ExitStack) -> None:
+    """Make the model's attention ours, without the caches."""
+    undo.callback(model.set_attn_implementation, model.config._attn_implementation)
+    undo.callback(detach_caches, layers)
     model.set_attn_implementation(IMPLEMENTATION)
-
-    def unhook() -> None:
-        detach_caches(layers)
-        model.set_attn_implementation(implementation)
-
-    return unhook
 
 
 def make_runner(
-    model: nn.Module, backend: AttentionBackend, options: PackedOptions, group: RankGroup, lanes: DeviceLanes
+    model: nn.Module, backend: AttentionBackend, options: PackedOptions, group: RankGroup, max_model_len: int
 ) -> ModelRunner:
     """The runner of one device, or of this rank."""
+    block_size = options.block_size or backend.block_size
+    lanes = DeviceLanes(options.num_lanes, -(-max_model_len // block_size), block_size, model.device)
     sampler = Sampler(options.num_lanes, vocab_size(model), model.device)
     runner_type = ModelRunner if group.size == 1 else GroupRunner
-    return runner_type(model, backend, lanes, sampler, group)
+    return runner_type(Forward(model, backend, lanes, sampler, group))
 
 
 def make_ready(
-    runner: ModelRunner, layers: Sequence[LayerShape], options: PackedOptions, max_model_len: int
-) -> tuple[int, Callable[[], None]]:
-    """Prove the runner on a small cache, speed it up, then size the cache by what is left.
-
-    Returns the number of blocks, and what undoes the speeding up.
-    """
-    model, block_size = runner.model, runner.lanes.block_size
-    attach_caches(layers, NUM_PROBE_BLOCKS, block_size, model.device)
-    prove(runner)
-    undo = speed_up(model, runner, layers, options)
+    runner: ModelRunner, layers: Sequence[LayerShape], checks: Sequence[PagedCheck], options: PackedOptions,
+    max_model_len: int, undo: ExitStack,
+) -> tuple[int, Changes]:  # fmt: skip
+    """Check the runner on a small cache, speed it up, then size the cache by what is left; returns its blocks."""
+    forward = runner.forward
+    model, block_size = forward.model, forward.lanes.block_size
+    attach_caches(layers, max(check.num_blocks(block_size) for check in checks), block_size, model.device)
+    check_packed(runner, checks)
+    changes = Changes(forward, checks, undo)
+    speed_up(changes, model, layers, options, is_shared=forward.group.size > 1)
     num_blocks = plan_num_blocks(layers, runner, options, max_model_len)
     attach_caches(layers, num_blocks, block_size, model.device)
-    runner.graphs = capture_graphs(runner, options, num_blocks)
-
-    def slow_down() -> None:
-        runner.graphs = None
-        undo()
-
-    return num_blocks, slow_down
+    runner.graphs = capture_graphs(changes, forward, options, num_blocks)
+    undo.callback(setattr, runner, "graphs", None)
+    return num_blocks, changes
 
 
-def prove(runner: ModelRunner) -> None:
-    """Raise UnsupportedModel, on every rank, unless the paged model has the logits of the eager one."""
-    with unanimous(runner.group):
-        check_engine(runner.model, runner)
+def check_packed(runner: ModelRunner, checks: Sequence[PagedCheck]) -> None:
+    """Raise UnsupportedModel, on every rank, unless the packed model computes what the stock one does."""
+    with unanimous(runner.forward.group):
         if isinstance(runner, GroupRunner):
             runner.learn_exchanges()
-            runner.prove()
+        for check in checks:
+            check.require(runner.forward, "packed layers differ from the stock model")
 
 
 def make_scheduler(
@@ -125,7 +120,8 @@ def make_scheduler(
     pool: BlockPool, lanes: LaneTable,
 ) -> Scheduler:  # fmt: skip
     """The scheduler, which shares prefixes where they can be read once."""
-    device, backend = runner.lanes.device, runner.backend
+    forward = runner.forward
+    device, backend = forward.lanes.device, forward.backend
     shares = options.prefix_cache and options.num_lanes >= MIN_ROWS
     shares = shares and can_share(backend, layers[0], pool.block_size, device)
     return Scheduler(
@@ -133,7 +129,7 @@ def make_scheduler(
         lanes,
         token_budget=options.token_budget,
         max_model_len=max_model_len,
-        full_step=full_step(backend, device, runner.model.config.get_text_config().hidden_size),
+        full_step=full_step(backend, device, forward.model.config.get_text_config().hidden_size),
         prefix_cache=options.prefix_cache,
         groups=PrefixGroups(options.num_lanes, pool.block_size) if shares else None,
     )

@@ -1,4 +1,4 @@
-"""Runs the model: batches in, sampled tokens out, without waiting for the device."""
+"""Runs batches: sampled tokens out, without waiting for the device."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from parquetry.workers.loading.adapter_bank import AdapterBank
-from parquetry.workers.packed.attention.hook import AttentionBackend, computing
+from parquetry.workers.packed.forward import Forward, Sampled
 from parquetry.workers.packed.graphs import DecodeGraphs
-from parquetry.workers.packed.sampling.sampler import Sampler, SamplingMode
+from parquetry.workers.packed.sampling.sampler import SamplingMode
 from parquetry.workers.packed.scheduling.batch import Batch
-from parquetry.workers.packed.step_tensors import Choice, DeviceLanes, StepBuilder, StepTensors
-from parquetry.workers.parallel.group import SOLO, RankGroup
+from parquetry.workers.packed.step_tensors import StepBuilder
 
 
 @dataclass
@@ -55,26 +53,17 @@ def to_device(x: Tensor, device: torch.device) -> Tensor:
 
 
 class ModelRunner:
-    """Owns the forward pass, the sampler and the device's view of the lanes."""
+    """Computes batches through a captured graph where there is one, else through the forward pass itself."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        backend: AttentionBackend,
-        lanes: DeviceLanes,
-        sampler: Sampler,
-        group: RankGroup = SOLO,
-    ) -> None:
-        self.model = model
-        self.group = group
-        self.backend = backend
-        self.lanes = lanes
-        self.sampler = sampler
-        self.builder = StepBuilder(lanes)
-        self.adapters = AdapterBank.of(model)
+    def __init__(self, forward: Forward) -> None:
+        self.forward = forward
+        self.builder = StepBuilder(forward.lanes)
         self.graphs: DecodeGraphs | None = None
-        #: rows that graph replays computed for nobody
-        self.num_padding_tokens = 0
+
+    @property
+    def num_padding_tokens(self) -> int:
+        """Rows that graph replays computed for nobody."""
+        return 0 if self.graphs is None else self.graphs.num_padding_tokens
 
     @torch.inference_mode()
     def launch(
@@ -87,72 +76,22 @@ class ModelRunner:
         """
         return self.send_back(batch.sampled_lanes, epochs, *self.compute(batch, mode, allow))
 
-    def compute(
-        self, batch: Batch, mode: SamplingMode, allow: Callable[[], Tensor] | None
-    ) -> tuple[Tensor, Tensor | None]:
+    def compute(self, batch: Batch, mode: SamplingMode, allow: Callable[[], Tensor] | None) -> Sampled:
         """The tokens of one step and their log-probabilities, on the device."""
         if batch.admitted:
-            self.sampler.admit(batch.admitted)
-        if allow is not None:
-            return self.run_allowed(batch, mode, allow)
-        if self.is_replayed(batch):
-            return self.graphs.replay(batch, mode)
-        return self.run(self.builder.build(batch), mode)
+            self.forward.sampler.admit(batch.admitted)
+        graphs = self.graphs if self.is_replayed(batch) else None
+        if allow is None:
+            return (
+                self.forward.tokens(self.builder.build(batch), mode) if graphs is None else graphs.tokens(batch, mode)
+            )
+        step = self.builder.build(batch) if graphs is None else None
+        candidates = graphs.candidates(batch) if step is None else self.forward.candidates(step)
+        return self.forward.sample(candidates, mode, to_device(allow(), self.forward.lanes.device))
 
     def is_replayed(self, batch: Batch) -> bool:
         """Whether a captured graph computes this batch."""
         return self.graphs is not None and self.graphs.takes(batch)
-
-    def run(self, step: StepTensors, mode: SamplingMode) -> tuple[Tensor, Tensor | None]:
-        """Forward and sample one step; the token table takes the new tokens."""
-        return self.choose(self.choice(step), mode)
-
-    def run_allowed(
-        self, batch: Batch, mode: SamplingMode, allow: Callable[[], Tensor]
-    ) -> tuple[Tensor, Tensor | None]:
-        """Like `run`, with masks that arrive while the logits are on their way."""
-        if self.is_replayed(batch):
-            choice = self.graphs.replay_forward(batch)
-        else:
-            choice = self.choice(self.builder.build(batch))
-        return self.choose(choice, mode, to_device(allow(), self.lanes.device))
-
-    def choice(self, step: StepTensors) -> Choice:
-        """What the step samples from."""
-        return Choice(self.forward(step), step.sample_lanes, step.sample_positions)
-
-    def choose(self, choice: Choice, mode: SamplingMode, allowed: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Sample the next tokens and put them into the token table."""
-        tokens, logprobs = self.sampler.sample(choice.logits, choice.lanes, choice.positions, mode, allowed)
-        self.lanes.tokens[choice.lanes] = tokens
-        return tokens, logprobs
-
-    @torch.inference_mode()
-    def rehearse(self, num_tokens: int, num_sampled: int, max_model_len: int) -> None:
-        """Compute the largest step there can be, for nobody: it compiles, and it shows the peak memory."""
-        self.run(self.builder.rehearsal(num_tokens, num_sampled, max_model_len), SamplingMode.GREEDY)
-
-    @torch.inference_mode()
-    def prove(self) -> Tensor:
-        """Logits (2, vocab) of a small prompt of nobody's. Raises RuntimeError when the layers do not work."""
-        return self.forward(self.trial_step())
-
-    def trial_step(self) -> StepTensors:
-        """A prompt of 16 different tokens, the last two of which are sampled."""
-        step = self.builder.rehearsal(16, 2, 16)
-        step.input_ids = torch.arange(16, device=self.lanes.device) % self.sampler.vocab_size
-        step.sample_rows = torch.tensor([14, 15], device=self.lanes.device)
-        return step
-
-    def forward(self, step: StepTensors) -> Tensor:
-        """Logits (num_sampled, vocab) of the rows to sample."""
-        with computing(self.backend, step.attention), self.adapters.choosing(step.adapters):
-            return self.model(
-                input_ids=step.input_ids[None],
-                position_ids=step.position_ids[None],
-                use_cache=False,
-                logits_to_keep=step.sample_rows,
-            ).logits[0]
 
     @staticmethod
     def send_back(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 import torch
 from torch import nn
@@ -14,62 +15,63 @@ from parquetry.workers.fusing.int8_linear import has_int8_layers, swap_int8_laye
 from parquetry.workers.fusing.merged_projections import merge_projections
 from parquetry.workers.packages import is_installed
 from parquetry.workers.packed.attention.kv_cache import LayerShape
-from parquetry.workers.packed.checks.hooked_layers import check_logits
+from parquetry.workers.packed.checks.paged_check import PagedCheck
 from parquetry.workers.packed.compile import compile_layers, reset_layers
+from parquetry.workers.packed.forward import Forward
 from parquetry.workers.packed.graphs import DecodeGraphs
 from parquetry.workers.packed.options import PackedOptions
-from parquetry.workers.packed.runner import ModelRunner
 
 log = logging.getLogger(__name__)
 ON_ANOTHER_RANK = "another rank of the engine could not"
 
+#: makes the model faster, and leaves what undoes it on the stack
+Change = Callable[[ExitStack], None]
+
+
+class Changes:
+    """Changes that may not move what the model computes beyond rounding: checked one by one, and undone in the end."""
+
+    def __init__(self, forward: Forward, checks: Sequence[PagedCheck], undo: ExitStack) -> None:
+        self._forward = forward
+        self._checks = checks
+        self._undo = undo
+        #: change -> why it was taken back
+        self.taken_back: dict[str, str] = {}
+
+    def make(self, what: str, change: Change) -> None:
+        """Make one change. One that does not work, or moves the layers' outputs, is taken back with a warning."""
+        with ExitStack() as stack:
+            problem = problem_of(lambda: self._try(what, change, stack))
+            if self._forward.group.all_agree(problem is None):
+                self._undo.push(stack.pop_all())
+                return
+        self.taken_back[what] = problem or ON_ANOTHER_RANK
+        log.warning("runs without %s: %s", what, self.taken_back[what])
+
+    def _try(self, what: str, change: Change, stack: ExitStack) -> None:
+        change(stack)
+        for check in self._checks:
+            check.require(self._forward, f"with {what}")
+
 
 def speed_up(
-    model: nn.Module, runner: ModelRunner, layers: Sequence[LayerShape], options: PackedOptions
-) -> Callable[[], None]:
-    """On CUDA, give int8 weights our kernels, and compile the layers when asked; returns what undoes it."""
-    undos: list[Callable[[], None]] = []
-    if model.device.type == "cuda" and is_installed("triton") and has_int8_layers(model):
-        undos.append(try_change(model, runner, "int8 kernels", lambda: swap_int8_layers(model)))
+    changes: Changes, model: nn.Module, layers: Sequence[LayerShape], options: PackedOptions, *, is_shared: bool
+) -> None:
+    """On CUDA, give int8 weights our kernels, and compile the layers when asked. `is_shared`: by several ranks."""
+    if model.device.type != "cuda":
+        return
+    if is_installed("triton") and has_int8_layers(model):
+        changes.make("int8 kernels", lambda undo: undo.callback(swap_int8_layers(model)) and None)
     quantizer = getattr(model, "hf_quantizer", None)
-    if model.device.type == "cuda" and options.compile and getattr(quantizer, "is_compileable", True):
-        is_shared = runner.group.size > 1
-        undos.append(try_change(model, runner, "compiled layers", lambda: compile_merged(model, layers, is_shared)))
-
-    def undo() -> None:
-        for one in reversed(undos):
-            one()
-
-    return undo
+    if options.compile and getattr(quantizer, "is_compileable", True):
+        changes.make("compiled layers", lambda undo: compile_merged(model, layers, undo, is_shared=is_shared))
 
 
-def compile_merged(model: nn.Module, layers: Sequence[LayerShape], is_shared: bool) -> Callable[[], None]:
-    """Merge projections and compile the layers; returns what undoes it."""
-    put_back = merge_projections(model)
+def compile_merged(model: nn.Module, layers: Sequence[LayerShape], undo: ExitStack, *, is_shared: bool) -> None:
+    """Merge projections and compile the layers."""
+    undo.callback(reset_layers, model, layers)
+    undo.callback(merge_projections(model))
     compile_layers(model, layers, is_shared=is_shared)
-
-    def undo() -> None:
-        put_back()
-        reset_layers(model, layers)
-
-    return undo
-
-
-def try_change(
-    model: nn.Module, runner: ModelRunner, what: str, change: Callable[[], Callable[[], None]]
-) -> Callable[[], None]:
-    """Make a change that may not move the logits beyond rounding; returns what undoes it.
-
-    A change that does not work, or moves them, is taken back with a warning.
-    """
-    want = runner.prove()
-    undo = change()
-    problem = problem_of(lambda: check_logits(model, runner.prove(), want, f"logits differ with {what}"))
-    if runner.group.all_agree(problem is None):
-        return undo
-    undo()
-    log.warning("runs without %s: %s", what, problem or ON_ANOTHER_RANK)
-    return lambda: None
 
 
 def problem_of(attempt: Callable[[], None]) -> str | None:
@@ -88,14 +90,15 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def capture_graphs(runner: ModelRunner, options: PackedOptions, num_blocks: int) -> DecodeGraphs | None:
+def capture_graphs(changes: Changes, forward: Forward, options: PackedOptions, num_blocks: int) -> DecodeGraphs | None:
     """Graphs of every decode size, or None off CUDA, when not asked for, or when the model cannot be captured."""
-    if runner.lanes.device.type != "cuda" or not options.graphs or options.num_lanes < 2:
+    if forward.lanes.device.type != "cuda" or not options.graphs or options.num_lanes < 2:
         return None
-    graphs = DecodeGraphs(runner, options.num_lanes, num_blocks)
+    graphs = DecodeGraphs(forward, options.num_lanes, num_blocks)
     start = time.perf_counter()
     problem = problem_of(graphs.prepare)
-    if not runner.group.all_agree(problem is None):
+    if not forward.group.all_agree(problem is None):
+        changes.taken_back["captured decode steps"] = problem or ON_ANOTHER_RANK
         log.warning("decode runs without CUDA graphs: %s", problem or ON_ANOTHER_RANK)
         return None
     torch.cuda.empty_cache()

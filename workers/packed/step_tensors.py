@@ -44,7 +44,7 @@ class StepTensors:
 
 
 @dataclass
-class Choice:
+class Candidates:
     """What a step samples from: logits (num_sampled, vocab), and the lanes and positions of the new tokens."""
 
     logits: Tensor

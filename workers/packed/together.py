@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from parquetry.workers.engine import UnsupportedModel
-from parquetry.workers.packed.graphs import Output
+from parquetry.workers.packed.forward import Sampled
 from parquetry.workers.packed.runner import InFlight, ModelRunner
 from parquetry.workers.packed.sampling.sampler import SamplingMode
 from parquetry.workers.packed.scheduling.batch import Batch
@@ -98,7 +98,7 @@ class GroupRunner(ModelRunner):
             self._tell(Compare())
             self.compare()
         if outputs is None:
-            nothing = torch.empty(0, dtype=torch.int64, device=self.lanes.device)
+            nothing = torch.empty(0, dtype=torch.int64, device=self.forward.lanes.device)
             return self.send_back(_NOBODY, _NOBODY, nothing, None, flag)
         return self.send_back(batch.sampled_lanes, epochs, *outputs, flag)
 
@@ -120,7 +120,7 @@ class GroupRunner(ModelRunner):
                 masks = Masks(lambda: receive_masks(inbox), inbox.receive) if message.has_masks else None
                 self._take(message.batch, message.mode, masks)
 
-    def _take(self, batch: Batch, mode: SamplingMode, masks: Masks | None) -> tuple[Output | None, Tensor | None]:
+    def _take(self, batch: Batch, mode: SamplingMode, masks: Masks | None) -> tuple[Sampled | None, Tensor | None]:
         """One step of this rank: its outputs, None after an out-of-memory; and how many ranks had one.
 
         A replayed graph allocates nothing, so that nobody asks. What else there is may run out of memory.
@@ -130,7 +130,7 @@ class GroupRunner(ModelRunner):
             self._ensure_captured(batch, mode if masks is None else None)
         if is_replayed and masks is None:
             return self.compute(batch, mode, None), None
-        self.group.begin(is_replayed=is_replayed)
+        self.forward.group.begin(is_replayed=is_replayed)
         outputs = self._try_compute(batch, mode, masks)
         try:
             return outputs, self._settle(batch, masks, failed=outputs is None)
@@ -141,10 +141,10 @@ class GroupRunner(ModelRunner):
         """Do for the other ranks what a failed step left undone; returns how many failed."""
         if failed:
             # in this order: rank 0 may wait for the exchange before it makes the masks
-            self.group.drain(batch.num_tokens, len(batch.sampled_lanes))
+            self.forward.group.drain(batch.num_tokens, len(batch.sampled_lanes))
             if masks is not None:
                 masks.skip()
-        return self.group.count_failed(failed=failed)
+        return self.forward.group.count_failed(failed=failed)
 
     def _ensure_captured(self, batch: Batch, mode: SamplingMode | None) -> None:
         """Raise RuntimeError when memory runs out: a capture cannot be drained, so the engine has to end."""
@@ -153,39 +153,24 @@ class GroupRunner(ModelRunner):
         except torch.OutOfMemoryError as error:
             raise RuntimeError("out of memory while a decode step was captured; lower model.max_memory") from error
 
-    def _try_compute(self, batch: Batch, mode: SamplingMode, masks: Masks | None) -> Output | None:
+    def _try_compute(self, batch: Batch, mode: SamplingMode, masks: Masks | None) -> Sampled | None:
         """Tokens and log-probabilities, None after an out-of-memory, whose tensors are gone by then."""
         try:
             return self.compute(batch, mode, masks)
         except torch.OutOfMemoryError:
             pass
-        if self.lanes.device.type == "cuda":
+        if self.forward.lanes.device.type == "cuda":
             torch.cuda.empty_cache()
         return None
 
     @torch.inference_mode()
     def learn_exchanges(self) -> None:
         """Note what one forward pass exchanges. All ranks, before the first step."""
-        self.group.learn()
+        self.forward.group.learn()
         # more tokens than sampled rows, so that the two can be told apart
-        self.forward(self.builder.rehearsal(4, 1, 4))
-        self.group.learned(4)
-
-    @torch.inference_mode()
-    def prove(self) -> Tensor:
-        """As ModelRunner's, and RanksDivergedError unless the ranks' hidden states are equal to the last bit.
-
-        Logits are put together from all ranks, so they are equal in any case; but experts are chosen by hidden states.
-        """
-        seen: list[Tensor] = []
-        hook = self.model.get_output_embeddings().register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-        try:
-            logits = super().prove()
-        finally:
-            hook.remove()
-        self.group.require_equal(torch.cat(seen), "the hidden states")
-        return logits
+        self.forward.logits(self.builder.rehearsal(4, 1, 4))
+        self.forward.group.learned(4)
 
     def compare(self) -> None:
         """Raise RanksDivergedError unless the newest token of every lane is the same on all ranks."""
-        self.group.require_equal(self.lanes.tokens[:-1], "the tokens")
+        self.forward.group.require_equal(self.forward.lanes.tokens[:-1], "the tokens")

@@ -1,59 +1,152 @@
-"""After the cache exists: prefill in chunks, then decode, through the real backend, against the eager model."""
+"""The packed model beside the stock one: prompts in chunks, then token by token, through the cache and the kernels."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from parquetry.workers.packed.checks.hooked_layers import check_logits, eager_logits, probe_ids
-from parquetry.workers.packed.runner import ModelRunner
+from parquetry.workers.checks.comparison import Comparison, Span
+from parquetry.workers.checks.prompts import Encoder, check_prompts
+from parquetry.workers.checks.stock_run import PromptRun, run_stock
+from parquetry.workers.engine import UnsupportedModel
+from parquetry.workers.loading.adapter_bank import AdapterBank
+from parquetry.workers.packed.attention.kv_cache import LayerShape
+from parquetry.workers.packed.checks.attention_layers import attention_implementation
+from parquetry.workers.packed.compile import decoder_layers
+from parquetry.workers.packed.forward import Forward
 from parquetry.workers.packed.scheduling.batch import Batch, PrefillChunk
-from parquetry.workers.packed.scheduling.sequence import Sequence
+from parquetry.workers.packed.scheduling.sequence import Sequence as PackedSequence
+from parquetry.workers.packed.step_tensors import StepBuilder, StepTensors
 from parquetry.workers.request import GenerationRequest
 
-#: tokens of each probe sequence that are decoded one by one; the rest is prefilled in two chunks
+#: tokens of each prompt; on a CPU short ones, since the stock model computes them twice. The first chunk has as many
+#: tokens as no model has heads: a compiler would take the two for the same dimension
+NUM_TOKENS = {"cuda": (43, 71, 150), "cpu": (17, 26, 37)}
+#: tokens at the end of the last prompt that are computed one by one; those before it have more
 NUM_DECODED = 3
 
 
-def check_engine(model: nn.Module, runner: ModelRunner) -> None:
-    """Raise UnsupportedModel when the paged path and the eager model disagree. Uses lane 0 and the first blocks.
+@dataclass
+class PagedCheck:
+    """The stock model's layers on a few prompts, and what the packed model is held against."""
 
-    The ranks of a group must agree to the last bit, or RanksDivergedError is raised: each samples for itself.
+    layers: nn.ModuleList
+    head: nn.Module | None
+    runs: list[PromptRun]
+    #: the adapter that was on, 0 for the model as it is
+    adapter: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        attention: Sequence[LayerShape],
+        tokenizer: Encoder | None,
+        adapters: AdapterBank,
+        num_lanes: int,
+        max_model_len: int,
+    ) -> list[PagedCheck]:
+        """Run the stock model, as it is and with its last adapter. Raises UnsupportedModel where it has no layers."""
+        layers = decoder_layers(model, attention)
+        if layers is None:
+            raise UnsupportedModel(f"{type(model).__name__} keeps its layers in no list, so they cannot be checked")
+        lengths = [min(length, max_model_len) for length in NUM_TOKENS[model.device.type]][:num_lanes]
+        prompts = check_prompts(tokenizer, model.config.get_text_config().vocab_size, lengths)
+        checks = []
+        for number in sorted({0, len(adapters.names)}):
+            chosen = adapters.choosing(torch.tensor([number], device=model.device) if number else None)
+            with attention_implementation(model, "eager"), chosen:
+                runs = run_stock(model, layers, prompts, shared=(adapters,))
+            checks.append(cls(layers, model.get_output_embeddings(), runs, number))
+        return checks
+
+    def num_blocks(self, block_size: int) -> int:
+        """Blocks of the cache that the check runs on."""
+        return sum(-(-len(tokens) // block_size) for tokens in self.prompts)
+
+    @property
+    def prompts(self) -> list[np.ndarray]:
+        return [run.tokens for run in self.runs]
+
+    @torch.inference_mode()
+    def require(self, forward: Forward, what: str) -> None:
+        """Compute the prompts packed. Raises UnsupportedModel, beginning with `what`, where layers differ.
+
+        Uses the first lanes and blocks. The ranks of a group must agree to the last bit, or RanksDivergedError is
+        raised: each samples for itself.
+        """
+        comparison = Comparison(self.runs, self.layers, self.head)
+        for spans, step in self.steps(forward):
+            with comparison.watching(spans):
+                comparison.see_logits(logits := forward.logits(step))
+            forward.group.require_equal(logits, "the logits")
+            # logits are put together from all ranks: equal in any case; but experts are chosen by hidden states
+            forward.group.require_equal(comparison.last_output, "the hidden states")
+        comparison.require(what)
+
+    def steps(self, forward: Forward) -> Iterator[tuple[list[Span], StepTensors]]:
+        """What each step computes, and its tensors; every token keeps its logits."""
+        sequences = check_sequences(self.prompts, forward.lanes.block_size, self.adapter)
+        for number, spans in enumerate(steps([len(tokens) for tokens in self.prompts])):
+            yield spans, self._step(forward, sequences, spans, is_first=number == 0)
+
+    def _step(
+        self, forward: Forward, sequences: Sequence[PackedSequence], spans: Sequence[Span], *, is_first: bool
+    ) -> StepTensors:
+        """The tensors of one step, which keeps the logits of all its tokens."""
+        for span in filter(is_decode, spans):
+            forward.lanes.tokens[span.prompt] = int(self.prompts[span.prompt][span.start])
+        batch = check_batch(sequences, spans, forward.lanes.block_size, is_first=is_first)
+        step = StepBuilder(forward.lanes).build(batch)
+        step.sample_rows = 0
+        return step
+
+
+def is_decode(span: Span) -> bool:
+    """Whether a span is one token behind others of its sequence."""
+    return span.start > 0 and span.stop - span.start == 1
+
+
+def steps(lengths: Sequence[int]) -> list[list[Span]]:
+    """Which tokens of which prompt each step computes, decodes first: two chunks, then tokens one by one.
+
+    A prompt starts one step behind the one before it, so that steps hold chunks and decodes of several. All end in the
+    same step: compilers treat one token as a case of its own.
     """
-    # the model as it is, and its last adapter
-    for number in sorted({0, len(runner.adapters.names)}):
-        for tokens in probe_ids(model):
-            with runner.adapters.choosing(torch.full_like(tokens, number)):
-                (theirs,) = eager_logits(model, [tokens])
-            mine = paged_logits(runner, probe_sequence(tokens.cpu().numpy(), runner, number))
-            runner.group.require_equal(mine, "the logits")
-            check_logits(model, mine, theirs[-NUM_DECODED - 1 :], "paged logits differ from the eager model")
+    by_step: dict[int, list[Span]] = {}
+    for prompt, length in enumerate(lengths):
+        prefilled = max(2, length - NUM_DECODED - (len(lengths) - 1 - prompt))
+        cuts = [0, prefilled // 2, *range(prefilled, length + 1)]
+        for number, (start, stop) in enumerate(pairwise(cuts), prompt):
+            by_step.setdefault(number, []).append(Span(prompt, start, stop))
+    return [sorted(by_step[number], key=lambda span: not is_decode(span)) for number in sorted(by_step)]
 
 
-def probe_sequence(tokens: np.ndarray, runner: ModelRunner, adapter: int = 0) -> Sequence:
-    """A sequence that owns blocks nobody else has yet."""
-    sequence = Sequence(GenerationRequest(id=-1, prompt_ids=tokens), adapter)
-    sequence.lane = 0
-    sequence.blocks = list(range(-(-len(tokens) // runner.lanes.block_size)))
-    return sequence
+def check_sequences(prompts: Sequence[np.ndarray], block_size: int, adapter: int) -> list[PackedSequence]:
+    """A sequence a prompt, in the first lanes, with blocks that nobody else has yet."""
+    sequences, first = [], 0
+    for lane, tokens in enumerate(prompts):
+        sequence = PackedSequence(GenerationRequest(id=-1 - lane, prompt_ids=tokens), adapter)
+        sequence.lane = lane
+        count = -(-len(tokens) // block_size)
+        sequence.blocks = list(range(first, first + count))
+        first += count
+        sequences.append(sequence)
+    return sequences
 
 
-@torch.inference_mode()
-def paged_logits(runner: ModelRunner, sequence: Sequence) -> Tensor:
-    """(NUM_DECODED + 1, vocab) logits of the last tokens: two prefill chunks, then one decode a token."""
-    tokens, size = sequence.tokens, runner.lanes.block_size
-    num_prefilled = len(tokens) - NUM_DECODED
-    sequence.tokens = tokens[:num_prefilled]
-    none = np.empty(0, dtype=np.int32)
-    half = num_prefilled // 2
-    rows = []
-    for start, stop in ((0, half), (half, num_prefilled)):
-        chunk = PrefillChunk(sequence, sequence.lane, start, stop)
-        rows.append(runner.forward(runner.builder.build(Batch(none, none, none, [chunk], [sequence]))))
-    for position in range(num_prefilled, len(tokens)):
-        runner.lanes.tokens[sequence.lane] = int(tokens[position])
-        lane, block = sequence.lane, sequence.blocks[position // size]
-        batch = Batch(*(np.asarray([x], dtype=np.int32) for x in (lane, position, block)), [])
-        rows.append(runner.forward(runner.builder.build(batch)))
-    return torch.cat(rows[1:])
+def check_batch(
+    sequences: Sequence[PackedSequence], spans: Sequence[Span], block_size: int, *, is_first: bool
+) -> Batch:
+    """The batch of one step; the first admits every sequence."""
+    decodes = [span for span in spans if is_decode(span)]
+    lanes, positions = [span.prompt for span in decodes], [span.start for span in decodes]
+    blocks = [sequences[span.prompt].blocks[span.start // block_size] for span in decodes]
+    chunks = [PrefillChunk(sequences[s.prompt], s.prompt, s.start, s.stop) for s in spans if not is_decode(s)]
+    arrays = (np.asarray(part, dtype=np.int32) for part in (lanes, positions, blocks))
+    return Batch(*arrays, chunks, list(sequences) if is_first else [])

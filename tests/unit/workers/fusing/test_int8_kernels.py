@@ -16,7 +16,7 @@ DEVICE = require_triton()
 
 from parquetry.workers.fusing.int8_kernels import MAX_ROWS, choose_launch, choose_num_splits, dequantize  # noqa: E402
 from parquetry.workers.fusing.int8_linear import int8_linear  # noqa: E402
-from parquetry.workers.packed.checks.hooked_layers import relative_error  # noqa: E402
+from parquetry.workers.packed.checks.sharing_check import relative_error  # noqa: E402
 
 #: the interpreter computes with numpy, which warns of what kernels do on purpose
 pytestmark = [

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from parquetry.workers.packed.attention.kv_cache import attach_caches
-from parquetry.workers.packed.checks.hooked_layers import probe_layers
+from parquetry.workers.packed.checks.attention_layers import find_attention_layers
 from parquetry.workers.packed.compile import around_layers, decoder_layers
 from parquetry.workers.packed.options import PackedOptions
 from parquetry.workers.packed.packed_engine import PackedEngine
@@ -17,13 +17,13 @@ from tests.unit.workers.packed.packed_families import FAMILIES, make_prompts, ma
 
 def test_decoder_layers_are_found() -> None:
     model = tiny_model("gpt2")
-    assert decoder_layers(model, probe_layers(model)) == list(model.transformer.h)
+    assert decoder_layers(model, find_attention_layers(model)) is model.transformer.h
 
 
 def test_around_the_layers_are_the_last_norm_and_the_rotary_embeddings() -> None:
     model = tiny_model("llama")
-    assert around_layers(model, list(model.model.layers)) == [model.model.norm, model.model.rotary_emb]
-    assert around_layers(model, [nn.Linear(1, 1)]) == []
+    assert around_layers(model, model.model.layers) == [model.model.norm, model.model.rotary_emb]
+    assert around_layers(model, nn.ModuleList()) == []
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_oss"])
@@ -41,7 +41,7 @@ def test_a_layer_is_compiled_once_per_window_whatever_the_size_of_the_cache(fami
     for layer in decoder_layers(engine.model, engine.parts.layers):
         layer.compile(dynamic=True, backend=count)
     attach_caches(engine.parts.layers, 16, 8, engine.device)
-    engine.runner.prove()
+    engine.parts.checks[0].require(engine.runner.forward, "compiled layers differ")
     attach_caches(engine.parts.layers, 64, 8, engine.device)
     engine.scheduler.pool.forget_all()
     got = {i: done.output_ids for i, done in run_all(engine, requests).items()}

@@ -26,6 +26,7 @@ class EagerGraphs:
 
     def __init__(self, runner: GroupRunner) -> None:
         self.runner = runner
+        self.num_padding_tokens = 0
 
     def takes(self, batch) -> bool:
         return not batch.chunks and len(batch.decode_lanes) > 0
@@ -33,11 +34,11 @@ class EagerGraphs:
     def ensure(self, batch, mode) -> None:
         pass
 
-    def replay(self, batch, mode):
-        return self.runner.run(self.runner.builder.build(batch), mode)
+    def tokens(self, batch, mode):
+        return self.runner.forward.tokens(self.runner.builder.build(batch), mode)
 
-    def replay_forward(self, batch):
-        return self.runner.choice(self.runner.builder.build(batch))
+    def candidates(self, batch):
+        return self.runner.forward.candidates(self.runner.builder.build(batch))
 
 
 class Faults:
@@ -46,12 +47,13 @@ class Faults:
     def __init__(self, runner: GroupRunner) -> None:
         self.runner, self.due, self.now = runner, faults(), ""
         self.steps = 0
-        self.take, self.sample = runner._take, runner.sampler.sample
-        runner._take, runner.sampler.sample = self.count, self.fail_in_sampler
+        sampler = runner.forward.sampler
+        self.take, self.sample = runner._take, sampler.sample
+        runner._take, sampler.sample = self.count, self.fail_in_sampler
         self.compare, self.has_masked_fault = runner.compare, "replay" in os.environ["PARQUETRY_TEST_FAULTS"]
         if self.has_masked_fault:
             runner.compare = self.compare_and_replay
-        last = runner.model.model.layers[-1]
+        last = runner.forward.model.model.layers[-1]
         last.mlp.register_forward_pre_hook(self.fail_in_layer)
 
     def count(self, *args):
@@ -59,7 +61,7 @@ class Faults:
         self.now = self.due.get(self.steps, "")
         result = self.take(*args)
         if self.now == "tokens":
-            self.runner.lanes.tokens[0] += 1
+            self.runner.forward.lanes.tokens[0] += 1
         return result
 
     def fail_in_layer(self, *_):

@@ -42,7 +42,7 @@ def test_out_of_memory_on_any_rank_then_other_tokens_on_one(tmp_path: Path, monk
         assert outputs(run_all(engine, requests)) == expected
         assert (engine.stats()["out_of_memory"], packed.scheduler.token_budget) == (3, 64 * 2**3)
 
-        fail_once(packed.runner.sampler, "sample", monkeypatch)
+        fail_once(packed.runner.forward.sampler, "sample", monkeypatch)
         assert outputs(run_all(engine, requests)) == expected
         fail_once(packed.model.model.layers[-1].mlp, "forward", monkeypatch)
         assert outputs(run_all(engine, requests)) == expected
