@@ -35,10 +35,12 @@ demo: $(VENV)/.demo ## summarise 200 docstrings with a real model through the re
 test: $(VENV)/.dev ## unit, integration and acceptance tests
 	$(BIN)/python -m pytest
 
-test-light: ## the rooms without torch, on another Python: make test-light PYTHON=python3.12
-	$(PYTHON) -m venv .venv-light
-	.venv-light/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e . pytest pytest-timeout hypothesis 'moto[server]' boto3
-	.venv-light/bin/python -m pytest tests/unit tests/integration/test_broker.py tests/integration/test_ledger_*.py tests/integration/test_submission.py
+# an environment for each Python, so that one run of `.ci/run` after another installs nothing
+test-light: LIGHT = .venv-light-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+test-light: ## the rooms without torch, on another Python: make test-light PYTHON=python3.13
+	$(PYTHON) -m venv $(LIGHT)
+	$(LIGHT)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e . pytest pytest-timeout hypothesis 'moto[server]' boto3
+	$(LIGHT)/bin/python -m pytest tests/unit tests/integration/test_broker.py tests/integration/test_ledger_*.py tests/integration/test_submission.py
 
 # optimum-onnx needs transformers below 4.58, and with it older versions of what transformers pins
 .venv-optimum/.made: $(INPUTS)
@@ -72,4 +74,4 @@ bench: $(VENV)/.dev ## each benchmark prints a ratio against its peer
 	$(BIN)/python -m benchmarks
 
 clean: ## remove environments and demo data
-	rm -rf $(VENV) .venv-light .venv-optimum data out
+	rm -rf $(VENV) .venv-light-* .venv-optimum build data out
