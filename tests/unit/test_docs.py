@@ -6,6 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from parquetry.schemas.job import JobSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("schemas", "producers", "tasks", "workers", "monitor")
@@ -69,6 +74,24 @@ def test_the_architecture_names_every_room():
     text = (ROOT / "docs/architecture.md").read_text()
     folders = {file.parent.relative_to(ROOT) for room in (*ROOMS, "parquetry") for file in (ROOT / room).rglob("*.py")}
     assert not sorted(f"{folder}/" for folder in folders if f"`{folder}/`" not in text)
+
+
+def job_keys(section: type[BaseModel] = JobSpec, prefix: str = "") -> dict[str, object]:
+    """Every key of a job with its default; sections have none of their own."""
+    keys: dict[str, object] = {}
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys |= job_keys(field.annotation, f"{name}.")
+        else:
+            keys[prefix + name] = "required" if field.default is PydanticUndefined else field.default
+    return keys
+
+
+def test_the_page_of_jobs_has_every_key_with_its_default():
+    rows = re.findall(
+        r"^\| `([a-z_.0-9]+)` \| `?([^|`]+)`? \| .* \|$", (ROOT / "docs/jobs.md").read_text(), re.MULTILINE
+    )
+    assert {key: yaml.safe_load(default) for key, default in rows} == job_keys()
 
 
 def test_every_command_of_the_readme_exists():
