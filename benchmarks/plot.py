@@ -1,4 +1,4 @@
-"""The README's plot: output tokens per second of every engine on every workload of one generation result.
+"""The plot of docs/speed.md: output tokens per second of every engine on every workload of one generation result.
 
     pip install matplotlib && python benchmarks/plot.py benchmarks/results/generation_CARD_DATE.json docs/generation.svg
 

@@ -85,6 +85,6 @@ def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The same for a README."""
+    """The same for docs/reliability.md."""
     rule = ["---", *["---:"] * (len(header) - 1)]
     return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))

@@ -9,8 +9,8 @@ import pytest
 
 @pytest.fixture(scope="session")
 def models_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import torch
-
+    torch = pytest.importorskip("torch", reason="the torch extra is not installed")
+    pytest.importorskip("transformers", reason="the torch extra is not installed")
     torch.set_num_threads(1)
     return tmp_path_factory.mktemp("models")
 

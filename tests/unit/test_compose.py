@@ -2,7 +2,11 @@
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 import yaml
@@ -67,6 +71,29 @@ def test_every_image_target_is_in_the_dockerfile():
     targets = {service["build"]["target"] for service in SERVICES.values() if "build" in service}
     assert all(f" AS {target}\n" in dockerfile for target in targets)
     assert not [line for line in dockerfile.splitlines() if line.startswith("USER root")]
+
+
+def test_what_the_dockerfile_copies_is_enough_to_build_the_package(tmp_path):
+    pytest.importorskip("setuptools", reason="the dev extra is not installed")
+    copied = re.findall(r"^COPY (.+) \S+$", (ROOT / "deploy/Dockerfile").read_text(), re.MULTILINE)
+    for name in " ".join(copied).split():
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    code = "import setuptools.build_meta as backend; print(backend.build_wheel('.'))"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    names = ZipFile(tmp_path / ended.stdout.split()[-1]).namelist()
+    rooms = {file.parent.relative_to(ROOT).parts[0] for file in ROOT.glob("*/__init__.py")} - {"parquetry", "tests"}
+    assert {name.split("/")[1] for name in names if name.count("/") > 1 and name.startswith("parquetry/")} >= rooms
+    scripts = {f"parquetry/{file.relative_to(ROOT)}" for file in (ROOT / "tasks").rglob("*.lua")}
+    assert scripts and {*scripts, "parquetry/py.typed"} <= set(names)
+    assert [name for name in names if name.endswith("/LICENSE")]
+
+
+def test_celery_is_given_a_module_that_exists():
+    apps = [re.findall(r"celery -A (\S+)", " ".join(service.get("command", []))) for service in SERVICES.values()]
+    (module,) = [name for names in apps for name in names]
+    assert (ROOT.joinpath(*module.split(".")[1:]).with_suffix(".py")).exists()
 
 
 def test_drain_fits_the_grace_period():

@@ -103,6 +103,7 @@ STORED: dict[str, dict[str, object]] = {
 @pytest.mark.parametrize("method", STORED)
 def test_a_method_needs_what_transformers_says_it_needs(monkeypatch, method: str) -> None:
     """On this machine's CPU, with the packages that are installed here: refused by both, or by neither."""
+    pytest.importorskip("transformers", reason="the torch extra is not installed")
     from transformers.quantizers import AutoHfQuantizer
     from transformers.utils import logging as transformers_logging
 
@@ -120,6 +121,7 @@ def test_a_method_needs_what_transformers_says_it_needs(monkeypatch, method: str
 
 
 def test_every_method_is_one_of_transformers() -> None:
+    pytest.importorskip("transformers", reason="the torch extra is not installed")
     from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
     assert {name for name in METHODS if name != "bitsandbytes"} <= AUTO_QUANTIZER_MAPPING.keys()
