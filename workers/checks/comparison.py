@@ -15,7 +15,7 @@ from parquetry.workers.checks.watched_layers import LayerCall, watching
 from parquetry.workers.engine import UnsupportedModel
 
 #: how many times the stock layer's noise the error of half of the tokens may be, and that of any token
-TYPICAL_LIMIT, LARGEST_LIMIT = 1.8, 5.0
+TYPICAL_LIMIT, LARGEST_LIMIT = 1.8, 12.0
 #: the latter where weights are quantized: libraries have another kernel for a single token than for many
 QUANTIZED_LARGEST_LIMIT = 20.0
 #: share of a layer's tokens that may go beyond, where rounding decides between experts unforeseen
