@@ -7,31 +7,24 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from parquetry.bars import Display, Silent, live_display
 from parquetry.broker import open_ledger
-from parquetry.display import console
-from parquetry.embedded import embedded_server
-from parquetry.local_worker import LocalWorker, WorkerCommand, log_path
-from parquetry.schemas.errors import MissingPackageError
+from parquetry.local.embedded import embedded_server
+from parquetry.local.needed_packages import require_engine
+from parquetry.local.worker import LocalWorker, WorkerCommand, log_path
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.settings import settings
 from parquetry.schemas.states import JobState
 from parquetry.schemas.status import JobStatus
+from parquetry.terminal.bars import Display, Silent, live_display
+from parquetry.terminal.display import console
 
 if TYPE_CHECKING:
     from parquetry.tasks.ledger.ledger import Ledger
 
 POLL_SECONDS = 0.25
-#: what a back end cannot do without, and the extra that brings it
-NEEDED = {
-    "auto": (("torch", "transformers", "accelerate"), "torch"),
-    "onnxruntime": (("onnxruntime",), "onnx"),
-    "optimum": (("optimum", "onnxruntime"), "optimum"),
-}
 STOPPING = "Stopping: running shards have {seconds:g} s to finish; Ctrl-C again stops at once."
 
 
@@ -77,15 +70,6 @@ def run_job(spec: JobSpec, *, workers: int | None = None, show: bool = False) ->
             log=log,
             ledger=ledger if settings().broker_url else None,
         )
-
-
-def require_engine(backend: str) -> None:
-    """Raises MissingPackageError now, where the worker could only fail shard after shard."""
-    needed, extra = NEEDED.get(backend, NEEDED["auto"])
-    for package in needed:
-        if find_spec(package) is None:
-            feature = f"model.backend {backend} on this machine"
-            raise MissingPackageError(feature=feature, package=package, install=f"parquetry[{extra}]")
 
 
 @contextmanager
