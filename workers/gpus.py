@@ -60,8 +60,8 @@ def visible_gpus() -> list[Gpu]:
     gpus = [_gpu(line) for line in _ask(program, *QUERY)]
     if names is None:
         return gpus
-    parts = list(_mig_instances(program, gpus)) if any(name.startswith("MIG-") for name in names) else []
-    return _chosen(names, gpus, parts)
+    instances = list(_mig_instances(program, gpus)) if any(name.startswith("MIG-") for name in names) else []
+    return _chosen(names, gpus, instances)
 
 
 def smallest_gpu_bytes() -> int | None:
@@ -69,11 +69,11 @@ def smallest_gpu_bytes() -> int | None:
     return min((gpu.total_bytes for gpu in visible_gpus()), default=None)
 
 
-def _chosen(names: Sequence[str], gpus: Sequence[Gpu], parts: Sequence[Gpu]) -> list[Gpu]:
+def _chosen(names: Sequence[str], gpus: Sequence[Gpu], instances: Sequence[Gpu]) -> list[Gpu]:
     """CUDA shows nothing from the first unknown name on, and nothing at all when a GPU is named twice."""
     found: list[Gpu] = []
     for name in names:
-        gpu = _named(name, gpus, parts)
+        gpu = _named(name, gpus, instances)
         if gpu is None:
             break
         if gpu in found:
@@ -82,12 +82,12 @@ def _chosen(names: Sequence[str], gpus: Sequence[Gpu], parts: Sequence[Gpu]) -> 
     return found
 
 
-def _named(name: str, gpus: Sequence[Gpu], parts: Sequence[Gpu]) -> Gpu | None:
+def _named(name: str, gpus: Sequence[Gpu], instances: Sequence[Gpu]) -> Gpu | None:
     if name.isdecimal():
         return gpus[int(name)] if int(name) < len(gpus) else None
     if not name.startswith(("GPU-", "MIG-")):
         return None
-    matching = [gpu for gpu in (*gpus, *parts) if gpu.uuid.startswith(name)]
+    matching = [gpu for gpu in (*gpus, *instances) if gpu.uuid.startswith(name)]
     return matching[0] if len(matching) == 1 else None
 
 
@@ -103,7 +103,7 @@ def _gpu(line: str) -> Gpu:
 
 
 def _mig_instances(program: str, gpus: Sequence[Gpu]) -> Iterator[Gpu]:
-    """Every MIG instance, below the GPU it is a part of. Their sizes are said in their names alone, rounded up."""
+    """Every MIG instance, below the GPU it is cut from. Their sizes are said in their names alone, rounded up."""
     by_uuid = {gpu.uuid: gpu for gpu in gpus}
     whole = None
     for found in filter(None, map(_LISTED.search, _ask(program, "-L"))):

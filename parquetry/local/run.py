@@ -55,11 +55,12 @@ def run_job(spec: JobSpec, *, workers: int | None = None, show: bool = False) ->
     with broker() as (url, ledger):
         job = submit(spec, ledger, broker_url=url).job
         before = take_up(ledger, job)
-        command = WorkerCommand(url=url, queue=before.queue, cpu_engines=workers)
-        log = None if before.state.is_final else log_path(job)
-        if log is not None:
+        after, log = before, None
+        if not before.state.is_final:
             require_engine(spec.model.backend)
-        after = before if log is None else follow(ledger, job, command, log, show=show)
+            log = log_path(job)
+            command = WorkerCommand(url=url, queue=before.queue, cpu_engines=workers)
+            after = work_until_end(ledger, job, command, log, show=show)
         if settings().broker_url is None:
             # the queue ends with this run, and its notices with it: those the worker had in hand are sent again
             deliver_due(ledger, ahead_s=FIRST_REST_MS // 1000)
@@ -92,20 +93,20 @@ def take_up(ledger: Ledger, job: str) -> JobStatus:
     return ledger.status(job)
 
 
-def follow(ledger: Ledger, job: str, command: WorkerCommand, log: Path, *, show: bool) -> JobStatus:
+def work_until_end(ledger: Ledger, job: str, command: WorkerCommand, log: Path, *, show: bool) -> JobStatus:
     """Keep a worker alive and show progress until the job has ended."""
     display: Display = live_display(console(stderr=True)) if show else Silent()
     with LocalWorker(command, log, lambda: may_leave(ledger, job)) as worker:
         try:
             with display:
-                return _follow(ledger, job, worker, display)
+                return _watch(ledger, job, worker, display)
         except KeyboardInterrupt:
             if show:
                 print(STOPPING.format(seconds=settings().drain_seconds), file=sys.stderr)
             raise
 
 
-def _follow(ledger: Ledger, job: str, worker: LocalWorker, display: Display) -> JobStatus:
+def _watch(ledger: Ledger, job: str, worker: LocalWorker, display: Display) -> JobStatus:
     while True:
         status = ledger.status(job)
         display.show(status)
