@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 @contextmanager
 def fleet(folder: Path, *, gpus: str, settings: Mapping[str, str] | None = None) -> Iterator[Fleet]:
     """A broker and a worker process on `gpus` ("none", or numbers); its log is `worker.log` in the folder."""
-    from parquetry.embedded import embedded_server
+    from parquetry.local.embedded import embedded_server
 
     with embedded_server() as url:
         paths = os.pathsep.join(filter(None, [str(ROOT), os.getenv("PYTHONPATH")]))

@@ -14,7 +14,7 @@ from parquetry.schemas.status import JobStatus
 #: seconds after which a sample weighs 1/e of a fresh one
 SMOOTHING_SECONDS = 20.0
 #: samples older than this are forgotten
-WINDOW_SECONDS = 120.0
+HISTORY_SECONDS = 120.0
 #: rows are told by beats, so an unchanged count means nothing before this many seconds
 STALL_SECONDS = 30.0
 
@@ -63,14 +63,14 @@ class Progress:
 class History:
     """The recent samples of one job."""
 
-    def __init__(self, window_s: float = WINDOW_SECONDS) -> None:
+    def __init__(self, span_s: float = HISTORY_SECONDS) -> None:
         self._samples: deque[JobStatus] = deque()
-        self._window_s = window_s
+        self._span_s = span_s
 
     def add(self, status: JobStatus) -> Progress:
         """Take a sample and return the progress it makes."""
         self._samples.append(status)
-        while status.now - self._samples[0].now > self._window_s:
+        while status.now - self._samples[0].now > self._span_s:
             self._samples.popleft()
         return Progress.of(list(self._samples))
 

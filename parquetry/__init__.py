@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from parquetry.schemas import __version__
 
 if TYPE_CHECKING:
-    from parquetry.api import Job, run, submit
+    from parquetry.api import Job, jobs, plan, recover, run, submit, trial
     from parquetry.schemas.errors import ParquetryError
 
-__all__ = ["Job", "ParquetryError", "__version__", "run", "submit"]
+__all__ = ["Job", "ParquetryError", "__version__", "jobs", "plan", "recover", "run", "submit", "trial"]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +13,14 @@ from parquetry.broker import open_ledger
 from parquetry.schemas.errors import ParquetryError, UnusableEnvironmentError
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.states import JobState
-from parquetry.schemas.status import JobStatus
+from parquetry.schemas.status import JobStatus, WorkerStatus
 from parquetry.spec_file import load_spec
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from parquetry.local.run import FinishedRun
+    from parquetry.producers.planning import Plan
     from parquetry.tasks.ledger.ledger import Ledger
 
 log = logging.getLogger(__name__)
@@ -45,8 +47,8 @@ def submit(spec: SpecLike, *, broker_url: str | None = None) -> Job:
     ledger = open_ledger(broker_url)
     for sentence in what_may_be_lost(ledger.client):
         log.warning("%s", sentence)
-    record = register(as_spec(spec), ledger, broker_url=broker_url).record
-    return Job(record.job, record.spec.output.path, ledger)
+    made = register(as_spec(spec), ledger, broker_url=broker_url)
+    return Job(made.job, made.record.spec.output.path, ledger, is_new=made.created)
 
 
 def run(spec: SpecLike, *, workers: int | None = None, show: bool = False) -> Job:
@@ -58,10 +60,43 @@ def run(spec: SpecLike, *, workers: int | None = None, show: bool = False) -> Jo
         show: draw progress on stderr.
 
     """
-    from parquetry.local_run import run_job
+    from parquetry.local.run import run_job
 
     finished = run_job(as_spec(spec), workers=workers, show=show)
-    return Job(finished.status.job, finished.status.output, finished.ledger, finished.status)
+    return Job(finished.status.job, finished.status.output, finished.ledger, finished)
+
+
+def plan(spec: SpecLike) -> Plan:
+    """What a job would be: rows, shards, tokens, memory. Nothing is written, and no broker is needed."""
+    from parquetry.producers.planning import plan as made
+
+    return made(as_spec(spec))
+
+
+def trial(spec: SpecLike, rows: int) -> pa.Table:
+    """The output of the job's first `rows` rows, run for real on this machine and kept nowhere."""
+    from parquetry.local.trial import run_rows
+
+    return run_rows(as_spec(spec), rows)
+
+
+def recover(output: str, *, broker_url: str | None = None) -> Job:
+    """Rebuild the job of an output folder in a broker that knows nothing of it: finished shards stay finished."""
+    from parquetry.tasks.recovery import recover as rebuild
+
+    ledger = open_ledger(broker_url)
+    record = rebuild(output, ledger)
+    return Job(record.job, record.spec.output.path, ledger)
+
+
+def jobs(*, broker_url: str | None = None) -> list[JobStatus]:
+    """Every job of the broker, newest first, without the reasons of failed shards."""
+    return open_ledger(broker_url).jobs()
+
+
+def live_workers(*, broker_url: str | None = None) -> list[WorkerStatus]:
+    """The workers that the broker has heard of lately."""
+    return open_ledger(broker_url).workers()
 
 
 def as_spec(spec: SpecLike) -> JobSpec:
@@ -80,24 +115,40 @@ class Job:
     output: str
     #: None once the broker of a `run` has stopped
     _ledger: Ledger | None
-    _last: JobStatus | None = None
+    #: how the job ended on this machine; None unless it came from `run`
+    finished: FinishedRun | None = None
+    #: False where `submit` found this very job in the output
+    is_new: bool = False
+
+    @classmethod
+    def open(cls, job: str, *, broker_url: str | None = None) -> Job:
+        """The job the broker knows by this name. Raises UnknownJobError."""
+        ledger = open_ledger(broker_url)
+        status = ledger.status(job)
+        return cls(status.job, status.output, ledger)
 
     def __repr__(self) -> str:
         return f"Job({self.id!r}, output={self.output!r})"
 
     def status(self) -> JobStatus:
         """The job's numbers now; after a `run` on its own broker, its last ones."""
-        if self._ledger is None and self._last is not None:
-            return self._last
+        if self._ledger is None and self.finished is not None:
+            return self.finished.status
         return self._open_ledger().status(self.id)
+
+    def follow(self, poll_s: float = 1.0) -> Iterator[JobStatus]:
+        """The job's numbers, again every `poll_s` seconds; the last ones are those it ended with."""
+        while not (status := self.status()).state.is_final:
+            yield status
+            time.sleep(poll_s)
+        yield status
 
     def wait(self, timeout: float | None = None, poll_s: float = 1.0) -> JobStatus:
         """Block until the job is done, failed or cancelled, and return how it ended. Raises JobTimeoutError."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        while not (status := self.status()).state.is_final:
-            if deadline is not None and time.monotonic() >= deadline:
+        for status in self.follow(poll_s):
+            if not status.state.is_final and deadline is not None and time.monotonic() >= deadline:
                 raise JobTimeoutError(job=self.id, state=status.state, seconds=timeout)
-            time.sleep(poll_s)
         return status
 
     def to_table(self, columns: Sequence[str] | None = None) -> pa.Table:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from parquetry.producers.listing import FoundFile
 from parquetry.schemas.errors import UnreadableFileError
-from parquetry.schemas.formats import format_of, open_text
+from parquetry.schemas.formats import open_text
 from parquetry.schemas.storage.storage import open_storage
 
 
@@ -43,7 +43,7 @@ def read_facts(file: FoundFile, columns: Collection[str] | None) -> FileFacts:
     """Look into one file; `columns` are those that will be read. Raises UnreadableFileError, StorageError."""
     try:
         with open_storage(file.location.parent).open(file.location.name) as stream:
-            facts = _parquet_facts if format_of(file.path) == "parquet" else _text_facts
+            facts = _parquet_facts if file.format == "parquet" else _text_facts
             return facts(file, stream, columns)
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         raise UnreadableFileError(path=file.path, reason=_reason(error)) from error
@@ -65,7 +65,7 @@ def _group_bytes(group: pq.RowGroupMetaData, columns: Collection[str] | None) ->
 
 def _text_facts(file: FoundFile, stream: BinaryIO, columns: Collection[str] | None) -> FileFacts:
     rows = data_bytes = 0
-    with open_text(stream, format_of(file.path)) as reader:
+    with open_text(stream, file.format) as reader:
         for batch in reader:
             rows += batch.num_rows
             data_bytes += _batch_bytes(batch, columns)

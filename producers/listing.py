@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from urllib.parse import unquote
 
 from parquetry.schemas.errors import InputNotFoundError, UnreadableFileError
-from parquetry.schemas.formats import format_of
+from parquetry.schemas.formats import Format, format_of
 from parquetry.schemas.location import Location
 from parquetry.schemas.storage.storage import Entry, open_storage
 
@@ -69,6 +69,7 @@ class FoundFile:
 
     location: Location
     entry: Entry
+    format: Format
     #: hive partition columns read off the path
     partitions: dict[str, str]
 
@@ -79,7 +80,7 @@ class FoundFile:
     @property
     def is_blank(self) -> bool:
         """A text file of no bytes: it has no rows, and no columns to compare."""
-        return self.entry.size == 0 and format_of(self.path) != "parquet"
+        return self.entry.size == 0 and self.format != "parquet"
 
 
 def find_files(paths: str | list[str]) -> list[FoundFile]:
@@ -103,9 +104,10 @@ def _files_of(source: Source) -> Iterator[FoundFile]:
             yield _named_file(source.base, entry)
             return
     for entry in open_storage(source.base).list():
-        if source.matches(entry.path) and _is_readable(entry.path, source):
+        kind = _format_below(source, entry.path) if source.matches(entry.path) else None
+        if kind is not None:
             location = _checked(source.base.join(entry.path))
-            yield FoundFile(location, entry, _partitions(entry.path))
+            yield FoundFile(location, entry, kind, _partitions(entry.path))
 
 
 def _location(text: str) -> Location:
@@ -117,16 +119,18 @@ def _location(text: str) -> Location:
 
 
 def _named_file(location: Location, entry: Entry) -> FoundFile:
-    if format_of(location.name) is None:
+    kind = format_of(location.name)
+    if kind is None:
         raise UnreadableFileError(path=location, reason="its name ends in none of .parquet, .jsonl and .csv")
-    return FoundFile(location, replace(entry, path=location.name), {})
+    return FoundFile(location, replace(entry, path=location.name), kind, {})
 
 
-def _is_readable(path: str, source: Source) -> bool:
+def _format_below(source: Source, path: str) -> Format | None:
+    """The format of a file that a folder or a glob holds, None for one that is no input."""
     if _COMPRESSED.search(path):
         # skipping it would silently lose rows
         raise UnreadableFileError(path=f"{source.base}/{path}", reason="it is compressed; decompress it first")
-    return format_of(path) is not None
+    return format_of(path)
 
 
 def _checked(location: Location) -> Location:

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from parquetry.producers.devices import smallest_gpu_bytes
+from parquetry.producers.prompt_sample import PromptSample, sample_prompts
 from parquetry.producers.submission import prepare
-from parquetry.schemas.errors import RowError
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.manifest import JobRecord
-from parquetry.schemas.shard import Shard, ShardPlan
 from parquetry.tasks.ledger.job_entry import queue_of
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.gpus import GpuQueryError, smallest_gpu_bytes
 from parquetry.workers.loading.figures import speed_warning
 from parquetry.workers.loading.placement import WEIGHT_SHARE
 from parquetry.workers.loading.plan import LoadingPlan
-from parquetry.workers.preparation.preparation_choice import choose_preparation
-from parquetry.workers.preparation.tokenization import Tokenizer
-from parquetry.workers.shards.reader import input_schema, kept_columns, read_shard
+from parquetry.workers.shards.reader import kept_columns
 
 SAMPLE_ROWS = 256
-#: places of the input the sample is taken from
-_SAMPLE_PLACES = 8
 
 
 class Plan(BaseModel):
@@ -72,34 +67,58 @@ def plan(spec: JobSpec, *, sample_rows: int = SAMPLE_ROWS, device_bytes: int | N
     """
     record = prepare(spec)
     checkpoint = Checkpoint.resolve(record.spec.model)
-    lengths, num_errors = _sample(record, checkpoint, sample_rows)
-    mean = sum(lengths) / max(len(lengths), 1)
-    shards = record.plan
-    device_bytes = smallest_gpu_bytes() if device_bytes is None else device_bytes
-    needed = LoadingPlan(record.spec.model, checkpoint).needed_bytes("cuda")
+    sample = sample_prompts(record, checkpoint, sample_rows)
+    warnings = _warnings(record.spec)
+    if device_bytes is None:
+        try:
+            device_bytes = smallest_gpu_bytes()
+        except GpuQueryError as error:
+            warnings = (*warnings, f"whether the weights fit is not known: {error}")
     return Plan(
-        job=record.job,
-        task=record.spec.task,
-        model=record.spec.model.id,
-        output=record.spec.output.path,
-        queue=queue_of(record.spec),
-        rows=shards.num_rows,
-        files=len(shards.files),
-        shards=shards.num_shards,
-        rows_per_shard=max(stop - start for start, stop in pairwise(shards.bounds)),
-        sampled_rows=len(lengths) + num_errors,
-        sampled_error_rows=num_errors,
-        mean_prompt_tokens=mean,
-        max_prompt_tokens=max(lengths, default=0),
-        prompt_tokens=round(mean * shards.num_rows),
-        max_output_tokens=_max_output_tokens(record),
+        **_job_facts(record),
+        **_token_facts(record, sample),
+        **_weight_facts(record, checkpoint, device_bytes),
         context_window=checkpoint.context_window,
-        weight_bytes=checkpoint.weight_bytes,
-        device_weight_bytes=needed,
-        device_bytes=device_bytes,
-        weights_fit=None if device_bytes is None else needed <= device_bytes * WEIGHT_SHARE,
-        warnings=_warnings(record.spec),
+        warnings=warnings,
     )
+
+
+def _job_facts(record: JobRecord) -> dict[str, Any]:
+    spec, shards = record.spec, record.plan
+    return {
+        "job": record.job,
+        "task": spec.task,
+        "model": spec.model.id,
+        "output": spec.output.path,
+        "queue": queue_of(spec),
+        "rows": shards.num_rows,
+        "files": len(shards.files),
+        "shards": shards.num_shards,
+        "rows_per_shard": max(stop - start for start, stop in pairwise(shards.bounds)),
+    }
+
+
+def _token_facts(record: JobRecord, sample: PromptSample) -> dict[str, Any]:
+    generation, rows = record.spec.generation, record.plan.num_rows
+    output_tokens = generation.max_new_tokens * generation.n if record.spec.task == "generate" else 0
+    return {
+        "sampled_rows": sample.num_rows,
+        "sampled_error_rows": sample.num_errors,
+        "mean_prompt_tokens": sample.mean,
+        "max_prompt_tokens": sample.longest,
+        "prompt_tokens": round(sample.mean * rows),
+        "max_output_tokens": output_tokens * rows,
+    }
+
+
+def _weight_facts(record: JobRecord, checkpoint: Checkpoint, device_bytes: int | None) -> dict[str, Any]:
+    needed = LoadingPlan(record.spec.model, checkpoint).needed_bytes("cuda")
+    return {
+        "weight_bytes": checkpoint.weight_bytes,
+        "device_weight_bytes": needed,
+        "device_bytes": device_bytes,
+        "weights_fit": None if device_bytes is None else needed <= device_bytes * WEIGHT_SHARE,
+    }
 
 
 def _warnings(spec: JobSpec) -> tuple[str, ...]:
@@ -110,34 +129,3 @@ def _warnings(spec: JobSpec) -> tuple[str, ...]:
     if image is not None and image in kept_columns(spec, [image]):
         found += [f"the images of {image} are copied to the output; leave it out of output.keep"]
     return tuple(filter(None, found))
-
-
-def _sample(record: JobRecord, checkpoint: Checkpoint, num_rows: int) -> tuple[list[int], int]:
-    """Prompt lengths of the sampled rows that have any, and how many have none."""
-    preparation = choose_preparation(record, checkpoint, Tokenizer.load(checkpoint.folder))
-    schema = input_schema(record)
-    lengths, num_errors = [], 0
-    for shard in _spread(record.plan, num_rows):
-        for batch in read_shard(record, shard, schema):
-            for tokens in preparation.tokens(batch):
-                if isinstance(tokens, RowError):
-                    num_errors += 1
-                else:
-                    lengths.append(len(tokens.ids))
-    return lengths, num_errors
-
-
-def _spread(plan: ShardPlan, num_rows: int) -> Iterator[Shard]:
-    """About `num_rows` rows: the first few of evenly spaced shards, since shards tend to begin with a row group."""
-    places = plan.num_shards if num_rows >= plan.num_rows else min(_SAMPLE_PLACES, plan.num_shards)
-    each = max(1, num_rows // places) if num_rows < plan.num_rows else plan.num_rows
-    for place in range(places):
-        index = place * plan.num_shards // places
-        start, stop = plan.bounds[index], plan.bounds[index + 1]
-        bounds = sorted({0, start, min(start + each, stop)})
-        yield ShardPlan(files=plan.files, bounds=tuple(bounds)).shard(len(bounds) - 2)
-
-
-def _max_output_tokens(record: JobRecord) -> int:
-    generation = record.spec.generation
-    return record.plan.num_rows * generation.max_new_tokens * generation.n if record.spec.task == "generate" else 0

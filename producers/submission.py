@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import accumulate, zip_longest
-from pathlib import Path
+from itertools import accumulate
 
-from parquetry.producers.listing import FoundFile, Source, find_files
-from parquetry.producers.output_folder import read_record, require_empty
+from parquetry.producers.draft import Draft
+from parquetry.producers.output_folder import require_empty
+from parquetry.producers.same_input import require_same_input
 from parquetry.producers.sharding import cut, rows_auto
 from parquetry.producers.validation import CheckedJob, validate
-from parquetry.schemas.errors import InputReplacedError, OutputTakenError, UnknownJobError
-from parquetry.schemas.job import JobSpec, ModelSpec
-from parquetry.schemas.location import Location
+from parquetry.schemas.errors import OutputTakenError, UnknownJobError
+from parquetry.schemas.job import JobSpec
 from parquetry.schemas.manifest import JOB_FILE, JobRecord
 from parquetry.schemas.settings import settings
-from parquetry.schemas.shard import InputFile, ShardPlan
+from parquetry.schemas.shard import ShardPlan
 from parquetry.schemas.status import JobStatus
-from parquetry.schemas.storage.storage import Storage, open_storage
 from parquetry.tasks import permits
 from parquetry.tasks.ledger.job_entry import queue_of
 from parquetry.tasks.ledger.ledger import Ledger
@@ -44,21 +40,11 @@ def prepare(spec: JobSpec) -> JobRecord:
 
     Raises BadInputError (see `validation.validate`), OutputTakenError and OutputNotEmptyError.
     """
-    spec = located(spec)
-    checked = validate(spec)
-    output = open_storage(Location.parse(spec.output.path))
-    existing = read_record(output)
-    if existing is None:
-        require_empty(output)
-    elif existing.job != job_id(spec):
-        raise OutputTakenError(path=output.root, job=existing.job)
-    return JobRecord(
-        job=job_id(spec),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        spec=spec,
-        model_path=checked.checkpoint.reference,
-        plan=cut_shards(checked),
-    )
+    draft = Draft.of(spec)
+    record = make_record(draft)
+    if draft.read_record() is None:
+        require_empty(draft.output)
+    return record
 
 
 def submit(spec: JobSpec, ledger: Ledger, *, broker_url: str | None = None) -> Submission:
@@ -71,52 +57,28 @@ def submit(spec: JobSpec, ledger: Ledger, *, broker_url: str | None = None) -> S
     Raises what `prepare` raises, BrokerUnreachableError, PutIfAbsentError, and InputReplacedError when files of the
     input were added, removed or changed since the job was submitted.
     """
-    spec = located(spec)
+    draft = Draft.of(spec)
     # asked first: a broker that cannot be reached must be found before anything is written
-    known = _find(ledger, job_id(spec))
-    output = open_storage(Location.parse(spec.output.path))
-    record = None if read_record(output) else _create(spec, output, ledger, known)
-    created = record is not None
-    if record is not None:
-        ledger.register(record, queue_of(spec))
-    else:
-        record = _take_up(spec, output, ledger)
+    known = _find(ledger, draft.job)
+    existing = draft.read_record()
+    made = _create(draft, ledger, known) if existing is None else None
+    if made is not None:
+        ledger.register(made, queue_of(made.spec))
+    record = made or _take_up(draft, existing, ledger)
     _wake(ledger, record, broker_url or settings().broker_url)
-    return Submission(record.job, record, created)
+    return Submission(record.job, record, created=made is not None)
 
 
-def located(spec: JobSpec) -> JobSpec:
-    """The spec with absolute locations, so that it means the same on every machine and from every folder."""
-    path = spec.input.path
-    sources = Source.parse(path).normalized if isinstance(path, str) else [Source.parse(p).normalized for p in path]
-    return spec.model_copy(
-        update={
-            "input": spec.input.model_copy(update={"path": sources}),
-            "output": spec.output.model_copy(update={"path": str(Location.parse(spec.output.path))}),
-            "model": _located_model(spec.model),
-        }
+def make_record(draft: Draft) -> JobRecord:
+    """The record of a job that can run. Raises what `validation.validate` raises."""
+    checked = validate(draft.spec)
+    return JobRecord(
+        job=draft.job,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        spec=draft.spec,
+        model_path=checked.checkpoint.reference,
+        plan=cut_shards(checked),
     )
-
-
-def _located_model(model: ModelSpec) -> ModelSpec:
-    found: dict[str, object] = {"id": _absolute(model.id)}
-    if model.adapter is not None:
-        found["adapter"] = _absolute(model.adapter)
-    if model.adapters is not None:
-        found["adapters"] = {name: _absolute(folder) for name, folder in model.adapters.items()}
-    return model.model_copy(update=found)
-
-
-def _absolute(path: str) -> str:
-    """A folder or file of this machine by its full path; a hub id as it is."""
-    found = Path(path).expanduser()
-    return str(found.resolve()) if found.exists() else path
-
-
-def job_id(spec: JobSpec) -> str:
-    """`<task>-<12 hex digits>` of what determines the output, and where it goes. `spec` must be located."""
-    digest = hashlib.sha256(f"{spec.fingerprint}\n{spec.output.path}".encode()).hexdigest()
-    return f"{spec.task}-{digest[:12]}"
 
 
 def cut_shards(checked: CheckedJob) -> ShardPlan:
@@ -131,51 +93,33 @@ def cut_shards(checked: CheckedJob) -> ShardPlan:
     return ShardPlan(files=used, bounds=cut(table.group_rows, rows, limit))
 
 
-def _create(spec: JobSpec, output: Storage, ledger: Ledger, known: JobStatus | None) -> JobRecord | None:
+def _create(draft: Draft, ledger: Ledger, known: JobStatus | None) -> JobRecord | None:
     """The record that is now in the output, None when another submission put its own there first."""
-    record = prepare(spec)
-    output.probe()
+    record = make_record(draft)
+    require_empty(draft.output)
+    draft.output.probe()
     if known:
-        log.warning("the output %s of job %s is gone; the job starts over", output.root, record.job)
+        log.warning("the output %s of job %s is gone; the job starts over", draft.output.root, draft.job)
         # before the record is there: whoever comes after a crash between the two finds a queue that knows nothing;
         # and only what was seen before the output was: another submission may have started it over in the meantime
-        ledger.remove(record.job, created=known.created)
-    won = output.put_if_absent(JOB_FILE, record.model_dump_json(indent=1).encode())
+        ledger.remove(draft.job, created=known.created)
+    won = draft.output.put_if_absent(JOB_FILE, record.model_dump_json(indent=1).encode())
     return record if won else None
 
 
-def _take_up(spec: JobSpec, output: Storage, ledger: Ledger) -> JobRecord:
-    record = read_record(output)
-    if record is None or record.job != job_id(spec):
-        raise OutputTakenError(path=output.root, job=record.job if record else "one being removed")
-    _require_same_input(record)
+def _take_up(draft: Draft, existing: JobRecord | None, ledger: Ledger) -> JobRecord:
+    """The job that is in the output already, or that another submission has just put there; the queue knows it now."""
+    record = existing or draft.read_record()
+    if record is None:
+        raise OutputTakenError(path=draft.output.root, job="one being removed")
+    require_same_input(record)
     # asked again: another submission may have removed it from the queue, to start over
     if _find(ledger, record.job) is None:
         # loaded only here: recovery reads parts
         from parquetry.tasks.recovery import recover
 
-        recover(str(output.root), ledger)
+        recover(str(draft.output.root), ledger)
     return record
-
-
-def _require_same_input(record: JobRecord) -> None:
-    found = [file for file in find_files(record.spec.input.path) if not file.is_blank]
-    planned = record.plan.files
-    if record.spec.input.limit is not None:
-        found = found[: len(planned)]
-    if difference := _input_difference(planned, found):
-        raise InputReplacedError(job=record.job, path=record.spec.output.path, difference=difference)
-
-
-def _input_difference(planned: Sequence[InputFile], found: Sequence[FoundFile]) -> str:
-    for old, new in zip_longest(planned, found):
-        if new is None or (old is not None and old.path < new.path):
-            return f"{old.path} is gone"
-        if old is None or new.path < old.path:
-            return f"{new.path} was added"
-        if (old.size, old.etag) != (new.entry.size, new.entry.etag):
-            return f"{new.path} has changed"
-    return ""
 
 
 def _find(ledger: Ledger, job: str) -> JobStatus | None:

@@ -123,7 +123,7 @@ def settings() -> Settings:
     return load_settings()
 
 
-def visible_gpus() -> list[str] | None:
-    """Device ids from CUDA_VISIBLE_DEVICES, or None when it is not set."""
+def cuda_visible_devices() -> list[str] | None:
+    """The names in CUDA_VISIBLE_DEVICES, or None when it is not set."""
     value = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return None if value is None else [part for part in value.split(",") if part.strip()]
+    return None if value is None else [name for name in map(str.strip, value.split(",")) if name]

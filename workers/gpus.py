@@ -1,91 +1,127 @@
-"""Which GPUs this machine has, without loading CUDA."""
+"""Which GPUs this process may use, asked of the driver's own program: CUDA is not loaded for it."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
-from importlib.util import find_spec
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from parquetry.schemas.settings import visible_gpus
-from parquetry.workers.loading.card import Card
+from parquetry.schemas.errors import UnusableEnvironmentError
+from parquetry.schemas.settings import cuda_visible_devices
+from parquetry.workers.loading.card import Card, cpu_card
 
-T = TypeVar("T")
-
-QUERY = ("--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
-CARD_QUERY = ("--query-gpu=name,compute_cap,memory.total", "--format=csv,noheader,nounits")
+PROGRAM = "nvidia-smi"
+QUERY = ("--query-gpu=uuid,compute_cap,memory.total,driver_version,name", "--format=csv,noheader,nounits")
 QUERY_SECONDS = 20.0
+NO_DEVICES = "No devices were found"
+#: `nvidia-smi -L`: "GPU 0: NVIDIA A100 (UUID: GPU-8a56)", and below it "  MIG 3g.20gb  Device  0: (UUID: MIG-1f0c)"
+_LISTED = re.compile(r"(?:GPU \d+:|MIG (?P<profile>\S*?\.(?P<gigabytes>\d+)gb\S*)).*\(UUID: (?P<uuid>\S+)\)")
 
 
-class GpuQueryError(Exception):
-    """The driver is there but does not answer."""
+class GpuQueryError(UnusableEnvironmentError):
+    """The GPU driver does not answer ({reason}); reinstall it or restart the machine, name the GPUs with --gpus, or use
+    --gpus none for the CPU."""
+
+    @property
+    def reason(self) -> str:
+        """What the driver's program said."""
+        return str(self.fields["reason"])
 
 
-def visible_names() -> list[str]:
-    """Name, memory and driver of every GPU; empty without a driver or with an empty CUDA_VISIBLE_DEVICES.
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU, or one MIG instance of a GPU, as the driver tells of it."""
 
-    Raises GpuQueryError when there is a driver that cannot be asked.
+    name: str
+    uuid: str
+    #: compute capability
+    capability: tuple[int, int]
+    total_bytes: int
+    #: version of the driver
+    driver: str
+
+    @property
+    def card(self) -> Card:
+        """The GPU as loading sees it."""
+        return Card("cuda", self.name, self.capability, self.total_bytes)
+
+
+def visible_gpus() -> list[Gpu]:
+    """What CUDA would show this process, in its order: CUDA's device n is item n. Empty without a driver.
+
+    CUDA_VISIBLE_DEVICES counts as it does for CUDA: numbers, UUIDs or the beginnings of UUIDs, and names of MIG
+    instances. Raises GpuQueryError when there is a driver that cannot be asked.
     """
-    if visible_gpus() == []:
+    names, program = cuda_visible_devices(), shutil.which(PROGRAM)
+    if names == [] or program is None:
         return []
-    if program := shutil.which("nvidia-smi"):
-        return _ask_program(program)
-    return _ask_library(_library_name) if find_spec("pynvml") else []
+    gpus = [_gpu(line) for line in _ask(program, *QUERY)]
+    if names is None:
+        return gpus
+    instances = list(_mig_instances(program, gpus)) if any(name.startswith("MIG-") for name in names) else []
+    return _chosen(names, gpus, instances)
 
 
-def visible_cards() -> list[Card]:
-    """Every GPU as loading sees it; empty where `visible_names` is.
-
-    Raises GpuQueryError when there is a driver that cannot be asked, or one too old to know compute capabilities.
-    """
-    if visible_gpus() == []:
-        return []
-    if program := shutil.which("nvidia-smi"):
-        return [_card(line) for line in _ask_program(program, CARD_QUERY)]
-    return _ask_library(_library_card) if find_spec("pynvml") else []
+def smallest_gpu_bytes() -> int | None:
+    """Memory of the smallest visible GPU, None where there is none. Raises GpuQueryError."""
+    return min((gpu.total_bytes for gpu in visible_gpus()), default=None)
 
 
-def _card(line: str) -> Card:
+def _chosen(names: Sequence[str], gpus: Sequence[Gpu], instances: Sequence[Gpu]) -> list[Gpu]:
+    """CUDA shows nothing from the first unknown name on, and nothing at all when a GPU is named twice."""
+    found: list[Gpu] = []
+    for name in names:
+        gpu = _named(name, gpus, instances)
+        if gpu is None:
+            break
+        if gpu in found:
+            return []
+        found.append(gpu)
+    return found
+
+
+def _named(name: str, gpus: Sequence[Gpu], instances: Sequence[Gpu]) -> Gpu | None:
+    if name.isdecimal():
+        return gpus[int(name)] if int(name) < len(gpus) else None
+    if not name.startswith(("GPU-", "MIG-")):
+        return None
+    matching = [gpu for gpu in (*gpus, *instances) if gpu.uuid.startswith(name)]
+    return matching[0] if len(matching) == 1 else None
+
+
+def _gpu(line: str) -> Gpu:
     try:
-        name, capability, mebibytes = (part.strip() for part in line.rsplit(",", 2))
+        uuid, capability, mebibytes, driver, name = (part.strip() for part in line.split(",", 4))
         major, minor = capability.split(".")
-        return Card("cuda", name, (int(major), int(minor)), int(mebibytes) << 20)
     except ValueError:
-        raise GpuQueryError(f"nvidia-smi says {line!r} where a name, a capability and a size were asked for") from None
+        raise GpuQueryError(reason=f"{PROGRAM} says {line!r} where a GPU was asked for") from None
+    # a GPU that shares the machine's memory has no size of its own
+    total_bytes = int(mebibytes) << 20 if mebibytes.isdecimal() else cpu_card().total_bytes
+    return Gpu(name, uuid, (int(major), int(minor)), total_bytes, driver)
 
 
-def _ask_program(program: str, query: Sequence[str] = QUERY) -> list[str]:
+def _mig_instances(program: str, gpus: Sequence[Gpu]) -> Iterator[Gpu]:
+    """Every MIG instance, below the GPU it is cut from. Their sizes are said in their names alone, rounded up."""
+    by_uuid = {gpu.uuid: gpu for gpu in gpus}
+    whole = None
+    for found in filter(None, map(_LISTED.search, _ask(program, "-L"))):
+        if found["profile"] is None:
+            whole = by_uuid.get(found["uuid"])
+        elif whole is not None:
+            name = f"{whole.name} MIG {found['profile']}"
+            yield replace(whole, name=name, uuid=found["uuid"], total_bytes=int(found["gigabytes"]) * 10**9)
+
+
+def _ask(program: str, *arguments: str) -> list[str]:
     try:
-        answer = subprocess.run([program, *query], capture_output=True, text=True, timeout=QUERY_SECONDS, check=True)
-    except subprocess.CalledProcessError as error:
-        raise GpuQueryError(f"nvidia-smi failed: {(error.stdout + error.stderr).strip()[:300]}") from None
+        answer = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=QUERY_SECONDS)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise GpuQueryError(f"nvidia-smi failed: {error}") from None
-    return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
-
-
-def _library_name(handle: object) -> str:
-    import pynvml
-
-    return str(pynvml.nvmlDeviceGetName(handle))
-
-
-def _library_card(handle: object) -> Card:
-    import pynvml
-
-    capability = tuple(pynvml.nvmlDeviceGetCudaComputeCapability(handle))
-    return Card("cuda", _library_name(handle), capability, int(pynvml.nvmlDeviceGetMemoryInfo(handle).total))
-
-
-def _ask_library(describe: Callable[[object], T]) -> list[T]:
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-        return [describe(handle) for handle in handles]
-    except pynvml.NVMLError_LibraryNotFound:
+        raise GpuQueryError(reason=str(error)[:300]) from None
+    if NO_DEVICES in answer.stdout:
         return []
-    except pynvml.NVMLError as error:
-        raise GpuQueryError(f"NVML failed: {error}") from None
+    if answer.returncode:
+        said = " ".join((answer.stdout + answer.stderr).split())[:300]
+        raise GpuQueryError(reason=f"{PROGRAM} failed: {said.rstrip('.') or f'exit code {answer.returncode}'}")
+    return [line for line in answer.stdout.splitlines() if line.strip()]

@@ -49,7 +49,7 @@ def export(
     from parquetry.workers.encoding.onnx.export import export as write
 
     checkpoint = Checkpoint.resolve(ModelSpec(id=model))
-    attention = "plain" if plain else "fused"
+    attention: Literal["plain", "fused"] = "plain" if plain else "fused"
     plan = ExportPlan(**_precision(dtype, packed), attention=attention, **_purpose(checkpoint, task))
     # libraries warn of what an export does not need; whatever matters is an error
     logging.disable(logging.WARNING)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import time
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
-from parquetry.broker import open_ledger
+from parquetry import api
+from parquetry.api import Job
 from parquetry.commands.arguments import AsJson, JobName
 from parquetry.schemas.errors import ExitCode
 from parquetry.schemas.states import JobState
 from parquetry.schemas.status import JobStatus
-
-if TYPE_CHECKING:
-    from parquetry.tasks.ledger.ledger import Ledger
 
 PANEL = "Follow and steer jobs"
 
@@ -28,10 +26,9 @@ def register(app: typer.Typer) -> None:
 
 def jobs(as_json: AsJson = False) -> None:
     """List the broker's jobs and its live workers."""
-    from parquetry.display import console, jobs_table, print_json, workers_table
+    from parquetry.terminal.display import console, jobs_table, print_json, workers_table
 
-    ledger = open_ledger()
-    found, alive = ledger.jobs(), ledger.workers()
+    found, alive = api.jobs(), api.live_workers()
     if as_json:
         workers = [worker.model_dump(mode="json") for worker in alive]
         print_json({"jobs": [_as_dict(job) for job in found], "workers": workers})
@@ -43,7 +40,7 @@ def jobs(as_json: AsJson = False) -> None:
 
 def status(job: JobName, as_json: AsJson = False) -> None:
     """Show one job's numbers."""
-    _show(open_ledger().status(job), as_json=as_json)
+    _show(Job.open(job).status(), as_json=as_json)
 
 
 def watch(
@@ -52,57 +49,49 @@ def watch(
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON at every look.")] = False,
 ) -> None:
     """Follow one job until it ends."""
-    ended = _watch_json(job, interval) if as_json else _watch_bars(job, interval)
-    raise typer.Exit(ExitCode.DONE if ended.state is JobState.DONE else ExitCode.FAILED_SHARDS)
+    opened = Job.open(job)
+    ended = _watch_json(opened, interval) if as_json else _watch_bars(opened, interval)
+    raise typer.Exit(ExitCode.DONE if ended is JobState.DONE else ExitCode.FAILED_SHARDS)
 
 
-def _watch_bars(job: str, interval: float) -> JobStatus:
-    from parquetry.bars import live_display
-    from parquetry.display import console
+def _watch_bars(job: Job, interval: float) -> JobState:
+    from parquetry.terminal.bars import live_display
+    from parquetry.terminal.display import console
 
-    ledger = open_ledger()
     with live_display(console(stderr=True)) as display:
-        while True:
-            now = ledger.status(job)
+        for now in job.follow(interval):
             display.show(now)
-            if now.state.is_final:
-                return now
-            time.sleep(interval)
+    return now.state
 
 
-def _watch_json(job: str, interval: float) -> JobStatus:
+def _watch_json(job: Job, interval: float) -> JobState:
     from parquetry.monitor.observer import describe
     from parquetry.monitor.progress import History
 
-    ledger, history = open_ledger(), History()
-    while True:
-        now = ledger.status(job)
+    history = History()
+    for now in job.follow(interval):
         print(json.dumps(describe(now, history.add(now)), ensure_ascii=False), flush=True)
-        if now.state.is_final:
-            return now
-        time.sleep(interval)
+    return now.state
 
 
 def pause(job: JobName, as_json: AsJson = False) -> None:
     """Stop handing out shards of a job; running ones are given back within seconds."""
-    _change(job, JobState.PAUSED, as_json=as_json)
+    _change(job, Job.pause, as_json=as_json)
 
 
 def resume(job: JobName, as_json: AsJson = False) -> None:
     """Go on with a paused or cancelled job."""
-    _change(job, JobState.RUNNING, as_json=as_json)
+    _change(job, Job.resume, as_json=as_json)
 
 
 def cancel(job: JobName, as_json: AsJson = False) -> None:
     """Stop a job; what is committed stays."""
-    _change(job, JobState.CANCELLED, as_json=as_json)
+    _change(job, Job.cancel, as_json=as_json)
 
 
 def retry(job: JobName, as_json: AsJson = False) -> None:
     """Queue the failed shards of a job again, and only those."""
-    ledger = open_ledger()
-    ledger.retry(job)
-    _confirm(ledger, job, as_json=as_json)
+    _change(job, Job.retry, as_json=as_json)
 
 
 def recover(
@@ -110,20 +99,17 @@ def recover(
     as_json: AsJson = False,
 ) -> None:
     """Rebuild a job in an empty broker from its output: finished shards stay finished."""
-    from parquetry.tasks.recovery import recover as rebuild
-
-    ledger = open_ledger()
-    _confirm(ledger, rebuild(output, ledger).job, as_json=as_json)
+    _confirm(api.recover(output), as_json=as_json)
 
 
-def _change(job: str, state: JobState, *, as_json: bool) -> None:
-    ledger = open_ledger()
-    ledger.set_state(job, state)
-    _confirm(ledger, job, as_json=as_json)
+def _change(name: str, change: Callable[[Job], None], *, as_json: bool) -> None:
+    job = Job.open(name)
+    change(job)
+    _confirm(job, as_json=as_json)
 
 
-def _confirm(ledger: Ledger, job: str, *, as_json: bool) -> None:
-    now = ledger.status(job)
+def _confirm(job: Job, *, as_json: bool) -> None:
+    now = job.status()
     if as_json:
         _show(now, as_json=True)
     else:
@@ -131,8 +117,8 @@ def _confirm(ledger: Ledger, job: str, *, as_json: bool) -> None:
 
 
 def _show(now: JobStatus, *, as_json: bool) -> None:
-    from parquetry.display import console, failure_lines, print_json, status_table
     from parquetry.monitor.progress import Progress
+    from parquetry.terminal.display import console, failure_lines, print_json, status_table
 
     if as_json:
         print_json(_as_dict(now))

@@ -57,7 +57,7 @@ def worker(
 
 def check_queues(names: tuple[str, ...]) -> None:
     """A worker without Optimum would fail every shard of that queue. Raises MissingPackageError."""
-    from parquetry.local_run import require_engine
+    from parquetry.local.needed_packages import require_engine
 
     if "optimum" in names and settings().engine_factory is None:
         require_engine("optimum")
@@ -103,7 +103,7 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Check this machine, the broker and the storage, and say what to do about each finding."""
-    from parquetry.doctor import examine, is_usable, print_findings, worker_here
+    from parquetry.diagnosis.doctor import examine, is_usable, print_findings, worker_here
 
     findings = worker_here() if worker else examine(output)
     print_findings(findings, as_json=as_json)

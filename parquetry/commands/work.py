@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from parquetry import api
 from parquetry.commands.arguments import AsJson, CpuEngines, Overrides, SpecPath
 from parquetry.schemas.errors import ExitCode
 from parquetry.schemas.states import JobState
+from parquetry.spec_file import load_spec
 
 PANEL = "Run a job"
 SAMPLE_ROWS = 3
@@ -31,17 +34,16 @@ def run(
 
     Ctrl-C stops it in order; the same command continues where it stopped.
     """
-    from parquetry.local_run import run_job
-    from parquetry.spec_file import load_spec
-    from parquetry.summary import print_run, run_as_dict
+    from parquetry.local.summary import print_run, run_as_dict
+    from parquetry.terminal.display import print_json
 
-    job = load_spec(spec, overrides or ())
     try:
-        finished = run_job(job, workers=workers, show=True)
+        finished = api.run(load_spec(spec, overrides or ()), workers=workers, show=True).finished
     except KeyboardInterrupt:
         print("Stopped. The same command continues from the finished shards.", file=sys.stderr)
         raise
-    _print_json(run_as_dict(finished)) if as_json else print_run(finished, SAMPLE_ROWS)
+    assert finished is not None, "a run has an end"
+    print_json(run_as_dict(finished)) if as_json else print_run(finished, SAMPLE_ROWS)
     raise typer.Exit(ExitCode.DONE if finished.status.state is JobState.DONE else ExitCode.FAILED_SHARDS)
 
 
@@ -52,36 +54,21 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Say what a job would do, without doing it: rows, shards, tokens, memory."""
-    from parquetry.producers.planning import plan as make_plan
-    from parquetry.spec_file import load_spec
-    from parquetry.trial import print_plan, trial
+    from parquetry.terminal.plan_lines import print_plan
 
-    job = load_spec(spec, overrides or ())
-    made = make_plan(job)
-    sample = trial(job, rows) if rows else None
-    print_plan(made, sample, as_json=as_json)
+    wanted = load_spec(spec, overrides or ())
+    made = api.plan(wanted)
+    print_plan(made, api.trial(wanted, rows) if rows else None, as_json=as_json)
 
 
 def submit(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Register a job for the fleet's workers and print its id. The same spec again is the same job."""
-    from parquetry.broker import open_ledger
-    from parquetry.producers.submission import submit as register_job
-    from parquetry.spec_file import load_spec
-    from parquetry.tasks.broker.settings_check import what_may_be_lost
+    from parquetry.terminal.display import print_json
 
-    job = load_spec(spec, overrides or ())
-    ledger = open_ledger()
-    for sentence in what_may_be_lost(ledger.client):
-        print(f"parquetry: warning: {sentence}", file=sys.stderr)
-    submission = register_job(job, ledger)
+    # what the broker may lose, and that a job starts over
+    logging.basicConfig(format="parquetry: warning: %(message)s", level=logging.WARNING)
+    job = api.submit(load_spec(spec, overrides or ()))
     if as_json:
-        output = submission.record.spec.output.path
-        _print_json({"job": submission.job, "created": submission.created, "output": output})
+        print_json({"job": job.id, "created": job.is_new, "output": job.output})
     else:
-        print(f"{'Submitted' if submission.created else 'Already known:'} {submission.job}")
-
-
-def _print_json(data: Any) -> None:
-    from parquetry.display import print_json
-
-    print_json(data)
+        print(f"{'Submitted' if job.is_new else 'Already known:'} {job.id}")

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import yaml
@@ -25,6 +25,8 @@ class Shell:
 
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
+    #: what `parquetry` is here
+    program: tuple[str, ...] = (sys.executable, "-m", "parquetry")
 
     @property
     def mark(self) -> str:
@@ -33,7 +35,7 @@ class Shell:
 
     def with_broker(self, url: str) -> Shell:
         """The same shell with PARQUETRY_BROKER_URL set."""
-        return Shell(self.folder, {**self.environment, "PARQUETRY_BROKER_URL": url})
+        return replace(self, environment={**self.environment, "PARQUETRY_BROKER_URL": url})
 
     def run(self, *arguments: object) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
@@ -75,7 +77,7 @@ class Shell:
             return ""
 
     def _parquetry(self, arguments: tuple[object, ...]) -> dict:
-        return self.arguments([sys.executable, "-m", "parquetry", *map(str, arguments)])
+        return self.arguments([*self.program, *map(str, arguments)])
 
     def arguments(self, command: list[str]) -> dict:
         """What subprocess needs to run `command` here."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from parquetry.embedded import find_server
+from parquetry.local.embedded import find_server
 from tests.acceptance.commands import Shell, wait_until
 from tests.acceptance.tables import write_folder, write_odd_file
 

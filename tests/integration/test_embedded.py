@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import redis
 
-from parquetry import embedded
-from parquetry.embedded import embedded_server, find_server
+from parquetry.local import embedded
+from parquetry.local.embedded import embedded_server, find_server
 
 PARENT = """
 import sys, time
-from parquetry.embedded import embedded_server
+from parquetry.local.embedded import embedded_server
 with embedded_server() as url:
     print(url, flush=True)
     time.sleep(600)

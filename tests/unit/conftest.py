@@ -45,3 +45,13 @@ def embedder(models_folder: Path) -> Path:
     from tests.models import write_embedder
 
     return write_embedder(models_folder / "embedder")
+
+
+@pytest.fixture
+def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The only folder on the PATH, for a fake nvidia-smi; without one there is no driver."""
+    folder = tmp_path / "driver"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return folder

@@ -11,7 +11,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from parquetry.schemas.settings import settings, visible_gpus
+from parquetry.schemas.settings import cuda_visible_devices, settings
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.process.messages import SWITCH
 from parquetry.workers.process.pulse import PulseReader
@@ -160,7 +160,7 @@ def cuda_devices(device: str) -> str | None:
     kind, _, numbers = device.partition(":")
     if kind != "cuda":
         return None
-    visible = visible_gpus()
+    visible = cuda_visible_devices()
     names = numbers.split(",") if numbers else ["0"]
     return ",".join(visible[int(name)] if visible and name.isdecimal() else name for name in names)
 

@@ -81,7 +81,7 @@ def test_a_job_of_no_rows_is_complete():
 
 
 def test_history_forgets_old_samples():
-    history = History(window_s=10)
+    history = History(span_s=10)
     for sample in samples((0, 0, 0), (5, 500, 0), (14, 500, 0)):
         progress = history.add(sample)
     assert progress.rows_per_s is None

@@ -11,6 +11,7 @@ import pytest
 
 from parquetry.producers.planning import plan
 from parquetry.schemas.job import JobSpec
+from tests.unit.fake_driver import FakeGpu, write_driver, write_program
 from tests.unit.workers.loading.spec_cases import write_headers
 from tests.unit.workers.tiny_model import WINDOW, make_model
 
@@ -117,6 +118,25 @@ def test_planning_loads_no_torch(spec):
 def test_what_does_not_fit(spec, tmp_path):
     write_headers(tmp_path / "model" / "model.safetensors", TENSORS)
     assert plan(spec(), device_bytes=7040).weights_fit is False
+
+
+def test_the_smallest_visible_gpu_is_planned_for(spec, driver, monkeypatch):
+    write_driver(driver, FakeGpu(), FakeGpu(uuid="GPU-b", mebibytes="24576"))
+    assert plan(spec()).device_bytes == 24 << 30
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert plan(spec()).device_bytes == 81559 << 20
+
+
+def test_a_machine_without_gpus_leaves_the_fit_open(spec, driver):
+    made = plan(spec())
+    assert (made.device_bytes, made.weights_fit, made.warnings) == (None, None, ())
+
+
+def test_a_driver_that_does_not_answer_is_a_warning(spec, driver):
+    write_program(driver, "#!/bin/sh\necho out of luck; exit 9\n")
+    made = plan(spec())
+    assert (made.device_bytes, made.weights_fit) == (None, None)
+    assert "out of luck" in made.warnings[0]
 
 
 def test_a_quantization_that_costs_speed_is_named(spec, tmp_path):

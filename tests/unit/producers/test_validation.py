@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from parquetry.producers import validation
+from parquetry.producers.draft import job_id, located
 from parquetry.producers.output_folder import require_empty
-from parquetry.producers.submission import job_id, located, prepare
+from parquetry.producers.submission import prepare
 from parquetry.producers.validation import validate
 from parquetry.schemas.errors import (
     BadInputError,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from parquetry.schemas.job import ModelSpec
-from parquetry.tasks.node import devices as module
 from parquetry.tasks.node.devices import GpusPerEngineError, devices
 from parquetry.workers.engine_spec import EngineSpec
+from parquetry.workers.gpus import GpuQueryError
 from parquetry.workers.process.child import cuda_devices, device_within
+from tests.unit.fake_driver import FakeGpu, write_driver, write_program
 
 
 @pytest.mark.parametrize(
@@ -31,10 +32,27 @@ def test_gpus_that_do_not_fit_the_groups_are_refused():
         devices(("0", "1", "2"), 2, None)
 
 
-@pytest.mark.parametrize(("visible", "names"), [([], ["cpu"]), (["3", "5"], ["cuda:0", "cuda:1"])])
-def test_all_visible(monkeypatch, visible: list[str], names: list[str]):
-    monkeypatch.setattr(module, "visible_gpus", lambda: visible)
+@pytest.mark.parametrize(
+    ("visible", "names"),
+    [(None, ["cuda:0", "cuda:1"]), ("", ["cpu"]), ("1,0", ["cuda:0", "cuda:1"]), ("GPU-b", ["cuda:0"])],
+)
+def test_all_visible(driver, monkeypatch, visible: str | None, names: list[str]):
+    write_driver(driver, FakeGpu(uuid="GPU-a"), FakeGpu(uuid="GPU-b"))
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert devices(None, 1, None) == names
+
+
+def test_a_machine_without_a_driver_serves_with_its_cpu(driver):
+    assert devices(None, 1, None) == ["cpu"]
+
+
+def test_a_driver_is_asked_only_where_it_must_be(driver):
+    write_program(driver, "#!/bin/sh\necho out of luck; exit 9\n")
+    assert devices((), 1, None) == devices(None, 1, 1) == ["cpu"]
+    assert devices(("0",), 1, None) == ["cuda:0"]
+    with pytest.raises(GpuQueryError, match="out of luck"):
+        devices(None, 1, None)
 
 
 @pytest.mark.parametrize(

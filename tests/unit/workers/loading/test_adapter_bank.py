@@ -200,7 +200,8 @@ def test_encoders_take_one_adapter_for_all_rows() -> None:
 
 
 def test_submitting_wants_the_column_and_finds_the_folders(causal_lm: Path, folders: dict, tmp_path: Path) -> None:
-    from parquetry.producers.submission import located, prepare
+    from parquetry.producers.draft import located
+    from parquetry.producers.submission import prepare
 
     write_table(tmp_path / "in.parquet", {"text": ["a"], "who": ["mlp"]})
     paths = {"input": {"path": str(tmp_path / "in.parquet")}, "output": {"path": str(tmp_path / "out")}}

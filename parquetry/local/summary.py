@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from parquetry.display import console, duration, failure_lines, number, safe_text, sample_table
 from parquetry.output import head
 from parquetry.schemas.states import JobState
+from parquetry.terminal.display import console, duration, failure_lines, number, safe_text, sample_table
 
 if TYPE_CHECKING:
-    from parquetry.local_run import FinishedRun
+    from parquetry.local.run import FinishedRun
 
 
 def run_as_dict(finished: FinishedRun) -> dict[str, Any]:

@@ -2,8 +2,7 @@ import sys
 
 import pytest
 
-from parquetry import cli
-from parquetry.commands import jobs as job_commands
+from parquetry import api, cli
 from parquetry.commands.machine import parse_gpus
 from parquetry.schemas.errors import BrokerUnreachableError, UnknownJobError
 from parquetry.schemas.settings import settings
@@ -27,7 +26,7 @@ def no_broker(monkeypatch):
 
 
 def broken(error):
-    def open_ledger():
+    def open_ledger(url=None):
         raise error
 
     return open_ledger
@@ -72,7 +71,7 @@ def test_no_broker_is_an_unusable_environment(monkeypatch, capsys):
     ],
 )
 def test_every_error_has_one_exit_code_and_one_line(monkeypatch, capsys, error, code):
-    monkeypatch.setattr(job_commands, "open_ledger", broken(error))
+    monkeypatch.setattr(api, "open_ledger", broken(error))
     assert run_cli(monkeypatch, "jobs") == code
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -81,7 +80,7 @@ def test_every_error_has_one_exit_code_and_one_line(monkeypatch, capsys, error, 
 
 
 def test_debug_raises_wherever_it_stands(monkeypatch):
-    monkeypatch.setattr(job_commands, "open_ledger", broken(RuntimeError("surprise")))
+    monkeypatch.setattr(api, "open_ledger", broken(RuntimeError("surprise")))
     monkeypatch.setattr(sys, "argv", ["parquetry", "jobs", "--debug"])
     monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
     with pytest.raises(RuntimeError, match="surprise"):
@@ -89,7 +88,7 @@ def test_debug_raises_wherever_it_stands(monkeypatch):
 
 
 def test_an_interrupt_is_130(monkeypatch):
-    monkeypatch.setattr(job_commands, "open_ledger", broken(KeyboardInterrupt()))
+    monkeypatch.setattr(api, "open_ledger", broken(KeyboardInterrupt()))
     assert run_cli(monkeypatch, "jobs") == 130
 
 

@@ -3,8 +3,8 @@ import time
 
 import pytest
 
-from parquetry import local_worker
-from parquetry.local_worker import LocalWorker, WorkerCommand, WorkerDiedError
+from parquetry.local import worker as module
+from parquetry.local.worker import MAX_DEATHS, LocalWorker, WorkerCommand, WorkerDiedError
 from parquetry.workers.process import start as child
 
 
@@ -17,7 +17,7 @@ class Script(WorkerCommand):
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch):
-    monkeypatch.setattr(local_worker, "RESTART_SECONDS", 0.0)
+    monkeypatch.setattr(module, "RESTART_SECONDS", 0.0)
 
 
 def script(text):
@@ -25,7 +25,7 @@ def script(text):
 
 
 def wait_for_end(worker):
-    worker._process.wait(20)
+    worker.process.wait(20)
 
 
 def test_the_command_names_queue_and_engines():
@@ -37,7 +37,7 @@ def test_the_command_names_queue_and_engines():
 def test_a_worker_that_keeps_dying_ends_with_the_tail_of_its_log(tmp_path):
     log = tmp_path / "logs" / "w.log"
     with LocalWorker(script("import sys; print('no such luck'); sys.exit(7)"), log) as worker:
-        for _ in range(local_worker.MAX_DEATHS - 1):
+        for _ in range(MAX_DEATHS - 1):
             wait_for_end(worker)
             worker.revive(rows_done=0)
         wait_for_end(worker)
@@ -45,21 +45,21 @@ def test_a_worker_that_keeps_dying_ends_with_the_tail_of_its_log(tmp_path):
             worker.revive(rows_done=0)
     assert caught.value.exit_code == 3
     assert "exit code 7" in str(caught.value)
-    assert log.read_text().count("no such luck") == local_worker.MAX_DEATHS
+    assert log.read_text().count("no such luck") == MAX_DEATHS
 
 
 def test_progress_between_deaths_is_forgiven(tmp_path):
     with LocalWorker(script("pass"), tmp_path / "w.log") as worker:
-        for rows in range(2 * local_worker.MAX_DEATHS):
+        for rows in range(2 * MAX_DEATHS):
             wait_for_end(worker)
             worker.revive(rows_done=rows)
 
 
 def test_leaving_the_context_stops_the_worker(tmp_path):
     with LocalWorker(script("import time; time.sleep(600)"), tmp_path / "w.log") as worker:
-        assert worker._process.poll() is None
+        assert worker.process.poll() is None
         worker.revive(rows_done=0)
-    assert worker._process.returncode is not None
+    assert worker.process.returncode is not None
 
 
 def test_the_broker_url_travels_in_the_environment(tmp_path):

@@ -47,6 +47,9 @@ class WorkerCommand:
 class LocalWorker:
     """A leashed `parquetry worker`. Leaving the context drains it, no longer than until `is_idle`."""
 
+    #: the one that runs now, or the last that did
+    process: subprocess.Popen[bytes]
+
     def __init__(self, command: WorkerCommand, log: Path, is_idle: Callable[[], bool] = lambda: False) -> None:
         self._command = command
         self._log = log
@@ -56,15 +59,15 @@ class LocalWorker:
 
     def __enter__(self) -> Self:
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        self._process = self._start("wb")
+        self.process = self._start("wb")
         return self
 
     def __exit__(self, *error: object) -> None:
-        child.stop(self._process, settings().drain_seconds + STOP_MARGIN_SECONDS, self._is_idle)
+        child.stop(self.process, settings().drain_seconds + STOP_MARGIN_SECONDS, self._is_idle)
 
     def revive(self, rows_done: int) -> None:
         """Start the worker again if it has died. Raises WorkerDiedError when it dies without getting anywhere."""
-        code = self._process.poll()
+        code = self.process.poll()
         if code is None:
             return
         self._deaths = self._deaths + 1 if rows_done <= self._rows_at_death or not self._deaths else 1
@@ -72,7 +75,7 @@ class LocalWorker:
         if self._deaths >= MAX_DEATHS:
             raise WorkerDiedError(deaths=self._deaths, code=code, log=self._log, tail=child.tail(self._log, LOG_LINES))
         time.sleep(RESTART_SECONDS)
-        self._process = self._start("ab")
+        self.process = self._start("ab")
 
     def _start(self, mode: str) -> subprocess.Popen[bytes]:
         environment = {"PARQUETRY_BROKER_URL": self._command.url, "PARQUETRY_BEAT_SECONDS": str(_beat_seconds())}

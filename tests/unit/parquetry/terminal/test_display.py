@@ -2,11 +2,19 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from parquetry.bars import Lines, summary
-from parquetry.display import duration, failure_lines, jobs_table, number, safe_text, sample_table, status_table
 from parquetry.monitor.progress import Progress
 from parquetry.schemas.states import JobState
 from parquetry.schemas.status import ShardFailure
+from parquetry.terminal.bars import Lines, summary
+from parquetry.terminal.display import (
+    duration,
+    failure_lines,
+    jobs_table,
+    number,
+    safe_text,
+    sample_table,
+    status_table,
+)
 from tests.unit.monitor.status_samples import job_status
 
 

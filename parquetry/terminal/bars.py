@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from types import TracebackType
 from typing import Protocol, Self
 
 from rich.console import Console
@@ -13,9 +12,9 @@ from rich.progress import Progress as RichProgress
 from rich.table import Column
 from rich.text import Text
 
-from parquetry.display import duration, number
 from parquetry.monitor.progress import History, Progress
 from parquetry.schemas.status import JobStatus
+from parquetry.terminal.display import duration, number
 
 #: seconds between two plain lines
 LINE_SECONDS = 5.0
@@ -78,9 +77,7 @@ class Bars:
         self._rich.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._rich.stop()
 
     def show(self, status: JobStatus) -> None:

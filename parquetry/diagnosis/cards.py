@@ -1,4 +1,4 @@
-"""What the engines of this machine can do: quantizations and attention by card, what is missing, and what is slow."""
+"""The GPUs of this machine, and what engines can do on them: quantizations and attention, what is missing or slow."""
 
 from __future__ import annotations
 
@@ -6,23 +6,28 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 
 from parquetry.finding import Finding, Level
-from parquetry.workers.gpus import GpuQueryError, visible_cards
+from parquetry.workers.gpus import Gpu, GpuQueryError, visible_gpus
 from parquetry.workers.loading.abilities import Ability, attentions, quantizations
 from parquetry.workers.loading.card import Card, cpu_card
 from parquetry.workers.loading.figures import speed_warning
 
 
-def engine_findings() -> Iterator[Finding]:
-    """Findings on every kind of card here, on the CPU where there is none; nothing on a machine without torch."""
-    if not find_spec("torch"):
-        return
+def gpu_findings() -> Iterator[Finding]:
+    """Which GPUs there are; then, where torch is, what every kind of card can do, or the CPU where there is none."""
     try:
-        cards = visible_cards()
-    except GpuQueryError:
-        # the look at the GPUs tells of it
+        gpus = visible_gpus()
+    except GpuQueryError as error:
+        fix = "reinstall the NVIDIA driver, or restart the machine"
+        yield Finding("gpu", Level.UNUSABLE, f"the driver does not answer: {error.reason}", fix)
         return
-    for card in dict.fromkeys(cards) or [cpu_card()]:
-        yield from findings_of(card)
+    yield Finding("gpu", Level.OK, ", ".join(map(_named, gpus)) or "none visible; workers use the CPU")
+    if find_spec("torch"):
+        for card in dict.fromkeys(gpu.card for gpu in gpus) or [cpu_card()]:
+            yield from findings_of(card)
+
+
+def _named(gpu: Gpu) -> str:
+    return f"{gpu.name} ({gpu.total_bytes / 2**30:.0f} GiB, driver {gpu.driver})"
 
 
 def findings_of(card: Card) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ import parquetry
 from parquetry import api
 from parquetry.api import BrokerGoneError, Job, JobTimeoutError
 from parquetry.broker import NoBrokerError
+from parquetry.local.run import FinishedRun
 from parquetry.schemas.errors import SpecNotFoundError, UnknownKeyError
 from parquetry.schemas.settings import settings
 from parquetry.schemas.states import JobState
@@ -62,6 +63,21 @@ def test_wait_returns_how_the_job_ended():
     assert job.wait(poll_s=0).state is JobState.FAILED
 
 
+def test_following_ends_with_the_end():
+    job = Job("j", "out", Ledger(JobState.RUNNING, JobState.PAUSED, JobState.CANCELLED))
+    states = [status.state for status in job.follow(poll_s=0)]
+    assert states == [JobState.RUNNING, JobState.PAUSED, JobState.CANCELLED]
+
+
+def test_a_job_is_opened_by_name(monkeypatch):
+    ledger = Ledger(JobState.RUNNING)
+    monkeypatch.setattr(api, "open_ledger", lambda url: ledger)
+    job = Job.open("j", broker_url="redis://h")
+    assert (job.id, job.output) == ("j", job_status().output)
+    job.cancel()
+    assert ledger.calls == [("j", JobState.CANCELLED)]
+
+
 def test_wait_gives_up_after_its_time():
     job = Job("j", "out", Ledger(JobState.RUNNING))
     with pytest.raises(JobTimeoutError, match="still running") as caught:
@@ -70,17 +86,19 @@ def test_wait_gives_up_after_its_time():
 
 
 def test_a_job_is_steered_through_its_ledger():
-    job = Job("j", "out", Ledger(JobState.RUNNING))
+    ledger = Ledger(JobState.RUNNING)
+    job = Job("j", "out", ledger)
     job.pause()
     job.resume()
     job.cancel()
     job.retry()
     wanted = [JobState.PAUSED, JobState.RUNNING, JobState.CANCELLED, "retry"]
-    assert job._ledger.calls == [("j", state) for state in wanted]
+    assert ledger.calls == [("j", state) for state in wanted]
 
 
 def test_after_its_own_broker_a_job_knows_its_last_status():
-    job = Job("j", "out", None, job_status(state=JobState.DONE))
+    finished = FinishedRun(status=job_status(state=JobState.DONE), rows_added=1000, seconds=1.0, log=None, ledger=None)
+    job = Job("j", "out", None, finished)
     assert job.wait().state is JobState.DONE
     with pytest.raises(BrokerGoneError):
         job.pause()

@@ -7,31 +7,24 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from parquetry.bars import Display, Silent, live_display
 from parquetry.broker import open_ledger
-from parquetry.display import console
-from parquetry.embedded import embedded_server
-from parquetry.local_worker import LocalWorker, WorkerCommand, log_path
-from parquetry.schemas.errors import MissingPackageError
+from parquetry.local.embedded import embedded_server
+from parquetry.local.needed_packages import require_engine
+from parquetry.local.worker import LocalWorker, WorkerCommand, log_path
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.settings import settings
 from parquetry.schemas.states import JobState
 from parquetry.schemas.status import JobStatus
+from parquetry.terminal.bars import Display, Silent, live_display
+from parquetry.terminal.display import console
 
 if TYPE_CHECKING:
     from parquetry.tasks.ledger.ledger import Ledger
 
 POLL_SECONDS = 0.25
-#: what a back end cannot do without, and the extra that brings it
-NEEDED = {
-    "auto": (("torch", "transformers", "accelerate"), "torch"),
-    "onnxruntime": (("onnxruntime",), "onnx"),
-    "optimum": (("optimum", "onnxruntime"), "optimum"),
-}
 STOPPING = "Stopping: running shards have {seconds:g} s to finish; Ctrl-C again stops at once."
 
 
@@ -62,11 +55,12 @@ def run_job(spec: JobSpec, *, workers: int | None = None, show: bool = False) ->
     with broker() as (url, ledger):
         job = submit(spec, ledger, broker_url=url).job
         before = take_up(ledger, job)
-        command = WorkerCommand(url=url, queue=before.queue, cpu_engines=workers)
-        log = None if before.state.is_final else log_path(job)
-        if log is not None:
+        after, log = before, None
+        if not before.state.is_final:
             require_engine(spec.model.backend)
-        after = before if log is None else follow(ledger, job, command, log, show=show)
+            log = log_path(job)
+            command = WorkerCommand(url=url, queue=before.queue, cpu_engines=workers)
+            after = work_until_end(ledger, job, command, log, show=show)
         if settings().broker_url is None:
             # the queue ends with this run, and its notices with it: those the worker had in hand are sent again
             deliver_due(ledger, ahead_s=FIRST_REST_MS // 1000)
@@ -77,15 +71,6 @@ def run_job(spec: JobSpec, *, workers: int | None = None, show: bool = False) ->
             log=log,
             ledger=ledger if settings().broker_url else None,
         )
-
-
-def require_engine(backend: str) -> None:
-    """Raises MissingPackageError now, where the worker could only fail shard after shard."""
-    needed, extra = NEEDED.get(backend, NEEDED["auto"])
-    for package in needed:
-        if find_spec(package) is None:
-            feature = f"model.backend {backend} on this machine"
-            raise MissingPackageError(feature=feature, package=package, install=f"parquetry[{extra}]")
 
 
 @contextmanager
@@ -108,20 +93,20 @@ def take_up(ledger: Ledger, job: str) -> JobStatus:
     return ledger.status(job)
 
 
-def follow(ledger: Ledger, job: str, command: WorkerCommand, log: Path, *, show: bool) -> JobStatus:
+def work_until_end(ledger: Ledger, job: str, command: WorkerCommand, log: Path, *, show: bool) -> JobStatus:
     """Keep a worker alive and show progress until the job has ended."""
     display: Display = live_display(console(stderr=True)) if show else Silent()
     with LocalWorker(command, log, lambda: may_leave(ledger, job)) as worker:
         try:
             with display:
-                return _follow(ledger, job, worker, display)
+                return _watch(ledger, job, worker, display)
         except KeyboardInterrupt:
             if show:
                 print(STOPPING.format(seconds=settings().drain_seconds), file=sys.stderr)
             raise
 
 
-def _follow(ledger: Ledger, job: str, worker: LocalWorker, display: Display) -> JobStatus:
+def _watch(ledger: Ledger, job: str, worker: LocalWorker, display: Display) -> JobStatus:
     while True:
         status = ledger.status(job)
         display.show(status)

@@ -1,13 +1,14 @@
 import pytest
 
-from parquetry import local_run
 from parquetry.commands.machine import check_queues
-from parquetry.local_run import FinishedRun, require_engine, take_up
+from parquetry.local import needed_packages
+from parquetry.local.needed_packages import require_engine
+from parquetry.local.run import FinishedRun, take_up
+from parquetry.local.summary import headline, run_as_dict
+from parquetry.local.trial import limited
 from parquetry.schemas.errors import MissingPackageError
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.states import JobState
-from parquetry.summary import headline, run_as_dict
-from parquetry.trial import limited
 from tests.unit.monitor.status_samples import job_status
 
 
@@ -46,7 +47,7 @@ def test_running_a_job_takes_it_up_again(state, calls, after):
 
 
 def test_a_missing_engine_package_is_said_before_a_worker_starts(monkeypatch):
-    monkeypatch.setattr(local_run, "find_spec", lambda name: None)
+    monkeypatch.setattr(needed_packages, "find_spec", lambda name: None)
     with pytest.raises(MissingPackageError, match=r"torch.*pip install 'parquetry\[torch\]'") as caught:
         require_engine("auto")
     assert caught.value.exit_code == 3
@@ -57,7 +58,7 @@ def test_a_missing_engine_package_is_said_before_a_worker_starts(monkeypatch):
 
 
 def test_a_worker_does_not_serve_a_queue_it_could_only_fail(monkeypatch):
-    monkeypatch.setattr(local_run, "find_spec", lambda name: None)
+    monkeypatch.setattr(needed_packages, "find_spec", lambda name: None)
     check_queues(("default",))
     with pytest.raises(MissingPackageError, match=r"parquetry\[optimum\]") as caught:
         check_queues(("default", "optimum"))
@@ -65,7 +66,7 @@ def test_a_worker_does_not_serve_a_queue_it_could_only_fail(monkeypatch):
 
 
 def test_a_worker_with_optimum_serves_its_queue(monkeypatch):
-    monkeypatch.setattr(local_run, "find_spec", lambda name: object())
+    monkeypatch.setattr(needed_packages, "find_spec", lambda name: object())
     check_queues(("optimum",))
 
 

@@ -1,0 +1,1 @@
+"""What `doctor` finds out about this machine, the broker and the storage."""

@@ -1,0 +1,61 @@
+"""Whether the broker and the output's storage do what a job needs of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from parquetry.finding import Finding, Level
+from parquetry.local.embedded import embedded_server, find_server
+from parquetry.schemas.errors import ParquetryError, redact
+from parquetry.schemas.location import Location
+from parquetry.schemas.settings import settings
+from parquetry.schemas.storage.storage import open_storage
+
+
+def broker() -> Iterator[Finding]:
+    """The configured broker and its settings, or the server that `run` would start."""
+    url = settings().broker_url
+    yield from _guarded("broker", _embedded_broker if url is None else lambda: _configured_broker(url))
+
+
+def storage(output: str) -> Iterator[Finding]:
+    """Whether the folder or URI refuses to create what exists; what the probe made is gone afterwards."""
+    yield from _guarded("storage", lambda: _probe(output))
+
+
+def _embedded_broker() -> Iterator[Finding]:
+    with embedded_server():
+        yield Finding("broker", Level.OK, f"none configured; `run` starts its own: {find_server()}")
+
+
+def _configured_broker(url: str) -> Iterator[Finding]:
+    from parquetry.tasks.broker.settings_check import check
+
+    findings = check(url)
+    yield Finding("broker", Level.OK, f"{redact(url)} answers")
+    for finding in findings:
+        level = Level.OK if finding.ok else Level.WARNING
+        yield Finding(f"broker {finding.name}", level, finding.text, finding.fix)
+
+
+def _probe(output: str) -> Iterator[Finding]:
+    location = Location.parse(output)
+    created = _missing_folders(Path(location.path)) if location.is_local else []
+    try:
+        open_storage(location).probe()
+    finally:
+        for folder in created:
+            folder.rmdir() if folder.is_dir() and not any(folder.iterdir()) else None
+    yield Finding("storage", Level.OK, f"{location} refuses a second create, as it must")
+
+
+def _missing_folders(folder: Path) -> list[Path]:
+    return [path for path in (folder, *folder.parents) if not path.exists()]
+
+
+def _guarded(name: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    try:
+        yield from look()
+    except ParquetryError as error:
+        yield Finding(name, Level.UNUSABLE, str(error), "see the message; nothing can run until then")

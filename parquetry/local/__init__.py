@@ -1,0 +1,1 @@
+"""A whole job on this machine: a broker of its own, a worker, and what came of it."""

@@ -1,0 +1,23 @@
+"""What a back end cannot do without, asked for before a worker is started that could only fail."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from parquetry.schemas.errors import MissingPackageError
+
+#: back end -> the packages it needs, and the extra that brings them
+NEEDED = {
+    "auto": (("torch", "transformers", "accelerate"), "torch"),
+    "onnxruntime": (("onnxruntime",), "onnx"),
+    "optimum": (("optimum", "onnxruntime"), "optimum"),
+}
+
+
+def require_engine(backend: str) -> None:
+    """Raises MissingPackageError now, where the worker could only fail shard after shard."""
+    needed, extra = NEEDED.get(backend, NEEDED["auto"])
+    for package in needed:
+        if find_spec(package) is None:
+            feature = f"model.backend {backend} on this machine"
+            raise MissingPackageError(feature=feature, package=package, install=f"parquetry[{extra}]")

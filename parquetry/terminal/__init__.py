@@ -1,0 +1,1 @@
+"""How statuses, rows and plans look in a terminal."""

@@ -1,0 +1,73 @@
+"""A job before it is one: its spec with absolute locations, the id that follows from it, and its output folder."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from parquetry.producers.listing import Source
+from parquetry.producers.output_folder import read_record
+from parquetry.schemas.errors import OutputTakenError
+from parquetry.schemas.job import JobSpec, ModelSpec
+from parquetry.schemas.location import Location
+from parquetry.schemas.manifest import JobRecord
+from parquetry.schemas.storage.storage import Storage, open_storage
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What is known of a job without looking at its input or its model."""
+
+    #: located
+    spec: JobSpec
+    #: the id of the job it will be, or is already
+    job: str
+    output: Storage
+
+    @classmethod
+    def of(cls, spec: JobSpec) -> Draft:
+        """Raises LocationError."""
+        spec = located(spec)
+        return cls(spec, job_id(spec), open_storage(Location.parse(spec.output.path)))
+
+    def read_record(self) -> JobRecord | None:
+        """This job's record in its output, None when the output is nobody's. Raises OutputTakenError."""
+        record = read_record(self.output)
+        if record is not None and record.job != self.job:
+            raise OutputTakenError(path=self.output.root, job=record.job)
+        return record
+
+
+def located(spec: JobSpec) -> JobSpec:
+    """The spec with absolute locations, so that it means the same on every machine and from every folder."""
+    path = spec.input.path
+    sources = Source.parse(path).normalized if isinstance(path, str) else [Source.parse(p).normalized for p in path]
+    return spec.model_copy(
+        update={
+            "input": spec.input.model_copy(update={"path": sources}),
+            "output": spec.output.model_copy(update={"path": str(Location.parse(spec.output.path))}),
+            "model": _located_model(spec.model),
+        }
+    )
+
+
+def _located_model(model: ModelSpec) -> ModelSpec:
+    found: dict[str, object] = {"id": _absolute(model.id)}
+    if model.adapter is not None:
+        found["adapter"] = _absolute(model.adapter)
+    if model.adapters is not None:
+        found["adapters"] = {name: _absolute(folder) for name, folder in model.adapters.items()}
+    return model.model_copy(update=found)
+
+
+def _absolute(path: str) -> str:
+    """A folder or file of this machine by its full path; a hub id as it is."""
+    found = Path(path).expanduser()
+    return str(found.resolve()) if found.exists() else path
+
+
+def job_id(spec: JobSpec) -> str:
+    """`<task>-<12 hex digits>` of what determines the output, and where it goes. `spec` must be located."""
+    digest = hashlib.sha256(f"{spec.fingerprint}\n{spec.output.path}".encode()).hexdigest()
+    return f"{spec.task}-{digest[:12]}"

@@ -1,0 +1,67 @@
+"""How long a job's prompts are: some rows from all over the input, prepared as a worker would."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from parquetry.schemas.errors import RowError
+from parquetry.schemas.manifest import JobRecord
+from parquetry.schemas.shard import Shard, ShardPlan
+from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.preparation.preparation_choice import choose_preparation
+from parquetry.workers.preparation.tokenization import Tokenizer
+from parquetry.workers.shards.reader import input_schema, read_shard
+
+#: shards that rows are taken from, at most
+_SAMPLED_SHARDS = 8
+
+
+@dataclass
+class PromptSample:
+    """What some rows of the input came to."""
+
+    #: tokens of every sampled row that a model could take
+    lengths: list[int] = field(default_factory=list)
+    #: rows that would become error rows
+    num_errors: int = 0
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.lengths) + self.num_errors
+
+    @property
+    def mean(self) -> float:
+        """Tokens of a row on average, 0 when no row could be prepared."""
+        return sum(self.lengths) / max(len(self.lengths), 1)
+
+    @property
+    def longest(self) -> int:
+        return max(self.lengths, default=0)
+
+
+def sample_prompts(record: JobRecord, checkpoint: Checkpoint, num_rows: int) -> PromptSample:
+    """About `num_rows` rows of the job, read and tokenized."""
+    preparation = choose_preparation(record, checkpoint, Tokenizer.load(checkpoint.folder))
+    schema = input_schema(record)
+    sample = PromptSample()
+    for shard in _spread(record.plan, num_rows):
+        for batch in read_shard(record, shard, schema):
+            for tokens in preparation.tokens(batch):
+                if isinstance(tokens, RowError):
+                    sample.num_errors += 1
+                else:
+                    sample.lengths.append(len(tokens.ids))
+    return sample
+
+
+def _spread(plan: ShardPlan, num_rows: int) -> Iterator[Shard]:
+    """The first few rows of evenly spaced shards, since shards tend to begin with a row group; or all rows."""
+    takes_all = num_rows >= plan.num_rows
+    count = plan.num_shards if takes_all else min(_SAMPLED_SHARDS, plan.num_shards)
+    each = plan.num_rows if takes_all else max(1, num_rows // count)
+    for number in range(count):
+        index = number * plan.num_shards // count
+        start, stop = plan.bounds[index], plan.bounds[index + 1]
+        bounds = sorted({0, start, min(start + each, stop)})
+        yield ShardPlan(files=plan.files, bounds=tuple(bounds)).shard(len(bounds) - 2)
