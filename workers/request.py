@@ -9,7 +9,11 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
-    """How one request's tokens are chosen. `temperature` 0 is greedy; 0 disables `top_k`; 1.0 disables `top_p`."""
+    """How one request's tokens are chosen, in the order of transformers' generate: penalties, temperature, filters.
+
+    `temperature` 0 is greedy. What does nothing: `top_k` 0, `top_p` 1, `min_p` 0, `repetition_penalty` 1 and the other
+    penalties 0. The first penalty is over prompt and output, the others are over the output.
+    """
 
     max_new_tokens: int = 256
     temperature: float = 0.0
@@ -24,6 +28,8 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     #: token ids that end the output besides the model's own end-of-sequence ids
     stop_ids: tuple[int, ...] = ()
+    #: whether stop strings are looked for in a text without special tokens
+    skip_special_tokens: bool = True
     #: what the output must follow, as `parquetry.workers.grammar.grammar.Grammar.text`; None leaves it free
     grammar: str | None = None
     logprobs: bool = False

@@ -11,11 +11,11 @@ from tokenizers.decoders import DecodeStream
 class StopMatcher:
     """Detokenizes one sequence as it grows and looks for its stop strings in the newest text only."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], *, skip_special_tokens: bool = True) -> None:
         self._tokenizer = tokenizer
         self._stop = tuple(word for word in stop if word)
         self._keep = max(map(len, self._stop), default=1) - 1
-        self._stream = DecodeStream(skip_special_tokens=True)
+        self._stream = DecodeStream(skip_special_tokens=skip_special_tokens)
         self._tail = ""
 
     def push(self, token: int) -> bool:

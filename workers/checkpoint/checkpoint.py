@@ -174,16 +174,22 @@ class Checkpoint:
         texts = {key: _token_text(value) for key, value in found.items() if key.endswith("_token")}
         return {key: text for key, text in texts.items() if text is not None}
 
+    def chat_template_for(self, *, has_tools: bool) -> str | None:
+        """Jinja source of the chat template, as transformers picks it: with tools, that of the name tool_use if any."""
+        name = "tool_use" if has_tools and "tool_use" in self._chat_templates else "default"
+        return self._chat_templates.get(name)
+
     @cached_property
-    def chat_template(self) -> str | None:
-        """Jinja source of the model's chat template."""
-        file = self.folder / "chat_template.jinja"
-        if file.is_file():
-            return file.read_text(encoding="utf-8")
-        source = self.tokenizer_config.get("chat_template") or self._json("chat_template.json").get("chat_template")
-        if isinstance(source, list):
-            return {entry["name"]: entry["template"] for entry in source}.get("default")
-        return source
+    def _chat_templates(self) -> dict[str, str]:
+        """Sources by name; that of most models is the only one, and the default."""
+        found = self.tokenizer_config.get("chat_template") or self._json("chat_template.json").get("chat_template")
+        sources = {entry["name"]: entry["template"] for entry in found} if isinstance(found, list) else {}
+        if isinstance(found, str):
+            sources["default"] = found
+        files = {file.stem: file for file in (self.folder / "additional_chat_templates").glob("*.jinja")}
+        if (self.folder / "chat_template.jinja").is_file():
+            files["default"] = self.folder / "chat_template.jinja"
+        return sources | {name: file.read_text(encoding="utf-8") for name, file in files.items()}
 
     @cached_property
     def eos_ids(self) -> tuple[int, ...]:

@@ -50,6 +50,6 @@ class Intake:
         if params.stop:
             if self._tokenizer is None:
                 raise ValueError("stop strings need a tokenizer; use stop_ids or load one")
-            sequence.matcher = StopMatcher(self._tokenizer, params.stop)
+            sequence.matcher = StopMatcher(self._tokenizer, params.stop, skip_special_tokens=params.skip_special_tokens)
         if params.grammar is not None:
             sequence.grammar = self._grammars.start(params.grammar)

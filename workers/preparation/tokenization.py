@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
@@ -72,6 +73,15 @@ class Tokenizer:
         """The id of a token given as text."""
         return self._tokenizer.token_to_id(token)
 
+    def special_id(self, text: str) -> int | None:
+        """The id of the special token of exactly this text, None where there is none."""
+        return self._special_ids.get(text)
+
+    @cached_property
+    def _special_ids(self) -> dict[str, int]:
+        added = self._tokenizer.get_added_tokens_decoder()
+        return {token.content: number for number, token in added.items() if token.special}
+
     def lowercase(self) -> None:
         """Bring texts into lower case before all else."""
         own = self._tokenizer.normalizer
@@ -135,9 +145,9 @@ class Tokenizer:
             return [error or next(found) for error in refused]
         return [_or_error(fit, value, encoding) for value, encoding in zip(inputs, encoded, strict=True)]
 
-    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
-        """The texts of generated ids, special tokens left out; bytes that are no UTF-8 become U+FFFD."""
-        return self._tokenizer.decode_batch([list(row) for row in ids], skip_special_tokens=True)
+    def decode(self, ids: Sequence[Sequence[int] | np.ndarray], *, skip_special_tokens: bool = True) -> list[str]:
+        """The texts of generated ids; bytes that are no UTF-8 become U+FFFD."""
+        return self._tokenizer.decode_batch([list(row) for row in ids], skip_special_tokens=skip_special_tokens)
 
 
 class _Fit:

@@ -3,13 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from parquetry.schemas.errors import RowError
 from parquetry.workers.preparation.tokenization import Tokens
-from parquetry.workers.request import Result
-from parquetry.workers.shards.answers import Outcome
+from parquetry.workers.request import Completion, Result
+
+
+@dataclass
+class Outcome:
+    """One row on its way: tokens in, one result for each sample, or an error."""
+
+    num_prompt_tokens: int | None = None
+    results: list[Result | None] = field(default_factory=list)
+    error: str | None = None
+    #: where the tokens lie in the text, for labels of tokens
+    tokens: Tokens | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every sample has its result; a row that no engine sees has none to wait for."""
+        return None not in self.results
+
+    def take(self, sample: int, result: Result) -> None:
+        """Store one sample's result; the error of any sample is the row's."""
+        self.results[sample] = result
+        if isinstance(result, Completion) and result.num_prompt_tokens is not None:
+            self.num_prompt_tokens = result.num_prompt_tokens
+        self.error = self.error or result.error
+
+    @property
+    def completions(self) -> list[Completion]:
+        """The results of a row that generates, one for each sample that has its own."""
+        return [result for result in self.results if isinstance(result, Completion)]
+
+    @property
+    def num_output_tokens(self) -> int:
+        return sum(len(result.output_ids) for result in self.completions)
 
 
 class Chunk:

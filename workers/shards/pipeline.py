@@ -24,8 +24,8 @@ from parquetry.workers.preparation.tokenization import Tokenizer, Tokens
 from parquetry.workers.process.client import EngineClient
 from parquetry.workers.request import Request, Result
 from parquetry.workers.shards.ahead import Ahead
-from parquetry.workers.shards.answers import Answers, Outcome
-from parquetry.workers.shards.chunk import Chunk
+from parquetry.workers.shards.answers import Answers
+from parquetry.workers.shards.chunk import Chunk, Outcome
 from parquetry.workers.shards.part import inspect
 from parquetry.workers.shards.progress import PartSummary, ShardProgress, Tally
 from parquetry.workers.shards.provenance import provenance

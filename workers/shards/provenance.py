@@ -68,8 +68,8 @@ def _template_digest(spec: JobSpec, checkpoint: Checkpoint) -> str:
     """Digest over everything that shapes a prompt besides the row."""
     if spec.task != "generate":
         return ""
-    chat = checkpoint.chat_template if spec.prompt.chat is not False else None
-    text = _json([spec.prompt.model_dump(mode="json"), chat])
+    chat = checkpoint.chat_template_for(has_tools=spec.prompt.tools is not None)
+    text = _json([spec.prompt.model_dump(mode="json"), chat if spec.prompt.chat is not False else None])
     return hashlib.sha256(text.encode()).hexdigest()
 
 

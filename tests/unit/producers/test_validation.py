@@ -174,7 +174,7 @@ def test_what_engines_cannot_do_is_refused(spec, monkeypatch):
     def refuse(_generation):
         raise UnsupportedOptionError(option="generation.regex", reason="no engine has it")
 
-    monkeypatch.setattr(validation, "sampling_params", refuse)
+    monkeypatch.setattr(validation, "checked_grammar", refuse)
     assert "generation.regex is not supported" in refusal(spec(), UnsupportedOptionError)
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from parquetry.schemas.errors import RowError
 from parquetry.schemas.manifest import JobRecord
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
-from parquetry.workers.preparation.chat import read_messages, user_message, with_system
+from parquetry.workers.preparation.conversation import read_messages, user_message, with_system
 from parquetry.workers.preparation.images.image_column import Reference, read_images, reference
 from parquetry.workers.preparation.images.image_reader import ImageReader
 from parquetry.workers.preparation.preparation import or_error, require_good
@@ -20,6 +20,8 @@ from parquetry.workers.preparation.prompts import PromptPreparation
 from parquetry.workers.preparation.tokenization import Tokenizer, Tokens
 from parquetry.workers.request import Request, VisionRequest
 
+#: a prompt's text, and its images by reference
+Named = tuple[str, tuple[Reference, ...]]
 #: images read at once; they wait for disks and networks, not for the processor
 _READERS = 8
 
@@ -53,40 +55,41 @@ class ImagePreparation(PromptPreparation):
         rows = zip(self._rows(batch), self._images(batch), strict=True)
         prompts = [or_error(self._prompt_of, *row) for row in rows]
         encoded = self._encoded([prompt if isinstance(prompt, RowError) else prompt[0] for prompt in prompts])
-        named = [
-            tokens if isinstance(tokens, RowError) else ImagePrompt(tokens.ids, text=prompt[0], references=prompt[1])
-            for prompt, tokens in zip(prompts, encoded, strict=True)
-        ]
-        return self._for_adapters(batch, named)
+        pairs = zip(prompts, encoded, strict=True)
+        return self._for_adapters(batch, [_named(prompt, tokens) for prompt, tokens in pairs])
 
-    def _images(self, batch: pa.RecordBatch) -> list[list[Reference] | RowError]:
+    def _images(self, batch: pa.RecordBatch) -> Sequence[list[Reference] | RowError]:
         """The images of the rows' own column; none where the messages name them."""
-        column = self._prompt.image
+        column = str(self._prompt.image)
         return [[]] * batch.num_rows if column == self._prompt.messages else read_images(column, batch[column])
 
-    def _prompt_of(self, row: dict[str, Any], images: list[Reference] | RowError) -> tuple[str, tuple[Reference, ...]]:
-        """The text of the prompt, and what its places for images stand for."""
-        require_good({**row, "image": images})
+    def _prompt_of(self, row: dict[str, Any], images: list[Reference] | RowError) -> Named:
+        """The text of the prompt, and what its places for images stand for. Raises RowError."""
+        require_good(row)
+        if isinstance(images, RowError):
+            raise images
         if self._template is None:
-            return self._conversation(row[self._prompt.messages], images)
+            return self._conversation(row, images)
         text = self._template.render(row)
         if self._chat is not None:
-            text = self._chat.render(user_message(text, self._prompt.system, num_images=len(images)))
+            text = self._dialogue(row, user_message(text, self._prompt.system, num_images=len(images)))
         return text, tuple(images)
 
-    def _conversation(self, value: Any, images: Sequence[Reference]) -> tuple[str, tuple[Reference, ...]]:
-        column, places = self._prompt.messages, []
-        messages = read_messages(column, value, places)
+    def _conversation(self, row: dict[str, Any], images: Sequence[Reference]) -> Named:
+        column = str(self._prompt.messages)
+        places: list[Any] = []
+        messages = read_messages(column, row[column], places)
         filled = tuple(_fill(f"{column}: image", places, images))
-        return self._chat.render(with_system(messages, self._prompt.system)), filled
+        return self._dialogue(row, with_system(messages, self._prompt.system)), filled
 
     def complete(self, prepared: list[Tokens | RowError]) -> list[Tokens | RowError]:
         """The same prompts with their images read, several at a time."""
         asked = [prompt.references for prompt in prepared if isinstance(prompt, ImagePrompt)]
         found = iter(list(self._pool.map(self._reader.read, asked)))
-        return [prompt if isinstance(prompt, RowError) else _with_images(prompt, next(found)) for prompt in prepared]
+        return [_with_images(prompt, next(found)) if isinstance(prompt, ImagePrompt) else prompt for prompt in prepared]
 
     def request(self, id: int, tokens: Tokens, row: int, sample: int) -> Request:
+        assert isinstance(tokens, ImagePrompt)
         return VisionRequest(
             id=id,
             text=tokens.text,
@@ -97,6 +100,12 @@ class ImagePreparation(PromptPreparation):
             adapter=tokens.adapter,
             params=self._params,
         )
+
+
+def _named(prompt: Named | RowError, tokens: Tokens | RowError) -> ImagePrompt | RowError:
+    if isinstance(prompt, RowError) or isinstance(tokens, RowError):
+        return prompt if isinstance(prompt, RowError) else tokens
+    return ImagePrompt(tokens.ids, text=prompt[0], references=prompt[1])
 
 
 def _fill(name: str, places: Sequence[Any], images: Sequence[Reference]) -> Iterable[Reference]:

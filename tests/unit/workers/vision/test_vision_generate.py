@@ -12,11 +12,13 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from parquetry.schemas.errors import MissingPackageError, RowError
-from parquetry.schemas.job import ModelSpec, PromptSpec
+from parquetry.schemas.generation import PromptSpec
+from parquetry.schemas.job import ModelSpec
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.hosting.engine_choice import load_engine
-from parquetry.workers.preparation.chat import ChatTemplate, user_message
+from parquetry.workers.preparation.chat import ChatTemplate
+from parquetry.workers.preparation.conversation import user_message
 from parquetry.workers.process.messages import read_requests, request_frames
 from parquetry.workers.request import GenerationRequest, SamplingParams, VisionRequest
 from parquetry.workers.vision import layout
