@@ -25,7 +25,7 @@ class PromptSpec(Section):
     #: what happens to a prompt longer than the model's window allows
     truncate: Literal["error", "left", "right"] = "error"
     #: variables of the model's chat template, such as enable_thinking
-    chat_template_kwargs: dict[str, Any] = Field({})
+    chat_template_kwargs: dict[str, Any] = Field(default={})
     #: schemas of the tools the model may call, or the column that holds each row's; null in a cell is a row without any
     tools: list[dict[str, Any]] | str | None = None
 
@@ -64,21 +64,21 @@ class GenerationSpec(Section):
     """How tokens are chosen and when a row ends."""
 
     max_new_tokens: Positive = 256
-    temperature: float = Field(0.0, ge=0.0, le=100.0)
-    top_p: float = Field(1.0, gt=0.0, le=1.0)
-    top_k: int = Field(0, ge=0)
-    seed: int = Field(0, ge=0, lt=2**63)
-    n: int = Field(1, ge=1, le=1024)
-    stop: list[str] = Field([])
+    temperature: float = Field(default=0.0, ge=0.0, le=100.0)
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    top_k: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    n: int = Field(default=1, ge=1, le=1024)
+    stop: list[str] = Field(default=[])
     #: ids of tokens that end a row besides the model's own; like a stop string, no part of the output
-    stop_token_ids: list[TokenId] = Field([])
+    stop_token_ids: list[TokenId] = Field(default=[])
     #: only with a temperature: tokens less likely than this share of the likeliest one's probability are out
-    min_p: float = Field(0.0, ge=0.0, le=1.0)
+    min_p: float = Field(default=0.0, ge=0.0, le=1.0)
     #: divides the logits of tokens in prompt or output (multiplies negative ones), as transformers does
-    repetition_penalty: float = Field(1.0, gt=0.0, le=100.0)
+    repetition_penalty: float = Field(default=1.0, gt=0.0, le=100.0)
     #: taken off the logit of each token in the output, once, and as often as the token stands there
-    presence_penalty: float = Field(0.0, ge=-2.0, le=2.0)
-    frequency_penalty: float = Field(0.0, ge=-2.0, le=2.0)
+    presence_penalty: float = Field(default=0.0, ge=-2.0, le=2.0)
+    frequency_penalty: float = Field(default=0.0, ge=-2.0, le=2.0)
     #: false keeps the text of special tokens, such as channel markers, in the output
     skip_special_tokens: bool = True
     logprobs: bool = False

@@ -58,7 +58,7 @@ class ModelSpec(Section):
     quantization: Quantization = "none"
     #: int8 alone: activations above it stay in half precision, 0 quantizes them all; null is 6.0 where rows are padded
     #: and 0 where they are packed
-    int8_threshold: float | None = Field(None, ge=0.0, allow_inf_nan=False)
+    int8_threshold: float | None = Field(default=None, ge=0.0, allow_inf_nan=False)
     attention: Attention = "auto"
     backend: Backend = "auto"
     device_map: Literal["auto"] | None = "auto"
@@ -132,10 +132,10 @@ class JobSpec(Section):
     classify: ClassifySpec = ClassifySpec()
     embed: EmbedSpec = EmbedSpec()
     shards: ShardsSpec = ShardsSpec()
-    priority: int = Field(5, ge=0, le=9)
+    priority: int = Field(default=5, ge=0, le=9)
     on_row_error: Literal["keep", "fail"] = "keep"
     #: webhooks that are told when the job has ended
-    notify: list[str] = Field([])
+    notify: list[str] = Field(default=[])
 
     @field_validator("notify")
     @classmethod

@@ -1,4 +1,4 @@
-"""Requests on their way in: sequences for the scheduler, and answers to what no model need see."""
+"""Requests on their way in: sequences for the scheduler, and at once an answer to requests that need no model."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from parquetry.workers.loading.adapter_bank import AdapterBank
 from parquetry.workers.packed.scheduling.sequence import Sequence
 from parquetry.workers.request import Completion, GenerationRequest
 from parquetry.workers.stops import StopMatcher
+from parquetry.workers.vocabulary_check import unknown_ids
 
 
 class Intake:
@@ -37,12 +38,10 @@ class Intake:
 
     def _problem(self, request: GenerationRequest) -> str | None:
         """Why the model cannot answer at all, or None."""
-        names, ids = self._adapters.names, request.prompt_ids
+        names = self._adapters.names
         if request.adapter is not None and request.adapter not in names:
             return unknown_adapter(request.adapter, names)
-        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < self._vocab_size:
-            return "the prompt has token ids that the model does not know; its tokenizer.json is of another model"
-        return None
+        return unknown_ids("the prompt", request.prompt_ids, self._vocab_size)
 
     def _watch(self, sequence: Sequence) -> None:
         """Give the sequence what looks at its tokens one by one. Raises GrammarError."""

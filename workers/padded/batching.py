@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-R = TypeVar("R")
+
+class Identified(Protocol):
+    """What has an id of its own."""
+
+    @property
+    def id(self) -> int: ...
+
+
+R = TypeVar("R", bound=Identified)
 
 
 @dataclass(order=True, frozen=True)

@@ -7,8 +7,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import tokenizers
 import torch
-from torch import nn
-from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 
 from parquetry.schemas.errors import GrammarError
 from parquetry.workers.checkpoint.adapter import unknown_adapter
@@ -18,11 +17,12 @@ from parquetry.workers.grammar.padded import BatchGrammars
 from parquetry.workers.loading.adapter_bank import AdapterBank
 from parquetry.workers.padded.batching import LengthSorted
 from parquetry.workers.padded.decoder_prefix import decoder_options, decoder_prefix
-from parquetry.workers.padded.padding import pad_rows
+from parquetry.workers.padded.padding import Side, pad_rows
 from parquetry.workers.padded.sampling import RowSampling
 from parquetry.workers.padded.stopping import RowStopping
 from parquetry.workers.process.pulse import Beat
 from parquetry.workers.request import Completion, GenerationRequest, Request, Result
+from parquetry.workers.vocabulary_check import unknown_ids
 
 #: rows one batch holds at most
 MAX_ROWS = 256
@@ -35,7 +35,7 @@ class TransformersGenerate(Engine):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: PreTrainedModel,
         tokenizer: tokenizers.Tokenizer,
         *,
         eos_ids: Collection[int],
@@ -87,8 +87,8 @@ class TransformersGenerate(Engine):
     def _problem(self, request: GenerationRequest) -> str | None:
         if not len(request.prompt_ids):
             return "the prompt has no tokens"
-        if int(request.prompt_ids.max()) >= self._vocab_size or int(request.prompt_ids.min()) < 0:
-            return "the prompt has token ids that the model does not know; its tokenizer.json is of another model"
+        if problem := unknown_ids("the prompt", request.prompt_ids, self._vocab_size):
+            return problem
         if request.adapter is not None and request.adapter not in self._adapters.names:
             return unknown_adapter(request.adapter, self._adapters.names)
         try:
@@ -157,7 +157,7 @@ class TransformersGenerate(Engine):
     def _inputs(self, batch: list[GenerationRequest]) -> dict[str, torch.Tensor]:
         """What `generate` takes of these rows: token ids and attention mask, (num_rows, max_prompt_tokens) int64."""
         # a decoder's newest token stands in the last column; an encoder's positions are counted from the first
-        side = "right" if self._prefix else "left"
+        side: Side = "right" if self._prefix else "left"
         ids, mask = pad_rows([request.prompt_ids for request in batch], self._pad_id, side)
         inputs = {"input_ids": ids, "attention_mask": mask}
         if self._prefix:

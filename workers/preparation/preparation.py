@@ -40,14 +40,6 @@ def require_good(row: dict[str, Any]) -> None:
         raise bad
 
 
-def or_error(function, *args):
-    """What the function returns, or the RowError it raises."""
-    try:
-        return function(*args)
-    except RowError as error:
-        return error
-
-
 def require_tokens(tokens: Tokens | RowError) -> Tokens | RowError:
     """The same, or the RowError of a row that has no token."""
     if isinstance(tokens, Tokens) and not len(tokens.ids):

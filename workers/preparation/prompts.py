@@ -14,10 +14,10 @@ from parquetry.schemas.job import JobSpec
 from parquetry.schemas.manifest import JobRecord
 from parquetry.workers.checkpoint.adapter import unknown_adapter
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
-from parquetry.workers.preparation.cells import cells, text_of
+from parquetry.workers.preparation.cells import cells, or_error, text_of
 from parquetry.workers.preparation.chat import ChatTemplate
 from parquetry.workers.preparation.conversation import Message, read_messages, read_tools, user_message, with_system
-from parquetry.workers.preparation.preparation import Preparation, or_error, require_good, require_tokens
+from parquetry.workers.preparation.preparation import Preparation, require_good, require_tokens
 from parquetry.workers.preparation.request_params import sampling_params
 from parquetry.workers.preparation.template import Template
 from parquetry.workers.preparation.tokenization import Tokenizer, Tokens

@@ -46,8 +46,8 @@ def stop_ids(generation: GenerationSpec, tokenizer: Tokenizer) -> tuple[int, ...
 
 def check_stop_ids(generation: GenerationSpec, checkpoint: Checkpoint) -> None:
     """Raise InvalidValueError for an id that the model can never write."""
-    size = checkpoint.text_config.get("vocab_size")
-    beyond = next((token for token in generation.stop_token_ids if size is not None and token >= size), None)
+    size = int(checkpoint.text_config.get("vocab_size") or 2**31)
+    beyond = next((token for token in generation.stop_token_ids if token >= size), None)
     if beyond is not None:
         reason = f"the model's token ids end at {size - 1}"
         raise InvalidValueError(key="generation.stop_token_ids", value=beyond, reason=reason)

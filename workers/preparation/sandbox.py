@@ -108,12 +108,12 @@ class _Bounding(NodeTransformer):
     """Puts a filter that counts around what loops iterate over and what `~` joins."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:
-        node = self.generic_visit(node)
+        self.generic_visit(node)
         node.iter = nodes.Filter(node.iter, "bounded", [], [], None, None, lineno=node.lineno)
         return node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Filter:
-        node = self.generic_visit(node)
+        self.generic_visit(node)
         pieces = nodes.List(node.nodes, lineno=node.lineno)
         return nodes.Filter(pieces, "concatenated", [], [], None, None, lineno=node.lineno)
 

@@ -137,7 +137,7 @@ class EntityAnswers(Answers):
         # (num_tokens, 2) of a row: number of the best label, and its probability
         found = iter(
             self._grouping.entities(
-                [row.tokens for row in rows if row.error is None],
+                [row.tokens for row in rows if row.error is None and row.tokens is not None],
                 [_values(row).reshape(-1, 2) for row in rows if row.error is None],
             )
         )

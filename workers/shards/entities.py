@@ -55,6 +55,7 @@ class EntityGrouping:
 
     def _word(self, tokens: Tokens, places: np.ndarray) -> str:
         ids, spans = tokens.ids[places], tokens.spans
+        assert spans is not None
         if self._unknown_id is None or self._unknown_id not in ids:
             return self._tokenizer.word(ids)
         texts = {

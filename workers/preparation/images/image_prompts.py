@@ -12,10 +12,11 @@ import pyarrow as pa
 from parquetry.schemas.errors import RowError
 from parquetry.schemas.manifest import JobRecord
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.preparation.cells import or_error
 from parquetry.workers.preparation.conversation import read_messages, user_message, with_system
 from parquetry.workers.preparation.images.image_column import Reference, read_images, reference
 from parquetry.workers.preparation.images.image_reader import ImageReader
-from parquetry.workers.preparation.preparation import or_error, require_good
+from parquetry.workers.preparation.preparation import require_good
 from parquetry.workers.preparation.prompts import PromptPreparation
 from parquetry.workers.preparation.tokenization import Tokenizer, Tokens
 from parquetry.workers.request import Request, VisionRequest
@@ -103,8 +104,10 @@ class ImagePreparation(PromptPreparation):
 
 
 def _named(prompt: Named | RowError, tokens: Tokens | RowError) -> ImagePrompt | RowError:
-    if isinstance(prompt, RowError) or isinstance(tokens, RowError):
-        return prompt if isinstance(prompt, RowError) else tokens
+    if isinstance(prompt, RowError):
+        return prompt
+    if isinstance(tokens, RowError):
+        return tokens
     return ImagePrompt(tokens.ids, text=prompt[0], references=prompt[1])
 
 

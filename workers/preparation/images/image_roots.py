@@ -71,8 +71,9 @@ def input_folders(record: JobRecord) -> tuple[Location, ...]:
 
 def _folder(text: str, record: JobRecord) -> Location:
     magic = _MAGIC.search(text)
-    is_pattern = magic is not None and not os.path.exists(text)
-    location = Location.parse(text[: magic.start()].rpartition("/")[0] or "/" if is_pattern else text)
+    if magic is not None and not os.path.exists(text):
+        text = text[: magic.start()].rpartition("/")[0] or "/"
+    location = Location.parse(text)
     is_file = any(file.path == str(location) for file in record.plan.files)
     return location.parent if is_file else location
 
