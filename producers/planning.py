@@ -15,6 +15,7 @@ from parquetry.schemas.manifest import JobRecord
 from parquetry.schemas.shard import Shard, ShardPlan
 from parquetry.tasks.ledger.job_entry import queue_of
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.checkpoint.generation_defaults import generation_defaults
 from parquetry.workers.loading.figures import speed_warning
 from parquetry.workers.loading.placement import WEIGHT_SHARE
 from parquetry.workers.loading.plan import LoadingPlan
@@ -60,6 +61,8 @@ class Plan(BaseModel):
     device_bytes: int | None
     #: None when device_bytes is not known
     weights_fit: bool | None
+    #: sentences on which of the model's own defaults for generation the job takes over, and which not
+    model_defaults: tuple[str, ...] = ()
     #: sentences on what the job's choices cost
     warnings: tuple[str, ...] = ()
 
@@ -98,8 +101,13 @@ def plan(spec: JobSpec, *, sample_rows: int = SAMPLE_ROWS, device_bytes: int | N
         device_weight_bytes=needed,
         device_bytes=device_bytes,
         weights_fit=None if device_bytes is None else needed <= device_bytes * WEIGHT_SHARE,
+        model_defaults=_model_defaults(record.spec, checkpoint),
         warnings=_warnings(record.spec),
     )
+
+
+def _model_defaults(spec: JobSpec, checkpoint: Checkpoint) -> tuple[str, ...]:
+    return tuple(generation_defaults(checkpoint, spec.generation)) if spec.task == "generate" else ()
 
 
 def _warnings(spec: JobSpec) -> tuple[str, ...]:

@@ -195,13 +195,18 @@ class Checkpoint:
     def eos_ids(self) -> tuple[int, ...]:
         """Ids that end a generation: of generation_config.json, config.json and the tokenizer, ascending."""
         found: set[int] = set()
-        for value in (self._json("generation_config.json").get("eos_token_id"), self.text_config.get("eos_token_id")):
+        for value in (self.generation_config.get("eos_token_id"), self.text_config.get("eos_token_id")):
             found.update(value if isinstance(value, list) else [] if value is None else [value])
         # chat models often end a turn with a token that only their tokenizer names
         name = self.special_tokens.get("eos_token")
         added = self._json("tokenizer.json").get("added_tokens", []) if name else []
         found.update(token["id"] for token in added if token["content"] == name)
         return tuple(sorted(found))
+
+    @cached_property
+    def generation_config(self) -> dict[str, Any]:
+        """generation_config.json as it is, empty where there is none."""
+        return self._json("generation_config.json")
 
     @property
     def pad_id(self) -> int:
