@@ -65,7 +65,7 @@ class EngineSpec(BaseModel):
         return tuple(f"{kind}:{number}" if kind == "cuda" else kind for number in (numbers or "0").split(","))
 
     def on(self, rank: int) -> EngineSpec:
-        """The same on the device of one rank."""
+        """The spec of one rank, on its own device."""
         return self.model_copy(update={"device": self.devices[rank]})
 
     @cached_property
@@ -75,7 +75,7 @@ class EngineSpec(BaseModel):
 
     @cached_property
     def weights_key(self) -> str:
-        """16 hex digits: equal for engines that may stand on the same loaded weights, one after the other."""
+        """16 hex digits: equal for engines that can use the same loaded weights, one after the other."""
         if self.model.backend in OTHER_RUNTIMES:
             return self.key
         upon = dict.fromkeys(("device", "token_budget", "pooling", "normalize", "dimensions"), True)

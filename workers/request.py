@@ -37,7 +37,7 @@ class SamplingParams:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GenerationRequest:
-    """One prompt to continue. Randomness is keyed by (params.seed, row, sample, position), never by the batch."""
+    """One prompt to generate from. Randomness is keyed by (params.seed, row, sample, position), never by the batch."""
 
     #: unique within one connection to the engine
     id: int
@@ -54,7 +54,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class VisionRequest(GenerationRequest):
-    """A prompt with images to continue. The engine makes tokens of both: how many an image takes is the model's own."""
+    """A prompt with images. The engine tokenizes it: how many tokens an image takes depends on the model."""
 
     prompt_ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
     #: the prompt, with the model's placeholder where each image belongs; a plain one without any gets them in front

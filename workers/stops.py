@@ -29,6 +29,6 @@ class StopMatcher:
 
 
 def cut_at_stop(text: str, stop: Sequence[str]) -> str:
-    """`text` up to the first stop string in it: the token that completes one can carry text of both sides."""
+    """`text` up to the first stop string: the token that completes one may hold text before and behind it."""
     ends = [at for word in stop if word and (at := text.find(word)) >= 0]
     return text[: min(ends)] if ends else text

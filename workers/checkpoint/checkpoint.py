@@ -1,4 +1,4 @@
-"""A model folder as it lies on disk: what can be known of it without loading a single weight."""
+"""A model folder on disk: what its files say without loading any weights."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Checkpoint:
 
     @property
     def reference(self) -> str:
-        """What `resolve` finds again, on another machine too: an absolute path, or `hub-id@commit`."""
+        """A name that `resolve` finds on any machine: an absolute path, or `hub-id@commit`."""
         if self.gguf is not None:
             return str(self.gguf)
         name = self.id.partition("@")[0]
@@ -115,7 +115,7 @@ class Checkpoint:
 
     @property
     def is_encoder_decoder(self) -> bool:
-        """Whether the prompt goes to an encoder, and the output comes from a decoder beside it, as in T5 and BART."""
+        """Whether an encoder reads the prompt and a separate decoder writes the output, as in T5 and BART."""
         return bool(self.config.get("is_encoder_decoder"))
 
     @property
@@ -125,7 +125,7 @@ class Checkpoint:
 
     @property
     def has_processor(self) -> bool:
-        """Whether the folder says how images become the model's input."""
+        """Whether the folder has a configuration for preprocessing images."""
         return any((self.folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
 
     @property
@@ -181,7 +181,7 @@ class Checkpoint:
 
     @cached_property
     def _chat_templates(self) -> dict[str, str]:
-        """Sources by name; that of most models is the only one, and the default."""
+        """Jinja sources by name; most models have only `default`."""
         found = self.tokenizer_config.get("chat_template") or self._json("chat_template.json").get("chat_template")
         sources = {entry["name"]: entry["template"] for entry in found} if isinstance(found, list) else {}
         if isinstance(found, str):
@@ -210,7 +210,7 @@ class Checkpoint:
 
     @property
     def pad_id(self) -> int:
-        """Id that fills padded batches; it is masked, so any id does where the model has none of its own."""
+        """Id that pads batches. Padding is masked, so any id works for a model without one."""
         pad = self.text_config.get("pad_token_id")
         return int(pad) if pad is not None else next(iter(self.eos_ids), 0)
 

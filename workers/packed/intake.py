@@ -24,7 +24,9 @@ class Intake:
         self._vocab_size = vocab_size
 
     def take(self, request: GenerationRequest) -> Sequence | Completion:
-        """The sequence of a request, or how it ended. Raises ValueError for what needs a tokenizer without one."""
+        """The request as a sequence for the scheduler, or its completion where no model is needed.
+
+        Raises ValueError for stop strings and grammars without a tokenizer."""
         if problem := self._problem(request):
             return Sequence(request).fail(problem)
         sequence = Sequence(request, self._adapters.number(request.adapter))
@@ -37,14 +39,14 @@ class Intake:
         return sequence
 
     def _problem(self, request: GenerationRequest) -> str | None:
-        """Why the model cannot answer at all, or None."""
+        """Why the model cannot take the request, or None."""
         names = self._adapters.names
         if request.adapter is not None and request.adapter not in names:
             return unknown_adapter(request.adapter, names)
         return unknown_ids("the prompt", request.prompt_ids, self._vocab_size)
 
     def _watch(self, sequence: Sequence) -> None:
-        """Give the sequence what looks at its tokens one by one. Raises GrammarError."""
+        """Give the sequence its stop matcher and its grammar. Raises GrammarError."""
         params = sequence.request.params
         if params.stop:
             if self._tokenizer is None:

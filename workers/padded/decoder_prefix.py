@@ -1,4 +1,4 @@
-"""What an encoder-decoder's decoder is given before the first token of its own."""
+"""The first tokens of an encoder-decoder's decoder, which are given and not generated."""
 
 from __future__ import annotations
 

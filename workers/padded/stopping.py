@@ -1,4 +1,4 @@
-"""When each row of a batch ends: its own length, its own stop ids and strings, or because nobody wants it any more."""
+"""When each row of a batch ends: at its own length, stop ids or stop strings, or when it is cancelled."""
 
 from __future__ import annotations
 

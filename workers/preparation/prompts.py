@@ -1,4 +1,4 @@
-"""Prompts to continue, of any row: rendered, put through the chat template, tokenized, within the model's window."""
+"""Prompts of task generate: rendered from a row, through the chat template, tokenized, within the context window."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from parquetry.workers.request import GenerationRequest, Request
 
 
 class PromptPreparation(Preparation):
-    """Prompts to continue: a rendered template or a column of messages, through the chat template or plain."""
+    """Prompts from a template or from a column of messages, through the chat template or plain."""
 
     def __init__(self, record: JobRecord, checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
         self._prompt = record.spec.prompt
@@ -58,7 +58,7 @@ class PromptPreparation(Preparation):
         return [require_tokens(next(encoded)) if isinstance(text, str) else text for text in texts]
 
     def _for_adapters(self, batch: pa.RecordBatch, prepared: Sequence[Tokens | RowError]) -> list[Tokens | RowError]:
-        """The same with the adapter that each row names."""
+        """The tokens with the name of each row's adapter."""
         pairs = zip(self._adapters_of(batch), prepared, strict=True)
         return [
             adapter if isinstance(adapter, RowError) else _with_adapter(tokens, adapter) for adapter, tokens in pairs
@@ -70,7 +70,7 @@ class PromptPreparation(Preparation):
         )
 
     def _adapters_of(self, batch: pa.RecordBatch) -> Sequence[str | RowError | None]:
-        """The name each row gives, None for the model as it is."""
+        """The adapter each row names, None for the base model."""
         column = self._adapter_column
         if column is None:
             return [None] * batch.num_rows
@@ -108,7 +108,7 @@ class PromptPreparation(Preparation):
 
 
 def prompt_limit(spec: JobSpec, checkpoint: Checkpoint) -> int:
-    """Tokens a prompt may have. Raises InvalidValueError when max_new_tokens leaves no room for any."""
+    """The longest prompt, in tokens. Raises InvalidValueError when max_new_tokens fills the context window."""
     wanted, window = spec.generation.max_new_tokens, checkpoint.context_window
     if checkpoint.is_encoder_decoder:
         # the output has positions of its own, and begins behind up to two tokens that are given

@@ -1,4 +1,4 @@
-"""Texts of any row, or pairs of texts, to classify, score or embed."""
+"""Inputs of tasks classify, score and embed: one text a row, or a pair."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from parquetry.workers.request import EncodeRequest, Request
 
 
 class TextPreparation(Preparation):
-    """Texts, or pairs of texts, to classify, score or embed."""
+    """Texts or pairs of texts from their columns, tokenized within the context window."""
 
     def __init__(self, spec: JobSpec, checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
         section: EmbedSpec | ClassifySpec = spec.embed if spec.task == "embed" else spec.classify
@@ -72,7 +72,7 @@ class TextPreparation(Preparation):
 
 
 def embedding_prompt(spec: JobSpec, checkpoint: Checkpoint) -> str:
-    """What goes before every text. Raises InvalidValueError for a prompt that the model does not have."""
+    """The prompt put before every text. Raises InvalidValueError for the name of one that the model does not have."""
     return (checkpoint.pooling or Pooling({}, normalize=False)).prompt(spec.embed.prompt)
 
 

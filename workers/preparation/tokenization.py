@@ -23,7 +23,7 @@ Truncate = Literal["error", "left", "right"]
 
 @dataclass(frozen=True, eq=False)
 class Spans:
-    """Where the tokens of a text lie in it."""
+    """Character offsets of a text's tokens."""
 
     text: str
     #: (num_tokens, 2) int32, first character of a token and the one behind its last
@@ -47,7 +47,7 @@ class Tokens:
 
     @property
     def num_bytes(self) -> int:
-        """Of what travels beside the ids."""
+        """Bytes of images and the like that are held beside the ids."""
         return 0
 
 
@@ -86,7 +86,7 @@ class Tokenizer:
         return {token.content: number for number, token in added.items() if token.special}
 
     def lowercase(self) -> None:
-        """Bring texts into lower case before all else."""
+        """Lowercase texts before any other normalization."""
         own = self._tokenizer.normalizer
         first = normalizers.Lowercase()
         self._tokenizer.normalizer = first if own is None else normalizers.Sequence([first, own])
@@ -113,7 +113,7 @@ class Tokenizer:
         why: str = "",
         spans: bool = False,
     ) -> list[Tokens | RowError]:
-        """Encode each text to at most `limit` tokens, on request with the places of the tokens in it.
+        """Encode each text to at most `limit` tokens, with their character offsets if `spans` is set.
 
         `special_tokens` adds the model's own around the text; a chat template's text has them already. A longer text
         is cut at the left or right, or becomes a RowError with both numbers, which ends in `why`.
@@ -157,7 +157,7 @@ class Tokenizer:
 
 
 class _Fit:
-    """Brings one encoding within the limit."""
+    """Truncates one encoding to the limit, or refuses it."""
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ from parquetry.workers.stops import cut_at_stop
 
 
 class Answers(ABC):
-    """Makes the task's columns of complete rows."""
+    """Builds the task's output columns from rows whose results are all there."""
 
     def __init__(self, spec: JobSpec, *, embedding_dim: int | None = None, per_token: bool = False) -> None:
         self._spec = spec
@@ -33,7 +33,7 @@ class Answers(ABC):
 
     @classmethod
     def of(cls, spec: JobSpec, checkpoint: Checkpoint, tokenizer: Tokenizer, engine: Mapping[str, str]) -> Answers:
-        """The answers of the spec's task; `engine` is what the engine says of itself."""
+        """The answers of the spec's task; `engine` is what `Engine.describe` returned."""
         if spec.task == "generate":
             return GenerationAnswers(spec, tokenizer)
         if spec.task == "embed":
@@ -154,7 +154,7 @@ def _matrix(rows: Sequence[Outcome], width: int) -> tuple[np.ndarray, np.ndarray
 
 
 def _column(values: pa.Array, errors: np.ndarray, kind: pa.DataType) -> pa.Array:
-    """Equally many values of each row as one column, null in error rows; lists where `kind` is one."""
+    """A column of type `kind` from a flat array with the same number of values for each row; null in error rows."""
     if not pa.types.is_list(kind):
         return pc.if_else(pa.array(errors), pa.scalar(None, values.type), values)
     width = len(values) // max(len(errors), 1)

@@ -1,4 +1,4 @@
-"""One batch of input rows on its way through a shard: what is kept of it, and what became of each row."""
+"""One batch of input rows in flight: the columns that the output keeps, and the outcome of each row."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from parquetry.workers.request import Completion, Result
 
 @dataclass
 class Outcome:
-    """One row on its way: tokens in, one result for each sample, or an error."""
+    """One row in flight: the size of its prompt, one result for each sample, or an error."""
 
     num_prompt_tokens: int | None = None
     results: list[Result | None] = field(default_factory=list)
@@ -24,7 +24,7 @@ class Outcome:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every sample has its result; a row that no engine sees has none to wait for."""
+        """Whether every sample has its result; also true of a row that failed before it reached the engine."""
         return None not in self.results
 
     def take(self, sample: int, result: Result) -> None:
@@ -36,7 +36,7 @@ class Outcome:
 
     @property
     def completions(self) -> list[Completion]:
-        """The results of a row that generates, one for each sample that has its own."""
+        """The results of a row of task generate that have arrived, in the order of the samples."""
         return [result for result in self.results if isinstance(result, Completion)]
 
     @property
@@ -76,7 +76,7 @@ class Chunk:
         return outcome
 
     def refused(self) -> Iterator[tuple[int, Outcome]]:
-        """Rows, by their position in the job's input, that no engine will see."""
+        """Rows that failed before they reached the engine, each with its position in the job's input."""
         return ((self.first_row + i, o) for i, o in enumerate(self.outcomes) if not o.results)
 
 

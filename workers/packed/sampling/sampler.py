@@ -24,7 +24,7 @@ PENALTY_ROWS = 128
 
 
 class SamplingMode(IntFlag):
-    """What at least one lane of a step needs; what none needs is not computed."""
+    """Stages of the sampler that at least one lane of a step needs; the others are skipped."""
 
     GREEDY = 0
     RANDOM = 1

@@ -1,4 +1,4 @@
-"""Rows to requests where prompts hold images: the text as ever, the images as the bytes they are stored in."""
+"""Prompts with images: text as in other prompts, images as encoded files, which the engine decodes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _READERS = 8
 
 @dataclass(frozen=True, eq=False)
 class ImagePrompt(Tokens):
-    """A prompt, the tokens of its text alone, and its images: first named, then read."""
+    """A prompt, the tokens of its text alone, and its images: references first, then the bytes read from them."""
 
     text: str = ""
     references: tuple[Reference, ...] = ()
@@ -52,7 +52,7 @@ class ImagePreparation(PromptPreparation):
         self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="images")
 
     def tokens(self, batch: pa.RecordBatch) -> list[Tokens | RowError]:
-        """ImagePrompts whose images are named but not read."""
+        """ImagePrompts with references to images that have not been read."""
         rows = zip(self._rows(batch), self._images(batch), strict=True)
         prompts = [or_error(self._prompt_of, *row) for row in rows]
         encoded = self._encoded([prompt if isinstance(prompt, RowError) else prompt[0] for prompt in prompts])
@@ -60,12 +60,12 @@ class ImagePreparation(PromptPreparation):
         return self._for_adapters(batch, [_named(prompt, tokens) for prompt, tokens in pairs])
 
     def _images(self, batch: pa.RecordBatch) -> Sequence[list[Reference] | RowError]:
-        """The images of the rows' own column; none where the messages name them."""
+        """The image references in each row's image column; none where the messages hold them."""
         column = str(self._prompt.image)
         return [[]] * batch.num_rows if column == self._prompt.messages else read_images(column, batch[column])
 
     def _prompt_of(self, row: dict[str, Any], images: list[Reference] | RowError) -> Named:
-        """The text of the prompt, and what its places for images stand for. Raises RowError."""
+        """The text of the prompt, and a reference for each of its image placeholders. Raises RowError."""
         require_good(row)
         if isinstance(images, RowError):
             raise images
@@ -84,7 +84,7 @@ class ImagePreparation(PromptPreparation):
         return self._dialogue(row, with_system(messages, self._prompt.system)), filled
 
     def complete(self, prepared: list[Tokens | RowError]) -> list[Tokens | RowError]:
-        """The same prompts with their images read, several at a time."""
+        """The prompts with the bytes of their images, which are read in parallel."""
         asked = [prompt.references for prompt in prepared if isinstance(prompt, ImagePrompt)]
         found = iter(list(self._pool.map(self._reader.read, asked)))
         return [_with_images(prompt, next(found)) if isinstance(prompt, ImagePrompt) else prompt for prompt in prepared]
@@ -112,7 +112,7 @@ def _named(prompt: Named | RowError, tokens: Tokens | RowError) -> ImagePrompt |
 
 
 def _fill(name: str, places: Sequence[Any], images: Sequence[Reference]) -> Iterable[Reference]:
-    """What each place names itself, or the next image of the row's own. Raises RowError when they do not come out."""
+    """Each placeholder's own reference, or the next of the row's column. Raises RowError if the counts differ."""
     own = iter(images)
     num_open = sum(place is None for place in places)
     if num_open != len(images):
