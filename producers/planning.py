@@ -13,6 +13,7 @@ from parquetry.schemas.job import JobSpec
 from parquetry.schemas.manifest import JobRecord
 from parquetry.tasks.ledger.job_entry import queue_of
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.checkpoint.generation_defaults import generation_defaults
 from parquetry.workers.gpus import GpuQueryError, smallest_gpu_bytes
 from parquetry.workers.loading.figures import speed_warning
 from parquetry.workers.loading.placement import WEIGHT_SHARE
@@ -55,6 +56,8 @@ class Plan(BaseModel):
     device_bytes: int | None
     #: None when device_bytes is not known
     weights_fit: bool | None
+    #: sentences on which of the model's own defaults for generation the job takes over, and which not
+    model_defaults: tuple[str, ...] = ()
     #: sentences on what the job's choices cost
     warnings: tuple[str, ...] = ()
 
@@ -79,8 +82,13 @@ def plan(spec: JobSpec, *, sample_rows: int = SAMPLE_ROWS, device_bytes: int | N
         **_token_facts(record, sample),
         **_weight_facts(record, checkpoint, device_bytes),
         context_window=checkpoint.context_window,
+        model_defaults=_model_defaults(record.spec, checkpoint),
         warnings=warnings,
     )
+
+
+def _model_defaults(spec: JobSpec, checkpoint: Checkpoint) -> tuple[str, ...]:
+    return tuple(generation_defaults(checkpoint, spec.generation)) if spec.task == "generate" else ()
 
 
 def _job_facts(record: JobRecord) -> dict[str, Any]:

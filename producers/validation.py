@@ -29,7 +29,8 @@ from parquetry.workers.grammar.vocabulary import read_vocabulary
 from parquetry.workers.loading.plan import LoadingPlan
 from parquetry.workers.preparation.chat import ChatTemplate
 from parquetry.workers.preparation.images.image_column import check_image_type
-from parquetry.workers.preparation.prompts import prompt_limit, sampling_params
+from parquetry.workers.preparation.prompts import prompt_limit
+from parquetry.workers.preparation.request_params import check_stop_ids, checked_grammar
 from parquetry.workers.preparation.template import Template
 from parquetry.workers.preparation.texts import embedding_prompt
 
@@ -68,8 +69,7 @@ def _check_options(spec: JobSpec) -> None:
         if spec.model.backend in ENCODER_BACKENDS:
             reason = "it serves classify, score and embed; set model.backend to auto"
             raise UnsupportedOptionError(option=f"model.backend {spec.model.backend} for task generate", reason=reason)
-        # workers know which generation options their engines have
-        sampling_params(spec.generation)
+        checked_grammar(spec.generation)
     if spec.model.backend == "onnxruntime" and spec.model.quantization not in ("none", "int8"):
         reason = "ONNX Runtime has int8; the others are of the torch back ends"
         option = f"model.quantization {spec.model.quantization} with model.backend onnxruntime"
@@ -98,7 +98,9 @@ def _check_columns(spec: JobSpec, schema: pa.Schema, template: Iterable[str]) ->
     ]
     _require_columns(wanted, schema.names)
     if spec.task == "generate" and spec.prompt.messages:
-        _check_messages(spec.prompt.messages, schema.field(spec.prompt.messages).type)
+        _check_structs("messages", spec.prompt.messages, schema, "a list of structs with role and content")
+    if spec.task == "generate" and isinstance(spec.prompt.tools, str):
+        _check_structs("tools", spec.prompt.tools, schema, "a list of structs, one schema each")
     if spec.task == "generate" and spec.prompt.image not in (None, spec.prompt.messages):
         check_image_type(spec.prompt.image, schema.field(spec.prompt.image).type)
 
@@ -118,12 +120,14 @@ def _check_names(spec: JobSpec, schema: pa.Schema, *, per_token: bool) -> None:
         raise InvalidValueError(key="output.keep", value=spec.output.keep or "not set", reason=reason)
 
 
-def _check_messages(column: str, kind: pa.DataType) -> None:
+def _check_structs(key: str, column: str, schema: pa.Schema, form: str) -> None:
+    """Raises InvalidValueError unless the column holds lists of structs, or text that may be the same as JSON."""
+    kind = schema.field(column).type
     is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind)
     if not (is_text or (is_list and pa.types.is_struct(kind.value_type))):
-        reason = f"the column is {kind}; messages are a list of structs with role and content, or the same as JSON text"
-        raise InvalidValueError(key="prompt.messages", value=repr(column), reason=reason)
+        reason = f"the column is {kind}; {key} are {form}, or the same as JSON text"
+        raise InvalidValueError(key=f"prompt.{key}", value=repr(column), reason=reason)
 
 
 def _check_model(spec: JobSpec) -> Checkpoint:
@@ -132,6 +136,7 @@ def _check_model(spec: JobSpec) -> Checkpoint:
     if spec.task == "generate":
         _check_generator(spec, checkpoint)
         prompt_limit(spec, checkpoint)
+        check_stop_ids(spec.generation, checkpoint)
         chat = ChatTemplate.of(checkpoint, spec.prompt, now=datetime.now(UTC))
         if spec.prompt.image is not None:
             _check_vision(spec, checkpoint, chat)

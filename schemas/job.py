@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections import Counter
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from parquetry.schemas.errors import InvalidValueError, UnknownKeyError, suggestion
+from parquetry.schemas.generation import GenerationSpec, PromptSpec
+from parquetry.schemas.section import Positive, Section, first_problem
 
 Task = Literal["generate", "classify", "embed", "score"]
 Backend = Literal["auto", "packed", "transformers", "onnxruntime", "optimum"]
@@ -22,14 +22,14 @@ Attention = Literal[
 ]  # fmt: skip
 #: webhooks one job may have
 MAX_WEBHOOKS = 10
+#: keys that shape how a model writes, by section; a task that writes nothing refuses them
+OF_GENERATE = {
+    "prompt": ("chat_template_kwargs", "tools"),
+    "generation": (
+        "stop_token_ids", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "skip_special_tokens"
+    ),
+}  # fmt: skip
 _WEB_ADDRESS = re.compile(r"https?://[^\s/?#@]+(:\d+)?([/?#]\S*)?")
-Positive = Annotated[int, Field(gt=0)]
-
-
-class Section(BaseModel):
-    """A frozen part of the spec that refuses unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
 
 
 class InputSpec(Section):
@@ -89,77 +89,6 @@ class ModelSpec(Section):
         return self
 
 
-class PromptSpec(Section):
-    """How a row becomes a prompt: a Jinja template, or a column of chat messages."""
-
-    template: str | None = None
-    system: str | None = None
-    messages: str | None = None
-    #: a column of images: paths, URLs, bytes, struct<bytes, path>, or lists of these; or the column of messages itself
-    image: str | None = None
-    #: auto uses the model's chat template when it has one
-    chat: Literal["auto"] | bool = "auto"
-    #: what happens to a prompt longer than the model's window allows
-    truncate: Literal["error", "left", "right"] = "error"
-
-    @model_validator(mode="after")
-    def _one_source(self) -> PromptSpec:
-        if self.template is not None and self.messages is not None:
-            raise ValueError("give template or messages, not both")
-        if self.messages is not None and self.chat is False:
-            raise ValueError("messages needs the chat template; remove chat: false")
-        if self.image is not None and self.truncate != "error":
-            raise ValueError("the tokens of an image cannot be cut, so with image truncate must be error")
-        return self
-
-
-class GenerationSpec(Section):
-    """How tokens are chosen and when a row ends."""
-
-    max_new_tokens: Positive = 256
-    temperature: float = Field(0.0, ge=0.0, le=100.0)
-    top_p: float = Field(1.0, gt=0.0, le=1.0)
-    top_k: int = Field(0, ge=0)
-    seed: int = Field(0, ge=0, lt=2**63)
-    n: int = Field(1, ge=1, le=1024)
-    stop: list[str] = []
-    logprobs: bool = False
-    json_schema: dict[str, Any] | None = None
-    regex: str | None = None
-    #: the output is one of these, word for word
-    choices: list[str] | None = None
-
-    @field_validator("choices")
-    @classmethod
-    def _distinct_choices(cls, value: list[str] | None) -> list[str] | None:
-        if value is None:
-            return None
-        if not value:
-            raise ValueError("it lists no choice; name at least one, or leave it out")
-        if "" in value:
-            raise ValueError("a choice must not be empty")
-        twice = next((text for text, times in Counter(value).items() if times > 1), None)
-        if twice is not None:
-            raise ValueError(f"it lists {twice!r} more than once")
-        return value
-
-    @field_validator("stop")
-    @classmethod
-    def _no_empty_stop(cls, value: list[str]) -> list[str]:
-        if any(not text for text in value):
-            raise ValueError("a stop string must not be empty")
-        return value
-
-    @model_validator(mode="after")
-    def _consistent(self) -> GenerationSpec:
-        given = [name for name in ("json_schema", "regex", "choices") if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise ValueError(f"give {' or '.join(given)}, not both")
-        if self.n > 1 and self.temperature == 0.0:
-            raise ValueError(f"n is {self.n} but temperature is 0, so all samples would be equal; set temperature")
-        return self
-
-
 class ClassifySpec(Section):
     """Which text is classified; also read by `task: score`, which needs text_pair."""
 
@@ -203,10 +132,10 @@ class JobSpec(Section):
     classify: ClassifySpec = ClassifySpec()
     embed: EmbedSpec = EmbedSpec()
     shards: ShardsSpec = ShardsSpec()
-    priority: int = Field(5, ge=0, le=9)
+    priority: int = Field(default=5, ge=0, le=9)
     on_row_error: Literal["keep", "fail"] = "keep"
     #: webhooks that are told when the job has ended
-    notify: list[str] = []
+    notify: list[str] = Field(default=[])
 
     @field_validator("notify")
     @classmethod
@@ -230,13 +159,29 @@ class JobSpec(Section):
             raise ValueError(f"task {self.task} takes one adapter for all rows; name it in model.adapter")
         return self
 
+    @model_validator(mode="after")
+    def _nothing_of_another_task(self) -> JobSpec:
+        if self.task == "generate":
+            return self
+        given = (
+            f"{section}.{key}" for section, keys in OF_GENERATE.items() for key in keys if self._says(section, key)
+        )
+        if (option := next(given, None)) is not None:
+            raise ValueError(f"{option} is of task generate, and task {self.task} generates nothing; leave it out")
+        return self
+
+    def _says(self, section: str, key: str) -> bool:
+        """Whether a key of a section is set to something else than its default."""
+        own = getattr(self, section)
+        return getattr(own, key) != type(own).model_fields[key].default
+
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> JobSpec:
         """Validate plain data. Raises UnknownKeyError or InvalidValueError, naming the first key that is off."""
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            raise _first_problem(error) from None
+            raise first_problem(error, cls) from None
 
     @property
     def fingerprint(self) -> str:
@@ -253,6 +198,8 @@ class JobSpec(Section):
             named[self.prompt.messages] = "prompt.messages"
         if self.task == "generate" and self.prompt.image:
             named.setdefault(self.prompt.image, "prompt.image")
+        if self.task == "generate" and isinstance(self.prompt.tools, str):
+            named.setdefault(self.prompt.tools, "prompt.tools")
         if self.task in ("classify", "score"):
             named[self.classify.text] = "classify.text"
             if self.classify.text_pair:
@@ -262,34 +209,3 @@ class JobSpec(Section):
         if self.model.adapter_column is not None:
             named[self.model.adapter_column] = "model.adapter_column"
         return named
-
-
-def _first_problem(error: ValidationError) -> UnknownKeyError | InvalidValueError:
-    problems = error.errors(include_url=False)
-    unknown = next((p for p in problems if p["type"] == "extra_forbidden"), None)
-    if unknown is not None:
-        return _unknown_key(unknown["loc"])
-    problem = problems[0]
-    key = ".".join(str(part) for part in problem["loc"] if part not in _UNION_TAGS) or "top level"
-    missing = problem["type"] == "missing"
-    value = "missing" if missing else _shorten(problem["input"])
-    reason = "it is required" if missing else problem["msg"].removeprefix("Value error, ")
-    return InvalidValueError(key=key, value=value, reason=reason[:1].lower() + reason[1:])
-
-
-_UNION_TAGS = {"str", "list[str]", "bool", "int", "literal['auto']", "constrained-int"}
-
-
-def _unknown_key(location: tuple[int | str, ...]) -> UnknownKeyError:
-    section: type[BaseModel] = JobSpec
-    for part in location[:-1]:
-        section = section.model_fields[str(part)].annotation  # type: ignore[assignment]
-    name = str(location[-1])
-    return UnknownKeyError(key=repr(".".join(map(str, location))), suggestion=suggestion(name, section.model_fields))
-
-
-def _shorten(value: object) -> str:
-    if isinstance(value, Mapping):
-        return "a mapping" if value else "empty"
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,4 +1,4 @@
-"""The boundary of every engine: requests are added, steps are taken, results come out as they finish."""
+"""The interface of every engine: add requests, step, take results as they finish."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Engine(ABC):
 
     @property
     def is_hungry(self) -> bool:
-        """Whether more requests would be of use now; an engine that chooses among all it is given always says so."""
+        """Whether the engine wants more requests now; one that plans over all it has been given always does."""
         return True
 
     @abstractmethod
@@ -56,5 +56,5 @@ class Engine(ABC):
         return {}
 
     def close(self) -> None:
-        """Give the model back and free what else the engine holds. It is of no use afterwards."""
+        """Restore the model and free everything else. The engine cannot be used afterwards."""
         return

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from pydantic import BaseModel, ConfigDict
 
-from parquetry.schemas.job import EmbedSpec, ModelSpec, Task
+from parquetry.schemas.job import ModelSpec, Task
 from parquetry.schemas.manifest import JobRecord
 from parquetry.schemas.settings import settings
 
@@ -53,7 +53,9 @@ class EngineSpec(BaseModel):
             images=spec.task == "generate" and spec.prompt.image is not None,
             device=device,
             token_budget=settings().token_budget,
-            **_pooling(embed),
+            pooling=embed.pooling if embed else None,
+            normalize=embed.normalize if embed else True,
+            dimensions=embed.dimensions if embed else None,
         )
 
     @property
@@ -63,7 +65,7 @@ class EngineSpec(BaseModel):
         return tuple(f"{kind}:{number}" if kind == "cuda" else kind for number in (numbers or "0").split(","))
 
     def on(self, rank: int) -> EngineSpec:
-        """The same on the device of one rank."""
+        """The spec of one rank, on its own device."""
         return self.model_copy(update={"device": self.devices[rank]})
 
     @cached_property
@@ -73,7 +75,7 @@ class EngineSpec(BaseModel):
 
     @cached_property
     def weights_key(self) -> str:
-        """16 hex digits: equal for engines that may stand on the same loaded weights, one after the other."""
+        """16 hex digits: equal for engines that can use the same loaded weights, one after the other."""
         if self.model.backend in OTHER_RUNTIMES:
             return self.key
         upon = dict.fromkeys(("device", "token_budget", "pooling", "normalize", "dimensions"), True)
@@ -90,10 +92,6 @@ class EngineSpec(BaseModel):
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _pooling(embed: EmbedSpec | None) -> dict[str, object]:
-    return {} if embed is None else embed.model_dump(include={"pooling", "normalize", "dimensions"})
 
 
 def int8_threshold(model: ModelSpec) -> float:

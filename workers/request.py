@@ -9,7 +9,11 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
-    """How one request's tokens are chosen. `temperature` 0 is greedy; 0 disables `top_k`; 1.0 disables `top_p`."""
+    """How one request's tokens are chosen, in the order of transformers' generate: penalties, temperature, filters.
+
+    `temperature` 0 is greedy. What does nothing: `top_k` 0, `top_p` 1, `min_p` 0, `repetition_penalty` 1 and the other
+    penalties 0. The first penalty is over prompt and output, the others are over the output.
+    """
 
     max_new_tokens: int = 256
     temperature: float = 0.0
@@ -24,6 +28,8 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     #: token ids that end the output besides the model's own end-of-sequence ids
     stop_ids: tuple[int, ...] = ()
+    #: whether stop strings are looked for in a text without special tokens
+    skip_special_tokens: bool = True
     #: what the output must follow, as `parquetry.workers.grammar.grammar.Grammar.text`; None leaves it free
     grammar: str | None = None
     logprobs: bool = False
@@ -31,7 +37,7 @@ class SamplingParams:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GenerationRequest:
-    """One prompt to continue. Randomness is keyed by (params.seed, row, sample, position), never by the batch."""
+    """One prompt to generate from. Randomness is keyed by (params.seed, row, sample, position), never by the batch."""
 
     #: unique within one connection to the engine
     id: int
@@ -48,7 +54,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class VisionRequest(GenerationRequest):
-    """A prompt with images to continue. The engine makes tokens of both: how many an image takes is the model's own."""
+    """A prompt with images. The engine tokenizes it: how many tokens an image takes depends on the model."""
 
     prompt_ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
     #: the prompt, with the model's placeholder where each image belongs; a plain one without any gets them in front

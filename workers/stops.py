@@ -11,11 +11,11 @@ from tokenizers.decoders import DecodeStream
 class StopMatcher:
     """Detokenizes one sequence as it grows and looks for its stop strings in the newest text only."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], *, skip_special_tokens: bool = True) -> None:
         self._tokenizer = tokenizer
         self._stop = tuple(word for word in stop if word)
         self._keep = max(map(len, self._stop), default=1) - 1
-        self._stream = DecodeStream(skip_special_tokens=True)
+        self._stream = DecodeStream(skip_special_tokens=skip_special_tokens)
         self._tail = ""
 
     def push(self, token: int) -> bool:
@@ -29,6 +29,6 @@ class StopMatcher:
 
 
 def cut_at_stop(text: str, stop: Sequence[str]) -> str:
-    """`text` up to the first stop string in it: the token that completes one can carry text of both sides."""
+    """`text` up to the first stop string: the token that completes one may hold text before and behind it."""
     ends = [at for word in stop if word and (at := text.find(word)) >= 0]
     return text[: min(ends)] if ends else text

@@ -93,7 +93,8 @@ def test_graph_replay_equals_eager_steps() -> None:
             attention="triton", token_budget=128, max_num_seqs=8, num_blocks=60, compile=False, graphs=graphs
         )
         engine = PackedEngine(model, None, (), options)
-        sampling = {"max_new_tokens": 24, "temperature": 0.8, "top_p": 0.9, "repetition_penalty": 1.1, "logprobs": True}
+        sampling = {"max_new_tokens": 24, "temperature": 0.8, "top_p": 0.9, "min_p": 0.05, "logprobs": True}
+        sampling |= {"repetition_penalty": 1.1, "presence_penalty": 0.3, "frequency_penalty": 0.2}
         results.append(run_all(engine, make_requests(LENS, **sampling)))
         engine.close()
     same = [a.output_ids.tolist() == b.output_ids.tolist() for a, b in zip(*results, strict=True)]

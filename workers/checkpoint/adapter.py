@@ -78,7 +78,7 @@ class Adapter:
             self._check_layer(model, base, target, shape)
 
     def check_resident(self, model: str) -> None:
-        """Raise AdapterMismatchError unless rows of other adapters may stand beside it: plain LoRA of inner layers."""
+        """Raise AdapterMismatchError unless it can share a batch with other adapters: plain LoRA on inner layers."""
         for name in self.headers:
             target, found, _ = name.partition(".lora_A." if ".lora_A." in name else ".lora_B.")
             if not found or ".experts" in target or target.endswith(("lm_head", "embed_out")):
@@ -102,7 +102,7 @@ class Adapter:
 
 
 def unknown_adapter(name: str, known: Iterable[str]) -> str:
-    """What is told of a row that asks for an adapter the job does not list."""
+    """The error of a row that names an adapter the job does not list."""
     return f"there is no adapter {name!r}; model.adapters lists {', '.join(known) or 'none'}"
 
 

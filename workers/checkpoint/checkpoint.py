@@ -1,4 +1,4 @@
-"""A model folder as it lies on disk: what can be known of it without loading a single weight."""
+"""A model folder on disk: what its files say without loading any weights."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Checkpoint:
 
     @property
     def reference(self) -> str:
-        """What `resolve` finds again, on another machine too: an absolute path, or `hub-id@commit`."""
+        """A name that `resolve` finds on any machine: an absolute path, or `hub-id@commit`."""
         if self.gguf is not None:
             return str(self.gguf)
         name = self.id.partition("@")[0]
@@ -115,7 +115,7 @@ class Checkpoint:
 
     @property
     def is_encoder_decoder(self) -> bool:
-        """Whether the prompt goes to an encoder, and the output comes from a decoder beside it, as in T5 and BART."""
+        """Whether an encoder reads the prompt and a separate decoder writes the output, as in T5 and BART."""
         return bool(self.config.get("is_encoder_decoder"))
 
     @property
@@ -125,7 +125,7 @@ class Checkpoint:
 
     @property
     def has_processor(self) -> bool:
-        """Whether the folder says how images become the model's input."""
+        """Whether the folder has a configuration for preprocessing images."""
         return any((self.folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
 
     @property
@@ -174,22 +174,28 @@ class Checkpoint:
         texts = {key: _token_text(value) for key, value in found.items() if key.endswith("_token")}
         return {key: text for key, text in texts.items() if text is not None}
 
+    def chat_template_for(self, *, has_tools: bool) -> str | None:
+        """Jinja source of the chat template, as transformers picks it: with tools, that of the name tool_use if any."""
+        name = "tool_use" if has_tools and "tool_use" in self._chat_templates else "default"
+        return self._chat_templates.get(name)
+
     @cached_property
-    def chat_template(self) -> str | None:
-        """Jinja source of the model's chat template."""
-        file = self.folder / "chat_template.jinja"
-        if file.is_file():
-            return file.read_text(encoding="utf-8")
-        source = self.tokenizer_config.get("chat_template") or self._json("chat_template.json").get("chat_template")
-        if isinstance(source, list):
-            return {entry["name"]: entry["template"] for entry in source}.get("default")
-        return source
+    def _chat_templates(self) -> dict[str, str]:
+        """Jinja sources by name; most models have only `default`."""
+        found = self.tokenizer_config.get("chat_template") or self._json("chat_template.json").get("chat_template")
+        sources = {entry["name"]: entry["template"] for entry in found} if isinstance(found, list) else {}
+        if isinstance(found, str):
+            sources["default"] = found
+        files = {file.stem: file for file in (self.folder / "additional_chat_templates").glob("*.jinja")}
+        if (self.folder / "chat_template.jinja").is_file():
+            files["default"] = self.folder / "chat_template.jinja"
+        return sources | {name: file.read_text(encoding="utf-8") for name, file in files.items()}
 
     @cached_property
     def eos_ids(self) -> tuple[int, ...]:
         """Ids that end a generation: of generation_config.json, config.json and the tokenizer, ascending."""
         found: set[int] = set()
-        for value in (self._json("generation_config.json").get("eos_token_id"), self.text_config.get("eos_token_id")):
+        for value in (self.generation_config.get("eos_token_id"), self.text_config.get("eos_token_id")):
             found.update(value if isinstance(value, list) else [] if value is None else [value])
         # chat models often end a turn with a token that only their tokenizer names
         name = self.special_tokens.get("eos_token")
@@ -197,9 +203,14 @@ class Checkpoint:
         found.update(token["id"] for token in added if token["content"] == name)
         return tuple(sorted(found))
 
+    @cached_property
+    def generation_config(self) -> dict[str, Any]:
+        """generation_config.json as it is, empty where there is none."""
+        return self._json("generation_config.json")
+
     @property
     def pad_id(self) -> int:
-        """Id that fills padded batches; it is masked, so any id does where the model has none of its own."""
+        """Id that pads batches. Padding is masked, so any id works for a model without one."""
         pad = self.text_config.get("pad_token_id")
         return int(pad) if pad is not None else next(iter(self.eos_ids), 0)
 

@@ -31,7 +31,7 @@ def output_window(text_config: Mapping[str, Any]) -> int:
 
 
 def tokenizer_limit(tokenizer_config: Mapping[str, Any]) -> int | None:
-    """The limit in tokenizer_config.json, None where there is none worth the name."""
+    """model_max_length of tokenizer_config.json, None where it is missing or a placeholder."""
     limit = tokenizer_config.get("model_max_length")
     return int(limit) if isinstance(limit, int | float) and limit < UNBOUNDED else None
 

@@ -1,4 +1,4 @@
-"""Dense layers of a sentence-transformers folder: what one computes, read without its weights."""
+"""Dense layers of a sentence-transformers folder, as their config.json describes them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU")
 
 @dataclass(frozen=True)
 class DenseLayer:
-    """activation(x @ weight.T + bias), and x again on top of it with a residual."""
+    """activation(x @ weight.T + bias), plus x with a residual."""
 
     folder: Path
     in_features: int

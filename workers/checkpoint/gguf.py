@@ -80,7 +80,7 @@ def _only_one(folder: Path) -> Iterator[None]:
 
 
 def _unpack(file: Path, folder: Path) -> None:
-    """In a process of its own: whoever asks for the model may be one that loads no torch."""
+    """Convert in a process of its own, since the caller may be one that must not load torch."""
     log.info("unpacking %s to %s; this happens once", file, folder)
     aside = folder.with_suffix(".partial")
     shutil.rmtree(aside, ignore_errors=True)

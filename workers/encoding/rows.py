@@ -8,6 +8,7 @@ import numpy as np
 
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.request import EncodeRequest
+from parquetry.workers.vocabulary_check import unknown_ids
 
 _LONG = 512
 
@@ -49,7 +50,7 @@ class RowLimits:
     def unknown_ids(self, requests: list[EncodeRequest]) -> dict[int, str]:
         """Request id -> reason, for rows with ids outside the vocabulary; one pass over all rows when none has."""
         tokens = np.concatenate([r.token_ids for r in requests])
-        if tokens.min() >= 0 and tokens.max() < self.vocab_size and not self._odd_types(requests):
+        if unknown_ids("a text", tokens, self.vocab_size) is None and not self._odd_types(requests):
             return {}
         reasons = {r.id: self._id_reason(r) for r in requests}
         return {request_id: reason for request_id, reason in reasons.items() if reason}
@@ -63,10 +64,8 @@ class RowLimits:
         return self.has_types and any(self._type_reason(r) for r in requests if r.token_type_ids is not None)
 
     def _id_reason(self, request: EncodeRequest) -> str | None:
-        low, high = int(request.token_ids.min()), int(request.token_ids.max())
-        if low < 0 or high >= self.vocab_size:
-            return "the text has token ids that the model does not know; its tokenizer.json is of another model"
-        return self._type_reason(request) if self.has_types else None
+        problem = unknown_ids("the text", request.token_ids, self.vocab_size)
+        return problem or (self._type_reason(request) if self.has_types else None)
 
     def _type_reason(self, request: EncodeRequest) -> str | None:
         types = request.token_type_ids

@@ -1,4 +1,4 @@
-"""Requests on their way in: sequences for the scheduler, and answers to what no model need see."""
+"""Requests on their way in: sequences for the scheduler, and at once an answer to requests that need no model."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from parquetry.workers.loading.adapter_bank import AdapterBank
 from parquetry.workers.packed.scheduling.sequence import Sequence
 from parquetry.workers.request import Completion, GenerationRequest
 from parquetry.workers.stops import StopMatcher
+from parquetry.workers.vocabulary_check import unknown_ids
 
 
 class Intake:
@@ -23,7 +24,9 @@ class Intake:
         self._vocab_size = vocab_size
 
     def take(self, request: GenerationRequest) -> Sequence | Completion:
-        """The sequence of a request, or how it ended. Raises ValueError for what needs a tokenizer without one."""
+        """The request as a sequence for the scheduler, or its completion where no model is needed.
+
+        Raises ValueError for stop strings and grammars without a tokenizer."""
         if problem := self._problem(request):
             return Sequence(request).fail(problem)
         sequence = Sequence(request, self._adapters.number(request.adapter))
@@ -36,20 +39,18 @@ class Intake:
         return sequence
 
     def _problem(self, request: GenerationRequest) -> str | None:
-        """Why the model cannot answer at all, or None."""
-        names, ids = self._adapters.names, request.prompt_ids
+        """Why the model cannot take the request, or None."""
+        names = self._adapters.names
         if request.adapter is not None and request.adapter not in names:
             return unknown_adapter(request.adapter, names)
-        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < self._vocab_size:
-            return "the prompt has token ids that the model does not know; its tokenizer.json is of another model"
-        return None
+        return unknown_ids("the prompt", request.prompt_ids, self._vocab_size)
 
     def _watch(self, sequence: Sequence) -> None:
-        """Give the sequence what looks at its tokens one by one. Raises GrammarError."""
+        """Give the sequence its stop matcher and its grammar. Raises GrammarError."""
         params = sequence.request.params
         if params.stop:
             if self._tokenizer is None:
                 raise ValueError("stop strings need a tokenizer; use stop_ids or load one")
-            sequence.matcher = StopMatcher(self._tokenizer, params.stop)
+            sequence.matcher = StopMatcher(self._tokenizer, params.stop, skip_special_tokens=params.skip_special_tokens)
         if params.grammar is not None:
             sequence.grammar = self._grammars.start(params.grammar)

@@ -1,17 +1,25 @@
-"""Which waiting requests share the next padded batch. Pure planning, no torch."""
+"""Chooses the waiting requests of the next padded batch. No torch."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-R = TypeVar("R")
+
+class Identified(Protocol):
+    """A request, as far as batching is concerned."""
+
+    @property
+    def id(self) -> int: ...
+
+
+R = TypeVar("R", bound=Identified)
 
 
 @dataclass(order=True, frozen=True)
 class Waiting(Generic[R]):
-    """A request and the tokens it may come to fill."""
+    """A request and the most tokens it may hold, output included."""
 
     num_tokens: int
     #: older requests first among equals
@@ -62,5 +70,5 @@ class LengthSorted(Generic[R]):
         self._waiting = [waiting for waiting in self._waiting if waiting.request.id not in gone]
 
     def shrink(self, num_rows: int, num_tokens: int) -> None:
-        """After a batch of `num_rows` rows of up to `num_tokens` did not fit into memory: never make one that large."""
+        """Halve the budget after a batch of `num_rows` rows of up to `num_tokens` tokens ran out of memory."""
         self.token_budget = max(1, min(self.token_budget, num_rows * num_tokens) // 2)

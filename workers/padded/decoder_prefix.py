@@ -1,8 +1,8 @@
-"""What an encoder-decoder's decoder is given before the first token of its own."""
+"""The first tokens of an encoder-decoder's decoder, which are given and not generated."""
 
 from __future__ import annotations
 
-from torch import nn
+from transformers import PreTrainedModel
 
 from parquetry.schemas.errors import UnsupportedOptionError
 
@@ -10,7 +10,7 @@ from parquetry.schemas.errors import UnsupportedOptionError
 STRUCTURAL_OPTIONS = ("bad_words_ids", "suppress_tokens", "begin_suppress_tokens")
 
 
-def decoder_prefix(model: nn.Module) -> list[int]:
+def decoder_prefix(model: PreTrainedModel) -> list[int]:
     """The start token, and after it the first token that the checkpoint forces, such as a target language.
 
     A forced token is given and not generated: it is no part of the output, and no grammar has to allow it. Raises
@@ -25,7 +25,7 @@ def decoder_prefix(model: nn.Module) -> list[int]:
     return [int(token) for token in (start, forced) if token is not None]
 
 
-def decoder_options(model: nn.Module, prefix: list[int]) -> dict[str, object]:
+def decoder_options(model: PreTrainedModel, prefix: list[int]) -> dict[str, object]:
     """What a GenerationConfig must keep of the model's own: how its decoder starts, and what it must never write.
 
     The forced token stands in the prefix and is not forced again; it is kept for the next engine on these weights.

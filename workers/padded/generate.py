@@ -7,8 +7,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import tokenizers
 import torch
-from torch import nn
-from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 
 from parquetry.schemas.errors import GrammarError
 from parquetry.workers.checkpoint.adapter import unknown_adapter
@@ -18,11 +17,12 @@ from parquetry.workers.grammar.padded import BatchGrammars
 from parquetry.workers.loading.adapter_bank import AdapterBank
 from parquetry.workers.padded.batching import LengthSorted
 from parquetry.workers.padded.decoder_prefix import decoder_options, decoder_prefix
-from parquetry.workers.padded.padding import pad_rows
+from parquetry.workers.padded.padding import Side, pad_rows
 from parquetry.workers.padded.sampling import RowSampling
 from parquetry.workers.padded.stopping import RowStopping
 from parquetry.workers.process.pulse import Beat
 from parquetry.workers.request import Completion, GenerationRequest, Request, Result
+from parquetry.workers.vocabulary_check import unknown_ids
 
 #: rows one batch holds at most
 MAX_ROWS = 256
@@ -35,7 +35,7 @@ class TransformersGenerate(Engine):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: PreTrainedModel,
         tokenizer: tokenizers.Tokenizer,
         *,
         eos_ids: Collection[int],
@@ -45,7 +45,7 @@ class TransformersGenerate(Engine):
         about: dict[str, str] | None = None,
         beat: Beat = lambda: None,
     ) -> None:
-        self._model = model
+        self.model = model
         self._tokenizer = tokenizer
         self._eos_ids = frozenset(eos_ids)
         self._pad_id = pad_id
@@ -71,7 +71,7 @@ class TransformersGenerate(Engine):
             do_sample=False,
             eos_token_id=sorted(self._eos_ids) or None,
             pad_token_id=self._pad_id,
-            **(decoder_options(self._model, self._prefix) if self._prefix else {}),
+            **(decoder_options(self.model, self._prefix) if self._prefix else {}),
         )
 
     def add(self, requests: Sequence[Request]) -> None:
@@ -87,8 +87,8 @@ class TransformersGenerate(Engine):
     def _problem(self, request: GenerationRequest) -> str | None:
         if not len(request.prompt_ids):
             return "the prompt has no tokens"
-        if int(request.prompt_ids.max()) >= self._vocab_size or int(request.prompt_ids.min()) < 0:
-            return "the prompt has token ids that the model does not know; its tokenizer.json is of another model"
+        if problem := unknown_ids("the prompt", request.prompt_ids, self._vocab_size):
+            return problem
         if request.adapter is not None and request.adapter not in self._adapters.names:
             return unknown_adapter(request.adapter, self._adapters.names)
         try:
@@ -114,7 +114,7 @@ class TransformersGenerate(Engine):
         except torch.OutOfMemoryError:
             self._counters["out_of_memory"] += 1
         # out of the except block, so that the traceback no longer holds the tensors
-        if self._model.device.type == "cuda":
+        if self.model.device.type == "cuda":
             torch.cuda.empty_cache()
         return self._retreat(batch)
 
@@ -138,7 +138,7 @@ class TransformersGenerate(Engine):
         stopping = RowStopping(batch, self._tokenizer, self._cancelled, self._beat, grammars)
         numbers = [self._adapters.number(request.adapter) for request in batch]
         with self._adapters.choosing(torch.tensor(numbers, device=mask.device)):
-            output = self._model.generate(
+            output = self.model.generate(
                 **inputs,
                 max_new_tokens=max(request.params.max_new_tokens for request in batch),
                 logits_processor=LogitsProcessorList([sampling]),
@@ -155,17 +155,17 @@ class TransformersGenerate(Engine):
         ]
 
     def _inputs(self, batch: list[GenerationRequest]) -> dict[str, torch.Tensor]:
-        """What `generate` takes of these rows: token ids and attention mask, (num_rows, max_prompt_tokens) int64."""
+        """Arguments of `generate`: token ids and attention mask, (num_rows, max_prompt_tokens) int64."""
         # a decoder's newest token stands in the last column; an encoder's positions are counted from the first
-        side = "right" if self._prefix else "left"
+        side: Side = "right" if self._prefix else "left"
         ids, mask = pad_rows([request.prompt_ids for request in batch], self._pad_id, side)
         inputs = {"input_ids": ids, "attention_mask": mask}
         if self._prefix:
             inputs["decoder_input_ids"] = np.array([self._prefix] * len(batch), dtype=np.int64)
-        return {name: torch.from_numpy(value).to(self._model.device) for name, value in inputs.items()}
+        return {name: torch.from_numpy(value).to(self.model.device) for name, value in inputs.items()}
 
     def _before_output(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids and mask of what the output follows: the prompt, or what an encoder-decoder's decoder begins with."""
+        """Ids and mask of the tokens before the output: the prompt, or the decoder's prefix of an encoder-decoder."""
         if not self._prefix:
             return inputs["input_ids"], inputs["attention_mask"]
         return inputs["decoder_input_ids"], torch.ones_like(inputs["decoder_input_ids"])
@@ -210,9 +210,9 @@ class TransformersGenerate(Engine):
         return {**self._counters, "token_budget": self._waiting.token_budget}
 
     def close(self) -> None:
-        self._model.generation_config = self._own_config
+        self.model.generation_config = self._own_config
 
 
 def failed(request: GenerationRequest, error: str) -> Completion:
-    """The answer to a request that gets no output."""
+    """The result of a request that failed; `reason` is one short sentence."""
     return Completion(id=request.id, output_ids=np.empty(0, np.int32), finish_reason="error", error=error)

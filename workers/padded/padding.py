@@ -1,4 +1,4 @@
-"""Token ids of several rows as one rectangle, filled up on one side."""
+"""Rows of token ids as one padded matrix."""
 
 from __future__ import annotations
 

@@ -143,5 +143,10 @@ def _column(params: Sequence[SamplingParams], name: str, device: torch.device) -
 
 
 def _count(ids: Tensor, weights: Tensor, shape: torch.Size) -> Tensor:
-    """(num_rows, vocab_size) float32: the weight of each id in each row."""
-    return torch.zeros(shape, device=ids.device).scatter_add(1, ids, weights.float())
+    """(num_rows, vocab_size) float32: the weight of each id in each row.
+
+    Ids that the model reads and cannot write, such as the places of images, are not counted.
+    """
+    num_rows, size = shape
+    counts = torch.zeros(num_rows, size + 1, device=ids.device)
+    return counts.scatter_add(1, ids.clamp(max=size), weights.float())[:, :size]

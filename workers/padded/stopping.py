@@ -1,4 +1,4 @@
-"""When each row of a batch ends: its own length, its own stop ids and strings, or because nobody wants it any more."""
+"""When each row of a batch ends: at its own length, stop ids or stop strings, or when it is cancelled."""
 
 from __future__ import annotations
 
@@ -30,9 +30,7 @@ class RowStopping(StoppingCriteria):
         self._requests = requests
         self._limits = [request.params.max_new_tokens for request in requests]
         self._matchers = {
-            index: StopMatcher(tokenizer, request.params.stop)
-            for index, request in enumerate(requests)
-            if request.params.stop
+            index: _matcher(tokenizer, request.params) for index, request in enumerate(requests) if request.params.stop
         }
         self._watched = {index for index, request in enumerate(requests) if _needs_tokens(request.params)}
         self._cancelled = cancelled
@@ -70,3 +68,7 @@ class RowStopping(StoppingCriteria):
 
 def _needs_tokens(params: SamplingParams) -> bool:
     return bool(params.stop or params.stop_ids or params.grammar)
+
+
+def _matcher(tokenizer: tokenizers.Tokenizer, params: SamplingParams) -> StopMatcher:
+    return StopMatcher(tokenizer, params.stop, skip_special_tokens=params.skip_special_tokens)

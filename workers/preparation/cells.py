@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import pyarrow as pa
 
 from parquetry.schemas.errors import RowError
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def cells(name: str, column: pa.Array) -> list[Any]:
@@ -63,6 +67,14 @@ def _decode(name: str, value: bytes) -> str:
         return value.decode("utf-8")
     except UnicodeDecodeError:
         raise RowError(reason=f"{name} is not valid UTF-8") from None
+
+
+def or_error(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | RowError:
+    """What the function makes of a row or a cell, or the RowError it raises."""
+    try:
+        return function(*args, **kwargs)
+    except RowError as error:
+        return error
 
 
 def text_of(name: str, value: Any) -> str:

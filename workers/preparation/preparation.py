@@ -25,7 +25,7 @@ class Preparation(ABC):
         """Token ids of each row, or what is wrong with it."""
 
     def complete(self, prepared: list[Tokens | RowError]) -> list[Tokens | RowError]:
-        """The same rows with what has to be fetched for them. May block, and raise StorageError."""
+        """The same rows, with images and the like fetched. May block. Raises StorageError."""
         return prepared
 
     @abstractmethod
@@ -34,22 +34,14 @@ class Preparation(ABC):
 
 
 def require_good(row: dict[str, Any]) -> None:
-    """Raise the RowError of the first cell that is one."""
+    """Raise the first RowError among the cells of a row."""
     bad = next((value for value in row.values() if isinstance(value, RowError)), None)
     if bad is not None:
         raise bad
 
 
-def or_error(function, *args):
-    """What the function returns, or the RowError it raises."""
-    try:
-        return function(*args)
-    except RowError as error:
-        return error
-
-
 def require_tokens(tokens: Tokens | RowError) -> Tokens | RowError:
-    """The same, or the RowError of a row that has no token."""
+    """The tokens, or a RowError where there are none."""
     if isinstance(tokens, Tokens) and not len(tokens.ids):
         return RowError(reason="the text is empty, and the model's tokenizer makes no token of it")
     return tokens

@@ -1,4 +1,4 @@
-"""Prompts to continue, of any row: rendered, put through the chat template, tokenized, within the model's window."""
+"""Prompts of task generate: rendered from a row, through the chat template, tokenized, within the context window."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ from typing import Any
 import pyarrow as pa
 
 from parquetry.schemas.errors import InvalidValueError, RowError
-from parquetry.schemas.job import GenerationSpec, JobSpec
+from parquetry.schemas.job import JobSpec
 from parquetry.schemas.manifest import JobRecord
 from parquetry.workers.checkpoint.adapter import unknown_adapter
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
-from parquetry.workers.grammar.grammar import Grammar
-from parquetry.workers.preparation.cells import cells, text_of
-from parquetry.workers.preparation.chat import ChatTemplate, read_messages, user_message, with_system
-from parquetry.workers.preparation.preparation import Preparation, or_error, require_good, require_tokens
+from parquetry.workers.preparation.cells import cells, or_error, text_of
+from parquetry.workers.preparation.chat import ChatTemplate
+from parquetry.workers.preparation.conversation import Message, read_messages, read_tools, user_message, with_system
+from parquetry.workers.preparation.preparation import Preparation, require_good, require_tokens
+from parquetry.workers.preparation.request_params import sampling_params
 from parquetry.workers.preparation.template import Template
 from parquetry.workers.preparation.tokenization import Tokenizer, Tokens
-from parquetry.workers.request import GenerationRequest, Request, SamplingParams
+from parquetry.workers.request import GenerationRequest, Request
 
 
 class PromptPreparation(Preparation):
-    """Prompts to continue: a rendered template or a column of messages, through the chat template or plain."""
+    """Prompts from a template or from a column of messages, through the chat template or plain."""
 
     def __init__(self, record: JobRecord, checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
         self._prompt = record.spec.prompt
         self._adapter_column = record.spec.model.adapter_column
         self._adapters = record.spec.model.adapters or {}
-        self._params = sampling_params(record.spec.generation)
+        self._params = sampling_params(record.spec.generation, tokenizer)
         self._tokenizer = tokenizer
         self._template = None if self._prompt.template is None else Template.parse(self._prompt.template)
         self._chat = ChatTemplate.of(checkpoint, self._prompt, now=_created(record))
@@ -56,8 +57,8 @@ class PromptPreparation(Preparation):
         )
         return [require_tokens(next(encoded)) if isinstance(text, str) else text for text in texts]
 
-    def _for_adapters(self, batch: pa.RecordBatch, prepared: list[Tokens | RowError]) -> list[Tokens | RowError]:
-        """The same with the adapter that each row names."""
+    def _for_adapters(self, batch: pa.RecordBatch, prepared: Sequence[Tokens | RowError]) -> list[Tokens | RowError]:
+        """The tokens with the name of each row's adapter."""
         pairs = zip(self._adapters_of(batch), prepared, strict=True)
         return [
             adapter if isinstance(adapter, RowError) else _with_adapter(tokens, adapter) for adapter, tokens in pairs
@@ -68,53 +69,46 @@ class PromptPreparation(Preparation):
             id=id, prompt_ids=tokens.ids, row=row, sample=sample, adapter=tokens.adapter, params=self._params
         )
 
-    def _adapters_of(self, batch: pa.RecordBatch) -> list[str | RowError | None]:
-        """The name each row gives, None for the model as it is."""
-        if self._adapter_column is None:
+    def _adapters_of(self, batch: pa.RecordBatch) -> Sequence[str | RowError | None]:
+        """The adapter each row names, None for the base model."""
+        column = self._adapter_column
+        if column is None:
             return [None] * batch.num_rows
-        return [or_error(self._adapter, value) for value in cells(self._adapter_column, batch[self._adapter_column])]
+        return [or_error(self._adapter, column, value) for value in cells(column, batch[column])]
 
-    def _adapter(self, value: Any) -> str | None:
-        name = None if value in (None, "") else text_of(self._adapter_column, value)
+    def _adapter(self, column: str, value: Any) -> str | None:
+        name = None if value in (None, "") else text_of(column, value)
         if name is not None and name not in self._adapters:
             raise RowError(reason=unknown_adapter(name, self._adapters))
         return name
 
     def _rows(self, batch: pa.RecordBatch) -> list[dict[str, Any]]:
-        names = sorted(self._template.variables) if self._template else [self._prompt.messages]
-        columns = [cells(name, batch[name]) for name in names]
+        """The cells of each row that its prompt is made of, by column."""
+        names = set(self._template.variables if self._template else ())
+        names |= {name for name in (self._prompt.messages, self._prompt.tools) if isinstance(name, str)}
+        columns = [cells(name, batch[name]) for name in sorted(names)]
         if not columns:
             return [{} for _ in range(batch.num_rows)]
-        return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+        return [dict(zip(sorted(names), values, strict=True)) for values in zip(*columns, strict=True)]
 
     def _text(self, row: dict[str, Any]) -> str:
+        """The prompt of one row, as it is tokenized. Raises RowError."""
         require_good(row)
         if self._template is None:
-            messages = read_messages(self._prompt.messages, row[self._prompt.messages])
-            return self._chat.render(with_system(messages, self._prompt.system))
+            column = str(self._prompt.messages)
+            return self._dialogue(row, with_system(read_messages(column, row[column]), self._prompt.system))
         text = self._template.render(row)
-        return text if self._chat is None else self._chat.render(user_message(text, self._prompt.system))
+        return text if self._chat is None else self._dialogue(row, user_message(text, self._prompt.system))
 
-
-def sampling_params(generation: GenerationSpec) -> SamplingParams:
-    """The spec's generation section as engines take it. Raises GrammarError and MissingPackageError."""
-    grammar = Grammar.of(generation)
-    if grammar is not None:
-        grammar.check()
-    return SamplingParams(
-        max_new_tokens=generation.max_new_tokens,
-        temperature=generation.temperature,
-        top_p=generation.top_p,
-        top_k=generation.top_k,
-        seed=generation.seed,
-        stop=tuple(generation.stop),
-        logprobs=generation.logprobs,
-        grammar=None if grammar is None else grammar.text,
-    )
+    def _dialogue(self, row: dict[str, Any], messages: list[Message]) -> str:
+        """Messages and the row's tools through the chat template."""
+        assert self._chat is not None
+        tools = self._prompt.tools
+        return self._chat.render(messages, read_tools(tools, row[tools]) if isinstance(tools, str) else tools)
 
 
 def prompt_limit(spec: JobSpec, checkpoint: Checkpoint) -> int:
-    """Tokens a prompt may have. Raises InvalidValueError when max_new_tokens leaves no room for any."""
+    """The longest prompt, in tokens. Raises InvalidValueError when max_new_tokens fills the context window."""
     wanted, window = spec.generation.max_new_tokens, checkpoint.context_window
     if checkpoint.is_encoder_decoder:
         # the output has positions of its own, and begins behind up to two tokens that are given

@@ -31,7 +31,7 @@ _WIDE_FORMAT = re.compile(r"\d{5,}|\*|\{[^{}]*\{")
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
-    """An environment whose renders end: within MAX_STEPS, MAX_RENDER_S and MAX_RENDERED_CHARS. One thread at a time."""
+    """Bounds every render by MAX_STEPS, MAX_RENDER_S and MAX_RENDERED_CHARS. Not thread-safe."""
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
@@ -65,7 +65,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return "".join(pieces)
 
     def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Count calls, and refuse str methods that would make something huge."""
+        """Count calls, and refuse str methods whose result would be huge."""
         self._step()
         owner = getattr(function, "__self__", None)
         if isinstance(owner, str):
@@ -80,7 +80,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return wrapped
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """Refuse sums, repetition, powers and formatting that would make something huge."""
+        """Refuse sums, repetition, powers and formatting whose result would be huge."""
         if operator == "+" and isinstance(left, str | list):
             _require(len(left) + _magnitude(right))
         if operator == "*" and not (isinstance(left, int | float) and isinstance(right, int | float)):
@@ -105,15 +105,15 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
 
 class _Bounding(NodeTransformer):
-    """Puts a filter that counts around what loops iterate over and what `~` joins."""
+    """Wraps the iterables of loops and the operands of `~` in filters that count steps and characters."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:
-        node = self.generic_visit(node)
+        self.generic_visit(node)
         node.iter = nodes.Filter(node.iter, "bounded", [], [], None, None, lineno=node.lineno)
         return node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Filter:
-        node = self.generic_visit(node)
+        self.generic_visit(node)
         pieces = nodes.List(node.nodes, lineno=node.lineno)
         return nodes.Filter(pieces, "concatenated", [], [], None, None, lineno=node.lineno)
 

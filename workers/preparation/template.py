@@ -13,12 +13,13 @@ from parquetry.workers.preparation.sandbox import MAX_TEMPLATE_CHARS, BoundedEnv
 
 
 class Null(StrictUndefined):
-    """A null cell: false, none and replaceable by `default`, but an error as soon as it would become text."""
+    """A null cell in a template: `is none`, false and replaceable by `default`, but printing it is an error."""
 
-    def __bool__(self) -> bool:
+    # in the base class these are typed as failing, which is what this class is there to change
+    def __bool__(self) -> bool:  # type: ignore[override]
         return False
 
-    def __eq__(self, other: object) -> bool:
+    def __eq__(self, other: object) -> bool:  # type: ignore[override]
         return other is None or isinstance(other, Null)
 
     __hash__ = None  # type: ignore[assignment]

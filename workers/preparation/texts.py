@@ -1,4 +1,4 @@
-"""Texts of any row, or pairs of texts, to classify, score or embed."""
+"""Inputs of tasks classify, score and embed: one text a row, or a pair."""
 
 from __future__ import annotations
 
@@ -8,41 +8,41 @@ from typing import Any
 import pyarrow as pa
 
 from parquetry.schemas.errors import RowError
-from parquetry.schemas.job import JobSpec
+from parquetry.schemas.job import ClassifySpec, EmbedSpec, JobSpec
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.pooling import Pooling
-from parquetry.workers.preparation.cells import cells, text_of
-from parquetry.workers.preparation.preparation import Preparation, or_error, require_tokens
+from parquetry.workers.preparation.cells import cells, or_error, text_of
+from parquetry.workers.preparation.preparation import Preparation, require_tokens
 from parquetry.workers.preparation.tokenization import Tokenizer, Tokens
 from parquetry.workers.request import EncodeRequest, Request
 
 
 class TextPreparation(Preparation):
-    """Texts, or pairs of texts, to classify, score or embed."""
+    """Texts or pairs of texts from their columns, tokenized within the context window."""
 
     def __init__(self, spec: JobSpec, checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
-        section = spec.embed if spec.task == "embed" else spec.classify
+        section: EmbedSpec | ClassifySpec = spec.embed if spec.task == "embed" else spec.classify
         self._text = section.text
         self._pair = None if spec.task == "embed" else spec.classify.text_pair
         self._prefix = embedding_prompt(spec, checkpoint) if spec.task == "embed" else ""
         if spec.task == "embed" and checkpoint.lowercases:
             tokenizer.lowercase()
-        self._limit = {"limit": checkpoint.context_window, "truncate": section.truncate}
-        self._limit["why"] = f" into the model's window; shorten the text, or set {spec.task}.truncate: right"
+        self._limit, self._truncate = checkpoint.context_window, section.truncate
+        self._why = f" into the model's window; shorten the text, or set {spec.task}.truncate: right"
         self._tokenizer = tokenizer
         self._spans = spec.task == "classify" and checkpoint.is_token_classifier
 
     def tokens(self, batch: pa.RecordBatch) -> list[Tokens | RowError]:
         firsts = self._texts(self._text, batch)
         if self._pair is None:
-            return self._encode(firsts)
-        seconds = self._texts(self._pair, batch)
-        return self._encode([_both(*pair) for pair in zip(firsts, seconds, strict=True)])
+            return self._filled(firsts, self._encode([text for text in firsts if isinstance(text, str)]))
+        pairs = [_both(*pair) for pair in zip(firsts, self._texts(self._pair, batch), strict=True)]
+        return self._filled(pairs, self._encode_pairs([pair for pair in pairs if isinstance(pair, tuple)]))
 
     def request(self, id: int, tokens: Tokens, row: int, sample: int) -> Request:
         return EncodeRequest(id=id, token_ids=tokens.ids, token_type_ids=tokens.type_ids)
 
-    def _texts(self, name: str, batch: pa.RecordBatch) -> list[str | RowError]:
+    def _texts(self, name: str, batch: pa.RecordBatch) -> Sequence[str | RowError]:
         values = cells(name, batch[name])
         if not self._prefix and all(type(value) is str for value in values):
             return values
@@ -51,19 +51,32 @@ class TextPreparation(Preparation):
     def _read(self, name: str, value: Any) -> str:
         return self._prefix + text_of(name, value)
 
-    def _encode(self, inputs: Sequence[str | tuple[str, str] | RowError]) -> list[Tokens | RowError]:
-        good = [value for value in inputs if not isinstance(value, RowError)]
-        if self._pair is None:
-            encoded = iter(self._tokenizer.encode(good, special_tokens=True, spans=self._spans, **self._limit))
-        else:
-            encoded = iter(self._tokenizer.encode_pairs(good, **self._limit))
-        return [value if isinstance(value, RowError) else require_tokens(next(encoded)) for value in inputs]
+    def _encode(self, texts: Sequence[str]) -> Sequence[Tokens | RowError]:
+        return self._tokenizer.encode(
+            texts,
+            special_tokens=True,
+            limit=self._limit,
+            truncate=self._truncate,
+            why=self._why,
+            spans=self._spans,
+        )
+
+    def _encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> Sequence[Tokens | RowError]:
+        return self._tokenizer.encode_pairs(pairs, limit=self._limit, truncate=self._truncate, why=self._why)
+
+    @staticmethod
+    def _filled(inputs: Sequence[object], encoded: Sequence[Tokens | RowError]) -> list[Tokens | RowError]:
+        """The tokens of the inputs that were encoded, in the places of these; the other inputs are errors."""
+        found = iter(encoded)
+        return [value if isinstance(value, RowError) else require_tokens(next(found)) for value in inputs]
 
 
 def embedding_prompt(spec: JobSpec, checkpoint: Checkpoint) -> str:
-    """What goes before every text. Raises InvalidValueError for a prompt that the model does not have."""
+    """The prompt put before every text. Raises InvalidValueError for the name of one that the model does not have."""
     return (checkpoint.pooling or Pooling({}, normalize=False)).prompt(spec.embed.prompt)
 
 
 def _both(first: str | RowError, second: str | RowError) -> tuple[str, str] | RowError:
-    return next((value for value in (first, second) if isinstance(value, RowError)), (first, second))
+    if isinstance(first, RowError):
+        return first
+    return second if isinstance(second, RowError) else (first, second)

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import tokenizers
 from tokenizers import normalizers
 
 from parquetry.schemas.errors import MissingTokenizerError, RowError
+from parquetry.workers.preparation.cells import or_error
 
+#: a text, or a pair of texts
+Input = TypeVar("Input", str, tuple[str, str])
 Truncate = Literal["error", "left", "right"]
 
 
 @dataclass(frozen=True, eq=False)
 class Spans:
-    """Where the tokens of a text lie in it."""
+    """Character offsets of a text's tokens."""
 
     text: str
     #: (num_tokens, 2) int32, first character of a token and the one behind its last
@@ -43,7 +47,7 @@ class Tokens:
 
     @property
     def num_bytes(self) -> int:
-        """Of what travels beside the ids."""
+        """Bytes of images and the like that are held beside the ids."""
         return 0
 
 
@@ -72,20 +76,32 @@ class Tokenizer:
         """The id of a token given as text."""
         return self._tokenizer.token_to_id(token)
 
+    def special_id(self, text: str) -> int | None:
+        """The id of the special token of exactly this text, None where there is none."""
+        return self._special_ids.get(text)
+
+    @cached_property
+    def _special_ids(self) -> dict[str, int]:
+        added = self._tokenizer.get_added_tokens_decoder()
+        return {token.content: number for number, token in added.items() if token.special}
+
     def lowercase(self) -> None:
-        """Bring texts into lower case before all else."""
+        """Lowercase texts before any other normalization."""
         own = self._tokenizer.normalizer
         first = normalizers.Lowercase()
         self._tokenizer.normalizer = first if own is None else normalizers.Sequence([first, own])
 
-    def word(self, ids: Sequence[int], texts: Mapping[int, str] = MappingProxyType({})) -> str:
+    def word(self, ids: Sequence[int] | np.ndarray, texts: Mapping[int, str] = MappingProxyType({})) -> str:
         """The text that a run of tokens stands for, as the tokenizer's decoder joins them.
 
         `texts` gives the tokens at some places of the run as they are to be read.
         """
-        tokens = [texts.get(at, self._tokenizer.id_to_token(int(number))) for at, number in enumerate(ids)]
+        tokens = [texts[at] if at in texts else self._token(number) for at, number in enumerate(ids)]
         decoder = self._tokenizer.decoder
         return " ".join(tokens) if decoder is None else decoder.decode(tokens)
+
+    def _token(self, number: int) -> str:
+        return self._tokenizer.id_to_token(int(number)) or ""
 
     def encode(
         self,
@@ -97,7 +113,7 @@ class Tokenizer:
         why: str = "",
         spans: bool = False,
     ) -> list[Tokens | RowError]:
-        """Encode each text to at most `limit` tokens, on request with the places of the tokens in it.
+        """Encode each text to at most `limit` tokens, with their character offsets if `spans` is set.
 
         `special_tokens` adds the model's own around the text; a chat template's text has them already. A longer text
         is cut at the left or right, or becomes a RowError with both numbers, which ends in `why`.
@@ -112,16 +128,16 @@ class Tokenizer:
         fit = _Fit(self._tokenizer, limit, truncate, why, special_tokens=True)
         return self._each(pairs, lambda batch: self._encode(batch, special_tokens=True), fit.pair)
 
-    def _encode(self, batch: Sequence, special_tokens: bool, spans: bool = False) -> list[tokenizers.Encoding]:
+    def _encode(self, batch: Sequence[Input], special_tokens: bool, spans: bool = False) -> list[tokenizers.Encoding]:
         # the fast one keeps no account of where tokens lie in the text
         encode = self._tokenizer.encode_batch if spans else self._tokenizer.encode_batch_fast
         return encode(list(batch), add_special_tokens=special_tokens)
 
     def _each(
         self,
-        inputs: Sequence,
-        encode: Callable[[Sequence], list[tokenizers.Encoding]],
-        fit: Callable[[object, tokenizers.Encoding], Tokens],
+        inputs: Sequence[Input],
+        encode: Callable[[Sequence[Input]], list[tokenizers.Encoding]],
+        fit: Callable[[Input, tokenizers.Encoding], Tokens],
     ) -> list[Tokens | RowError]:
         try:
             encoded = encode(inputs) if inputs else []
@@ -133,15 +149,15 @@ class Tokenizer:
             good = [value for value, error in zip(inputs, refused, strict=True) if error is None]
             found = iter(self._each(good, encode, fit))
             return [error or next(found) for error in refused]
-        return [_or_error(fit, value, encoding) for value, encoding in zip(inputs, encoded, strict=True)]
+        return [or_error(fit, value, encoding) for value, encoding in zip(inputs, encoded, strict=True)]
 
-    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
-        """The texts of generated ids, special tokens left out; bytes that are no UTF-8 become U+FFFD."""
-        return self._tokenizer.decode_batch([list(row) for row in ids], skip_special_tokens=True)
+    def decode(self, ids: Sequence[Sequence[int] | np.ndarray], *, skip_special_tokens: bool = True) -> list[str]:
+        """The texts of generated ids; bytes that are no UTF-8 become U+FFFD."""
+        return self._tokenizer.decode_batch([list(row) for row in ids], skip_special_tokens=skip_special_tokens)
 
 
 class _Fit:
-    """Brings one encoding within the limit."""
+    """Truncates one encoding to the limit, or refuses it."""
 
     def __init__(
         self,
@@ -201,13 +217,6 @@ def _longest_first(first: int, second: int, room: int) -> tuple[int, int]:
     """Lengths of two texts after cutting the longer one, token by token, until both fit into `room`."""
     shorter = min(first, second, room // 2)
     return (shorter, min(second, room - shorter)) if first <= second else (min(first, room - shorter), shorter)
-
-
-def _or_error(fit: Callable[[object, tokenizers.Encoding], Tokens], value: object, encoding: tokenizers.Encoding):
-    try:
-        return fit(value, encoding)
-    except RowError as error:
-        return error
 
 
 def _refusal(value: str | tuple[str, str]) -> RowError | None:

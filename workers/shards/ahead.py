@@ -1,4 +1,4 @@
-"""The next item of an iterator, made in a thread while the last one is used."""
+"""Prefetching: the next item of an iterator is computed in a thread while the caller uses the one before."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class Ahead(Generic[T]):
-    """Takes one item of `items` in advance. They must not be None, and nobody else may take any."""
+    """Prefetches one item of `items`, which must not be None. Only this object may advance the iterator."""
 
     def __init__(self, items: Iterator[T]) -> None:
         self._items = items
@@ -22,17 +22,17 @@ class Ahead(Generic[T]):
         return bool(wait([self._next], timeout).done)
 
     def take(self) -> T | None:
-        """The item, or None after the last; raises what making it raised."""
+        """The next item, None at the end. Waits for it, and raises what the iterator raised."""
         item = self._next.result()
         if item is not None:
             self._next = self._thread.submit(next, self._items, None)
         return item
 
     def __iter__(self) -> Iterator[T]:
-        """What `take` returns, until there is no more."""
+        """Items until the iterator ends."""
         while (item := self.take()) is not None:
             yield item
 
     def close(self) -> None:
-        """Make no more. Waits for the item that is being made."""
+        """Stop prefetching. Waits for the item that is being computed."""
         self._thread.shutdown(cancel_futures=True)

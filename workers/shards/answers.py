@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -14,41 +13,15 @@ from parquetry.schemas.columns import task_fields
 from parquetry.schemas.errors import InvalidValueError
 from parquetry.schemas.job import JobSpec
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
-from parquetry.workers.preparation.tokenization import Tokenizer, Tokens
-from parquetry.workers.request import Completion, Encoding, Result
+from parquetry.workers.preparation.tokenization import Tokenizer
+from parquetry.workers.request import Completion, Encoding
+from parquetry.workers.shards.chunk import Outcome
 from parquetry.workers.shards.entities import EntityGrouping
 from parquetry.workers.stops import cut_at_stop
 
 
-@dataclass
-class Outcome:
-    """One row on its way: tokens in, one result for each sample, or an error."""
-
-    num_prompt_tokens: int | None = None
-    results: list[Result | None] = field(default_factory=list)
-    error: str | None = None
-    #: where the tokens lie in the text, for labels of tokens
-    tokens: Tokens | None = None
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every sample has its result; a row that no engine sees has none to wait for."""
-        return None not in self.results
-
-    def take(self, sample: int, result: Result) -> None:
-        """Store one sample's result; the error of any sample is the row's."""
-        self.results[sample] = result
-        if isinstance(result, Completion) and result.num_prompt_tokens is not None:
-            self.num_prompt_tokens = result.num_prompt_tokens
-        self.error = self.error or result.error
-
-    @property
-    def num_output_tokens(self) -> int:
-        return sum([len(result.output_ids) for result in self.results if isinstance(result, Completion)])
-
-
 class Answers(ABC):
-    """Makes the task's columns of complete rows."""
+    """Builds the task's output columns from rows whose results are all there."""
 
     def __init__(self, spec: JobSpec, *, embedding_dim: int | None = None, per_token: bool = False) -> None:
         self._spec = spec
@@ -60,7 +33,7 @@ class Answers(ABC):
 
     @classmethod
     def of(cls, spec: JobSpec, checkpoint: Checkpoint, tokenizer: Tokenizer, engine: Mapping[str, str]) -> Answers:
-        """The answers of the spec's task; `engine` is what the engine says of itself."""
+        """The answers of the spec's task; `engine` is what `Engine.describe` returned."""
         if spec.task == "generate":
             return GenerationAnswers(spec, tokenizer)
         if spec.task == "embed":
@@ -78,7 +51,7 @@ class GenerationAnswers(Answers):
     def __init__(self, spec: JobSpec, tokenizer: Tokenizer) -> None:
         super().__init__(spec)
         self._tokenizer = tokenizer
-        self._stop = spec.generation.stop
+        self._generation = spec.generation
 
     def columns(self, rows: Sequence[Outcome]) -> list[pa.Array]:
         texts = iter(self._decode(rows))
@@ -92,8 +65,9 @@ class GenerationAnswers(Answers):
         return [pa.array(values[field.name], field.type) for field in self.fields]
 
     def _decode(self, rows: Sequence[Outcome]) -> list[str]:
-        ids = [result.output_ids for row in rows if row.error is None for result in row.results]
-        return [cut_at_stop(text, self._stop) for text in self._tokenizer.decode(ids)]
+        ids = [result.output_ids for row in rows if row.error is None for result in row.completions]
+        texts = self._tokenizer.decode(ids, skip_special_tokens=self._generation.skip_special_tokens)
+        return [cut_at_stop(text, self._generation.stop) for text in texts]
 
     def _reasons(self, row: Outcome) -> object:
         if row.error is None:
@@ -105,7 +79,7 @@ class GenerationAnswers(Answers):
         """The value of the only sample, or a list with that of every sample; None in an error row."""
         if row.error is not None:
             return None
-        values = [value(result) for result in row.results]
+        values = [value(result) for result in row.completions]
         return values[0] if self._spec.generation.n == 1 else values
 
 
@@ -163,7 +137,7 @@ class EntityAnswers(Answers):
         # (num_tokens, 2) of a row: number of the best label, and its probability
         found = iter(
             self._grouping.entities(
-                [row.tokens for row in rows if row.error is None],
+                [row.tokens for row in rows if row.error is None and row.tokens is not None],
                 [_values(row).reshape(-1, 2) for row in rows if row.error is None],
             )
         )
@@ -180,7 +154,7 @@ def _matrix(rows: Sequence[Outcome], width: int) -> tuple[np.ndarray, np.ndarray
 
 
 def _column(values: pa.Array, errors: np.ndarray, kind: pa.DataType) -> pa.Array:
-    """Equally many values of each row as one column, null in error rows; lists where `kind` is one."""
+    """A column of type `kind` from a flat array with the same number of values for each row; null in error rows."""
     if not pa.types.is_list(kind):
         return pc.if_else(pa.array(errors), pa.scalar(None, values.type), values)
     width = len(values) // max(len(errors), 1)

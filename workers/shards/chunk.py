@@ -1,15 +1,47 @@
-"""One batch of input rows on its way through a shard: what is kept of it, and what became of each row."""
+"""One batch of input rows in flight: the columns that the output keeps, and the outcome of each row."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from parquetry.schemas.errors import RowError
 from parquetry.workers.preparation.tokenization import Tokens
-from parquetry.workers.request import Result
-from parquetry.workers.shards.answers import Outcome
+from parquetry.workers.request import Completion, Result
+
+
+@dataclass
+class Outcome:
+    """One row in flight: the size of its prompt, one result for each sample, or an error."""
+
+    num_prompt_tokens: int | None = None
+    results: list[Result | None] = field(default_factory=list)
+    error: str | None = None
+    #: where the tokens lie in the text, for labels of tokens
+    tokens: Tokens | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every sample has its result; also true of a row that failed before it reached the engine."""
+        return None not in self.results
+
+    def take(self, sample: int, result: Result) -> None:
+        """Store one sample's result; the error of any sample is the row's."""
+        self.results[sample] = result
+        if isinstance(result, Completion) and result.num_prompt_tokens is not None:
+            self.num_prompt_tokens = result.num_prompt_tokens
+        self.error = self.error or result.error
+
+    @property
+    def completions(self) -> list[Completion]:
+        """The results of a row of task generate that have arrived, in the order of the samples."""
+        return [result for result in self.results if isinstance(result, Completion)]
+
+    @property
+    def num_output_tokens(self) -> int:
+        return sum(len(result.output_ids) for result in self.completions)
 
 
 class Chunk:
@@ -44,7 +76,7 @@ class Chunk:
         return outcome
 
     def refused(self) -> Iterator[tuple[int, Outcome]]:
-        """Rows, by their position in the job's input, that no engine will see."""
+        """Rows that failed before they reached the engine, each with its position in the job's input."""
         return ((self.first_row + i, o) for i, o in enumerate(self.outcomes) if not o.results)
 
 

@@ -17,7 +17,7 @@ class EntityGrouping:
     """A new entity begins with every change of tag, and with every label B-..."""
 
     def __init__(self, labels: Sequence[str], tokenizer: Tokenizer, unknown_id: int | None = None) -> None:
-        """`unknown_id` is the token of text that the vocabulary lacks; such an entity's word is the text itself."""
+        """`unknown_id` is the tokenizer's unknown token: in an entity's word the input text stands in its place."""
         tags = [name[2:] if name.startswith(("B-", "I-")) else name for name in labels]
         #: number of a label's tag
         self._tags = np.array([tags.index(tag) for tag in tags])
@@ -55,6 +55,7 @@ class EntityGrouping:
 
     def _word(self, tokens: Tokens, places: np.ndarray) -> str:
         ids, spans = tokens.ids[places], tokens.spans
+        assert spans is not None
         if self._unknown_id is None or self._unknown_id not in ids:
             return self._tokenizer.word(ids)
         texts = {

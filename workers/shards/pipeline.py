@@ -24,8 +24,8 @@ from parquetry.workers.preparation.tokenization import Tokenizer, Tokens
 from parquetry.workers.process.client import EngineClient
 from parquetry.workers.request import Request, Result
 from parquetry.workers.shards.ahead import Ahead
-from parquetry.workers.shards.answers import Answers, Outcome
-from parquetry.workers.shards.chunk import Chunk
+from parquetry.workers.shards.answers import Answers
+from parquetry.workers.shards.chunk import Chunk, Outcome
 from parquetry.workers.shards.part import inspect
 from parquetry.workers.shards.progress import PartSummary, ShardProgress, Tally
 from parquetry.workers.shards.provenance import provenance
@@ -76,7 +76,7 @@ def run_shard(
 
 @dataclass(frozen=True)
 class Stages:
-    """The stations a row passes on either side of the engine."""
+    """What a row passes through before and after the engine."""
 
     batches: Iterator[pa.RecordBatch]
     preparation: Preparation
@@ -88,7 +88,7 @@ class Stages:
 
     @classmethod
     def open(cls, record: JobRecord, shard: Shard, fence: int, attempt: Path, about: dict[str, str]) -> Stages:
-        """Everything that can be wrong with the job or its input is found here; `about` is the engine's word."""
+        """Raises whatever is wrong with the job or its input; `about` is what `Engine.describe` returned."""
         spec = record.spec
         checkpoint = Checkpoint.resolve(ModelSpec(id=record.model_path, revision=spec.model.revision))
         tokenizer = Tokenizer.load(checkpoint.folder)
@@ -102,13 +102,13 @@ class Stages:
         return cls(batches, preparation, answers, kept, schema, writer)
 
     def prepared(self, batches: Iterable[pa.RecordBatch]) -> Iterator[Prepared]:
-        """Rows with their tokens, batch by batch."""
+        """Each batch of rows with its prepared tokens."""
         for batch in batches:
             yield batch, self.preparation.complete(self.preparation.tokens(batch))
 
 
 class _ShardRun:
-    """The loop between the stages and the engine."""
+    """The loop that feeds the engine, collects its results and writes complete rows in order."""
 
     def __init__(
         self,
@@ -149,7 +149,7 @@ class _ShardRun:
         return not self._exhausted and rows < WINDOW_ROWS and tokens < WINDOW_TOKENS and size < WINDOW_BYTES
 
     def _read(self) -> None:
-        """Hand the next batch of rows to the engine; wait a moment for it to be prepared."""
+        """Submit the next batch of rows to the engine, if it is prepared within a moment."""
         if not self._ahead.is_ready(_SOON_S if self._places else _POLL_S):
             return
         prepared = self._ahead.take()
@@ -189,7 +189,7 @@ class _ShardRun:
                 self._settle(chunk.first_row + index, outcome)
 
     def _settle(self, row: int, outcome: Outcome) -> None:
-        """A row has its answer."""
+        """Count a finished row; with `on_row_error: fail`, raise ShardFailedError for one with an error."""
         if outcome.error is not None and self._fails_on_row_error:
             reason = f"row {row}: {outcome.error} (on_row_error is fail)"
             raise ShardFailedError(shard=self._shard.index, reason=reason)
@@ -208,7 +208,7 @@ class _ShardRun:
             self._on_progress(self._tally.progress)
 
     def abort(self) -> None:
-        """Leave nothing behind that looks finished, neither in the engine nor on disk."""
+        """Cancel what the engine still holds and leave the attempt without a footer, so that it is no valid file."""
         with suppress(EngineLostError):
             self._engine.cancel(list(self._places))
         self._stages.writer.abort()

@@ -1,4 +1,4 @@
-"""What a part says of its own making: keys of the Parquet schema metadata."""
+"""Provenance of a part: how its rows were computed, as keys of the Parquet schema metadata."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _adapter_facts(model: ModelSpec) -> dict[str, str]:
 
 
 def as_metadata(values: Mapping[str, object]) -> dict[str, str]:
-    """With the prefix that keeps our keys apart from the user's."""
+    """The values as text, their keys with our prefix, which keeps them apart from the user's own metadata."""
     return {f"{PROVENANCE_PREFIX}{key}": str(value) for key, value in values.items()}
 
 
@@ -65,11 +65,11 @@ def from_metadata(metadata: Mapping[bytes, bytes] | None) -> dict[str, str]:
 
 
 def _template_digest(spec: JobSpec, checkpoint: Checkpoint) -> str:
-    """Digest over everything that shapes a prompt besides the row."""
+    """Digest of the prompt section and the chat template: all that shapes a prompt besides the row."""
     if spec.task != "generate":
         return ""
-    chat = checkpoint.chat_template if spec.prompt.chat is not False else None
-    text = _json([spec.prompt.model_dump(mode="json"), chat])
+    chat = checkpoint.chat_template_for(has_tools=spec.prompt.tools is not None)
+    text = _json([spec.prompt.model_dump(mode="json"), chat if spec.prompt.chat is not False else None])
     return hashlib.sha256(text.encode()).hexdigest()
 
 

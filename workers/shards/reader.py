@@ -18,7 +18,7 @@ from parquetry.schemas.errors import (
     UnreadableFileError,
     suggestion,
 )
-from parquetry.schemas.formats import format_of, open_text
+from parquetry.schemas.formats import Format, format_of, open_text
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import JobRecord
@@ -64,7 +64,7 @@ def input_schema(record: JobRecord) -> pa.Schema:
 
 
 def _file_schema(file: InputFile, stream: BinaryIO) -> pa.Schema:
-    kind = format_of(file.path)
+    kind = _format_of(file)
     if kind == "parquet":
         with pq.ParquetFile(stream) as parquet:
             own = parquet.schema_arrow
@@ -73,6 +73,12 @@ def _file_schema(file: InputFile, stream: BinaryIO) -> pa.Schema:
             own = reader.schema
     added = [pa.field(name, pa.string()) for name in file.partitions if name not in own.names]
     return pa.schema([pa.field(field.name, field.type) for field in own] + added)
+
+
+def _format_of(file: InputFile) -> Format:
+    kind = format_of(file.path)
+    assert kind is not None, "an input lists no other files"
+    return kind
 
 
 def read_shard(record: JobRecord, shard: Shard, schema: pa.Schema | None = None) -> Iterator[pa.RecordBatch]:
@@ -130,7 +136,7 @@ def _require_unchanged(storage: Storage, name: str, file: InputFile) -> None:
 
 
 def _read_slice(piece: Slice, file: BinaryIO, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    kind = format_of(piece.file.path)
+    kind = _format_of(piece.file)
     if kind == "parquet":
         yield from _read_parquet(piece, file, schema)
         return

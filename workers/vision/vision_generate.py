@@ -91,7 +91,7 @@ class VisionGenerate(TransformersGenerate):
 
     def _inputs(self, batch: list[GenerationRequest]) -> dict[str, torch.Tensor]:
         made = collate([self._rows[request.id] for request in batch], self._pad_id)
-        return {name: value.to(self._model.device) for name, value in made.items()}
+        return {name: value.to(self.model.device) for name, value in made.items()}
 
     def _completion(self, request: GenerationRequest, *args: Any) -> Completion:
         return replace(super()._completion(request, *args), num_prompt_tokens=len(request.prompt_ids))

@@ -155,6 +155,19 @@ def test_a_column_that_cannot_hold_messages(spec):
     assert "prompt.messages is 'id': the column is int64" in message
 
 
+def test_a_column_that_cannot_hold_tools(spec):
+    message = refusal(spec(prompt={"tools": "id"}), InvalidValueError)
+    assert "prompt.tools is 'id': the column is int64" in message
+    assert "prompt.tools" in refusal(spec(prompt={"tools": "tolls"}), MissingColumnError)
+
+
+def test_a_stop_token_that_the_model_does_not_have(spec, folder):
+    file = folder / "model" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "vocab_size": 32}))
+    message = refusal(spec(generation={"stop_token_ids": [31, 32]}), InvalidValueError)
+    assert "generation.stop_token_ids is 32: the model's token ids end at 31" in message
+
+
 def test_messages_need_a_chat_template(spec, folder):
     job = spec(prompt={"template": None, "messages": "chat"})
     assert "has no chat template" in refusal(job, UnsupportedOptionError)
@@ -175,7 +188,7 @@ def test_what_engines_cannot_do_is_refused(spec, monkeypatch):
     def refuse(_generation):
         raise UnsupportedOptionError(option="generation.regex", reason="no engine has it")
 
-    monkeypatch.setattr(validation, "sampling_params", refuse)
+    monkeypatch.setattr(validation, "checked_grammar", refuse)
     assert "generation.regex is not supported" in refusal(spec(), UnsupportedOptionError)
 
 

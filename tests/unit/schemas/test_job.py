@@ -55,6 +55,11 @@ def test_a_spec_is_frozen():
         ("input.colums", "columns"),
         ("classify.topk", "top_k"),
         ("model.quantisation", "quantization"),
+        ("generation.minp", "min_p"),
+        ("generation.repetion_penalty", "repetition_penalty"),
+        ("generation.stop_ids", "stop_token_ids"),
+        ("generation.skip_special_token", "skip_special_tokens"),
+        ("prompt.chat_template_args", "chat_template_kwargs"),
     ],
 )
 def test_an_unknown_key_is_named_with_the_nearest(key, nearest):
@@ -98,7 +103,23 @@ def test_an_unknown_key_like_none_of_ours():
         ("generation.seed", -1),
         ("generation.n", 0),
         ("generation.stop", [""]),
+        ("generation.stop_token_ids", [1, -1]),
+        ("generation.stop_token_ids", ["</s>"]),
+        ("generation.stop_token_ids", 2),
+        ("generation.min_p", 1.1),
+        ("generation.min_p", float("nan")),
+        ("generation.repetition_penalty", 0.0),
+        ("generation.repetition_penalty", float("inf")),
+        ("generation.presence_penalty", 2.1),
+        ("generation.frequency_penalty", -2.1),
+        ("generation.skip_special_tokens", "no"),
         ("prompt.chat", "yes"),
+        ("prompt.tools", []),
+        ("prompt.tools", 1),
+        ("prompt.tools", ["weather"]),
+        ("prompt.tools", [{}]),
+        ("prompt.chat_template_kwargs", ["enable_thinking"]),
+        ("prompt.chat_template_kwargs", {"messages": []}),
         ("shards.rows", 0),
         ("shards.rows", "many"),
         ("priority", 10),
@@ -147,6 +168,10 @@ def test_a_missing_section(key):
         ({"generation": {"choices": ["a", ""]}}, "must not be empty"),
         ({"generation": {"choices": ["a", "b", "a"]}}, "lists 'a' more than once"),
         ({"task": "score"}, "needs classify.text_pair"),
+        ({"prompt": {"template": "x", "tools": "t", "chat": False}}, "tools needs the chat template"),
+        ({"task": "embed", "generation": {"min_p": 0.1}}, "generation.min_p is of task generate"),
+        ({"task": "embed", "generation": {"stop_token_ids": [1]}}, "generation.stop_token_ids is of task generate"),
+        ({"task": "classify", "prompt": {"tools": [{"type": "function"}]}}, "prompt.tools is of task generate"),
     ],
 )
 def test_sections_must_agree(changes, reason):
@@ -163,6 +188,8 @@ def test_a_long_value_is_shortened():
 def test_needed_columns():
     chat = JobSpec.parse({**MINIMAL, "prompt": {"messages": "chat"}})
     assert chat.needed_columns == {"chat": "prompt.messages"}
+    tools = JobSpec.parse({**MINIMAL, "prompt": {"messages": "chat", "tools": "functions"}})
+    assert tools.needed_columns == {"chat": "prompt.messages", "functions": "prompt.tools"}
     score = JobSpec.parse({**MINIMAL, "task": "score", "classify": {"text": "q", "text_pair": "d"}})
     assert score.needed_columns == {"q": "classify.text", "d": "classify.text_pair"}
     assert JobSpec.parse({**MINIMAL, "task": "embed"}).needed_columns == {"text": "embed.text"}

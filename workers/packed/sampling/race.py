@@ -1,4 +1,4 @@
-"""Draws tokens by the exponential race: the best of scores and keyed noise, the same whatever the batch."""
+"""Gumbel-max sampling: the argmax of scores and keyed noise, which does not depend on the batch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def race_in_torch(scores: Tensor, draw: Draw) -> Tensor:
 
 
 def race_on_gpu(scores: Tensor, draw: Draw) -> Tensor:
-    """The same in two kernels that make nothing as large as the scores."""
+    """The same in two kernels, without a temporary of the size of the scores."""
     from parquetry.workers.packed.sampling.race_kernels import find_cuts, race
 
     cuts = None

@@ -17,10 +17,14 @@ from parquetry.workers.request import SamplingParams
 
 TEMPERATURE, TOP_P, MIN_P, REPETITION, PRESENCE, FREQUENCY = range(6)
 TOP_K, KEY_LOW, KEY_HIGH = range(3)
+#: where the count of a token stays: what an int16 holds
+MAX_COUNT = 2**15 - 1
+#: rows penalised at once: each takes a few times its logits in float32
+PENALTY_ROWS = 128
 
 
 class SamplingMode(IntFlag):
-    """What at least one lane of a step needs; what none needs is not computed."""
+    """Stages of the sampler that at least one lane of a step needs; the others are skipped."""
 
     GREEDY = 0
     RANDOM = 1
@@ -81,16 +85,17 @@ class Sampler:
 
     def _count(self, sequence: Sequence) -> None:
         """Start the token counts of a lane: the prompt, and outputs that a preemption left behind."""
-        if self.counts is None:
+        if self.counts is None or self.in_prompt is None:
             shape = (self.num_lanes, self.vocab_size)
             self.counts = torch.zeros(shape, dtype=torch.int16, device=self.device)
             self.in_prompt = torch.zeros(shape, dtype=torch.bool, device=self.device)
-        assert self.in_prompt is not None
         tokens = torch.from_numpy(sequence.tokens.astype(np.int64)).to(self.device)
-        prompt, outputs = tokens.split([sequence.num_prompt_tokens, len(tokens) - sequence.num_prompt_tokens])
-        self.in_prompt[sequence.lane] = False
-        self.in_prompt[sequence.lane, prompt] = True
-        self.counts[sequence.lane] = torch.bincount(outputs, minlength=self.vocab_size).to(torch.int16)
+        prompt, outputs = tokens[: sequence.num_prompt_tokens], tokens[sequence.num_prompt_tokens :]
+        self.in_prompt[sequence.lane].zero_().index_fill_(0, prompt, True)
+        self.counts[sequence.lane].zero_()
+        if len(outputs):
+            counts = torch.bincount(outputs, minlength=self.vocab_size)
+            self.counts[sequence.lane] = counts.clamp_max(MAX_COUNT).to(torch.int16)
 
     def sample(
         self, logits: Tensor, lanes: Tensor, positions: Tensor, mode: SamplingMode, allowed: Tensor | None = None
@@ -108,8 +113,8 @@ class Sampler:
         if mode & SamplingMode.PENALTY:
             scores = self._penalise(scores, lanes)
         tokens = self._pick(scores, lanes, positions, mode) if mode & SamplingMode.RANDOM else scores.argmax(-1)
-        if mode & SamplingMode.PENALTY and self.counts is not None:
-            self.counts[lanes, tokens] += 1
+        if mode & SamplingMode.PENALTY:
+            self._count_outputs(lanes, tokens)
         if not mode & SamplingMode.LOGPROBS:
             return tokens, None
         chosen = logits.float().log_softmax(-1).gather(-1, tokens[:, None])
@@ -133,11 +138,27 @@ class Sampler:
         )
 
     def _penalise(self, scores: Tensor, lanes: Tensor) -> Tensor:
-        """Repetition counts prompt and output; presence and frequency count the output alone."""
-        if self.counts is None or self.in_prompt is None:
-            return scores
-        floats, counts = self.floats[lanes], self.counts[lanes].float()
+        """A copy of scores with the penalties of its rows.
+
+        Lanes without penalties come out as they went in, to the last bit.
+        """
+        scores = scores.clone()
+        for first in range(0, len(scores), PENALTY_ROWS):
+            rows = slice(first, first + PENALTY_ROWS)
+            self._penalise_rows(scores[rows], lanes[rows])
+        return scores
+
+    def _penalise_rows(self, scores: Tensor, lanes: Tensor) -> None:
+        """In place, in the order of transformers and vLLM: repetition counts the prompt too, the others the output."""
+        assert self.counts is not None and self.in_prompt is not None
+        floats, counts = self.floats[lanes], self.counts[lanes]
+        is_output = counts > 0
         repetition = floats[:, REPETITION, None]
-        repeated = self.in_prompt[lanes] | (counts > 0)
-        scores = torch.where(repeated, torch.where(scores > 0, scores / repetition, scores * repetition), scores)
-        return scores - floats[:, PRESENCE, None] * (counts > 0) - floats[:, FREQUENCY, None] * counts
+        repeated = torch.where(scores > 0, scores / repetition, scores * repetition)
+        scores.copy_(torch.where(self.in_prompt[lanes] | is_output, repeated, scores))
+        scores -= floats[:, FREQUENCY, None] * counts
+        scores -= floats[:, PRESENCE, None] * is_output
+
+    def _count_outputs(self, lanes: Tensor, tokens: Tensor) -> None:
+        assert self.counts is not None
+        self.counts[lanes, tokens] += (self.counts[lanes, tokens] < MAX_COUNT).to(torch.int16)

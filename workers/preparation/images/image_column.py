@@ -1,4 +1,4 @@
-"""Columns of images: what a cell may hold, and where a row's images are to be found."""
+"""Columns of images: which types they may have, and the image references in a cell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows to requests where prompts hold images: the text as ever, the images as the bytes they are stored in."""
+"""Prompts with images: text as in other prompts, images as encoded files, which the engine decodes."""
 
 from __future__ import annotations
 
@@ -12,21 +12,24 @@ import pyarrow as pa
 from parquetry.schemas.errors import RowError
 from parquetry.schemas.manifest import JobRecord
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
-from parquetry.workers.preparation.chat import read_messages, user_message, with_system
+from parquetry.workers.preparation.cells import or_error
+from parquetry.workers.preparation.conversation import read_messages, user_message, with_system
 from parquetry.workers.preparation.images.image_column import Reference, read_images, reference
 from parquetry.workers.preparation.images.image_reader import ImageReader
-from parquetry.workers.preparation.preparation import or_error, require_good
+from parquetry.workers.preparation.preparation import require_good
 from parquetry.workers.preparation.prompts import PromptPreparation
 from parquetry.workers.preparation.tokenization import Tokenizer, Tokens
 from parquetry.workers.request import Request, VisionRequest
 
+#: a prompt's text, and its images by reference
+Named = tuple[str, tuple[Reference, ...]]
 #: images read at once; they wait for disks and networks, not for the processor
 _READERS = 8
 
 
 @dataclass(frozen=True, eq=False)
 class ImagePrompt(Tokens):
-    """A prompt, the tokens of its text alone, and its images: first named, then read."""
+    """A prompt, the tokens of its text alone, and its images: references first, then the bytes read from them."""
 
     text: str = ""
     references: tuple[Reference, ...] = ()
@@ -49,44 +52,45 @@ class ImagePreparation(PromptPreparation):
         self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="images")
 
     def tokens(self, batch: pa.RecordBatch) -> list[Tokens | RowError]:
-        """ImagePrompts whose images are named but not read."""
+        """ImagePrompts with references to images that have not been read."""
         rows = zip(self._rows(batch), self._images(batch), strict=True)
         prompts = [or_error(self._prompt_of, *row) for row in rows]
         encoded = self._encoded([prompt if isinstance(prompt, RowError) else prompt[0] for prompt in prompts])
-        named = [
-            tokens if isinstance(tokens, RowError) else ImagePrompt(tokens.ids, text=prompt[0], references=prompt[1])
-            for prompt, tokens in zip(prompts, encoded, strict=True)
-        ]
-        return self._for_adapters(batch, named)
+        pairs = zip(prompts, encoded, strict=True)
+        return self._for_adapters(batch, [_named(prompt, tokens) for prompt, tokens in pairs])
 
-    def _images(self, batch: pa.RecordBatch) -> list[list[Reference] | RowError]:
-        """The images of the rows' own column; none where the messages name them."""
-        column = self._prompt.image
+    def _images(self, batch: pa.RecordBatch) -> Sequence[list[Reference] | RowError]:
+        """The image references in each row's image column; none where the messages hold them."""
+        column = str(self._prompt.image)
         return [[]] * batch.num_rows if column == self._prompt.messages else read_images(column, batch[column])
 
-    def _prompt_of(self, row: dict[str, Any], images: list[Reference] | RowError) -> tuple[str, tuple[Reference, ...]]:
-        """The text of the prompt, and what its places for images stand for."""
-        require_good({**row, "image": images})
+    def _prompt_of(self, row: dict[str, Any], images: list[Reference] | RowError) -> Named:
+        """The text of the prompt, and a reference for each of its image placeholders. Raises RowError."""
+        require_good(row)
+        if isinstance(images, RowError):
+            raise images
         if self._template is None:
-            return self._conversation(row[self._prompt.messages], images)
+            return self._conversation(row, images)
         text = self._template.render(row)
         if self._chat is not None:
-            text = self._chat.render(user_message(text, self._prompt.system, num_images=len(images)))
+            text = self._dialogue(row, user_message(text, self._prompt.system, num_images=len(images)))
         return text, tuple(images)
 
-    def _conversation(self, value: Any, images: Sequence[Reference]) -> tuple[str, tuple[Reference, ...]]:
-        column, places = self._prompt.messages, []
-        messages = read_messages(column, value, places)
+    def _conversation(self, row: dict[str, Any], images: Sequence[Reference]) -> Named:
+        column = str(self._prompt.messages)
+        places: list[Any] = []
+        messages = read_messages(column, row[column], places)
         filled = tuple(_fill(f"{column}: image", places, images))
-        return self._chat.render(with_system(messages, self._prompt.system)), filled
+        return self._dialogue(row, with_system(messages, self._prompt.system)), filled
 
     def complete(self, prepared: list[Tokens | RowError]) -> list[Tokens | RowError]:
-        """The same prompts with their images read, several at a time."""
+        """The prompts with the bytes of their images, which are read in parallel."""
         asked = [prompt.references for prompt in prepared if isinstance(prompt, ImagePrompt)]
         found = iter(list(self._pool.map(self._reader.read, asked)))
-        return [prompt if isinstance(prompt, RowError) else _with_images(prompt, next(found)) for prompt in prepared]
+        return [_with_images(prompt, next(found)) if isinstance(prompt, ImagePrompt) else prompt for prompt in prepared]
 
     def request(self, id: int, tokens: Tokens, row: int, sample: int) -> Request:
+        assert isinstance(tokens, ImagePrompt)
         return VisionRequest(
             id=id,
             text=tokens.text,
@@ -99,8 +103,16 @@ class ImagePreparation(PromptPreparation):
         )
 
 
+def _named(prompt: Named | RowError, tokens: Tokens | RowError) -> ImagePrompt | RowError:
+    if isinstance(prompt, RowError):
+        return prompt
+    if isinstance(tokens, RowError):
+        return tokens
+    return ImagePrompt(tokens.ids, text=prompt[0], references=prompt[1])
+
+
 def _fill(name: str, places: Sequence[Any], images: Sequence[Reference]) -> Iterable[Reference]:
-    """What each place names itself, or the next image of the row's own. Raises RowError when they do not come out."""
+    """Each placeholder's own reference, or the next of the row's column. Raises RowError if the counts differ."""
     own = iter(images)
     num_open = sum(place is None for place in places)
     if num_open != len(images):

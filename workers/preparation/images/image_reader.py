@@ -1,4 +1,4 @@
-"""Reads the encoded bytes of a row's images, within an operator's bounds, without looking into them."""
+"""Reads a row's images as encoded bytes, within the operator's limits. Nothing is decoded here."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from parquetry.workers.preparation.images.web_images import WebImages, is_web
 
 
 class ImageReader:
-    """Images by reference. May be used by several threads."""
+    """Reads images by reference. Thread-safe."""
 
     def __init__(self, roots: ImageRoots, *, max_bytes: int) -> None:
         """`max_bytes` bounds the images of one row together."""
@@ -35,7 +35,7 @@ class ImageReader:
         return cls(ImageRoots.of(record), max_bytes=settings().image_max_bytes)
 
     def read(self, references: Sequence[Reference]) -> tuple[bytes, ...] | RowError:
-        """The images of one row, or what is wrong with the first that cannot be had. Raises StorageError."""
+        """The images of one row, or a RowError for the first that cannot be read. Raises StorageError."""
         images, left = [], self._max_bytes
         try:
             for reference in references:

@@ -18,7 +18,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 @dataclass(frozen=True)
 class ImageRoots:
-    """Turns what a cell names into a location that may be read."""
+    """Resolves an image reference to a location, and refuses those outside the allowed folders."""
 
     #: where relative paths begin
     base: Location
@@ -29,7 +29,7 @@ class ImageRoots:
 
     @classmethod
     def of(cls, record: JobRecord) -> ImageRoots:
-        """Those of PARQUETRY_IMAGE_ROOTS; where it is not set, the folders of the input, and nothing of the web."""
+        """The roots in PARQUETRY_IMAGE_ROOTS; if it is not set, the input's folders and no web address."""
         own = input_folders(record)
         listed = settings().image_roots
         if not listed:
@@ -71,8 +71,9 @@ def input_folders(record: JobRecord) -> tuple[Location, ...]:
 
 def _folder(text: str, record: JobRecord) -> Location:
     magic = _MAGIC.search(text)
-    is_pattern = magic is not None and not os.path.exists(text)
-    location = Location.parse(text[: magic.start()].rpartition("/")[0] or "/" if is_pattern else text)
+    if magic is not None and not os.path.exists(text):
+        text = text[: magic.start()].rpartition("/")[0] or "/"
+    location = Location.parse(text)
     is_file = any(file.path == str(location) for file in record.plan.files)
     return location.parent if is_file else location
 

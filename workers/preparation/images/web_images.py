@@ -22,13 +22,13 @@ _MAX_REDIRECTS = 3
 
 
 def is_web(text: str) -> bool:
-    """Whether it is an address that a browser would open."""
+    """Whether it is an http or https URL."""
     return text.lower().startswith(("http://", "https://"))
 
 
 @dataclass(frozen=True)
 class WebRoot:
-    """An address; what lies below it may be fetched."""
+    """A URL below which images may be fetched."""
 
     origin: tuple[str, str, int | None]
     path: str
@@ -43,7 +43,7 @@ class WebRoot:
         return cls(_origin(url), url.path.rstrip("/") + "/")
 
     def contains(self, text: str) -> bool:
-        """Whether the URL has this scheme, host and port, no user, and a path below ours that stays there."""
+        """Whether the URL has this scheme, host and port, no user, and a path below this one, without `..`."""
         try:
             url = httpx.URL(text)
         except httpx.InvalidURL:
@@ -60,7 +60,7 @@ def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
 
 @dataclass(frozen=True)
 class WebImages:
-    """Fetches images whose every hop `require` allows; it raises RowError for any other URL."""
+    """Fetches images. `require` is called with the URL of every redirect and raises RowError for a forbidden one."""
 
     require: Callable[[str], None]
     max_bytes: int
@@ -106,4 +106,4 @@ class WebImages:
 
 
 class _TryAgain(Exception):
-    """The server may answer better later."""
+    """A temporary failure, worth another try."""

@@ -123,7 +123,7 @@ def test_a_named_default_among_several_chat_templates(folder):
     templates = [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]
     write(folder, "tokenizer_config.json", {"chat_template": templates})
 
-    assert resolve(folder).chat_template == "D"
+    assert resolve(folder).chat_template_for(has_tools=False) == "D"
 
 
 def test_pooling_of_a_sentence_transformers_folder(folder):

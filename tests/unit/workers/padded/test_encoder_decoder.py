@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+import tokenizers
 import torch
 from transformers import AutoModelForSeq2SeqLM
 
@@ -14,6 +15,7 @@ from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.grammar.grammar import Grammar
 from parquetry.workers.hosting.engine_choice import load_engine
+from parquetry.workers.padded.decoder_prefix import decoder_prefix
 from parquetry.workers.padded.generate import TransformersGenerate
 from parquetry.workers.preparation.preparation_choice import choose_preparation
 from parquetry.workers.preparation.tokenization import Tokenizer
@@ -85,15 +87,18 @@ def test_greedy_rows_equal_generate_row_by_row(cases, family):
 @pytest.mark.parametrize("family", ["bart", "marian"])
 def test_a_second_engine_on_the_same_weights_starts_alike(cases, family):
     case = cases(family)
-    options = {"eos_ids": case.eos, "pad_id": case.engine._pad_id, "token_budget": 1000}
+    pad_id = Checkpoint.resolve(ModelSpec(id=str(case.folder))).pad_id
+    options = {"eos_ids": case.eos, "pad_id": pad_id, "token_budget": 1000}
     model = AutoModelForSeq2SeqLM.from_pretrained(case.folder).eval()
-    tokenizer = case.engine._tokenizer
+    tokenizer = tokenizers.Tokenizer.from_file(str(case.folder / "tokenizer.json"))
 
-    first, second = (TransformersGenerate(model, tokenizer, **options) for _ in range(2))
-
-    assert first._prefix == second._prefix == case.engine._prefix
+    prefix = decoder_prefix(model)
+    TransformersGenerate(model, tokenizer, **options)
+    assert decoder_prefix(model) == prefix
+    second = TransformersGenerate(model, tokenizer, **options)
+    assert decoder_prefix(model) == prefix
     assert [r.output_ids.tolist() for r in case.run(second)] == [r.output_ids.tolist() for r in case.run()]
-    assert second._model.generation_config.bad_words_ids == case.engine._model.generation_config.bad_words_ids
+    assert second.model.generation_config.bad_words_ids == case.engine.model.generation_config.bad_words_ids
 
 
 @pytest.mark.parametrize("family", ["t5", "bart"])
@@ -163,8 +168,8 @@ def test_stop_strings_and_lengths_end_their_own_row_only(cases, family):
 def test_a_batch_holds_what_the_budget_allows_of_prompt_and_output(cases, monkeypatch):
     case = cases("t5")
     engine = load_engine(case.spec.model_copy(update={"token_budget": 100}))
-    sizes, generate = [], engine._model.generate
-    monkeypatch.setattr(engine._model, "generate", lambda **inputs: sizes.append(inputs) or generate(**inputs))
+    sizes, generate = [], engine.model.generate
+    monkeypatch.setattr(engine.model, "generate", lambda **inputs: sizes.append(inputs) or generate(**inputs))
 
     case.run(engine, max_new_tokens=10)
 

@@ -176,14 +176,14 @@ def test_cancelling_from_inside_a_step_ends_the_rows(spec, prompts):
 
 def test_out_of_memory_halves_the_batch_and_no_row_is_lost(engine, prompts, monkeypatch):
     expected = outputs(run(engine, requests_of(prompts)))
-    generate = engine._model.generate
+    generate = engine.model.generate
 
     def fails_above_two_rows(**inputs):
         if len(inputs["input_ids"]) > 2:
             raise torch.OutOfMemoryError("out of memory")
         return generate(**inputs)
 
-    monkeypatch.setattr(engine._model, "generate", fails_above_two_rows)
+    monkeypatch.setattr(engine.model, "generate", fails_above_two_rows)
 
     assert outputs(run(engine, requests_of(prompts))) == expected
     assert engine.stats()["out_of_memory"] > 0
@@ -193,7 +193,7 @@ def test_a_row_that_never_fits_is_an_error_row(engine, prompts, monkeypatch):
     def fails(**inputs):
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(engine._model, "generate", fails)
+    monkeypatch.setattr(engine.model, "generate", fails)
 
     results = run(engine, requests_of(prompts[:2]))
 

@@ -1,9 +1,16 @@
-"""Filters and penalties on small tensors worked out by hand."""
+"""Filters and penalties on small tensors worked out by hand, and against transformers' own."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from transformers import (
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from parquetry.workers.padded.sampling import RowFilter, RowPenalty, keep_min_p, keep_top_k, keep_top_p
 from parquetry.workers.request import SamplingParams
@@ -80,3 +87,34 @@ def test_penalties():
         [4, 4, -5, 4],
         [4, 4, -6, 4],
     ]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_filters_are_those_of_transformers(seed):
+    logits = torch.randn(6, 80, generator=torch.Generator().manual_seed(seed)) * 3
+    params = SamplingParams(temperature=1.3, top_k=30, top_p=0.9, min_p=0.05)
+    warpers = [TemperatureLogitsWarper(1.3), TopKLogitsWarper(30), TopPLogitsWarper(0.9), MinPLogitsWarper(0.05)]
+
+    expected = logits
+    for warper in warpers:
+        expected = warper(None, expected)
+
+    assert torch.equal(RowFilter([params] * 6, torch.device("cpu"))(logits), expected)
+    assert 1 < int(torch.isfinite(expected).sum()) < 6 * 30
+
+
+@pytest.mark.parametrize("penalty", [0.6, 1.0, 1.9])
+def test_the_repetition_penalty_is_that_of_transformers(penalty):
+    generator = torch.Generator().manual_seed(7)
+    logits = torch.randn(4, 50, generator=generator)
+    ids = torch.randint(50, (4, 30), generator=generator)
+    rule = RowPenalty([SamplingParams(repetition_penalty=penalty)] * 4, ids[:, :20], torch.ones(4, 20))
+
+    assert torch.equal(rule(logits, ids[:, 20:]), RepetitionPenaltyLogitsProcessor(penalty)(ids, logits))
+
+
+def test_ids_that_the_model_reads_but_cannot_write_are_not_counted():
+    prompt = torch.tensor([[1, 4, 900]])
+    rule = RowPenalty([SamplingParams(repetition_penalty=2.0)], prompt, torch.ones_like(prompt))
+
+    assert rule(torch.ones(1, 4), torch.empty(1, 0, dtype=torch.long)).tolist() == [[1, 0.5, 1, 1]]

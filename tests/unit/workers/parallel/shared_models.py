@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from parquetry.schemas.job import ModelSpec
@@ -88,3 +89,8 @@ def run_all(engine: Engine, requests: list[GenerationRequest]) -> dict[int, Comp
 def outputs(done: dict[int, Completion]) -> list[list[int]]:
     assert [done[i].error for i in sorted(done) if done[i].error] == []
     return [done[i].output_ids.tolist() for i in sorted(done)]
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of the weights that this rank holds; tied ones count once."""
+    return sum(parameter.nbytes for parameter in model.parameters())

@@ -18,7 +18,6 @@ from parquetry.workers.grammar.grammar import Grammar
 from parquetry.workers.hosting.leading import LeadingEngine
 from parquetry.workers.packed.scheduling.blocks import BlockPool
 from parquetry.workers.packed.scheduling.scheduler import Scheduler
-from parquetry.workers.parallel.shards import share_of_weights
 from parquetry.workers.request import GenerationRequest
 from tests.unit.workers.parallel.shared_models import (
     LENGTHS,
@@ -27,6 +26,7 @@ from tests.unit.workers.parallel.shared_models import (
     make_requests,
     outputs,
     run_all,
+    weight_bytes,
     write_model,
 )
 
@@ -66,7 +66,7 @@ def test_tokens_are_those_of_one_device(one: Engine, two: LeadingEngine, params:
 
 
 def test_each_rank_holds_half(one: Engine, two: LeadingEngine) -> None:
-    whole, half = share_of_weights(one.model), share_of_weights(two.engine.model)
+    whole, half = weight_bytes(one.model), weight_bytes(two.engine.model)
     assert half < 0.52 * whole
     assert [layer.num_kv_heads for layer in two.engine.parts.layers] == [1, 1]
     linear = [module for module in two.engine.model.modules() if isinstance(module, nn.Linear)]

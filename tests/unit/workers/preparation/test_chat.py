@@ -7,9 +7,11 @@ from datetime import datetime
 import pytest
 
 from parquetry.schemas.errors import RowError, TemplateError, UnsupportedOptionError
-from parquetry.schemas.job import ModelSpec, PromptSpec
+from parquetry.schemas.generation import PromptSpec
+from parquetry.schemas.job import ModelSpec
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
-from parquetry.workers.preparation.chat import ChatTemplate, read_messages, user_message, with_system
+from parquetry.workers.preparation.chat import ChatTemplate
+from parquetry.workers.preparation.conversation import read_messages, user_message, with_system
 
 NOW = datetime(2026, 3, 4)
 MESSAGES = [

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from parquetry.schemas.errors import MissingTokenizerError, RowError
-from parquetry.workers.preparation.tokenization import Tokenizer, Tokens, _longest_first
+from parquetry.workers.preparation.tokenization import Tokenizer, Tokens
 
 TEXTS = ["the quick brown fox", "", "\x00", "😀 é", "a" * 50, " \n\t"]
 
@@ -63,8 +63,14 @@ def test_a_long_text_is_an_error_with_both_numbers(byte_level):
     assert str(error) == "6 tokens, but at most 2 fit here"
 
 
-def test_the_longer_text_of_a_pair_is_cut_first():
-    assert [_longest_first(10, 3, 8), _longest_first(3, 10, 8), _longest_first(9, 9, 8)] == [(5, 3), (3, 5), (4, 4)]
+@pytest.mark.parametrize(("lengths", "kept"), [((10, 3), (5, 3)), ((3, 10), (3, 5)), ((9, 9), (4, 4))])
+def test_the_longer_text_of_a_pair_is_cut_first(word_piece, lengths, kept):
+    pair = tuple(" ".join(["dog"] * length) for length in lengths)
+
+    # [CLS] and two [SEP] beside 8 tokens of the texts
+    (tokens,) = word_piece.encode_pairs([pair], limit=11, truncate="right")
+
+    assert np.bincount(tokens.type_ids).tolist() == [kept[0] + 2, kept[1] + 1]
 
 
 def test_half_a_surrogate_pair_is_that_rows_error_only(byte_level):

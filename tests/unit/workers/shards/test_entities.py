@@ -22,7 +22,8 @@ from parquetry.workers.hosting.engine_choice import load_engine
 from parquetry.workers.preparation.texts import TextPreparation
 from parquetry.workers.preparation.tokenization import Spans, Tokenizer, Tokens
 from parquetry.workers.request import EncodeRequest
-from parquetry.workers.shards.answers import Answers, Outcome
+from parquetry.workers.shards.answers import Answers
+from parquetry.workers.shards.chunk import Outcome
 from parquetry.workers.shards.entities import EntityGrouping
 from parquetry.workers.shards.pipeline import run_shard
 from tests.unit.workers.workers_records import DirectClient, make_record, write_table

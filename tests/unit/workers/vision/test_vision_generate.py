@@ -12,11 +12,13 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from parquetry.schemas.errors import MissingPackageError, RowError
-from parquetry.schemas.job import ModelSpec, PromptSpec
+from parquetry.schemas.generation import PromptSpec
+from parquetry.schemas.job import ModelSpec
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.hosting.engine_choice import load_engine
-from parquetry.workers.preparation.chat import ChatTemplate, user_message
+from parquetry.workers.preparation.chat import ChatTemplate
+from parquetry.workers.preparation.conversation import user_message
 from parquetry.workers.process.messages import read_requests, request_frames
 from parquetry.workers.request import GenerationRequest, SamplingParams, VisionRequest
 from parquetry.workers.vision import layout
@@ -227,14 +229,14 @@ def test_cancelled_rows_give_no_result(cases):
 def test_out_of_memory_halves_the_batch_and_no_row_is_lost(cases, monkeypatch):
     case = cases("idefics3")
     expected = {id: result.output_ids.tolist() for id, result in case.run(case.requests()).items()}
-    generate = case.engine._model.generate
+    generate = case.engine.model.generate
 
     def fails_above_two_rows(**inputs):
         if len(inputs["input_ids"]) > 2:
             raise torch.OutOfMemoryError("out of memory")
         return generate(**inputs)
 
-    monkeypatch.setattr(case.engine._model, "generate", fails_above_two_rows)
+    monkeypatch.setattr(case.engine.model, "generate", fails_above_two_rows)
     engine = case.engine
 
     assert {id: result.output_ids.tolist() for id, result in case.run(case.requests()).items()} == expected

@@ -1,4 +1,4 @@
-"""The sampler against hand-computed rows and against the obvious sort."""
+"""The sampler against hand-computed rows, the obvious sort and transformers' processors."""
 
 from __future__ import annotations
 
@@ -8,6 +8,13 @@ import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import (
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from parquetry.workers.noise import gumbel_noise, mix, request_key
 from parquetry.workers.packed.sampling.sampler import Sampler, SamplingMode, sampling_mode
@@ -70,6 +77,7 @@ def test_penalties_by_hand() -> None:
     assert draw(sampler, logits, 3, params) == [2]
     # Token 2 is now repeated: 1.4 / 2 - 0.75 < 0. Token 3 leads with 1.0.
     assert draw(sampler, logits, 4, params) == [3]
+    assert sampler.counts is not None
     assert sampler.counts[0].tolist() == [1, 0, 1, 1]
 
 
@@ -119,3 +127,83 @@ def test_mix_is_a_bijection_on_a_sample() -> None:
     mixed = mix(x)
     assert len(mixed.unique()) == len(x)
     assert int(mixed.min()) >= 0 and int(mixed.max()) < 1 << 32
+
+
+def processed(logits: torch.Tensor, ids: list[int], num_prompt: int, p: SamplingParams) -> torch.Tensor:
+    """logits (vocab,) of one row through transformers' processors; presence and frequency by their definition."""
+    row, history = logits[None].clone(), torch.tensor([ids])
+    row = RepetitionPenaltyLogitsProcessor(p.repetition_penalty)(history, row)
+    for token in set(ids[num_prompt:]):
+        row[0, token] -= p.presence_penalty + p.frequency_penalty * ids[num_prompt:].count(token)
+    if p.temperature:
+        row = TemperatureLogitsWarper(p.temperature)(history, row)
+        row = TopKLogitsWarper(p.top_k)(history, row) if p.top_k else row
+        row = TopPLogitsWarper(p.top_p)(history, row)
+        row = MinPLogitsWarper(p.min_p)(history, row)
+    return row[0]
+
+
+MIXED = [
+    SamplingParams(),
+    SamplingParams(repetition_penalty=1.5),
+    SamplingParams(presence_penalty=1.2, frequency_penalty=-0.4),
+    SamplingParams(temperature=0.9, min_p=0.3, seed=3),
+    SamplingParams(temperature=1.4, top_k=20, top_p=0.8, min_p=0.05, repetition_penalty=0.8, frequency_penalty=0.7),
+]
+
+
+def test_every_draw_is_that_of_transformers_processors() -> None:
+    vocab, prompt = 60, [3, 3, 7, 11, 59]
+    sampler = admit(*MIXED, vocab_size=vocab, tokens=prompt)
+    mode = SamplingMode(0)
+    for params in MIXED:
+        mode |= sampling_mode(params)
+    histories = [list(prompt) for _ in MIXED]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(60):
+        logits = torch.randn(len(MIXED), vocab, generator=generator) * 2
+        positions = torch.tensor([len(ids) for ids in histories])
+        tokens, _ = sampler.sample(logits, torch.arange(len(MIXED)), positions, mode)
+        for row, (params, ids) in enumerate(zip(MIXED, histories, strict=True)):
+            expected = processed(logits[row], ids, len(prompt), params)
+            if params.temperature:
+                key = torch.tensor([request_key(params.seed, row, 0)])
+                expected = expected + gumbel_noise(key, positions[row : row + 1], vocab)[0]
+            assert int(tokens[row]) == int(expected.argmax())
+            ids.append(int(tokens[row]))
+
+
+def test_a_row_without_penalties_is_untouched_by_its_neighbours() -> None:
+    sampler = admit(SamplingParams(), SamplingParams(repetition_penalty=3.0), vocab_size=4, tokens=[0])
+    logits = torch.tensor([[0.3, 0.1, float("-inf"), -0.2]] * 2)
+    tokens, logprobs = sampler.sample(
+        logits, torch.tensor([0, 1]), torch.tensor([1, 1]), SamplingMode.PENALTY | SamplingMode.LOGPROBS
+    )
+    # 0.3 / 3 = 0.1 ties with token 1, and the first wins
+    assert tokens.tolist() == [0, 0]
+    assert logprobs is not None
+    assert torch.equal(logprobs, logits.log_softmax(-1)[:, 0])
+    assert logits[1, 0] == torch.tensor(0.3), "the logits of the model were changed"
+
+
+def test_more_rows_than_are_penalised_at_once() -> None:
+    params = SamplingParams(presence_penalty=2.0)
+    sampler = admit(*[params] * 300, vocab_size=3)
+    logits = [[1.0, 0.5, 0.0]] * 300
+    assert draw(sampler, logits, 1, params) == [0] * 300
+    assert draw(sampler, logits, 2, params) == [1] * 300
+
+
+def test_a_count_stays_at_what_it_can_hold() -> None:
+    params = SamplingParams(presence_penalty=0.5)
+    sampler = Sampler(1, 3, torch.device("cpu"))
+    request = GenerationRequest(id=0, prompt_ids=np.zeros(1, dtype=np.int32), params=params)
+    sequence = Sequence(request)
+    sequence.lane = 0
+    sequence.resume_from(np.zeros(40_000, dtype=np.int32))
+    sequence.lane = 0
+    sampler.admit([sequence])
+    # 0.4 - 0.5 is below 0, but a count that had wrapped round would take nothing off
+    assert draw(sampler, [[0.4, 0.0, -9.0]], 40_001, params) == [1]
+    assert draw(sampler, [[9.0, 0.0, -9.0]], 40_002, params) == [0]
+    assert draw(sampler, [[0.4, -9.0, 0.0]], 40_003, params) == [2]

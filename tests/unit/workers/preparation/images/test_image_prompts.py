@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 
 import pyarrow as pa
 import pytest
@@ -19,6 +20,7 @@ from parquetry.schemas.errors import (
 from parquetry.schemas.job import JobSpec, ModelSpec
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.engine_spec import EngineSpec
+from parquetry.workers.preparation.chat import ChatTemplate
 from parquetry.workers.preparation.images.image_prompts import ImagePreparation
 from parquetry.workers.preparation.preparation_choice import choose_preparation
 from parquetry.workers.preparation.tokenization import Tokenizer
@@ -153,7 +155,9 @@ def test_a_vision_model_without_images_runs_as_text(folder, template, takes_part
 
     (tokens,) = preparation.tokens(pa.record_batch({"text": ["a b"]}))
 
-    assert preparation._chat.takes_parts is takes_parts
+    chat = ChatTemplate.of(checkpoint, record.spec.prompt, now=datetime(2026, 3, 4))
+    assert chat is not None
+    assert chat.takes_parts is takes_parts
     assert tokens.ids.tolist()[-3:] == [1, 2, 0], "the text did not reach the prompt"
     assert not EngineSpec.of(record).images
 
