@@ -27,7 +27,7 @@ from tests.chaos.checker import check
 from tests.integration.jobs_on_disk import ENGINE, DiskJob, make_job
 
 QUEUES = ("default",)
-STEPS = sorted(re.findall(r'failpoint\("(\w+)"\)', "".join(p.read_text() for p in Path("tasks").glob("*.py"))))
+STEPS = sorted(re.findall(r'failpoint\("(\w+)"\)', "".join(p.read_text() for p in Path("tasks").rglob("*.py"))))
 #: those a single shard passes on its way, each of them once or more
 ON_THE_WAY = [
     "started", "not_found", "attempt", "engine", "progress", "computed", "verified", "prepare", "prepared",

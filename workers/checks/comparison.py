@@ -14,6 +14,8 @@ from parquetry.workers.checks.stock_run import ROUNDING, LayerRun, PromptRun, di
 from parquetry.workers.checks.watched_layers import LayerCall, watching
 from parquetry.workers.engine import UnsupportedModel
 
+#: keeps what is zero, such as the embedding of a padding token, from being divided by zero
+TINY = 1e-30
 #: how many times the stock layer's noise the error of half of the tokens may be, and that of any token
 TYPICAL_LIMIT, LARGEST_LIMIT = 1.8, 12.0
 #: the latter where weights are quantized: libraries have another kernel for a single token than for many
@@ -66,10 +68,10 @@ class Comparison:
         of_layer = [run.layers[number] for run in self._runs]
         self.last_output = output[0]
         noise = self._rows(of_layer, "noise")
-        self._errors[number].append(distance(output[0], self._rows(of_layer, "wanted")) / noise)
+        self._errors[number].append(distance(output[0], self._rows(of_layer, "wanted")) / (noise + TINY))
         given = self._rows(of_layer, "given")
         self._given.append(
-            distance(call.hidden[0], given) / (ROUNDING[given.dtype] * given.norm(dim=-1).float() + 1e-30)
+            distance(call.hidden[0], given) / (ROUNDING[given.dtype] * given.norm(dim=-1).float() + TINY)
         )
         return self._rows(of_layer, "output").to(output.dtype)[None]
 
@@ -83,7 +85,7 @@ class Comparison:
         size = want.norm(dim=-1)
         # a constant added to all of them changes no token
         gap = distance(centred(logits), centred(want))
-        self._logits.append(gap / (ROUNDING[dtype] * size + 1e-30))
+        self._logits.append(gap / (ROUNDING[dtype] * size + TINY))
 
     def require(self, what: str) -> None:
         """Raise UnsupportedModel, beginning with `what`, where the changed model computes something else."""
