@@ -232,7 +232,7 @@ class PackedEngine(Engine):
             "cached_tokens": self.scheduler.admission.num_cached_tokens,
             "preemptions": self.scheduler.num_preemptions,
             "running": len(self.scheduler.running),
-            "waiting": len(self.scheduler.admission.waiting),
+            "waiting": len(self.scheduler.admission),
             "kv_use": 1.0 - self.pool.num_free / self.pool.num_blocks,
         }
         return {"prompt_tokens": 0, "output_tokens": 0, **self._counters, **live}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from itertools import islice
 
 from parquetry.workers.packed.scheduling.blocks import BlockPool
@@ -23,17 +24,41 @@ class Admission:
         max_model_len: int,
         prefix_cache: bool = True,
         groups: PrefixGroups | None = None,
+        waiting: WaitingQueue | None = None,
     ) -> None:
-        """`groups` are told of every sequence that begins."""
+        """`groups` are told of every sequence that begins. `waiting` None: in the order of prefixes where it helps."""
         self.pool = pool
         self.lanes = lanes
         self.max_model_len = max_model_len
         self.prefix_cache = prefix_cache
         self.groups = groups
-        self.waiting = WaitingQueue(grouped=prefix_cache)
         self.num_cached_tokens = 0
+        self._waiting = WaitingQueue(grouped=prefix_cache) if waiting is None else waiting
 
-    def misfit(self, sequence: Sequence) -> str | None:
+    def __len__(self) -> int:
+        """Sequences that wait."""
+        return len(self._waiting)
+
+    def __iter__(self) -> Iterator[Sequence]:
+        """Those that wait, the next one first."""
+        return iter(self._waiting)
+
+    def add(self, sequence: Sequence) -> str | None:
+        """Queue a sequence; why it can never run, and is not queued, or None."""
+        reason = self._misfit(sequence)
+        if reason is None:
+            self._waiting.append(sequence)
+        return reason
+
+    def put_back(self, sequence: Sequence) -> None:
+        """Queue a preempted sequence before all others."""
+        self._waiting.put_back(sequence)
+
+    def forget(self, sequences: Collection[Sequence]) -> None:
+        """Drop these wherever they wait."""
+        self._waiting.forget(sequences)
+
+    def _misfit(self, sequence: Sequence) -> str | None:
         """Why the sequence can never run, or None."""
         num_tokens = sequence.num_prompt_tokens
         if num_tokens == 0:
@@ -48,7 +73,7 @@ class Admission:
     def count_ready(self, limit: int) -> int:
         """About how many tokens the sequences have to compute that could begin now; stops counting at `limit`."""
         count = blocks = 0
-        for sequence in islice(self.waiting, self.lanes.num_free):
+        for sequence in islice(self._waiting, self.lanes.num_free):
             cached = len(self._cached_blocks(sequence))
             blocks += self.pool.blocks_for(sequence.num_tokens) - cached
             if count >= limit or blocks > self.pool.num_free:
@@ -58,14 +83,14 @@ class Admission:
 
     def try_admit(self, num_running: int) -> Sequence | None:
         """Move the first waiting sequence to a lane, if there is room beside the `num_running` ones."""
-        if not self.waiting or not self.lanes.num_free:
+        if not self._waiting or not self.lanes.num_free:
             return None
-        sequence = self.waiting.first
+        sequence = self._waiting.first
         cached = self._cached_blocks(sequence)
         count = self.pool.blocks_for(sequence.num_tokens) - len(cached)
         if count + self.pool.num_unheld(cached) + self._reserve(num_running) > self.pool.num_free:
             return None
-        self.waiting.pop_first()
+        self._waiting.pop_first()
         self.pool.hold(cached)
         sequence.blocks = cached + (self.pool.try_allocate(count) or [])
         self._start(sequence, len(cached) * self.pool.block_size)
@@ -85,10 +110,7 @@ class Admission:
 
     def _start(self, sequence: Sequence, num_cached: int) -> None:
         limit = sequence.num_prompt_tokens + sequence.request.params.max_new_tokens
-        lane = self.lanes.acquire(sequence, min(limit, self.max_model_len))
-        self.lanes.computed[lane] = num_cached
-        self.lanes.num_blocks[lane] = len(sequence.blocks)
-        self.lanes.last_block[lane] = sequence.blocks[-1]
+        self.lanes.start(sequence, min(limit, self.max_model_len), num_cached)
         self.num_cached_tokens += num_cached
         if self.groups is not None:
             self.groups.admit(sequence)

@@ -10,13 +10,21 @@ from parquetry.workers.packed.scheduling.sequence import Sequence
 class LaneTable:
     """A running sequence holds one lane in [0, num_lanes); device tables are indexed by the same number.
 
-    `epoch` changes when a lane is given back: a result computed for an older epoch belongs to nobody.
+    Tokens of a lane, by position:
+
+        [0, computed)            their keys and values are in the cache, or will be once the steps in flight are done
+        [computed, known)        still to be computed: what is left of a prompt, or the newest token of a decode
+        [0, num_prompt)          the prompt
+        [num_prompt, known)      outputs; the host has seen `num_outputs` of them, steps in flight bring the rest
+        [known, end]             not sampled yet; a decode at `end` is the last one
+
+    Blocks [0, num_blocks) of the lane cover at least [0, computed]. `epoch` counts the sequences that have left the
+    lane: a result computed for an older epoch belongs to nobody.
     """
 
     def __init__(self, num_lanes: int, max_blocks: int) -> None:
         self.num_lanes = num_lanes
         self.max_blocks = max_blocks
-        #: tokens whose keys and values are in the cache, or will be once the steps in flight are done
         self.computed = np.zeros(num_lanes, dtype=np.int32)
         #: `computed` at which nothing is left to schedule
         self.end = np.zeros(num_lanes, dtype=np.int32)
@@ -52,6 +60,34 @@ class LaneTable:
         self.watched[lane] = bool(request.params.stop or request.params.stop_ids or request.params.grammar)
         self._restore(lane, sequence.tokens[sequence.num_prompt_tokens :])
         return lane
+
+    def start(self, sequence: Sequence, max_tokens: int, num_cached: int) -> None:
+        """Give a lane to `sequence`, which holds its blocks, the first `num_cached` tokens of them computed."""
+        lane = self.acquire(sequence, max_tokens)
+        self.computed[lane] = num_cached
+        self.num_blocks[lane] = len(sequence.blocks)
+        self.last_block[lane] = sequence.blocks[-1]
+
+    def unfinished(self, lanes: np.ndarray) -> np.ndarray:
+        """Those of `lanes` that have a token left to schedule."""
+        return lanes[self.computed[lanes] < self.end[lanes]]
+
+    def without_room(self, lanes: np.ndarray, block_size: int) -> np.ndarray:
+        """Those of `lanes` whose next token needs another block."""
+        return lanes[self.computed[lanes] == self.num_blocks[lanes] * block_size]
+
+    def longest_first(self, lanes: np.ndarray) -> np.ndarray:
+        """The same lanes, those with the most computed tokens first."""
+        return lanes[np.argsort(-self.computed[lanes], kind="stable")]
+
+    def extend(self, lane: int, block: int) -> None:
+        """Note one more block of a lane."""
+        self.num_blocks[lane] += 1
+        self.last_block[lane] = block
+
+    def advance(self, lanes: np.ndarray) -> None:
+        """Each of `lanes` computes one token."""
+        self.computed[lanes] += 1
 
     def _restore(self, lane: int, outputs: np.ndarray) -> None:
         self._widen(len(outputs))

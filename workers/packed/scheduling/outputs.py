@@ -12,7 +12,12 @@ from parquetry.workers.request import Completion
 
 
 class Ending(NamedTuple):
-    """A sequence that is done: stopped by a token that is no part of its output, matched by one that is, or long."""
+    """A sequence that is done, and why.
+
+    `is_stopped`: its last token is an end-of-sequence or stop id, which is not part of the output. `is_matched`: its
+    last token, which is part of the output, completes a stop string or what a grammar asks for. Neither: it reached
+    its limit.
+    """
 
     sequence: Sequence
     is_stopped: bool

@@ -53,25 +53,21 @@ class Scheduler:
 
     @property
     def num_unfinished(self) -> int:
-        return len(self.admission.waiting) + len(self.running) + len(self.failed)
+        return len(self.admission) + len(self.running) + len(self.failed)
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence; one that can never fit goes to `failed` at once."""
-        reason = self.admission.misfit(sequence)
-        if reason is None:
-            self.admission.waiting.append(sequence)
-        else:
+        reason = self.admission.add(sequence)
+        if reason is not None:
             self.failed.append((sequence, reason))
 
     def schedule(self) -> Batch | None:
         """The next step, or None when nothing can be computed now."""
         lanes = self.lanes
-        decodes = self._grow(self._decoding[lanes.computed[self._decoding] < lanes.end[self._decoding]])
         # Longest context first: attention programs start in this order, so the last ones to end are short.
-        decodes = decodes[np.argsort(-lanes.computed[decodes], kind="stable")]
-        decodes, shared = self._arrange(decodes)
+        decodes, shared = self._arrange(lanes.longest_first(self._grow(lanes.unfinished(self._decoding))))
         batch = Batch(decodes, lanes.computed[decodes], lanes.last_block[decodes], [], shared=shared)
-        lanes.computed[decodes] += 1
+        lanes.advance(decodes)
         self._fill(batch, self._num_wanted(len(decodes)) - len(decodes))
         return batch if len(decodes) or batch.chunks else None
 
@@ -83,35 +79,34 @@ class Scheduler:
 
     def _grow(self, decodes: np.ndarray) -> np.ndarray:
         """Give a block to each decode whose last one is full; returns the decodes that are still running."""
-        lanes = self.lanes
-        full = decodes[lanes.computed[decodes] == lanes.num_blocks[decodes] * self.pool.block_size]
-        before = self.num_preemptions + len(self.failed)
-        for lane in full.tolist():
-            while lane in self.running and not self._try_extend(lane):
-                self._make_room()
-        if self.num_preemptions + len(self.failed) == before:
-            return decodes
-        return np.asarray([lane for lane in decodes.tolist() if lane in self.running], dtype=np.int32)
+        gone: list[int] = []
+        for lane in self.lanes.without_room(decodes, self.pool.block_size).tolist():
+            while lane not in gone and not self._try_extend(lane):
+                gone.append(self._make_room())
+        return decodes[~np.isin(decodes, gone)] if gone else decodes
 
     def _try_extend(self, lane: int) -> bool:
         blocks = self.pool.try_allocate(1)
         if blocks is None:
             return False
         self.running[lane].blocks += blocks
-        self.lanes.num_blocks[lane] += 1
-        self.lanes.last_block[lane] = blocks[0]
+        self.lanes.extend(lane, blocks[0])
         return True
 
-    def _make_room(self) -> None:
-        """Preempt the youngest sequence; the only one left has the whole cache and still no room, so it fails."""
-        youngest = next(reversed(self.running.values()))
+    def _make_room(self) -> int:
+        """Preempt the youngest sequence; the only one left has the whole cache and still no room, so it fails.
+
+        Returns the lane that it left.
+        """
+        lane, youngest = next(reversed(self.running.items()))
         if len(self.running) > 1:
             self.preempt(youngest)
-            return
-        num_tokens = int(self.lanes.computed[youngest.lane]) + 1
+            return lane
+        num_tokens = int(self.lanes.computed[lane]) + 1
         capacity = self.pool.num_blocks * self.pool.block_size
         self.release(youngest)
         self.failed.append((youngest, f"the sequence reached {num_tokens} tokens; the KV cache holds {capacity}"))
+        return lane
 
     def _num_wanted(self, num_decodes: int) -> int:
         """Most tokens of this step: the budget, or what there is, cut to a multiple of `full_step`."""
@@ -174,7 +169,7 @@ class Scheduler:
         outputs = self.lanes.outputs_of(sequence.lane)
         self.release(sequence)
         sequence.resume_from(outputs)
-        self.admission.waiting.put_back(sequence)
+        self.admission.put_back(sequence)
         self.num_preemptions += 1
 
     def preempt_all(self) -> None:
@@ -197,7 +192,7 @@ class Scheduler:
 
     def forget(self, sequences: Collection[Sequence]) -> None:
         """Drop sequences that hold no lane."""
-        self.admission.waiting.forget(sequences)
+        self.admission.forget(sequences)
         gone = {id(sequence) for sequence in sequences}
         self.failed = [entry for entry in self.failed if id(entry[0]) not in gone]
 

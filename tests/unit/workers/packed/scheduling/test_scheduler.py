@@ -108,7 +108,7 @@ def test_the_youngest_is_preempted_and_waits_in_front() -> None:
         scheduler.schedule()
     scheduler.schedule()
     assert scheduler.num_preemptions == 1
-    assert list(scheduler.admission.waiting) == [young, next_in_line]
+    assert list(scheduler.admission) == [young, next_in_line]
     scheduler.check_integrity()
 
 
@@ -135,7 +135,7 @@ def simulate(scheduler: Scheduler, stops: dict[int, int], lag: int) -> dict[int,
             collect(scheduler, lanes, epochs, stops, finished)
         pending = pending[len(pending) - lag :] if batch is not None and lag else []
         scheduler.check_integrity()
-        if not scheduler.running and not scheduler.admission.waiting:
+        if not scheduler.running and not len(scheduler.admission):
             return finished
     raise AssertionError("the schedule never ends")
 

@@ -6,6 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from parquetry.workers.packed.scheduling.admission import Admission
 from parquetry.workers.packed.scheduling.blocks import BlockPool
 from parquetry.workers.packed.scheduling.lanes import LaneTable
 from parquetry.workers.packed.scheduling.scheduler import Scheduler
@@ -97,8 +98,9 @@ def test_it_holds_what_was_put_in(actions: list[int | str]) -> None:
 
 def cached_tokens(num_prefixes: int, *, grouped: bool) -> int:
     """Prompt tokens taken from the cache when rows of many prefixes come in turn and the cache holds only a few."""
-    scheduler = Scheduler(BlockPool(24, 4), LaneTable(2, 16), token_budget=16, max_model_len=64)
-    scheduler.admission.waiting = WaitingQueue(grouped=grouped)
+    pool, lanes = BlockPool(24, 4), LaneTable(2, 16)
+    scheduler = Scheduler(pool, lanes, token_budget=16, max_model_len=64)
+    scheduler.admission = Admission(pool, lanes, max_model_len=64, waiting=WaitingQueue(grouped=grouped))
     for row in range(4 * num_prefixes):
         prefix = range(100 * (row % num_prefixes), 100 * (row % num_prefixes) + 16)
         scheduler.add(make_sequence(row, *prefix, 90_000 + row))
