@@ -28,7 +28,7 @@ from parquetry.workers.packed.scheduling.batch import Batch
 
 def steady_batch(engine: PackedEngine, size: int, context: int) -> Batch:
     """`size` decodes that each see `context` tokens; their blocks are scattered over the whole cache."""
-    block_size, tables = engine.pool.block_size, engine.runner.lanes.tables
+    block_size, tables = engine.pool.block_size, engine.runner.forward.device_lanes.tables
     per_lane = -(-context // block_size)
     blocks = torch.randperm(engine.pool.num_blocks)[: size * per_lane].view(size, per_lane).to(tables)
     tables[:size, :per_lane] = blocks

@@ -31,12 +31,12 @@ def run_packed(workload: Workload, num_rounds: int, options: dict[str, Any]) -> 
         lens = np.asarray(workload.output_lens)
 
         def _matched(self, lanes: np.ndarray, tokens: np.ndarray, stopped: np.ndarray) -> np.ndarray:
-            return self.lanes.num_outputs[lanes] >= self.lens[self.lanes.request_id[lanes] % len(self.lens)]
+            return self.lane_table.num_outputs[lanes] >= self.lens[self.lane_table.request_id[lanes] % len(self.lens)]
 
     start = time.perf_counter()
     model = make_model(workload.model)
     engine = PackedEngine(model, None, (), PackedOptions(**options))
-    engine.outputs = HiddenLengths(engine.lanes, np.empty(0, dtype=np.int32))
+    engine.outputs = HiddenLengths(engine.lane_table, np.empty(0, dtype=np.int32))
     yield {"startup_s": time.perf_counter() - start, **engine.describe()}
     params = SamplingParams(max_new_tokens=workload.max_new_tokens)
     prompts = [np.asarray(ids, dtype=np.int32) for ids in workload.prompts]

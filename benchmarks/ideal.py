@@ -89,7 +89,7 @@ def scheduler_of(workload: Workload, args: argparse.Namespace) -> Scheduler:
 def play(workload: Workload, args: argparse.Namespace) -> tuple[Counter[str], Counter[str]]:
     """Seconds and number of steps by kind; the scheduler is one step ahead, as it is of a card."""
     scheduler, card = scheduler_of(workload, args), IdealCard(workload, args)
-    lens, lanes = np.asarray(workload.output_lens), scheduler.lanes
+    lens, lanes = np.asarray(workload.output_lens), scheduler.lane_table
     seconds, steps, launched = Counter[str](), Counter[str](), deque()
     while scheduler.num_unfinished:
         batch = scheduler.schedule()
@@ -104,7 +104,7 @@ def play(workload: Workload, args: argparse.Namespace) -> tuple[Counter[str], Co
 
 def collect(scheduler: Scheduler, sampled: np.ndarray, epochs: np.ndarray, lens: np.ndarray) -> None:
     """A token for each lane that is still whose it was; rows at their length are done."""
-    lanes = scheduler.lanes
+    lanes = scheduler.lane_table
     sampled = sampled[lanes.epoch[sampled] == epochs]
     lanes.append(sampled, np.ones(len(sampled), dtype=np.int32), None)
     for lane in sampled[lanes.num_outputs[sampled] >= lens[lanes.request_id[sampled]]].tolist():

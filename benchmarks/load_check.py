@@ -90,12 +90,12 @@ def whole_error(check: PagedCheck, forward: Forward, fault: str | None) -> float
 
 def row(name: str, model: nn.Module, format: str, tokenizer: object) -> str:
     engine = PackedEngine(model, tokenizer, (), PackedOptions(num_blocks=64, graphs=False, compile=False))
-    forward, checks = engine.runner.forward, engine.parts.checks
-    size = forward.lanes.block_size
+    forward, checks = engine.runner.forward, engine.components.checks
+    size = forward.device_lanes.block_size
 
     def clear() -> None:
         # a key that is not written may not be found where an earlier run has left it
-        attach_caches(engine.parts.layers, checks[0].num_blocks(size), size, model.device)
+        attach_caches(engine.components.layers, checks[0].num_blocks(size), size, model.device)
 
     limit = WHOLE_LIMITS.get(format, QUANTIZED_LIMIT)
     found, errors = [], []

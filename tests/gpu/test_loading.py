@@ -18,7 +18,7 @@ from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.engine import Engine
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.fusing.int8_linear import Int8Linear, has_int8_weight, swap_int8_layers
-from parquetry.workers.fusing.merged_projections import MergedPart, merge_projections
+from parquetry.workers.fusing.merged_projections import MergedProjection, merge_projections
 from parquetry.workers.grammar.grammar import Grammar
 from parquetry.workers.hosting.engine_choice import load_engine
 from parquetry.workers.hosting.model_host import ModelHost
@@ -138,7 +138,7 @@ def test_int8_weights_take_our_kernels_until_the_engine_closes(folder: Path, opt
     engine = packed(model, **options)
     layer = model.model.layers[0]
     assert type(layer.mlp.down_proj) is Int8Linear
-    assert type(layer.self_attn.q_proj) is (Int8Linear if options else MergedPart)
+    assert type(layer.self_attn.q_proj) is (Int8Linear if options else MergedProjection)
     assert all(len(ids) == 12 for ids in ids_of(complete(engine, requests())))
     engine.close()
     assert all(module is before[name] for name, module in model.named_modules())

@@ -28,9 +28,10 @@ def precise_layer(
             memo[id(module)] = plain_linear(module, dtype, computed)
     precise = copy.deepcopy(layer, memo).to(dtype)
     for module in precise.modules():
+        config: Any = getattr(module, "config", None)
         # grouped products know half precision alone
-        if getattr(getattr(module, "config", None), "_experts_implementation", None) is not None:
-            module.config._experts_implementation = "eager"
+        if getattr(config, "_experts_implementation", None) is not None:
+            config._experts_implementation = "eager"
     return precise
 
 
@@ -42,7 +43,7 @@ def is_quantized_linear(module: nn.Module) -> bool:
     return type(weight) is not nn.Parameter or not weight.is_floating_point() or weight.dtype.itemsize < 2
 
 
-def plain_linear(module: nn.Module, dtype: torch.dtype, computed: torch.dtype) -> nn.Linear:
+def plain_linear(module: Any, dtype: torch.dtype, computed: torch.dtype) -> nn.Linear:
     """The same values as plain weights, read off the layer itself by feeding it the identity in `computed`.
 
     Whatever the format: a product with one nonzero term does not round, and a row whose only number is 1 is quantized
@@ -60,7 +61,7 @@ def plain_linear(module: nn.Module, dtype: torch.dtype, computed: torch.dtype) -
 
 
 @contextmanager
-def without_bias(module: nn.Module) -> Iterator[None]:
+def without_bias(module: Any) -> Iterator[None]:
     """A linear layer's products alone: a bias added in half precision would round them."""
     bias = getattr(module, "bias", None)
     if bias is not None:

@@ -24,13 +24,15 @@ NUM_RESERVED = 16
 class Encoding(Protocol):
     """What a tokenizer makes of a text."""
 
-    ids: list[int]
+    @property
+    def ids(self) -> list[int]:
+        """Token ids."""
 
 
 class Encoder(Protocol):
     """A tokenizer, as far as prompts are made with it."""
 
-    def encode(self, sequence: str) -> Encoding:
+    def encode(self, sequence: str, /) -> Encoding:
         """The text as tokens."""
 
 

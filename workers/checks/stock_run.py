@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from parquetry.workers.checks.precise_layer import ABOVE, precise_layer
 from parquetry.workers.checks.watched_layers import LayerCall, watching
@@ -52,7 +53,7 @@ class PromptRun:
 
 @torch.inference_mode()
 def run_stock(
-    model: nn.Module,
+    model: PreTrainedModel,
     layers: nn.ModuleList,
     prompts: Sequence[np.ndarray],
     shared: tuple[object, ...] = (),
@@ -72,7 +73,7 @@ def run_stock(
     return runs
 
 
-def _run_prompt(model: nn.Module, layers: nn.ModuleList, tokens: np.ndarray) -> tuple[PromptRun, list[LayerCall]]:
+def _run_prompt(model: PreTrainedModel, layers: nn.ModuleList, tokens: np.ndarray) -> tuple[PromptRun, list[LayerCall]]:
     run, calls = PromptRun(tokens), []
 
     def note(_: int, call: LayerCall, output: Tensor) -> Tensor:

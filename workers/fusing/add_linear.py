@@ -22,7 +22,7 @@ def add_linear_(residual: Tensor, x: Tensor, weight: Tensor) -> None:
 
 
 @add_linear_.register_fake
-def _(residual, x, weight):
+def _(residual: Tensor, x: Tensor, weight: Tensor) -> None:
     return None
 
 

@@ -6,6 +6,7 @@ passes over the activations more than there need be.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,10 +22,12 @@ def put_sum_into_product(graph_module: fx.GraphModule) -> bool:
     """
     graph = graph_module.graph
     output = graph.output_node()
-    total = output.args[0][0] if len(output.args[0]) == 1 else None
+    outputs: Sequence[Any] = output.args[0]  # type: ignore[assignment]  # a traced layer returns a tuple
+    total = outputs[0] if len(outputs) == 1 else None
     if not isinstance(total, fx.Node) or total.target not in SUMS or len(total.users) > 1 or total.kwargs:
         return False
-    for residual, product in (total.args, reversed(total.args)):
+    pair: Sequence[Any] = total.args
+    for residual, product in (pair, pair[::-1]):
         linear = without_dropout(product)
         # a product of the residual itself would read what it overwrites
         if _is_bare_product(linear) and linear.args[0] is not residual and _is_own(residual, total):

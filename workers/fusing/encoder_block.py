@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -26,7 +28,7 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 @linear_gelu.register_fake
-def _(x, weight, bias):
+def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
@@ -81,12 +83,12 @@ def _fuse_module(module: nn.Module) -> int:
 
 
 def _fuse_projections(module: nn.Module, names: tuple[str, str, str]) -> bool:
-    parts = [getattr(module, name, None) for name in names]
-    if not all(map(_is_plain, parts)):
+    layers = [layer for name in names if _is_plain(layer := getattr(module, name, None))]
+    if len(layers) < len(names):
         return False
-    query = Query(*parts)
-    for name, part in zip(names, (query, Sibling(query), Sibling(query)), strict=True):
-        setattr(module, name, part)
+    query = Query(*layers)
+    for name, layer in zip(names, (query, Sibling(query), Sibling(query)), strict=True):
+        setattr(module, name, layer)
     return True
 
 
@@ -99,5 +101,5 @@ def _fuse_gelu(module: nn.Module, linear: str, activation: str) -> bool:
     return True
 
 
-def _is_plain(module: nn.Module | None) -> bool:
+def _is_plain(module: nn.Module | None) -> TypeGuard[nn.Linear]:
     return type(module) is nn.Linear and module.bias is not None

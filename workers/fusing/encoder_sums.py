@@ -6,6 +6,7 @@ As a block is written, a product goes to memory and comes back to be added: the 
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -37,7 +38,8 @@ def put_sums_into_products(graph_module: fx.GraphModule) -> int:
 
 
 def _rewrite(graph: fx.Graph, total: fx.Node) -> bool:
-    for residual, product in (total.args, reversed(total.args)):
+    pair: Sequence[Any] = total.args
+    for residual, product in (pair, pair[::-1]):
         linear = without_dropout(product)
         if not is_own_product(linear) or not _is_tensor_of(residual, total) or _is_alias(linear.args[0], residual):
             continue
@@ -46,7 +48,7 @@ def _rewrite(graph: fx.Graph, total: fx.Node) -> bool:
         with graph.inserting_before(total):
             graph.call_function(torch.ops.parquetry.add_linear_.default, (residual, *linear.args[:2]))
             bias = bias_of(linear)
-            done = residual if bias is None else graph.call_function(operator.add, (residual, bias))
+            done: fx.Node = residual if bias is None else graph.call_function(operator.add, (residual, bias))
         done.meta.setdefault("example_value", example(total))
         total.replace_all_uses_with(done)
         erase(graph, total, product, linear)

@@ -6,6 +6,9 @@ fill the card, the inputs are shared out as well, and a second kernel adds the s
 are faster through a weight that is converted as a whole. The grid depends on shapes alone, so it can be replayed.
 """
 
+# Triton reads the annotations of a kernel's arguments itself
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
+
 from __future__ import annotations
 
 from typing import NamedTuple

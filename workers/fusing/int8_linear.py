@@ -7,6 +7,7 @@ or into a bfloat16 copy of the weight in every step.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -25,20 +26,25 @@ def int8_linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -
 
 
 @int8_linear.register_fake
-def _(x, weight, scale, bias):
+def _(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
 class Int8Linear(nn.Module):
     """Stands where a linear layer stood. Its values and scales are those inside torchao's tensor."""
 
+    weight: Any
+    values: Tensor
+    scale: Tensor
+
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         # torchao's tensor: some model classes ask a layer's weight for its dtype
-        self.weight, self.bias = linear.weight, linear.bias
-        self.register_buffer("values", linear.weight.qdata, persistent=False)
-        self.register_buffer("scale", linear.weight.scale.flatten(), persistent=False)
+        self.weight = linear.weight
+        self.bias = linear.bias
+        self.register_buffer("values", self.weight.qdata, persistent=False)
+        self.register_buffer("scale", self.weight.scale.flatten(), persistent=False)
 
     def hold(self, values: Tensor, scale: Tensor) -> None:
         """Let go of the values (outputs, inputs) and scales (outputs,) for these copies of them."""
@@ -49,17 +55,17 @@ class Int8Linear(nn.Module):
         return torch.ops.parquetry.int8_linear(x, self.values, self.scale, self.bias)
 
 
-def merge_int8(parts: list[Int8Linear]) -> tuple[Tensor, Tensor]:
-    """Values and scales of all rows; those of the parts become views of them."""
-    values = torch.cat([part.values for part in parts])
-    scale = torch.cat([part.scale for part in parts])
-    widths = [part.out_features for part in parts]
-    for part, rows, factors in zip(parts, values.split(widths), scale.split(widths), strict=True):
-        part.hold(rows, factors)
+def merge_int8(layers: list[Int8Linear]) -> tuple[Tensor, Tensor]:
+    """Values and scales of all rows; those of the layers become views of them."""
+    values = torch.cat([layer.values for layer in layers])
+    scale = torch.cat([layer.scale for layer in layers])
+    widths = [layer.out_features for layer in layers]
+    for layer, rows, factors in zip(layers, values.split(widths), scale.split(widths), strict=True):
+        layer.hold(rows, factors)
     return values, scale
 
 
-def has_int8_weight(module: nn.Module) -> bool:
+def has_int8_weight(module: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether this is a plain linear layer but for torchao's int8 weight, each output of which has one scale."""
     if type(module) is not nn.Linear or module._forward_hooks or module._forward_pre_hooks:
         return False
@@ -71,21 +77,21 @@ def has_int8_layers(model: nn.Module) -> bool:
     return any(has_int8_weight(module) for module in model.modules())
 
 
-def is_scaled_by_row(weight: Tensor) -> bool:
+def is_scaled_by_row(weight: Any) -> bool:
     """Whether a weight is int8 and a scale per row, around zero; inputs are not quantized or scaled."""
     from torchao.quantization import Int8Tensor
 
     if type(weight) is not Int8Tensor or weight.act_quant_kwargs is not None or weight.act_pre_scale is not None:
         return False
-    is_symmetric = weight.zero_point is None or not weight.zero_point.any()
+    is_symmetric = weight.zero_point is None or not bool(weight.zero_point.any())
     return is_symmetric and list(weight.block_size) == [1, weight.shape[1]] and weight.qdata.is_contiguous()
 
 
 def swap_int8_layers(model: nn.Module) -> Callable[[], None]:
     """Swap linear layers over int8 weights, also those inside adapted ones; returns what puts them back."""
     parents = list(model.modules())
-    found = [(parent, name, child) for parent in parents for name, child in parent.named_children()]
-    replaced = [place for place in found if has_int8_weight(place[2])]
+    children = [(parent, name, child) for parent in parents for name, child in parent.named_children()]
+    replaced = [(parent, name, child) for parent, name, child in children if has_int8_weight(child)]
     for parent, name, linear in replaced:
         setattr(parent, name, Int8Linear(linear))
 

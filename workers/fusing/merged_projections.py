@@ -6,7 +6,8 @@ Layers over int8 weights are merged in the same way.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -14,44 +15,48 @@ from torch.nn import functional as F
 
 from parquetry.workers.fusing.int8_linear import Int8Linear, merge_int8
 
-GROUPS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+#: names of projections that stock attention and MLP classes give one input
+SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+
+
+Mergeable = nn.Linear | Int8Linear
 
 
 class MergedLinear(nn.Module):
     """Several linear layers over one input, which is what stock attention and MLP classes give them."""
 
-    def __init__(self, parts: list[nn.Module]) -> None:
+    def __init__(self, layers: Sequence[Mergeable]) -> None:
         super().__init__()
-        self.widths = [part.out_features for part in parts]
-        self.merge_weights(parts)
-        biases = [part.bias for part in parts if part.bias is not None]
+        self.widths = [layer.out_features for layer in layers]
+        self.merge_weights(layers)
+        biases = [layer.bias for layer in layers if layer.bias is not None]
         self.bias = merge_parameters(biases) if biases else None
         self.outputs: list[Tensor] = []
 
-    def merge_weights(self, parts: list[nn.Module]) -> None:
-        """Take the rows of every part."""
-        self.weight = merge_parameters([part.weight for part in parts])
+    def merge_weights(self, layers: Sequence[Any]) -> None:
+        """Take the rows of every layer."""
+        self.weight = merge_parameters([layer.weight for layer in layers])
 
     def multiply(self, x: Tensor) -> Tensor:
-        """The outputs of all parts, side by side."""
+        """The outputs of all layers, side by side."""
         return F.linear(x, self.weight, self.bias)
 
     def compute(self, x: Tensor) -> None:
-        """Compute every part; each is taken once."""
+        """Compute every layer's output; each is taken once."""
         self.outputs = list(self.multiply(x).split(self.widths, -1))
 
 
 class MergedInt8Linear(MergedLinear):
     """Several layers over int8 weights and one input."""
 
-    def merge_weights(self, parts: list[nn.Module]) -> None:
-        self.weight, self.scale = merge_int8(parts)
+    def merge_weights(self, layers: Sequence[Any]) -> None:
+        self.weight, self.scale = merge_int8(list(layers))
 
     def multiply(self, x: Tensor) -> Tensor:
         return torch.ops.parquetry.int8_linear(x, self.weight, self.scale, self.bias)
 
 
-class MergedPart(nn.Module):
+class MergedProjection(nn.Module):
     """Stands where one of the linear layers stood. The first one computes, the last one lets go of the results."""
 
     def __init__(self, merged: MergedLinear, index: int) -> None:
@@ -79,32 +84,32 @@ def merge_parameters(parameters: list[nn.Parameter]) -> Tensor:
     return merged
 
 
-def can_merge(parts: list[nn.Module | None]) -> bool:
+def can_merge(layers: list[Any]) -> TypeGuard[list[Mergeable]]:
     """Plain half-precision linear layers of one kind, or int8 ones: any other is a class of its own, or its weight."""
-    if any(type(p) not in (nn.Linear, Int8Linear) or p._forward_hooks or p._forward_pre_hooks for p in parts):
+    if any(type(x) not in (nn.Linear, Int8Linear) or x._forward_hooks or x._forward_pre_hooks for x in layers):
         return False
     # torchao keeps the layer's class and quantizes by the type of its weight
-    if any(type(part) is nn.Linear and type(part.weight) is not nn.Parameter for part in parts):
+    if any(type(layer) is nn.Linear and type(layer.weight) is not nn.Parameter for layer in layers):
         return False
-    kinds = {(type(p), p.in_features, p.bias is None, p.weight.dtype, p.weight.device) for p in parts}
-    return len(kinds) == 1 and parts[0].weight.dtype in (torch.float16, torch.bfloat16)
+    kinds = {(type(x), x.in_features, x.bias is None, x.weight.dtype, x.weight.device) for x in layers}
+    return len(kinds) == 1 and layers[0].weight.dtype in (torch.float16, torch.bfloat16)
 
 
 def merge_projections(model: nn.Module) -> Callable[[], None]:
     """Merge what can be merged, in place; returns the function that puts the linear layers back."""
     replaced: list[tuple[nn.Module, str, nn.Module]] = []
     for module in list(model.modules()):
-        for names in GROUPS:
-            parts = [getattr(module, name, None) for name in names]
-            if not can_merge(parts):
+        for names in SIBLINGS:
+            layers = [getattr(module, name, None) for name in names]
+            if not can_merge(layers):
                 continue
-            merged = MergedInt8Linear(parts) if isinstance(parts[0], Int8Linear) else MergedLinear(parts)
-            for index, (name, part) in enumerate(zip(names, parts, strict=True)):
-                replaced.append((module, name, part))
-                setattr(module, name, MergedPart(merged, index))
+            merged = MergedInt8Linear(layers) if isinstance(layers[0], Int8Linear) else MergedLinear(layers)
+            for index, (name, layer) in enumerate(zip(names, layers, strict=True)):
+                replaced.append((module, name, layer))
+                setattr(module, name, MergedProjection(merged, index))
 
     def put_back() -> None:
-        for module, name, part in replaced:
-            setattr(module, name, part)
+        for module, name, layer in replaced:
+            setattr(module, name, layer)
 
     return put_back

@@ -12,7 +12,7 @@ from parquetry.workers.parallel.ranks import Report
 from parquetry.workers.process.pulse import Beat
 
 
-class GroupHost:
+class RankGroupHost:
     """Stands where a ModelHost stands for one device."""
 
     def __init__(self, folder: Path, report: Report, beat: Beat) -> None:

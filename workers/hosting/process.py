@@ -54,9 +54,9 @@ def _builder(spec: EngineSpec, server: EngineServer, pulse: Pulse, folder: Path)
 
         return lambda given: load_optimum(given.on(0))
     if len(spec.devices) > 1:
-        from parquetry.workers.hosting.group_host import GroupHost
+        from parquetry.workers.hosting.group_host import RankGroupHost
 
-        return GroupHost(folder, partial(_die, pulse), server.attend).build
+        return RankGroupHost(folder, partial(_die, pulse), server.attend).build
     from parquetry.workers.hosting.model_host import ModelHost
 
     return ModelHost(server.attend).build

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from parquetry.workers.loading.adapter_bank import AdapterBank
 from parquetry.workers.packed.attention.hook import AttentionBackend, computing
@@ -19,11 +20,16 @@ class Forward:
     """The model under the attention hook, the sampler, and the lanes they read and write."""
 
     def __init__(
-        self, model: nn.Module, backend: AttentionBackend, lanes: DeviceLanes, sampler: Sampler, group: RankGroup = SOLO
+        self,
+        model: PreTrainedModel,
+        backend: AttentionBackend,
+        lanes: DeviceLanes,
+        sampler: Sampler,
+        group: RankGroup = SOLO,
     ) -> None:
         self.model = model
         self.backend = backend
-        self.lanes = lanes
+        self.device_lanes = lanes
         self.sampler = sampler
         self.group = group
         self.adapters = AdapterBank.of(model)
@@ -45,7 +51,7 @@ class Forward:
     def sample(self, candidates: Candidates, mode: SamplingMode, allowed: Tensor | None = None) -> Sampled:
         """The next tokens, which the token table takes. `allowed` masks the tokens that grammars permit."""
         tokens, logprobs = self.sampler.sample(candidates.logits, candidates.lanes, candidates.positions, mode, allowed)
-        self.lanes.tokens[candidates.lanes] = tokens
+        self.device_lanes.tokens[candidates.lanes] = tokens
         return tokens, logprobs
 
     def tokens(self, step: StepTensors, mode: SamplingMode) -> Sampled:

@@ -23,7 +23,7 @@ class GraphInputs:
     """
 
     def __init__(self, lanes: DeviceLanes, max_size: int, padding_block: int) -> None:
-        self.lanes = lanes
+        self.device_lanes = lanes
         self.padding_lane = len(lanes.tokens) - 1
         self.padding_block = padding_block
         self.decodes = torch.zeros(num_words(max_size), dtype=torch.int64, device=lanes.device)
@@ -39,7 +39,7 @@ class GraphInputs:
         if batch is not None:
             for row, values in zip(host, (batch.decode_lanes, batch.positions, batch.blocks), strict=True):
                 row[: len(values)] = values
-        _send(_decode_words(*host, self.lanes.block_size), self.decodes)
+        _send(_decode_words(host[0], host[1], host[2], self.device_lanes.block_size), self.decodes)
         if is_shared:
             _send(_shared_array(size, batch), self.shared)
 
@@ -49,17 +49,17 @@ class GraphInputs:
         wide, narrow = self.decodes[: num_words(size)].split([NUM_WIDE * width, num_words(size) - NUM_WIDE * width])
         lanes, positions, columns, slots, next_positions = wide.view(NUM_WIDE, width)[:, :size]
         lanes32, lens, blocks = narrow.view(torch.int32).view(NUM_NARROW, width)[:, :size]
-        self.lanes.place(lanes, columns, blocks)
+        self.device_lanes.set_blocks(lanes, columns, blocks)
         attention = AttentionStep(
             slot_mapping=slots,
-            tables=self.lanes.tables,
-            block_size=self.lanes.block_size,
+            tables=self.device_lanes.tables,
+            block_size=self.device_lanes.block_size,
             num_decodes=size,
             decode_lanes=lanes32,
             decode_lens=lens,
             shared=self._shared_keys(size) if is_shared else None,
         )
-        ids, adapters = self.lanes.tokens[lanes], self.lanes.adapters[lanes]
+        ids, adapters = self.device_lanes.tokens[lanes], self.device_lanes.adapters[lanes]
         return StepTensors(ids, positions, attention, 0, lanes, next_positions, adapters)
 
     def _shared_keys(self, size: int) -> SharedKeys:
@@ -96,12 +96,12 @@ def _decode_words(lanes: np.ndarray, positions: np.ndarray, blocks: np.ndarray, 
 
 def _shared_array(size: int, batch: Batch | None) -> np.ndarray:
     """Lengths (size,), then starts and counts of the tiles (max_tiles,) each."""
-    parts = [np.zeros(size, dtype=np.int32), *(np.zeros(max_tiles(size), dtype=np.int32) for _ in range(2))]
+    arrays = [np.zeros(size, dtype=np.int32), *(np.zeros(max_tiles(size), dtype=np.int32) for _ in range(2))]
     if batch is not None and batch.shared is not None:
         shared = batch.shared
-        for part, values in zip(parts, (shared.lens, shared.starts, shared.counts), strict=True):
-            part[: len(values)] = values
-    return np.concatenate(parts)
+        for array, values in zip(arrays, (shared.lens, shared.starts, shared.counts), strict=True):
+            array[: len(values)] = values
+    return np.concatenate(arrays)
 
 
 def _send(host: np.ndarray, buffer: Tensor) -> None:

@@ -45,7 +45,7 @@ class DecodeGraphs:
         self.forward = forward
         self.sizes = ladder(max_size)
         self.coarse_sizes = coarse(self.sizes)
-        self.inputs = GraphInputs(forward.lanes, max_size, padding_block)
+        self.inputs = GraphInputs(forward.device_lanes, max_size, padding_block)
         #: rows that replays computed for nobody
         self.num_padding_tokens = 0
         #: what a graph leaves behind: sampled tokens, or Candidates where it has no mode
@@ -63,7 +63,7 @@ class DecodeGraphs:
     @torch.inference_mode()
     def check(self) -> None:
         """Raise RuntimeError unless a replayed step chooses the tokens that the same step chooses without a graph."""
-        kind, tokens = Kind(self.sizes[0], SamplingMode.GREEDY), self.forward.lanes.tokens
+        kind, tokens = Kind(self.sizes[0], SamplingMode.GREEDY), self.forward.device_lanes.tokens
         tokens[self.inputs.padding_lane] = 1
         want = self._compute(kind)[0].clone()
         tokens[self.inputs.padding_lane] = 1

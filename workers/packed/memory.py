@@ -37,13 +37,13 @@ def fit_blocks(available: int, bytes_per_block: int, max_useful: int) -> int:
     return count
 
 
-def plan_num_blocks(
+def fit_num_blocks(
     layers: Sequence[LayerShape], runner: ModelRunner, options: PackedOptions, max_model_len: int
 ) -> int:
     """The blocks the options ask for, else what is left beside the largest step."""
     if options.num_blocks is not None:
         return options.num_blocks
-    device, block_size = runner.forward.lanes.device, runner.forward.lanes.block_size
+    device, block_size = runner.forward.device_lanes.device, runner.forward.device_lanes.block_size
     peak = activation_bytes(runner, options, max_model_len)
     # every rank has as many blocks as the one with the least room
     available = runner.forward.group.minimum(free_bytes(device, options.memory_fraction, options.memory_limit) - peak)
@@ -55,7 +55,7 @@ def plan_num_blocks(
 
 def activation_bytes(runner: ModelRunner, options: PackedOptions, max_model_len: int) -> int:
     """Peak memory of the largest step, measured by running it; 0 on a CPU."""
-    device = runner.forward.lanes.device
+    device = runner.forward.device_lanes.device
     if device.type != "cuda":
         return 0
     torch.cuda.synchronize(device)

@@ -13,14 +13,15 @@ from functools import partial
 import numpy as np
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from parquetry.workers.engine import Engine, UnsupportedModel
 from parquetry.workers.packed.attention.hook import IMPLEMENTATION
 from parquetry.workers.packed.checks.attention_layers import find_attention_layers
+from parquetry.workers.packed.components import Components, make_grammars, model_length, vocab_size
 from parquetry.workers.packed.intake import Intake
 from parquetry.workers.packed.options import PackedOptions
-from parquetry.workers.packed.parts import EngineParts, make_grammars, model_length, vocab_size
 from parquetry.workers.packed.runner import InFlight
 from parquetry.workers.packed.sampling.sampler import SamplingMode, sampling_mode
 from parquetry.workers.packed.scheduling.batch import Batch
@@ -50,7 +51,7 @@ class PackedEngine(Engine):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: PreTrainedModel,
         tokenizer: Tokenizer | None,
         eos_ids: Collection[int],
         options: PackedOptions | None = None,
@@ -71,24 +72,24 @@ class PackedEngine(Engine):
         self._counters: Counter[str] = Counter()
         on_cuda = self.device.type == "cuda"
         self._lookahead = on_cuda if self.options.lookahead is None else self.options.lookahead
-        self.parts = EngineParts.build(model, tokenizer, self.options, group, self.max_model_len)
-        self.runner, self.scheduler = self.parts.runner, self.parts.scheduler
-        self.pool, self.lanes = self.parts.pool, self.parts.lanes
+        self.components = Components.build(model, tokenizer, self.options, group, self.max_model_len)
+        self.runner, self.scheduler = self.components.runner, self.components.scheduler
+        self.pool, self.lane_table = self.components.pool, self.components.lane_table
         self._grammars = make_grammars(tokenizer, model, self._eos_ids.tolist())
         self.intake = Intake(tokenizer, self._grammars, self.runner.forward.adapters, vocab_size(model))
-        self.outputs = Outputs(self.lanes, self._eos_ids)
+        self.outputs = Outputs(self.lane_table, self._eos_ids)
         self.startup_s = time.perf_counter() - start
         self._log_start()
 
     def _log_start(self) -> None:
         log.info(
             "packed engine: attention %s, %d blocks of %d tokens, budget %d tokens, %d lanes, ready in %.1f s",
-            self.parts.backend.name, self.pool.num_blocks, self.pool.block_size, self.options.token_budget,
+            self.components.backend.name, self.pool.num_blocks, self.pool.block_size, self.options.token_budget,
             self.options.num_lanes, self.startup_s,
         )  # fmt: skip
 
     @staticmethod
-    def unsupported_reason(model: nn.Module) -> str | None:
+    def unsupported_reason(model: PreTrainedModel) -> str | None:
         """Why the hook cannot serve this model, or None. Runs one tiny forward pass."""
         try:
             find_attention_layers(model)
@@ -126,12 +127,12 @@ class PackedEngine(Engine):
         if batch is None:
             return ()
         for sequence in batch.admitted:
-            self.lanes.mode[sequence.lane] = sampling_mode(sequence.request.params)
+            self.lane_table.mode[sequence.lane] = sampling_mode(sequence.request.params)
         lanes = batch.sampled_lanes
-        mode = SamplingMode(int(np.bitwise_or.reduce(self.lanes.mode[lanes], initial=0)))
+        mode = SamplingMode(int(np.bitwise_or.reduce(self.lane_table.mode[lanes], initial=0)))
         allow = partial(self._allow, lanes) if mode & SamplingMode.GRAMMAR else None
         try:
-            in_flight = self.runner.launch(batch, self.lanes.epoch[lanes], mode, allow)
+            in_flight = self.runner.launch(batch, self.lane_table.epoch[lanes], mode, allow)
         except torch.cuda.OutOfMemoryError:
             self._shrink()
             return ()
@@ -141,7 +142,7 @@ class PackedEngine(Engine):
     def _allow(self, lanes: np.ndarray) -> Tensor:
         """Token masks of `lanes` (num_sampled,) on the host, which need the tokens of the step before."""
         self._collect_pending()
-        sequences = [self.lanes.sequences[lane] for lane in lanes.tolist()]
+        sequences = [self.lane_table.sequences[lane] for lane in lanes.tolist()]
         return self._grammars.host_masks([None if sequence is None else sequence.grammar for sequence in sequences])
 
     def _collect_pending(self) -> None:
@@ -177,7 +178,7 @@ class PackedEngine(Engine):
         if in_flight.is_void:
             self._start_again()
             return
-        alive = self.lanes.epoch[in_flight.lanes] == in_flight.epochs
+        alive = self.lane_table.epoch[in_flight.lanes] == in_flight.epochs
         lanes, tokens = in_flight.lanes[alive], tokens[alive].astype(np.int32)
         for ending in self.outputs.append(lanes, tokens, None if logprobs is None else logprobs[alive]):
             self._complete(ending)
@@ -212,10 +213,10 @@ class PackedEngine(Engine):
         """Provenance of what this engine returns."""
         return {
             "backend": "packed",
-            "attention": self.parts.backend.name,
+            "attention": self.components.backend.name,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "block_size": str(self.pool.block_size),
-            **({"runs_without": self._runs_without} if self.parts.taken_back else {}),
+            **({"runs_without": self._runs_without} if self.components.taken_back else {}),
             **({"tensor_parallel": str(self.group.size)} if self.group.size > 1 else {}),
             **{name: importlib.metadata.version(name) for name in ("torch", "transformers")},
         }
@@ -223,7 +224,7 @@ class PackedEngine(Engine):
     @property
     def _runs_without(self) -> str:
         """What the engine could not be given, as one line."""
-        return "; ".join(f"{what} ({why})" for what, why in self.parts.taken_back.items())
+        return "; ".join(f"{what} ({why})" for what, why in self.components.taken_back.items())
 
     def stats(self) -> dict[str, float]:
         """Counters since start; `padding_tokens` is what graph replays computed for nobody."""
@@ -243,4 +244,4 @@ class PackedEngine(Engine):
 
     def close(self) -> None:
         """Give the model back as it came and free the cache. The engine is of no use afterwards."""
-        self.parts.undo.close()
+        self.components.undo.close()

@@ -13,7 +13,7 @@ from parquetry.workers.packed.forward import Forward, Sampled
 from parquetry.workers.packed.graphs import DecodeGraphs
 from parquetry.workers.packed.sampling.sampler import SamplingMode
 from parquetry.workers.packed.scheduling.batch import Batch
-from parquetry.workers.packed.step_tensors import StepBuilder
+from parquetry.workers.packed.step_tensors import Candidates, StepBuilder
 
 
 @dataclass
@@ -57,7 +57,7 @@ class ModelRunner:
 
     def __init__(self, forward: Forward) -> None:
         self.forward = forward
-        self.builder = StepBuilder(forward.lanes)
+        self.builder = StepBuilder(forward.device_lanes)
         self.graphs: DecodeGraphs | None = None
 
     @property
@@ -81,13 +81,13 @@ class ModelRunner:
         if batch.admitted:
             self.forward.sampler.admit(batch.admitted)
         graphs = self.graphs if self.is_replayed(batch) else None
-        if allow is None:
-            return (
-                self.forward.tokens(self.builder.build(batch), mode) if graphs is None else graphs.tokens(batch, mode)
-            )
-        step = self.builder.build(batch) if graphs is None else None
-        candidates = graphs.candidates(batch) if step is None else self.forward.candidates(step)
-        return self.forward.sample(candidates, mode, to_device(allow(), self.forward.lanes.device))
+        if allow is not None:
+            candidates = self._candidates(batch) if graphs is None else graphs.candidates(batch)
+            return self.forward.sample(candidates, mode, to_device(allow(), self.forward.device_lanes.device))
+        return self.forward.tokens(self.builder.build(batch), mode) if graphs is None else graphs.tokens(batch, mode)
+
+    def _candidates(self, batch: Batch) -> Candidates:
+        return self.forward.candidates(self.builder.build(batch))
 
     def is_replayed(self, batch: Batch) -> bool:
         """Whether a captured graph computes this batch."""

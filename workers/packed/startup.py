@@ -6,9 +6,10 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 
 import torch
-from torch import nn
+from transformers import PreTrainedModel
 
 from parquetry.workers.engine import UnsupportedModel
 from parquetry.workers.fusing.int8_linear import has_int8_layers, swap_int8_layers
@@ -55,19 +56,24 @@ class Changes:
 
 
 def speed_up(
-    changes: Changes, model: nn.Module, layers: Sequence[LayerShape], options: PackedOptions, *, is_shared: bool
+    changes: Changes, model: PreTrainedModel, layers: Sequence[LayerShape], options: PackedOptions, *, is_shared: bool
 ) -> None:
     """On CUDA, give int8 weights our kernels, and compile the layers when asked. `is_shared`: by several ranks."""
     if model.device.type != "cuda":
         return
     if is_installed("triton") and has_int8_layers(model):
-        changes.make("int8 kernels", lambda undo: undo.callback(swap_int8_layers(model)) and None)
+        changes.make("int8 kernels", partial(use_int8_kernels, model))
     quantizer = getattr(model, "hf_quantizer", None)
     if options.compile and getattr(quantizer, "is_compileable", True):
-        changes.make("compiled layers", lambda undo: compile_merged(model, layers, undo, is_shared=is_shared))
+        changes.make("compiled layers", partial(compile_merged, model, layers, is_shared=is_shared))
 
 
-def compile_merged(model: nn.Module, layers: Sequence[LayerShape], undo: ExitStack, *, is_shared: bool) -> None:
+def use_int8_kernels(model: PreTrainedModel, undo: ExitStack) -> None:
+    """Give layers over int8 weights our kernels."""
+    undo.callback(swap_int8_layers(model))
+
+
+def compile_merged(model: PreTrainedModel, layers: Sequence[LayerShape], undo: ExitStack, *, is_shared: bool) -> None:
     """Merge projections and compile the layers."""
     undo.callback(reset_layers, model, layers)
     undo.callback(merge_projections(model))
@@ -92,7 +98,7 @@ def first_line(error: Exception) -> str:
 
 def capture_graphs(changes: Changes, forward: Forward, options: PackedOptions, num_blocks: int) -> DecodeGraphs | None:
     """Graphs of every decode size, or None off CUDA, when not asked for, or when the model cannot be captured."""
-    if forward.lanes.device.type != "cuda" or not options.graphs or options.num_lanes < 2:
+    if forward.device_lanes.device.type != "cuda" or not options.graphs or options.num_lanes < 2:
         return None
     graphs = DecodeGraphs(forward, options.num_lanes, num_blocks)
     start = time.perf_counter()

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from parquetry.workers.packed.attention.hook import AttentionStep, PrefillPart, SharedKeys
+from parquetry.workers.packed.attention.hook import AttentionStep, PrefillTensors, SharedKeys
 from parquetry.workers.packed.scheduling.batch import Batch, PrefillChunk
 
 
@@ -23,7 +23,7 @@ class DeviceLanes:
         #: number of each lane's adapter
         self.adapters = torch.zeros(num_lanes + 1, dtype=torch.int64, device=device)
 
-    def place(self, lanes: Tensor, columns: Tensor, blocks: Tensor) -> None:
+    def set_blocks(self, lanes: Tensor, columns: Tensor, blocks: Tensor) -> None:
         """Note that `blocks` (n,) int32 are those of `lanes` at `columns` of their tables, (n,) int64 each."""
         self.tables[lanes, columns] = blocks
 
@@ -92,33 +92,33 @@ class StepBuilder:
     """Turns batches into tensors against one set of device lanes."""
 
     def __init__(self, lanes: DeviceLanes) -> None:
-        self.lanes = lanes
+        self.device_lanes = lanes
 
     def build(self, batch: Batch) -> StepTensors:
         """Tensors of any batch: decodes first, chunks behind them."""
         if batch.admitted:
-            lanes, columns, blocks = upload(table_entries(batch), self.lanes.device)
-            self.lanes.place(lanes.long(), columns.long(), blocks)
-            admitted, numbers = upload(adapter_entries(batch), self.lanes.device)
-            self.lanes.adapters[admitted.long()] = numbers.long()
+            lanes, columns, blocks = upload(table_entries(batch), self.device_lanes.device)
+            self.device_lanes.set_blocks(lanes.long(), columns.long(), blocks)
+            admitted, numbers = upload(adapter_entries(batch), self.device_lanes.device)
+            self.device_lanes.adapters[admitted.long()] = numbers.long()
         host = self._host_arrays(batch)
-        sent = dict(zip(host, upload(list(host.values()), self.lanes.device), strict=True))
+        sent = dict(zip(host, upload(list(host.values()), self.device_lanes.device), strict=True))
         n = len(batch.decode_lanes)
         lanes, positions = sent["decode_lanes"].long(), sent["positions"].long()
-        self.lanes.place(lanes, sent["decode_columns"].long(), sent["decode_blocks"])
+        self.device_lanes.set_blocks(lanes, sent["decode_columns"].long(), sent["decode_blocks"])
         attention = AttentionStep(
             slot_mapping=sent["slots"].long(),
-            tables=self.lanes.tables,
-            block_size=self.lanes.block_size,
+            tables=self.device_lanes.tables,
+            block_size=self.device_lanes.block_size,
             num_decodes=n,
             decode_lanes=sent["decode_lanes"],
             decode_lens=sent["positions"][:n] + 1,
-            prefill=self._prefill_part(batch, sent) if batch.chunks else None,
+            prefill=self._prefill_tensors(batch, sent) if batch.chunks else None,
             shared=None if batch.shared is None else SharedKeys(*(sent[name] for name in vars(batch.shared))),
         )
         rows = sent["sample_rows"].long()
-        ids = torch.cat([self.lanes.tokens[lanes], sent["chunk_ids"].long()])
-        adapters = self.lanes.adapters[sent["token_lanes"].long()]
+        ids = torch.cat([self.device_lanes.tokens[lanes], sent["chunk_ids"].long()])
+        adapters = self.device_lanes.adapters[sent["token_lanes"].long()]
         return StepTensors(ids, positions, attention, rows, sent["sample_lanes"].long(), positions[rows] + 1, adapters)
 
     def _host_arrays(self, batch: Batch) -> dict[str, np.ndarray]:
@@ -129,7 +129,7 @@ class StepBuilder:
         ends = len(batch.decode_lanes) + np.cumsum(lens, dtype=np.int32)
         last = np.asarray([chunk.is_last for chunk in chunks], dtype=bool)
         chunk_lanes = np.asarray([chunk.lane for chunk in chunks], dtype=np.int32)
-        size = self.lanes.block_size
+        size = self.device_lanes.block_size
         chunk_spans = (chunk_slots(c, s, size) for c, s in zip(chunks, spans, strict=True))
         return {
             "decode_lanes": batch.decode_lanes,
@@ -149,25 +149,25 @@ class StepBuilder:
 
     def rehearsal(self, num_tokens: int, num_sampled: int, max_model_len: int) -> StepTensors:
         """Fresh prompts of `num_tokens` in all that belong to nobody: they are written to the last lane's block 0."""
-        device, size = self.lanes.device, self.lanes.block_size
+        device, size = self.device_lanes.device, self.device_lanes.block_size
         lens = [max_model_len] * (num_tokens // max_model_len) + [num_tokens % max_model_len]
         lens = [length for length in lens if length]
         positions = torch.cat([torch.arange(length, device=device) for length in lens])
         context = torch.tensor(lens, dtype=torch.int32, device=device)
         cu_seqlens = torch.tensor([0, *np.cumsum(lens)], dtype=torch.int32, device=device)
-        lanes = torch.full((len(lens),), len(self.lanes.tokens) - 1, dtype=torch.int32, device=device)
-        part = PrefillPart(cu_seqlens, max(lens), context, lanes, True, lens, lens)
-        attention = AttentionStep(positions % size, self.lanes.tables, size, 0, lanes[:0], context[:0], part)
+        lanes = torch.full((len(lens),), len(self.device_lanes.tokens) - 1, dtype=torch.int32, device=device)
+        part = PrefillTensors(cu_seqlens, max(lens), context, lanes, True, lens, lens)
+        attention = AttentionStep(positions % size, self.device_lanes.tables, size, 0, lanes[:0], context[:0], part)
         rows = torch.arange(num_sampled, device=device) % num_tokens
-        padding = torch.full_like(rows, len(self.lanes.tokens) - 1)
+        padding = torch.full_like(rows, len(self.device_lanes.tokens) - 1)
         nothing = torch.zeros_like(positions)
         return StepTensors(nothing, positions, attention, rows, padding, rows, nothing)
 
     @staticmethod
-    def _prefill_part(batch: Batch, sent: dict[str, Tensor]) -> PrefillPart:
+    def _prefill_tensors(batch: Batch, sent: dict[str, Tensor]) -> PrefillTensors:
         lens = [chunk.stop - chunk.start for chunk in batch.chunks]
         contexts = [chunk.stop for chunk in batch.chunks]
-        return PrefillPart(
+        return PrefillTensors(
             cu_seqlens=sent["cu_seqlens"],
             max_seqlen=max(lens),
             context_lens=sent["context_lens"],

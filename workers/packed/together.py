@@ -79,7 +79,7 @@ def receive_masks(inbox: Inbox) -> Tensor:
     return torch.from_numpy(masks)
 
 
-class GroupRunner(ModelRunner):
+class RankGroupRunner(ModelRunner):
     """Every rank has one. Rank 0's is launched by the engine and tells the others; theirs `follow`."""
 
     outbox: Outbox | None = None
@@ -98,7 +98,7 @@ class GroupRunner(ModelRunner):
             self._tell(Compare())
             self.compare()
         if outputs is None:
-            nothing = torch.empty(0, dtype=torch.int64, device=self.forward.lanes.device)
+            nothing = torch.empty(0, dtype=torch.int64, device=self.forward.device_lanes.device)
             return self.send_back(_NOBODY, _NOBODY, nothing, None, flag)
         return self.send_back(batch.sampled_lanes, epochs, *outputs, flag)
 
@@ -148,6 +148,7 @@ class GroupRunner(ModelRunner):
 
     def _ensure_captured(self, batch: Batch, mode: SamplingMode | None) -> None:
         """Raise RuntimeError when memory runs out: a capture cannot be drained, so the engine has to end."""
+        assert self.graphs is not None, "only a batch that a graph computes is captured ahead"
         try:
             self.graphs.ensure(batch, mode)
         except torch.OutOfMemoryError as error:
@@ -159,7 +160,7 @@ class GroupRunner(ModelRunner):
             return self.compute(batch, mode, masks)
         except torch.OutOfMemoryError:
             pass
-        if self.forward.lanes.device.type == "cuda":
+        if self.forward.device_lanes.device.type == "cuda":
             torch.cuda.empty_cache()
         return None
 
@@ -173,4 +174,4 @@ class GroupRunner(ModelRunner):
 
     def compare(self) -> None:
         """Raise RanksDivergedError unless the newest token of every lane is the same on all ranks."""
-        self.forward.group.require_equal(self.forward.lanes.tokens[:-1], "the tokens")
+        self.forward.group.require_equal(self.forward.device_lanes.tokens[:-1], "the tokens")

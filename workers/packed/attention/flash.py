@@ -7,7 +7,7 @@ import importlib.util
 import torch
 from torch import Tensor
 
-from parquetry.workers.packed.attention.hook import AttentionSpec, PrefillPart
+from parquetry.workers.packed.attention.hook import AttentionSpec, PrefillTensors
 
 HALF = (torch.float16, torch.bfloat16)
 #: head sizes both implementations are built for everywhere
@@ -34,7 +34,7 @@ def window_size(spec: AttentionSpec) -> tuple[int, int]:
     return (spec.window - 1 if spec.window else -1, 0)
 
 
-def package_varlen(q: Tensor, k: Tensor, v: Tensor, part: PrefillPart, spec: AttentionSpec) -> Tensor:
+def package_varlen(q: Tensor, k: Tensor, v: Tensor, part: PrefillTensors, spec: AttentionSpec) -> Tensor:
     """flash_attn_varlen_func over whole prompts."""
     from flash_attn import flash_attn_varlen_func
 
@@ -44,7 +44,7 @@ def package_varlen(q: Tensor, k: Tensor, v: Tensor, part: PrefillPart, spec: Att
     )  # fmt: skip
 
 
-def torch_varlen(q: Tensor, k: Tensor, v: Tensor, part: PrefillPart, spec: AttentionSpec) -> Tensor:
+def torch_varlen(q: Tensor, k: Tensor, v: Tensor, part: PrefillTensors, spec: AttentionSpec) -> Tensor:
     """The aten operator behind torch's varlen attention; it takes fewer key-value heads than query heads."""
     left, right = window_size(spec)
     return torch.ops.aten._flash_attention_forward(

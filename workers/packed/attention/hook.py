@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AttentionInterface
 
 IMPLEMENTATION = "parquetry_packed"
@@ -29,7 +29,7 @@ class AttentionSpec:
 
 
 @dataclass
-class PrefillPart:
+class PrefillTensors:
     """The chunks of a step, behind its decodes. Tensors are int32 on the device, lists are on the host."""
 
     #: (num_chunks + 1,) offsets into the chunk tokens, and the longest chunk
@@ -69,7 +69,7 @@ class AttentionStep:
     #: (num_decodes,) lanes, and tokens each decode attends to, its own included
     decode_lanes: Tensor
     decode_lens: Tensor
-    prefill: PrefillPart | None = None
+    prefill: PrefillTensors | None = None
     #: for backends that can read it once; the others read it for every decode
     shared: SharedKeys | None = None
 
@@ -185,12 +185,12 @@ def packed_attention(
 
 
 @packed_attention.register_fake
-def _(q, k, v, k_cache, v_cache, sinks, scale, window, softcap):
+def _(q: Tensor, k: Tensor, v: Tensor, *_: object) -> Tensor:
     return q.new_empty((q.shape[0], q.shape[1], v.shape[2]))
 
 
 def hook(
-    module: nn.Module,
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,

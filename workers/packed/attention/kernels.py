@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from parquetry.workers.packed.attention import flash
-from parquetry.workers.packed.attention.hook import AttentionBackend, AttentionSpec, AttentionStep, PrefillPart
+from parquetry.workers.packed.attention.hook import AttentionBackend, AttentionSpec, AttentionStep, PrefillTensors
 from parquetry.workers.packed.attention.paged_decode import paged_decode
 from parquetry.workers.packed.attention.paged_prefill import paged_prefill
 from parquetry.workers.packed.attention.store import store
@@ -37,7 +37,8 @@ class TritonBackend(AttentionBackend):
         step: AttentionStep,
         spec: AttentionSpec,
     ) -> Tensor:
-        return paged_decode(*(inner_contiguous(x) for x in (q, k, v)), k_cache, v_cache, step, spec)
+        q, k, v = (inner_contiguous(x) for x in (q, k, v))
+        return paged_decode(q, k, v, k_cache, v_cache, step, spec)
 
     def prefill(
         self,
@@ -52,14 +53,15 @@ class TritonBackend(AttentionBackend):
         part = step.prefill
         assert part is not None
         if part.is_fresh and self.can_attend_fresh(q, v, spec):
-            return self.attend_fresh(*(inner_contiguous(x) for x in (q, k, v)), part, spec)
+            q, k, v = (inner_contiguous(x) for x in (q, k, v))
+            return self.attend_fresh(q, k, v, part, spec)
         return paged_prefill(inner_contiguous(q), k_cache, v_cache, step, spec)
 
     def can_attend_fresh(self, q: Tensor, v: Tensor, spec: AttentionSpec) -> bool:
         """Whether `attend_fresh` takes this layer."""
         return False
 
-    def attend_fresh(self, q: Tensor, k: Tensor, v: Tensor, part: PrefillPart, spec: AttentionSpec) -> Tensor:
+    def attend_fresh(self, q: Tensor, k: Tensor, v: Tensor, part: PrefillTensors, spec: AttentionSpec) -> Tensor:
         """Attention of chunks that start their sequences, from q, k and v themselves."""
         raise NotImplementedError
 
@@ -73,7 +75,7 @@ class TorchVarlenBackend(TritonBackend):
     def can_attend_fresh(self, q: Tensor, v: Tensor, spec: AttentionSpec) -> bool:
         return flash.torch_can_attend(q, v, spec)
 
-    def attend_fresh(self, q: Tensor, k: Tensor, v: Tensor, part: PrefillPart, spec: AttentionSpec) -> Tensor:
+    def attend_fresh(self, q: Tensor, k: Tensor, v: Tensor, part: PrefillTensors, spec: AttentionSpec) -> Tensor:
         return flash.torch_varlen(q, k, v, part, spec)
 
 
@@ -86,5 +88,5 @@ class FlashAttentionBackend(TritonBackend):
     def can_attend_fresh(self, q: Tensor, v: Tensor, spec: AttentionSpec) -> bool:
         return flash.package_can_attend(q, v, spec)
 
-    def attend_fresh(self, q: Tensor, k: Tensor, v: Tensor, part: PrefillPart, spec: AttentionSpec) -> Tensor:
+    def attend_fresh(self, q: Tensor, k: Tensor, v: Tensor, part: PrefillTensors, spec: AttentionSpec) -> Tensor:
         return flash.package_varlen(q, k, v, part, spec)

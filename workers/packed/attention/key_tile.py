@@ -1,5 +1,8 @@
 """Triton: one tile of paged keys and values taken into the running softmax of some queries."""
 
+# Triton reads the annotations of a kernel's arguments itself
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
+
 from __future__ import annotations
 
 import triton

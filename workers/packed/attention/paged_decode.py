@@ -6,6 +6,9 @@ several sequences have in common is left to `shared_prefix`, whose results are j
 depends on the number of sequences alone, never on their lengths, so it can be replayed.
 """
 
+# Triton reads the annotations of a kernel's arguments itself
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
+
 from __future__ import annotations
 
 from typing import NamedTuple

@@ -5,6 +5,9 @@ of the whole tile meet every key at once, as those of a prompt do, so that the w
 the memory's. Where nothing is shared, programs end at once: the grid depends on the number of sequences alone.
 """
 
+# Triton reads the annotations of a kernel's arguments itself
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
+
 from __future__ import annotations
 
 import triton

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from parquetry.workers.checks.prompts import check_prompts
 from parquetry.workers.engine import UnsupportedModel
@@ -21,7 +21,7 @@ NUM_TOKENS = (7, 12)
 
 
 @contextmanager
-def attention_implementation(model: nn.Module, name: str) -> Iterator[None]:
+def attention_implementation(model: PreTrainedModel, name: str) -> Iterator[None]:
     """Run with another attention implementation, and put the old one back."""
     before = model.config._attn_implementation
     model.set_attn_implementation(name)
@@ -40,11 +40,11 @@ class LayerRecorder:
 
     def __call__(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec) -> Tensor:
         self.layers.append(LayerShape(module, q.shape[1], k.shape[1], k.shape[2], v.shape[2], k.dtype))
-        parts = zip(*(x.split(list(self.lengths)) for x in (q, k, v)), strict=True)
-        return torch.cat([attend_segment(*part, spec) for part in parts])
+        q_by_row, k_by_row, v_by_row = (x.split(list(self.lengths)) for x in (q, k, v))
+        return torch.cat([attend_segment(*row, spec) for row in zip(q_by_row, k_by_row, v_by_row, strict=True)])
 
 
-def find_attention_layers(model: nn.Module) -> list[LayerShape]:
+def find_attention_layers(model: PreTrainedModel) -> list[LayerShape]:
     """The attention layers in call order. Raises UnsupportedModel when the hook cannot serve the model."""
     reason = declared_reason(model)
     if reason:
@@ -64,7 +64,7 @@ def find_attention_layers(model: nn.Module) -> list[LayerShape]:
 
 
 @torch.inference_mode()
-def packed_logits(model: nn.Module, prompts: Sequence[np.ndarray], recorder: LayerRecorder) -> Tensor:
+def packed_logits(model: PreTrainedModel, prompts: Sequence[np.ndarray], recorder: LayerRecorder) -> Tensor:
     """All logits (num_tokens, vocab) of the prompts in one packed forward pass."""
     ids = torch.from_numpy(np.concatenate(prompts)).long().to(model.device)
     positions = torch.cat([torch.arange(len(tokens), device=model.device) for tokens in prompts])
@@ -72,7 +72,7 @@ def packed_logits(model: nn.Module, prompts: Sequence[np.ndarray], recorder: Lay
         return model(input_ids=ids[None], position_ids=positions[None], use_cache=False).logits[0]
 
 
-def declared_reason(model: nn.Module) -> str | None:
+def declared_reason(model: PreTrainedModel) -> str | None:
     """What the class and its config already rule out."""
     config = model.config.get_text_config()
     if getattr(model.config, "is_encoder_decoder", False):

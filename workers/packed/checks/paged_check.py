@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from parquetry.workers.checks.comparison import Comparison, Span
 from parquetry.workers.checks.prompts import Encoder, check_prompts
@@ -44,7 +45,7 @@ class PagedCheck:
     @classmethod
     def of(
         cls,
-        model: nn.Module,
+        model: PreTrainedModel,
         attention: Sequence[LayerShape],
         tokenizer: Encoder | None,
         adapters: AdapterBank,
@@ -91,7 +92,7 @@ class PagedCheck:
 
     def steps(self, forward: Forward) -> Iterator[tuple[list[Span], StepTensors]]:
         """What each step computes, and its tensors; every token keeps its logits."""
-        sequences = check_sequences(self.prompts, forward.lanes.block_size, self.adapter)
+        sequences = check_sequences(self.prompts, forward.device_lanes.block_size, self.adapter)
         for number, spans in enumerate(steps([len(tokens) for tokens in self.prompts])):
             yield spans, self._step(forward, sequences, spans, is_first=number == 0)
 
@@ -100,9 +101,9 @@ class PagedCheck:
     ) -> StepTensors:
         """The tensors of one step, which keeps the logits of all its tokens."""
         for span in filter(is_decode, spans):
-            forward.lanes.tokens[span.prompt] = int(self.prompts[span.prompt][span.start])
-        batch = check_batch(sequences, spans, forward.lanes.block_size, is_first=is_first)
-        step = StepBuilder(forward.lanes).build(batch)
+            forward.device_lanes.tokens[span.prompt] = int(self.prompts[span.prompt][span.start])
+        batch = check_batch(sequences, spans, forward.device_lanes.block_size, is_first=is_first)
+        step = StepBuilder(forward.device_lanes).build(batch)
         step.sample_rows = 0
         return step
 
@@ -148,5 +149,5 @@ def check_batch(
     lanes, positions = [span.prompt for span in decodes], [span.start for span in decodes]
     blocks = [sequences[span.prompt].blocks[span.start // block_size] for span in decodes]
     chunks = [PrefillChunk(sequences[s.prompt], s.prompt, s.start, s.stop) for s in spans if not is_decode(s)]
-    arrays = (np.asarray(part, dtype=np.int32) for part in (lanes, positions, blocks))
-    return Batch(*arrays, chunks, list(sequences) if is_first else [])
+    decode_lanes, at, last_blocks = (np.asarray(column, dtype=np.int32) for column in (lanes, positions, blocks))
+    return Batch(decode_lanes, at, last_blocks, chunks, list(sequences) if is_first else [])

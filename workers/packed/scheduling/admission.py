@@ -23,15 +23,15 @@ class Admission:
         *,
         max_model_len: int,
         prefix_cache: bool = True,
-        groups: PrefixGroups | None = None,
+        prefix_groups: PrefixGroups | None = None,
         waiting: WaitingQueue | None = None,
     ) -> None:
-        """`groups` are told of every sequence that begins. `waiting` None: in the order of prefixes where it helps."""
+        """`prefix_groups` are told of every sequence that begins. `waiting` None: a queue sorted by prefixes."""
         self.pool = pool
-        self.lanes = lanes
+        self.lane_table = lanes
         self.max_model_len = max_model_len
         self.prefix_cache = prefix_cache
-        self.groups = groups
+        self.prefix_groups = prefix_groups
         self.num_cached_tokens = 0
         self._waiting = WaitingQueue(grouped=prefix_cache) if waiting is None else waiting
 
@@ -73,7 +73,7 @@ class Admission:
     def count_ready(self, limit: int) -> int:
         """About how many tokens the sequences have to compute that could begin now; stops counting at `limit`."""
         count = blocks = 0
-        for sequence in islice(self._waiting, self.lanes.num_free):
+        for sequence in islice(self._waiting, self.lane_table.num_free):
             cached = len(self._cached_blocks(sequence))
             blocks += self.pool.blocks_for(sequence.num_tokens) - cached
             if count >= limit or blocks > self.pool.num_free:
@@ -83,7 +83,7 @@ class Admission:
 
     def try_admit(self, num_running: int) -> Sequence | None:
         """Move the first waiting sequence to a lane, if there is room beside the `num_running` ones."""
-        if not self._waiting or not self.lanes.num_free:
+        if not self._waiting or not self.lane_table.num_free:
             return None
         sequence = self._waiting.first
         cached = self._cached_blocks(sequence)
@@ -110,7 +110,7 @@ class Admission:
 
     def _start(self, sequence: Sequence, num_cached: int) -> None:
         limit = sequence.num_prompt_tokens + sequence.request.params.max_new_tokens
-        self.lanes.start(sequence, min(limit, self.max_model_len), num_cached)
+        self.lane_table.start(sequence, min(limit, self.max_model_len), num_cached)
         self.num_cached_tokens += num_cached
-        if self.groups is not None:
-            self.groups.admit(sequence)
+        if self.prefix_groups is not None:
+            self.prefix_groups.admit(sequence)

@@ -32,18 +32,20 @@ class Scheduler:
         max_model_len: int,
         full_step: int | None = None,
         prefix_cache: bool = True,
-        groups: PrefixGroups | None = None,
+        prefix_groups: PrefixGroups | None = None,
     ) -> None:
         """Steps of more than `full_step` tokens are cut to multiples of it; None keeps prompts whole instead.
 
-        `groups` are kept for an engine that can read a shared prefix once.
+        `prefix_groups` are kept for an engine that can read a shared prefix once.
         """
         self.pool = pool
-        self.lanes = lanes
+        self.lane_table = lanes
         self.token_budget = token_budget
         self.full_step = full_step
-        self.groups = groups
-        self.admission = Admission(pool, lanes, max_model_len=max_model_len, prefix_cache=prefix_cache, groups=groups)
+        self.prefix_groups = prefix_groups
+        self.admission = Admission(
+            pool, lanes, max_model_len=max_model_len, prefix_cache=prefix_cache, prefix_groups=prefix_groups
+        )
         #: lane -> sequence, oldest admission first
         self.running: dict[int, Sequence] = {}
         self.failed: list[tuple[Sequence, str]] = []
@@ -63,7 +65,7 @@ class Scheduler:
 
     def schedule(self) -> Batch | None:
         """The next step, or None when nothing can be computed now."""
-        lanes = self.lanes
+        lanes = self.lane_table
         # Longest context first: attention programs start in this order, so the last ones to end are short.
         decodes, shared = self._arrange(lanes.longest_first(self._grow(lanes.unfinished(self._decoding))))
         batch = Batch(decodes, lanes.computed[decodes], lanes.last_block[decodes], [], shared=shared)
@@ -72,15 +74,15 @@ class Scheduler:
         return batch if len(decodes) or batch.chunks else None
 
     def _arrange(self, decodes: np.ndarray) -> tuple[np.ndarray, SharedPrefix | None]:
-        if self.groups is None:
+        if self.prefix_groups is None:
             return decodes, None
-        self.groups.look(self.running.values())
-        return self.groups.arrange(decodes)
+        self.prefix_groups.look(self.running.values())
+        return self.prefix_groups.arrange(decodes)
 
     def _grow(self, decodes: np.ndarray) -> np.ndarray:
         """Give a block to each decode whose last one is full; returns the decodes that are still running."""
         gone: list[int] = []
-        for lane in self.lanes.without_room(decodes, self.pool.block_size).tolist():
+        for lane in self.lane_table.without_room(decodes, self.pool.block_size).tolist():
             while lane not in gone and not self._try_extend(lane):
                 gone.append(self._make_room())
         return decodes[~np.isin(decodes, gone)] if gone else decodes
@@ -90,7 +92,7 @@ class Scheduler:
         if blocks is None:
             return False
         self.running[lane].blocks += blocks
-        self.lanes.extend(lane, blocks[0])
+        self.lane_table.extend(lane, blocks[0])
         return True
 
     def _make_room(self) -> int:
@@ -102,7 +104,7 @@ class Scheduler:
         if len(self.running) > 1:
             self.preempt(youngest)
             return lane
-        num_tokens = int(self.lanes.computed[lane]) + 1
+        num_tokens = int(self.lane_table.computed[lane]) + 1
         capacity = self.pool.num_blocks * self.pool.block_size
         self.release(youngest)
         self.failed.append((youngest, f"the sequence reached {num_tokens} tokens; the KV cache holds {capacity}"))
@@ -112,7 +114,7 @@ class Scheduler:
         """Most tokens of this step: the budget, or what there is, cut to a multiple of `full_step`."""
         if self.full_step is None:
             return self.token_budget
-        begun = sum(sequence.num_tokens - int(self.lanes.computed[sequence.lane]) for sequence in self._prefilling)
+        begun = sum(sequence.num_tokens - int(self.lane_table.computed[sequence.lane]) for sequence in self._prefilling)
         known = num_decodes + begun
         ready = min(self.token_budget, known + self.admission.count_ready(self.token_budget - known))
         cut = ready // self.full_step * self.full_step
@@ -121,7 +123,7 @@ class Scheduler:
     def _fill(self, batch: Batch, budget: int) -> None:
         finished: list[int] = []
         while budget > 0 and (sequence := self._next_prefill(batch)) is not None:
-            start = int(self.lanes.computed[sequence.lane])
+            start = int(self.lane_table.computed[sequence.lane])
             if self._is_worth_waiting(sequence.num_tokens - start, budget):
                 break
             chunk = PrefillChunk(sequence, sequence.lane, start, min(sequence.num_tokens, start + budget))
@@ -156,7 +158,7 @@ class Scheduler:
 
     def _publish(self, chunk: PrefillChunk) -> None:
         """Count a chunk as computed; its full blocks can be shared from now on, also within this very step."""
-        self.lanes.computed[chunk.lane] = chunk.stop
+        self.lane_table.computed[chunk.lane] = chunk.stop
         keys = chunk.sequence.keys
         if keys is None:
             return
@@ -166,7 +168,7 @@ class Scheduler:
 
     def preempt(self, sequence: Sequence) -> None:
         """Take lane and blocks away; the sequence waits, first in the queue, to be recomputed."""
-        outputs = self.lanes.outputs_of(sequence.lane)
+        outputs = self.lane_table.outputs_of(sequence.lane)
         self.release(sequence)
         sequence.resume_from(outputs)
         self.admission.put_back(sequence)
@@ -187,7 +189,7 @@ class Scheduler:
             self._prefilling.popleft()
         self.pool.release(sequence.blocks)
         sequence.blocks = []
-        self.lanes.release(lane)
+        self.lane_table.release(lane)
         sequence.lane = -1
 
     def forget(self, sequences: Collection[Sequence]) -> None:
@@ -199,5 +201,7 @@ class Scheduler:
     def check_integrity(self) -> None:
         """Raise RuntimeError when blocks, lanes and sequences do not add up."""
         self.pool.check_integrity(sequence.blocks for sequence in self.running.values())
-        if len(self.running) + self.lanes.num_free != self.lanes.num_lanes:
-            raise RuntimeError(f"running {len(self.running)} + free {self.lanes.num_free} != {self.lanes.num_lanes}")
+        if len(self.running) + self.lane_table.num_free != self.lane_table.num_lanes:
+            raise RuntimeError(
+                f"running {len(self.running)} + free {self.lane_table.num_free} != {self.lane_table.num_lanes}"
+            )

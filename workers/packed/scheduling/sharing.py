@@ -118,11 +118,12 @@ def _best(sequences: list[Sequence], common: Many[int], least: int) -> tuple[int
         return 0, []
     shortest = min(common)
     whole = (len(sequences) - 1) * shortest if shortest >= least else 0
-    saved, groups, start = 0, [], 0
-    cuts = [place + 1 for place, count in enumerate(common) if count == shortest]
+    groups: list[tuple[list[Sequence], int]] = []
+    saved = start = 0
+    cuts = [index + 1 for index, count in enumerate(common) if count == shortest]
     for stop in [*cuts, len(sequences)]:
-        part_saved, part = _best(sequences[start:stop], common[start : stop - 1], least)
-        saved, groups, start = saved + part_saved, groups + part, stop
+        found_saved, found = _best(sequences[start:stop], common[start : stop - 1], least)
+        saved, groups, start = saved + found_saved, groups + found, stop
     return (whole, [(sequences, shortest)]) if whole > saved else (saved, groups)
 
 

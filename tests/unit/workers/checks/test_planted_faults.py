@@ -22,9 +22,9 @@ from tests.unit.workers.packed.packed_families import tiny_model
 
 def judge(engine: PackedEngine, fault: str | None) -> str | None:
     """What the check says of the packed model with a fault, None where it finds nothing."""
-    (check,) = engine.parts.checks
+    (check,) = engine.components.checks
     size = engine.pool.block_size
-    attach_caches(engine.parts.layers, check.num_blocks(size), size, engine.device)
+    attach_caches(engine.components.layers, check.num_blocks(size), size, engine.device)
     try:
         with planted(fault or "", engine.runner.forward, check.layers):
             check.require(engine.runner.forward, "differs")
@@ -72,6 +72,6 @@ def test_quantized_layers_hide_no_fault(quantized: PackedEngine, fault: str | No
 
 def test_the_message_says_which_layer_and_by_how_much(engine: PackedEngine) -> None:
     said = judge(engine, "missing_residual")
-    layers = len(engine.parts.checks[0].layers)
+    layers = len(engine.components.checks[0].layers)
     assert said is not None and said.startswith(f"differs: layer {layers // 2 + 1} of {layers} is off by ")
     assert "times its stock form's noise" in said

@@ -53,7 +53,7 @@ def test_families_keep_their_tokens(family: str, expected: set[bool]) -> None:
         found.add(put_sum_into_product(graph_module))
         return graph_module.forward
 
-    for layer in decoder_layers(model, engine.parts.layers):
+    for layer in decoder_layers(model, engine.components.layers):
         layer.compile(dynamic=True, backend=compile_layer)
     done = run_all(engine, make_requests(prompts, max_new_tokens=8))
     assert [done[i].output_ids.tolist() for i in sorted(done)] == want

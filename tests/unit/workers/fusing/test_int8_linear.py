@@ -22,7 +22,7 @@ from torchao.quantization import (
 )
 
 from parquetry.workers.fusing.int8_linear import Int8Linear, has_int8_weight, swap_int8_layers
-from parquetry.workers.fusing.merged_projections import MergedInt8Linear, MergedPart, merge_projections
+from parquetry.workers.fusing.merged_projections import MergedInt8Linear, MergedProjection, merge_projections
 from parquetry.workers.loading.adapter_bank import AdaptedLinear, AdapterBank
 from parquetry.workers.packed.options import PackedOptions
 from parquetry.workers.packed.startup import speed_up
@@ -94,7 +94,7 @@ def test_merged_int8_projections_share_one_weight() -> None:
     want, scales, values = model(ids).logits, v_proj.weight.scale.clone(), v_proj.weight.qdata.clone()
     undos = [swap_int8_layers(model), merge_projections(model)]
     merged = attention.q_proj.owner[0]
-    assert type(merged) is MergedInt8Linear and type(attention.v_proj) is MergedPart
+    assert type(merged) is MergedInt8Linear and type(attention.v_proj) is MergedProjection
     assert merged.widths == [32, 16, 16] and merged.bias.shape == (64,)
     assert merged.weight.data_ptr() == q_proj.weight.qdata.data_ptr()
     assert merged.weight[48:].data_ptr() == v_proj.weight.qdata.data_ptr()
@@ -116,7 +116,7 @@ def test_layers_are_swapped_inside_adapted_ones() -> None:
     assert type(adapted.base) is Int8Linear and adapted.weight is base.weight
     # an adapted projection is computed beside the others
     assert attention.q_proj is adapted and type(attention.k_proj) is Int8Linear
-    assert type(model.model.layers[0].mlp.gate_proj) is MergedPart
+    assert type(model.model.layers[0].mlp.gate_proj) is MergedProjection
     for undo in reversed(undos):
         undo()
     assert adapted.base is base
@@ -147,7 +147,7 @@ def test_int8_layers_are_swapped_whether_or_not_layers_compile(
     undo = speed_up(model, SimpleNamespace(prove=logits, group=SOLO), [], PackedOptions(**options))
     layer = model.model.layers[0]
     assert type(layer.mlp.down_proj) is Int8Linear
-    assert type(layer.self_attn.q_proj) is (MergedPart if merged else Int8Linear)
+    assert type(layer.self_attn.q_proj) is (MergedProjection if merged else Int8Linear)
     undo()
     assert all(module is before[name] for name, module in model.named_modules())
 

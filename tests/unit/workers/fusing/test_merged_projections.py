@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from parquetry.workers.fusing.merged_projections import MergedPart, can_merge, merge_projections
+from parquetry.workers.fusing.merged_projections import MergedProjection, can_merge, merge_projections
 from tests.unit.workers.packed.packed_families import tiny_model
 
 
@@ -16,7 +16,7 @@ def test_merged_projections_equal_separate_ones() -> None:
         want = model(ids).logits
         put_back = merge_projections(model)
         got = model(ids).logits
-    assert isinstance(model.model.layers[0].self_attn.q_proj, MergedPart)
+    assert isinstance(model.model.layers[0].self_attn.q_proj, MergedProjection)
     assert torch.allclose(got, want, rtol=2e-2, atol=2e-2)
     assert model.model.layers[0].self_attn.k_proj.owner[0].outputs == []
     put_back()

@@ -148,10 +148,10 @@ def test_decoder_layers_with_adapters_share_their_graphs(case) -> None:
 
     torch.compiler.reset()
     engine = PackedEngine(model, None, (), PackedOptions(block_size=8, num_blocks=128))
-    for layer in decoder_layers(model, engine.parts.layers):
+    for layer in decoder_layers(model, engine.components.layers):
         layer.compile(dynamic=True, backend=count)
     done = run_all(engine, mixed_requests())
-    reset_layers(model, engine.parts.layers)
+    reset_layers(model, engine.components.layers)
     engine.close()
     wanted = [expected[name][index] for index in range(len(PROMPTS)) for name in NAMES]
     assert [done[i].output_ids.tolist() for i in sorted(done)] == wanted

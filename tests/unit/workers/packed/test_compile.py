@@ -38,11 +38,11 @@ def test_a_layer_is_compiled_once_per_window_whatever_the_size_of_the_cache(fami
     engine = PackedEngine(tiny_model(family), None, (), PackedOptions(block_size=8, num_blocks=64))
     requests = make_requests(make_prompts(5, 9, 21), max_new_tokens=6)
     want = {i: done.output_ids for i, done in run_all(engine, requests).items()}
-    for layer in decoder_layers(engine.model, engine.parts.layers):
+    for layer in decoder_layers(engine.model, engine.components.layers):
         layer.compile(dynamic=True, backend=count)
-    attach_caches(engine.parts.layers, 16, 8, engine.device)
-    engine.parts.checks[0].require(engine.runner.forward, "compiled layers differ")
-    attach_caches(engine.parts.layers, 64, 8, engine.device)
+    attach_caches(engine.components.layers, 16, 8, engine.device)
+    engine.components.checks[0].require(engine.runner.forward, "compiled layers differ")
+    attach_caches(engine.components.layers, 64, 8, engine.device)
     engine.scheduler.pool.forget_all()
     got = {i: done.output_ids for i, done in run_all(engine, requests).items()}
     assert len(graphs) == (2 if "sliding_window" in FAMILIES[family] else 1)

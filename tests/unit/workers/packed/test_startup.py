@@ -33,7 +33,7 @@ def undo() -> ExitStack:
 
 @pytest.fixture
 def changes(engine: PackedEngine, undo: ExitStack) -> Changes:
-    return Changes(engine.runner.forward, engine.parts.checks, undo)
+    return Changes(engine.runner.forward, engine.components.checks, undo)
 
 
 def scale(module: nn.Linear, factor: float, undo: ExitStack) -> None:

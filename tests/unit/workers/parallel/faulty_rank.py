@@ -13,7 +13,7 @@ import torch
 
 from parquetry.workers.hosting import rank_process
 from parquetry.workers.packed.packed_engine import PackedEngine
-from parquetry.workers.packed.together import GroupRunner
+from parquetry.workers.packed.together import RankGroupRunner
 
 
 def faults() -> dict[int, str]:
@@ -24,7 +24,7 @@ def faults() -> dict[int, str]:
 class EagerGraphs:
     """What captured decode steps are to a runner, on a device that has none."""
 
-    def __init__(self, runner: GroupRunner) -> None:
+    def __init__(self, runner: RankGroupRunner) -> None:
         self.runner = runner
         self.num_padding_tokens = 0
 
@@ -44,7 +44,7 @@ class EagerGraphs:
 class Faults:
     """Counts the steps of a runner and breaks what is due."""
 
-    def __init__(self, runner: GroupRunner) -> None:
+    def __init__(self, runner: RankGroupRunner) -> None:
         self.runner, self.due, self.now = runner, faults(), ""
         self.steps = 0
         sampler = runner.forward.sampler
@@ -61,7 +61,7 @@ class Faults:
         self.now = self.due.get(self.steps, "")
         result = self.take(*args)
         if self.now == "tokens":
-            self.runner.forward.lanes.tokens[0] += 1
+            self.runner.forward.device_lanes.tokens[0] += 1
         return result
 
     def fail_in_layer(self, *_):
@@ -83,12 +83,12 @@ class Faults:
         self.runner.graphs = EagerGraphs(self.runner)
 
 
-def follow_with_faults(runner: GroupRunner, inbox: object) -> None:
+def follow_with_faults(runner: RankGroupRunner, inbox: object) -> None:
     Faults(runner)
-    GroupRunner.__follow__(runner, inbox)
+    RankGroupRunner.__follow__(runner, inbox)
 
 
 if __name__ == "__main__":
     assert PackedEngine
-    GroupRunner.__follow__, GroupRunner.follow = GroupRunner.follow, follow_with_faults
+    RankGroupRunner.__follow__, RankGroupRunner.follow = RankGroupRunner.follow, follow_with_faults
     sys.exit(rank_process.main())

@@ -68,7 +68,7 @@ def test_tokens_are_those_of_one_device(one: Engine, two: LeadingEngine, params:
 def test_each_rank_holds_half(one: Engine, two: LeadingEngine) -> None:
     whole, half = weight_bytes(one.model), weight_bytes(two.engine.model)
     assert half < 0.52 * whole
-    assert [layer.num_kv_heads for layer in two.engine.parts.layers] == [1, 1]
+    assert [layer.num_kv_heads for layer in two.engine.components.layers] == [1, 1]
     linear = [module for module in two.engine.model.modules() if isinstance(module, nn.Linear)]
     # what merging q, k and v relies on
     assert linear
@@ -109,7 +109,7 @@ def test_preemption(one: Engine, two: LeadingEngine, lookahead: bool) -> None:
     packed = two.engine
     kept = packed.pool, packed.scheduler, packed._lookahead
     packed.pool, packed._lookahead = BlockPool(8, packed.pool.block_size), lookahead
-    packed.scheduler = Scheduler(packed.pool, packed.lanes, token_budget=64, max_model_len=packed.max_model_len)
+    packed.scheduler = Scheduler(packed.pool, packed.lane_table, token_budget=64, max_model_len=packed.max_model_len)
     try:
         assert outputs(run_all(two, requests)) == outputs(run_all(one, requests))
         assert two.stats()["preemptions"] > 0

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from parquetry.workers.packed.attention.hook import AttentionSpec, AttentionStep, PrefillPart
+from parquetry.workers.packed.attention.hook import AttentionSpec, AttentionStep, PrefillTensors
 from parquetry.workers.packed.attention.sdpa import SdpaBackend, attend_segment, gather_blocks, visible_keys
 
 SPECS = {
@@ -64,7 +64,7 @@ def test_chunks_and_decodes_equal_the_whole_sequence(name: str) -> None:
         lens = torch.tensor([stop], dtype=torch.int32)
         lane = torch.zeros(1, dtype=torch.int32)
         cu = torch.tensor([0, stop - start], dtype=torch.int32)
-        part = PrefillPart(cu, stop - start, lens, lane, start == 0, [stop - start], [stop])
+        part = PrefillTensors(cu, stop - start, lens, lane, start == 0, [stop - start], [stop])
         state = AttentionStep(slots[start:stop], table, size, int(decode), lane, lens, None if decode else part)
         rows = slice(start, stop)
         if decode:

@@ -12,7 +12,7 @@ DEVICE = require_triton()
 from parquetry.workers.grammar.bitmask import apply_bitmask  # noqa: E402
 from parquetry.workers.grammar.bitmask_kernel import mask_on_gpu  # noqa: E402
 from parquetry.workers.noise import request_key  # noqa: E402
-from parquetry.workers.packed.attention.hook import AttentionSpec, AttentionStep, PrefillPart, SharedKeys  # noqa: E402
+from parquetry.workers.packed.attention.hook import AttentionSpec, AttentionStep, PrefillTensors, SharedKeys  # noqa: E402
 from parquetry.workers.packed.attention.kernels import TritonBackend  # noqa: E402
 from parquetry.workers.packed.attention.sdpa import SdpaBackend  # noqa: E402
 from parquetry.workers.packed.sampling.race import Draw, race_in_torch, race_on_gpu  # noqa: E402
@@ -49,7 +49,7 @@ def make_step(block_size: int, query_lens: list[int] | None, lens: list[int] = L
         slots = tables[lanes.long(), last // block_size].long() * block_size + last % block_size
         return AttentionStep(slots, tables, block_size, n, lanes, context)
     cu = torch.tensor([0, *query_lens]).cumsum(0).to(DEVICE, torch.int32)
-    part = PrefillPart(cu, max(query_lens), context, lanes, False, query_lens, lens)
+    part = PrefillTensors(cu, max(query_lens), context, lanes, False, query_lens, lens)
     return AttentionStep(slots, tables, block_size, 0, lanes[:0], context[:0], part)
 
 

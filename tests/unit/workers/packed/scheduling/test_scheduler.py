@@ -130,7 +130,7 @@ def simulate(scheduler: Scheduler, stops: dict[int, int], lag: int) -> dict[int,
             assert batch.num_tokens <= scheduler.token_budget
             lanes = batch.sampled_lanes
             assert len(set(lanes.tolist())) == len(lanes)
-            pending.append((lanes, scheduler.lanes.epoch[lanes]))
+            pending.append((lanes, scheduler.lane_table.epoch[lanes]))
         for lanes, epochs in pending[: len(pending) - lag] if batch is not None else pending:
             collect(scheduler, lanes, epochs, stops, finished)
         pending = pending[len(pending) - lag :] if batch is not None and lag else []
@@ -143,7 +143,7 @@ def simulate(scheduler: Scheduler, stops: dict[int, int], lag: int) -> dict[int,
 def collect(
     scheduler: Scheduler, lanes: np.ndarray, epochs: np.ndarray, stops: dict[int, int], finished: dict[int, int]
 ) -> None:
-    table = scheduler.lanes
+    table = scheduler.lane_table
     lanes = lanes[table.epoch[lanes] == epochs]
     table.append(lanes, table.num_outputs[lanes], None)
     for lane in lanes.tolist():

@@ -208,7 +208,7 @@ def test_a_backend_that_shares_wrongly_may_not(
 ) -> None:
     model = tiny_model("llama")
     engine = PackedEngine(model, None, (), PackedOptions(num_blocks=32))
-    layer = engine.parts.layers[0]
+    layer = engine.components.layers[0]
     engine.close()
     assert can_share(backend, layer, block_size, torch.device("cpu")) is allowed
     assert ("other results" in caplog.text) is isinstance(backend, WrongBackend)
@@ -251,7 +251,9 @@ def run_rows(rows: list[tuple[int, int, int]], num_blocks: int, lag: int) -> int
         for name, value in (("MIN_SAVED_TOKENS", 1), ("MIN_ROWS", 3), ("FIRST_REST", 2)):
             patch.setattr(sharing, name, value)
         pool = BlockPool(num_blocks, 4)
-        scheduler = Scheduler(pool, LaneTable(16, 64), token_budget=48, max_model_len=256, groups=PrefixGroups(16, 4))
+        scheduler = Scheduler(
+            pool, LaneTable(16, 64), token_budget=48, max_model_len=256, prefix_groups=PrefixGroups(16, 4)
+        )
         steps = check_steps(scheduler)
         params = SamplingParams(max_new_tokens=30)
         for index, (prefix, tail, _) in enumerate(rows):

@@ -107,7 +107,7 @@ def cached_tokens(num_prefixes: int, *, grouped: bool) -> int:
     while scheduler.num_unfinished:
         batch = scheduler.schedule()
         for lane in batch.sampled_lanes.tolist():
-            scheduler.release(scheduler.lanes.sequences[lane])
+            scheduler.release(scheduler.lane_table.sequences[lane])
     return scheduler.admission.num_cached_tokens
 
 

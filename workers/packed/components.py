@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from tokenizers import Tokenizer
-from torch import nn
+from transformers import PreTrainedModel
 
 from parquetry.workers.grammar.grammars import Grammars
 from parquetry.workers.loading.adapter_bank import AdapterBank
@@ -18,7 +18,7 @@ from parquetry.workers.packed.checks.attention_layers import find_attention_laye
 from parquetry.workers.packed.checks.paged_check import PagedCheck
 from parquetry.workers.packed.checks.sharing_check import can_share
 from parquetry.workers.packed.forward import Forward
-from parquetry.workers.packed.memory import plan_num_blocks
+from parquetry.workers.packed.memory import fit_num_blocks
 from parquetry.workers.packed.options import PackedOptions
 from parquetry.workers.packed.runner import ModelRunner
 from parquetry.workers.packed.sampling.sampler import Sampler
@@ -28,20 +28,20 @@ from parquetry.workers.packed.scheduling.scheduler import Scheduler
 from parquetry.workers.packed.scheduling.sharing import MIN_ROWS, PrefixGroups
 from parquetry.workers.packed.startup import Changes, capture_graphs, speed_up
 from parquetry.workers.packed.step_tensors import DeviceLanes
-from parquetry.workers.packed.together import GroupRunner, unanimous
+from parquetry.workers.packed.together import RankGroupRunner, unanimous
 from parquetry.workers.packed.waves import full_step
 from parquetry.workers.parallel.group import RankGroup
 
 
 @dataclass
-class EngineParts:
+class Components:
     """The model under the packed hook, what runs it, and the books of what it runs."""
 
     layers: list[LayerShape]
     backend: AttentionBackend
     runner: ModelRunner
     pool: BlockPool
-    lanes: LaneTable
+    lane_table: LaneTable
     scheduler: Scheduler
     #: what the packed model was held against, as it came and with its last adapter
     checks: list[PagedCheck]
@@ -52,8 +52,13 @@ class EngineParts:
 
     @classmethod
     def build(
-        cls, model: nn.Module, tokenizer: Tokenizer | None, options: PackedOptions, group: RankGroup, max_model_len: int
-    ) -> EngineParts:
+        cls,
+        model: PreTrainedModel,
+        tokenizer: Tokenizer | None,
+        options: PackedOptions,
+        group: RankGroup,
+        max_model_len: int,
+    ) -> Components:
         """Raises UnsupportedModel when the hook cannot serve the model, which then is as it came."""
         with unanimous(group):
             layers = find_attention_layers(model)
@@ -63,14 +68,14 @@ class EngineParts:
             backend = choose_backend(options.attention, model.device)
             runner = make_runner(model, backend, options, group, max_model_len)
             num_blocks, changes = make_ready(runner, layers, checks, options, max_model_len, undo)
-            max_blocks = runner.forward.lanes.tables.shape[1]
-            pool = BlockPool(num_blocks, runner.forward.lanes.block_size)
-            lanes = LaneTable(options.num_lanes, max_blocks)
-            scheduler = make_scheduler(runner, layers, options, max_model_len, pool, lanes)
-            return cls(layers, backend, runner, pool, lanes, scheduler, checks, changes.taken_back, undo.pop_all())
+            max_blocks = runner.forward.device_lanes.tables.shape[1]
+            pool = BlockPool(num_blocks, runner.forward.device_lanes.block_size)
+            lane_table = LaneTable(options.num_lanes, max_blocks)
+            scheduler = make_scheduler(runner, layers, options, max_model_len, pool, lane_table)
+            return cls(layers, backend, runner, pool, lane_table, scheduler, checks, changes.taken_back, undo.pop_all())
 
 
-def hook(model: nn.Module, layers: Sequence[LayerShape], undo: ExitStack) -> None:
+def hook(model: PreTrainedModel, layers: Sequence[LayerShape], undo: ExitStack) -> None:
     """Make the model's attention ours, without the caches."""
     undo.callback(model.set_attn_implementation, model.config._attn_implementation)
     undo.callback(detach_caches, layers)
@@ -78,13 +83,13 @@ def hook(model: nn.Module, layers: Sequence[LayerShape], undo: ExitStack) -> Non
 
 
 def make_runner(
-    model: nn.Module, backend: AttentionBackend, options: PackedOptions, group: RankGroup, max_model_len: int
+    model: PreTrainedModel, backend: AttentionBackend, options: PackedOptions, group: RankGroup, max_model_len: int
 ) -> ModelRunner:
     """The runner of one device, or of this rank."""
     block_size = options.block_size or backend.block_size
     lanes = DeviceLanes(options.num_lanes, -(-max_model_len // block_size), block_size, model.device)
     sampler = Sampler(options.num_lanes, vocab_size(model), model.device)
-    runner_type = ModelRunner if group.size == 1 else GroupRunner
+    runner_type = ModelRunner if group.size == 1 else RankGroupRunner
     return runner_type(Forward(model, backend, lanes, sampler, group))
 
 
@@ -94,12 +99,12 @@ def make_ready(
 ) -> tuple[int, Changes]:  # fmt: skip
     """Check the runner on a small cache, speed it up, then size the cache by what is left; returns its blocks."""
     forward = runner.forward
-    model, block_size = forward.model, forward.lanes.block_size
+    model, block_size = forward.model, forward.device_lanes.block_size
     attach_caches(layers, max(check.num_blocks(block_size) for check in checks), block_size, model.device)
     check_packed(runner, checks)
     changes = Changes(forward, checks, undo)
     speed_up(changes, model, layers, options, is_shared=forward.group.size > 1)
-    num_blocks = plan_num_blocks(layers, runner, options, max_model_len)
+    num_blocks = fit_num_blocks(layers, runner, options, max_model_len)
     attach_caches(layers, num_blocks, block_size, model.device)
     runner.graphs = capture_graphs(changes, forward, options, num_blocks)
     undo.callback(setattr, runner, "graphs", None)
@@ -109,7 +114,7 @@ def make_ready(
 def check_packed(runner: ModelRunner, checks: Sequence[PagedCheck]) -> None:
     """Raise UnsupportedModel, on every rank, unless the packed model computes what the stock one does."""
     with unanimous(runner.forward.group):
-        if isinstance(runner, GroupRunner):
+        if isinstance(runner, RankGroupRunner):
             runner.learn_exchanges()
         for check in checks:
             check.require(runner.forward, "packed layers differ from the stock model")
@@ -117,34 +122,34 @@ def check_packed(runner: ModelRunner, checks: Sequence[PagedCheck]) -> None:
 
 def make_scheduler(
     runner: ModelRunner, layers: Sequence[LayerShape], options: PackedOptions, max_model_len: int,
-    pool: BlockPool, lanes: LaneTable,
+    pool: BlockPool, lane_table: LaneTable,
 ) -> Scheduler:  # fmt: skip
     """The scheduler, which shares prefixes where they can be read once."""
     forward = runner.forward
-    device, backend = forward.lanes.device, forward.backend
+    device, backend = forward.device_lanes.device, forward.backend
     shares = options.prefix_cache and options.num_lanes >= MIN_ROWS
     shares = shares and can_share(backend, layers[0], pool.block_size, device)
     return Scheduler(
         pool,
-        lanes,
+        lane_table,
         token_budget=options.token_budget,
         max_model_len=max_model_len,
         full_step=full_step(backend, device, forward.model.config.get_text_config().hidden_size),
         prefix_cache=options.prefix_cache,
-        groups=PrefixGroups(options.num_lanes, pool.block_size) if shares else None,
+        prefix_groups=PrefixGroups(options.num_lanes, pool.block_size) if shares else None,
     )
 
 
-def make_grammars(tokenizer: Tokenizer | None, model: nn.Module, eos_ids: list[int]) -> Grammars:
+def make_grammars(tokenizer: Tokenizer | None, model: PreTrainedModel, eos_ids: list[int]) -> Grammars:
     """The grammars of the requests, compiled once each."""
     return Grammars(tokenizer, vocab_size(model), eos_ids, model.device)
 
 
-def vocab_size(model: nn.Module) -> int:
+def vocab_size(model: PreTrainedModel) -> int:
     """Logits a token."""
     return model.config.get_text_config().vocab_size
 
 
-def model_length(model: nn.Module) -> int:
+def model_length(model: PreTrainedModel) -> int:
     """The longest sequence the model takes; 8192 when its config does not say."""
     return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 8192)
