@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,7 +26,7 @@ from parquetry.workers.fusing.int8_linear import Int8Linear, has_int8_weight, sw
 from parquetry.workers.fusing.merged_projections import MergedInt8Linear, MergedProjection, merge_projections
 from parquetry.workers.loading.adapter_bank import AdaptedLinear, AdapterBank
 from parquetry.workers.packed.options import PackedOptions
-from parquetry.workers.packed.startup import speed_up
+from parquetry.workers.packed.startup import Changes, speed_up
 from parquetry.workers.parallel.group import SOLO
 
 
@@ -131,10 +132,6 @@ def test_an_int8_layer_is_not_merged_with_a_plain_one() -> None:
     assert type(attention.q_proj) is Int8Linear and type(attention.k_proj) is nn.Linear
 
 
-def logits() -> torch.Tensor:
-    return torch.ones(2, 5)
-
-
 @pytest.mark.parametrize(("options", "merged"), [({"compile": False}, False), ({}, True)])
 def test_int8_layers_are_swapped_whether_or_not_layers_compile(
     options: dict[str, bool], merged: bool, monkeypatch: pytest.MonkeyPatch
@@ -144,15 +141,16 @@ def test_int8_layers_are_swapped_whether_or_not_layers_compile(
     before = dict(model.named_modules())
     monkeypatch.setattr(type(model), "device", torch.device("cuda"))
     monkeypatch.setattr("parquetry.workers.packed.startup.is_installed", lambda _: True)
-    undo = speed_up(model, SimpleNamespace(prove=logits, group=SOLO), [], PackedOptions(**options))
+    undo = ExitStack()
+    speed_up(Changes(SimpleNamespace(group=SOLO), [], undo), model, [], PackedOptions(**options), is_shared=False)
     layer = model.model.layers[0]
     assert type(layer.mlp.down_proj) is Int8Linear
     assert type(layer.self_attn.q_proj) is (MergedProjection if merged else Int8Linear)
-    undo()
+    undo.close()
     assert all(module is before[name] for name, module in model.named_modules())
 
 
 def test_torchao_is_left_alone_on_a_cpu() -> None:
     model = model_of("llama")
-    speed_up(model, SimpleNamespace(group=SOLO), [], PackedOptions())
+    speed_up(Changes(SimpleNamespace(group=SOLO), [], ExitStack()), model, [], PackedOptions(), is_shared=False)
     assert type(model.model.layers[0].mlp.down_proj) is nn.Linear
