@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from parquetry.workers.engine import UnsupportedModel
+from parquetry.workers.fusing.experts import has_experts, use_expert_kernels
 from parquetry.workers.fusing.int8_linear import has_int8_layers, swap_int8_layers
 from parquetry.workers.fusing.merged_projections import merge_projections
 from parquetry.workers.packages import is_installed
@@ -31,6 +32,8 @@ def speed_up(
     undos: list[Callable[[], None]] = []
     if model.device.type == "cuda" and is_installed("triton") and has_int8_layers(model):
         undos.append(try_change(model, runner, "int8 kernels", lambda: swap_int8_layers(model)))
+    if model.device.type == "cuda" and is_installed("triton") and has_experts(model):
+        undos.append(try_change(model, runner, "experts kernels", lambda: use_expert_kernels(model) or (lambda: None)))
     quantizer = getattr(model, "hf_quantizer", None)
     if model.device.type == "cuda" and options.compile and getattr(quantizer, "is_compileable", True):
         is_shared = runner.group.size > 1
