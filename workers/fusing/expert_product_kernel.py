@@ -25,6 +25,8 @@ class Launch(NamedTuple):
     inputs: int
     num_warps: int
     num_stages: int
+    #: compute weights times rows: their width then feeds the large side of the tensor cores
+    is_turned: bool = False
 
 
 #: the first whose rows hold an expert's on average, with room for busier ones, is taken, and the last for more
@@ -42,8 +44,10 @@ def _product_kernel(
     expert_stride, input_stride, width_stride, alpha, limit, shift,
     rows: tl.constexpr, width: tl.constexpr, inputs: tl.constexpr, top_k: tl.constexpr, has_bias: tl.constexpr,
     activation: tl.constexpr, is_gated: tl.constexpr, is_interleaved: tl.constexpr, is_limited: tl.constexpr,
+    is_turned: tl.constexpr,
 ):  # fmt: skip
-    expert = tl.program_id(1)
+    # experts outermost: programs that read the same weights or rows run at the same time
+    expert = tl.program_id(2)
     first = tl.load(ends_ptr + expert - 1, mask=expert > 0, other=0)
     end = tl.load(ends_ptr + expert)
     # halves of a gate are computed in turns, wherever they lie
@@ -56,17 +60,19 @@ def _product_kernel(
     weight_at = (
         weight_ptr + expert_at * expert_stride + offsets[:, None] * input_stride + column[None, :] * width_stride
     )
-    for start in range(first + tl.program_id(2) * rows, end, rows * tl.num_programs(2)):
+    for start in range(first + tl.program_id(1) * rows, end, rows * tl.num_programs(1)):
         slot = start + tl.arange(0, rows)
         in_rows = slot < end
         row = tl.load(pairs_ptr + slot, mask=in_rows, other=0) // top_k if top_k else slot
         x_at = x_ptr + row.to(tl.int64)[:, None] * num_inputs + offsets[None, :]
-        acc = tl.zeros([rows, width], tl.float32)
+        acc = tl.zeros([width, rows] if is_turned else [rows, width], tl.float32)
         for at in range(0, num_inputs, inputs):
             real = offsets < num_inputs - at
             x = tl.load(x_at + at, mask=in_rows[:, None] & real[None, :], other=0.0)
             weight = tl.load(weight_at + at * input_stride, mask=real[:, None] & in_width[None, :], other=0.0)
-            acc = tl.dot(x, weight, acc)
+            acc = tl.dot(tl.trans(weight), tl.trans(x), acc) if is_turned else tl.dot(x, weight, acc)
+        if is_turned:
+            acc = tl.trans(acc)
         if has_bias:
             bias = tl.load(bias_ptr + expert_at * num_columns + column, mask=in_width, other=0.0)
             acc += bias.to(tl.float32)[None, :]
@@ -99,11 +105,11 @@ def multiply(
     out = x.new_empty(num_pairs, num_outputs)
     # where there are many rows, programs share those of one expert
     num_splits = max(1, num_pairs // (num_experts * launch.rows))
-    _product_kernel[triton.cdiv(num_columns, launch.width), num_experts, num_splits](
+    _product_kernel[triton.cdiv(num_columns, launch.width), num_splits, num_experts](
         x, weight, weight if bias is None else bias, pairs, ends, out, num_inputs, num_outputs,
         *weight.stride(), gate.alpha, gate.limit, gate.shift,
         rows=launch.rows, width=launch.width, inputs=launch.inputs, top_k=top_k, has_bias=bias is not None,
         activation=gate.activation, is_gated=gate.is_gated, is_interleaved=gate.is_interleaved,
-        is_limited=gate.limit > 0, num_warps=launch.num_warps, num_stages=launch.num_stages,
+        is_limited=gate.limit > 0, is_turned=launch.is_turned, num_warps=launch.num_warps, num_stages=launch.num_stages,
     )  # fmt: skip
     return out

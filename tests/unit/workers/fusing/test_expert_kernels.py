@@ -16,6 +16,8 @@ from tests.unit.workers.fusing.triton_device import require_triton
 DEVICE = require_triton()
 
 from parquetry.workers.fusing import expert_kernels  # noqa: E402
+from parquetry.workers.fusing.expert_choice import choose_experts  # noqa: E402
+from parquetry.workers.fusing.expert_choice_kernel import choose  # noqa: E402
 from parquetry.workers.fusing.expert_gates import ACTIVATIONS, Gate, apply_gate  # noqa: E402
 from parquetry.workers.fusing.expert_placement import place_experts, sum_experts  # noqa: E402
 from parquetry.workers.fusing.expert_product_kernel import LAUNCHES, choose_launch, multiply  # noqa: E402
@@ -160,6 +162,30 @@ def test_every_launch_with_experts_busier_than_a_tile(number: int) -> None:
     assert product_error("skewed", 300, Gate(), number=number) < LIMIT
 
 
+@pytest.mark.parametrize("gate", [GPT_OSS, Gate()])
+def test_turned_products_are_the_same(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    turned = [launch._replace(is_turned=not launch.is_turned) for launch in LAUNCHES]
+    monkeypatch.setattr("parquetry.workers.fusing.expert_product_kernel.LAUNCHES", turned)
+    for number_of_tokens in (9, 150):
+        assert product_error("skewed", number_of_tokens, gate, has_bias=True) < LIMIT
+
+
 def test_launches_depend_on_shapes_alone() -> None:
     # 1, 64, 256 and 1,024 rows of 8 experts in 128
     assert [choose_launch(8 * rows, 128).rows for rows in (1, 64, 256, 1024)] == [16, 16, 32, 128]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, HALF])
+@pytest.mark.parametrize(("width", "k"), [(8, 2), (60, 4), (128, 8), (256, 8), (5, 5)])
+def test_choices_are_those_without_kernels(width: int, k: int, dtype: torch.dtype) -> None:
+    scores = torch.randn(2, 9, width).to(dtype)
+    # equal numbers, whole rows of them, and what a router masks
+    scores[0, 1], scores[0, 2, ::2], scores[0, 3, 1:] = 0.5, 1.25, float("-inf")
+    want = choose_experts(scores, k)
+    got = choose(scores.to(DEVICE), k)
+    assert all(torch.equal(mine.cpu(), theirs) for mine, theirs in zip(got, want, strict=True))
+
+
+def test_a_broken_row_still_chooses_different_experts() -> None:
+    values, places = choose(torch.full((1, 6), float("nan"), device=DEVICE), 4)
+    assert values.isnan().all() and places.tolist() == [[0, 1, 2, 3]]
