@@ -17,41 +17,47 @@ from parquetry.workers.fusing.expert_gates import Gate
 SMALL_PART, PART = 512, 4096
 #: most parts, so that the table of their counts stays small
 MAX_PARTS = 16
+#: experts of one program where there are several parts, which then reads its part once for all of them
+GROUP = 4
 
 
 @triton.jit(do_not_specialize=["num_pairs"])
-def _count_kernel(ids_ptr, counts_ptr, num_pairs, num_experts, size: tl.constexpr):
-    expert, part = tl.program_id(0), tl.program_id(1)
+def _count_kernel(ids_ptr, counts_ptr, num_pairs, num_experts, size: tl.constexpr, group: tl.constexpr):
+    part = tl.program_id(1)
     pair = part * size + tl.arange(0, size)
-    ids = tl.load(ids_ptr + pair, mask=pair < num_pairs, other=-1)
-    count = tl.sum((tl.minimum(ids, num_experts) == expert).to(tl.int32))
-    tl.store(counts_ptr + part * (num_experts + 1) + expert, count)
+    ids = tl.minimum(tl.load(ids_ptr + pair, mask=pair < num_pairs, other=-1), num_experts).to(tl.int32)
+    for number in range(group):
+        expert = tl.program_id(0) * group + number
+        count = tl.sum((ids == expert).to(tl.int32))
+        tl.store(counts_ptr + part * (num_experts + 1) + expert, count, mask=expert <= num_experts)
 
 
 # the last "expert" is all those of other ranks
 @triton.jit(do_not_specialize=["num_pairs", "num_parts"])
 def _place_kernel(
     ids_ptr, counts_ptr, pairs_ptr, slots_ptr, ends_ptr, num_pairs, num_parts, num_experts,
-    size: tl.constexpr, parts: tl.constexpr, experts: tl.constexpr,
+    size: tl.constexpr, group: tl.constexpr, parts: tl.constexpr, experts: tl.constexpr,
 ):  # fmt: skip
-    expert, part = tl.program_id(0), tl.program_id(1)
+    part = tl.program_id(1)
     pair = part * size + tl.arange(0, size)
     is_real = pair < num_pairs
-    ids = tl.minimum(tl.load(ids_ptr + pair, mask=is_real, other=0), num_experts)
-    is_mine = is_real & (ids == expert)
-    if parts == 1:
-        first = tl.sum((is_real & (ids < expert)).to(tl.int32))
-    else:
-        in_part, of = tl.arange(0, parts)[:, None], tl.arange(0, experts)[None, :]
-        is_before = (of < expert) | ((of == expert) & (in_part < part))
-        is_before = is_before & (in_part < num_parts)
-        counts = tl.load(counts_ptr + in_part * (num_experts + 1) + of, mask=is_before, other=0)
-        first = tl.sum(tl.sum(counts, 1))
-    slot = first + tl.cumsum(is_mine.to(tl.int32), 0) - 1
-    tl.store(slots_ptr + pair, slot, mask=is_mine)
-    tl.store(pairs_ptr + slot, pair, mask=is_mine)
-    if (expert < num_experts) & (part == num_parts - 1):
-        tl.store(ends_ptr + expert, first + tl.sum(is_mine.to(tl.int32)))
+    ids = tl.minimum(tl.load(ids_ptr + pair, mask=is_real, other=0), num_experts).to(tl.int32)
+    for number in range(group):
+        expert = tl.program_id(0) * group + number
+        is_mine = is_real & (ids == expert)
+        if parts == 1:
+            first = tl.sum((is_real & (ids < expert)).to(tl.int32))
+        else:
+            in_part, of = tl.arange(0, parts)[:, None], tl.arange(0, experts)[None, :]
+            is_before = (of < expert) | ((of == expert) & (in_part < part))
+            is_before = is_before & (in_part < num_parts) & (of <= num_experts)
+            counts = tl.load(counts_ptr + in_part * (num_experts + 1) + of, mask=is_before, other=0)
+            first = tl.sum(tl.sum(counts, 1))
+        slot = first + tl.cumsum(is_mine.to(tl.int32), 0) - 1
+        tl.store(slots_ptr + pair, slot, mask=is_mine)
+        tl.store(pairs_ptr + slot, pair, mask=is_mine)
+        is_last = (expert < num_experts) & (part == num_parts - 1)
+        tl.store(ends_ptr + expert, first + tl.sum(is_mine.to(tl.int32)), mask=is_last)
 
 
 @triton.jit
@@ -149,15 +155,15 @@ def place(ids: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor]:
     num_parts = triton.cdiv(num_pairs, size)
     pairs, slots = (ids.new_empty(num_pairs, dtype=torch.int32) for _ in range(2))
     ends = ids.new_empty(num_experts, dtype=torch.int32)
-    grid, num_warps = (num_experts + 1, num_parts), 4 if size == SMALL_PART else 8
-    counts = ends
+    group = 1 if num_parts == 1 else GROUP
+    cut = {"size": size, "group": group, "num_warps": 4 if size == SMALL_PART else 8}
+    grid, counts = (triton.cdiv(num_experts + 1, group), num_parts), ends
     if num_parts > 1:
         counts = ids.new_empty(num_parts, num_experts + 1, dtype=torch.int32)
-        _count_kernel[grid](ids, counts, num_pairs, num_experts, size=size, num_warps=num_warps)
+        _count_kernel[grid](ids, counts, num_pairs, num_experts, **cut)
     _place_kernel[grid](
         ids, counts, pairs, slots, ends, num_pairs, num_parts, num_experts,
-        size=size, parts=1 if num_parts == 1 else MAX_PARTS, experts=triton.next_power_of_2(num_experts + 1),
-        num_warps=num_warps,
+        parts=1 if num_parts == 1 else MAX_PARTS, experts=triton.next_power_of_2(num_experts + 1), **cut,
     )  # fmt: skip
     return pairs, slots, ends
 
