@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from generation import measure_ceilings
-from models import kv_bytes_per_token, make_model, num_parameters
+from models import kv_bytes_read, make_model, num_parameters, weight_bytes_read
 
 from parquetry.workers.packed.options import PackedOptions
 from parquetry.workers.packed.packed_engine import PackedEngine
@@ -27,11 +27,16 @@ from parquetry.workers.packed.scheduling.batch import Batch
 
 
 def steady_batch(engine: PackedEngine, size: int, context: int) -> Batch:
-    """`size` decodes that each see `context` tokens; their blocks are scattered over the whole cache."""
+    """`size` decodes that each see `context` tokens; their blocks are scattered over the whole cache.
+
+    Their newest tokens differ: equal ones would all go to the same experts.
+    """
     block_size, tables = engine.pool.block_size, engine.runner.forward.device_lanes.tables
     per_lane = -(-context // block_size)
     blocks = torch.randperm(engine.pool.num_blocks)[: size * per_lane].view(size, per_lane).to(tables)
     tables[:size, :per_lane] = blocks
+    tokens = engine.runner.lanes.tokens
+    tokens[:size] = torch.randint(0, engine.runner.sampler.vocab_size, (size,)).to(tokens)
     lanes = np.arange(size, dtype=np.int32)
     return Batch(lanes, np.full(size, context - 1, dtype=np.int32), blocks[:, -1].cpu().numpy(), [])
 
@@ -71,13 +76,13 @@ def main() -> None:
     model = make_model(args.model)
     options = PackedOptions(attention=args.attention, max_num_seqs=max(args.batches))
     engine = PackedEngine(model, None, (), options)
-    weights = 2 * num_parameters(model.config)
     print(f"{args.model}: ready in {engine.startup_s:.1f} s, {engine.describe()}")
     for size in args.batches:
         batch = steady_batch(engine, size, args.context)
         seconds = seconds_per_step(engine, batch)
-        cache = size * args.context * kv_bytes_per_token(model.config) / ceilings["bytes_per_s"]
-        reading, computing = weights / ceilings["bytes_per_s"], size * weights / ceilings["flop_per_s"]
+        cache = kv_bytes_read(model.config, np.full(size, args.context)) / ceilings["bytes_per_s"]
+        reading = weight_bytes_read(model.config, size) / ceilings["bytes_per_s"]
+        computing = 2 * size * num_parameters(model.config) / ceilings["flop_per_s"]
         floor = max(cache + reading, computing)
         print(
             f"batch {size}: {seconds * 1e3:.2f} ms, {size / seconds:,.0f} tok/s, roofline {floor / seconds:.1%}, "

@@ -26,7 +26,8 @@ NEEDS = {"packed": "torch", "vllm": "vllm", "continuous": "transformers", "padde
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--sides", nargs="+", choices=NEEDS, default=list(NEEDS))
-    parser.add_argument("--workloads", nargs="+", choices=["nano", "offline", "prefix"], default=["nano", "offline"])
+    names = ["nano", "offline", "prefix", "moe", "gpt-oss", "deepseek"]
+    parser.add_argument("--workloads", nargs="+", choices=names, default=["nano", "offline"])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--rows", type=int, default=0, help="rows per workload, 0 for all")
     parser.add_argument("--options", default="{}", help="PackedOptions as JSON")
@@ -72,23 +73,23 @@ def run_side(side: str, workload: str, args: argparse.Namespace) -> dict[str, An
 def floor_seconds(workload: Any, ceilings: dict[str, Any]) -> float | None:
     """Matrix products at the card's rate plus key and value reads at its bandwidth, one after the other.
 
-    A prefix that all rows share counts as computed once, and as never read.
+    A prefix that all rows share counts as computed once, and as never read. Of the experts a token has those it chose.
     """
     if ceilings["bytes_per_s"] is None:
         return None
-    from models import kv_bytes_per_token, make_config, num_layer_parameters, num_parameters
+    import numpy as np
+    from models import kv_bytes_read, make_config, num_layer_parameters, num_parameters
 
     config = make_config(workload.model)
     layers = num_layer_parameters(config)
     head = num_parameters(config) - layers
     shared = workload.shared_prefix * (len(workload.prompts) - 1)
     num_tokens = workload.num_prompt_tokens - shared + workload.num_output_tokens
-    read = sum(
-        n * (len(ids) - workload.shared_prefix) + n * (n - 1) // 2
-        for ids, n in zip(workload.prompts, workload.output_lens, strict=True)
-    )
+    starts = [len(ids) - workload.shared_prefix for ids in workload.prompts]
+    num_keys = [np.arange(start, start + n) for start, n in zip(starts, workload.output_lens, strict=True)]
+    read = kv_bytes_read(config, np.concatenate(num_keys))
     matmul = 2 * (layers * num_tokens + head * workload.num_output_tokens) / ceilings["flop_per_s"]
-    return matmul + read * kv_bytes_per_token(config) / ceilings["bytes_per_s"]
+    return matmul + read / ceilings["bytes_per_s"]
 
 
 def summarise(report: dict[str, Any], workload: Any, ceilings: dict[str, Any]) -> dict[str, Any]:

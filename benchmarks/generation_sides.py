@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from models import make_config, make_model
+from models import Experts, make_config, make_model
 from workloads import WORKLOADS, Workload
 
 Round = tuple[float, int]
@@ -164,7 +164,8 @@ def main() -> None:
     side, name, num_rounds, options, num_rows = sys.argv[1:6]
     workload = WORKLOADS[name](int(num_rows)) if int(num_rows) else WORKLOADS[name]()
     if not torch.cuda.is_available():
-        workload = Workload(**{**vars(workload), "model": "tiny"})
+        has_experts = Experts.of(make_config(workload.model)).num_layers > 0
+        workload = Workload(**{**vars(workload), "model": "tiny-moe" if has_experts else "tiny"})
     report: dict[str, Any] = {"side": side, "workload": name, "rounds": []}
     for item in SIDES[side](workload, int(num_rounds), json.loads(options)):
         if isinstance(item, dict):

@@ -3,8 +3,9 @@
     python benchmarks/ideal.py                                       # an H100: 3.018 TB/s, 714 TFLOP/s
     python benchmarks/ideal.py --bandwidth 4.3e12 --rate 790e12 --workloads offline
 
-A step reads all weights once, or computes its products, whichever takes longer, and then reads keys and values; a
-prefix that all rows share is not read. Nothing else takes time. The real scheduler decides the steps, on a CPU.
+A step reads all weights once (of experts those that were chosen, evenly), or computes its products, whichever takes
+longer, and then reads keys and values; a prefix that all rows share is not read. Nothing else takes time. The real
+scheduler decides the steps, on a CPU.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from models import kv_bytes_per_token, make_config, num_layer_parameters, num_parameters
+from models import kv_bytes_read, make_config, num_layer_parameters, num_parameters, weight_bytes_read
 from workloads import WORKLOADS, Workload
 
 from parquetry.workers.packed.options import PackedOptions
@@ -48,17 +49,17 @@ class IdealCard:
     """Seconds of a step of one workload."""
 
     def __init__(self, workload: Workload, args: argparse.Namespace) -> None:
-        config = make_config(workload.model)
+        self.config = config = make_config(workload.model)
         self.layers = num_layer_parameters(config)
         self.head = num_parameters(config) - self.layers
-        self.token_bytes, self.shared = kv_bytes_per_token(config), workload.shared_prefix
+        self.shared = workload.shared_prefix
         self.bandwidth, self.rate = args.bandwidth, args.rate
 
     def seconds(self, batch: Batch) -> float:
         operations = 2 * (self.layers * batch.num_tokens + self.head * len(batch.sampled_lanes))
-        products = max(2 * (self.layers + self.head) / self.bandwidth, operations / self.rate)
-        num_keys = int((batch.positions + 1 - self.shared).sum())
-        return products + num_keys * self.token_bytes / self.bandwidth
+        weights = weight_bytes_read(self.config, batch.num_tokens)
+        products = max(weights / self.bandwidth, operations / self.rate)
+        return products + kv_bytes_read(self.config, batch.positions + 1 - self.shared) / self.bandwidth
 
 
 def kind_of(batch: Batch) -> str:

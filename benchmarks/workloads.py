@@ -40,13 +40,13 @@ def clipped_lognormal(rng: random.Random, mu: float, sigma: float, low: int, hig
     return max(low, min(high, int(rng.lognormvariate(mu, sigma))))
 
 
-def offline(num_rows: int = 1024, vocab: int = 30000) -> Workload:
+def offline(num_rows: int = 1024, vocab: int = 30000, name: str = "offline", model: str = "llama-8b") -> Workload:
     """A heavy-tailed job: lognormal prompts (mean about 400, cap 2,048) and outputs (mean about 200, cap 1,024)."""
     rng = random.Random(1)
     output_lens = [clipped_lognormal(rng, 4.9, 0.9, 4, 1024) for _ in range(num_rows)]
     lens = [clipped_lognormal(rng, 5.6, 0.9, 8, 2048) for _ in range(num_rows)]
     prompts = [[rng.randint(5, vocab) for _ in range(length)] for length in lens]
-    return Workload("offline", "llama-8b", prompts, output_lens, 1024)
+    return Workload(name, model, prompts, output_lens, 1024)
 
 
 def prefix(num_rows: int = 2048, vocab: int = 30000) -> Workload:
@@ -58,4 +58,26 @@ def prefix(num_rows: int = 2048, vocab: int = 30000) -> Workload:
     return Workload("prefix", "llama-8b", prompts, output_lens, 256, shared_prefix=1000)
 
 
-WORKLOADS: dict[str, Callable[..., Workload]] = {"nano": nano, "offline": offline, "prefix": prefix}
+def moe(num_rows: int = 1024) -> Workload:
+    """The rows of `offline` through many small experts."""
+    return offline(num_rows, name="moe", model="qwen3-moe")
+
+
+def gpt_oss(num_rows: int = 1024) -> Workload:
+    """The rows of `offline` through few large experts, attention with sinks, and windows in every other layer."""
+    return offline(num_rows, name="gpt-oss", model="gpt-oss")
+
+
+def deepseek(num_rows: int = 256) -> Workload:
+    """Rows as in `offline` through three layers of DeepSeek-V3, of which two have 256 experts and a shared one."""
+    return offline(num_rows, name="deepseek", model="deepseek")
+
+
+WORKLOADS: dict[str, Callable[..., Workload]] = {
+    "nano": nano,
+    "offline": offline,
+    "prefix": prefix,
+    "moe": moe,
+    "gpt-oss": gpt_oss,
+    "deepseek": deepseek,
+}

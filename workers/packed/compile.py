@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-from torch import nn
+from torch import fx, nn
 
 from parquetry.workers.fusing.add_linear import inductor_after
 from parquetry.workers.fusing.decoder_sums import put_sum_into_product
+from parquetry.workers.fusing.expert_choice import choose_in_one_kernel
 from parquetry.workers.packed.attention.kv_cache import LayerShape
 
 
@@ -52,7 +53,13 @@ def compiler(*, is_shared: bool) -> Callable[..., Any]:
     model compile each for itself, and must come to kernels that round alike: none is then chosen by a measurement.
     """
     options: dict[str, Any] = {"deterministic": True} if is_shared else {"combo_kernels": True}
-    return inductor_after(put_sum_into_product, options)
+    return inductor_after(rewrite, options)
+
+
+def rewrite(graph_module: fx.GraphModule) -> None:
+    """What a compiler would not find by itself."""
+    choose_in_one_kernel(graph_module)
+    put_sum_into_product(graph_module)
 
 
 def reset_layers(model: nn.Module, layers: Sequence[LayerShape]) -> None:

@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from parquetry.workers.engine import UnsupportedModel
+from parquetry.workers.fusing.experts import has_experts, use_expert_kernels
 from parquetry.workers.fusing.int8_linear import has_int8_layers, swap_int8_layers
 from parquetry.workers.fusing.merged_projections import merge_projections
 from parquetry.workers.packages import is_installed
@@ -63,6 +64,8 @@ def speed_up(
         return
     if is_installed("triton") and has_int8_layers(model):
         changes.make("int8 kernels", partial(use_int8_kernels, model))
+    if is_installed("triton") and has_experts(model):
+        changes.make("experts kernels", partial(use_experts, model))
     quantizer = getattr(model, "hf_quantizer", None)
     if options.compile and getattr(quantizer, "is_compileable", True):
         changes.make("compiled layers", partial(compile_merged, model, layers, is_shared=is_shared))
@@ -71,6 +74,13 @@ def speed_up(
 def use_int8_kernels(model: PreTrainedModel, undo: ExitStack) -> None:
     """Give layers over int8 weights our kernels."""
     undo.callback(swap_int8_layers(model))
+
+
+def use_experts(model: PreTrainedModel, undo: ExitStack) -> None:
+    """Give the layers of experts our kernels, where they can be served."""
+    put_back = use_expert_kernels(model)
+    if put_back is not None:
+        undo.callback(put_back)
 
 
 def compile_merged(model: PreTrainedModel, layers: Sequence[LayerShape], undo: ExitStack, *, is_shared: bool) -> None:
