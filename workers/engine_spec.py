@@ -7,7 +7,7 @@ from functools import cached_property
 
 from pydantic import BaseModel, ConfigDict
 
-from parquetry.schemas.job import EmbedSpec, ModelSpec, Task
+from parquetry.schemas.job import ModelSpec, Task
 from parquetry.schemas.manifest import JobRecord
 from parquetry.schemas.settings import settings
 
@@ -53,7 +53,9 @@ class EngineSpec(BaseModel):
             images=spec.task == "generate" and spec.prompt.image is not None,
             device=device,
             token_budget=settings().token_budget,
-            **_pooling(embed),
+            pooling=embed.pooling if embed else None,
+            normalize=embed.normalize if embed else True,
+            dimensions=embed.dimensions if embed else None,
         )
 
     @property
@@ -90,10 +92,6 @@ class EngineSpec(BaseModel):
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _pooling(embed: EmbedSpec | None) -> dict[str, object]:
-    return {} if embed is None else embed.model_dump(include={"pooling", "normalize", "dimensions"})
 
 
 def int8_threshold(model: ModelSpec) -> float:

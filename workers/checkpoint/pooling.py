@@ -120,7 +120,7 @@ def dense_files(folder: Path) -> list[Path]:
 def transformer_settings(folder: Path) -> dict[str, Any]:
     """max_seq_length and do_lower_case as the Transformer module's settings file has them; empty without one."""
     files = (folder / f"sentence_{family}_config.json" for family in _FAMILIES)
-    found = next((_read(file) for file in files if file.is_file()), {})
+    found: Any = next((_read(file) for file in files if file.is_file()), None)
     return found if isinstance(found, dict) else {}
 
 
@@ -150,12 +150,12 @@ def _mode(config: dict[str, Any]) -> str:
         # a mode that is none of ours must be refused, not left out
         named = [key for key in {**_FLAGS, **config} if key.startswith("pooling_mode_") and config.get(key)] or "mean"
     asked = [named] if isinstance(named, str) else list(named)
-    chosen = [{**_FLAGS, **_NAMES}.get(name) for name in asked]
-    if None in chosen:
+    known = {**_FLAGS, **_NAMES}
+    if not all(name in known for name in asked):
         what = " and ".join(map(str, asked))
         reason = f"the model pools by {what}, which is not built in; name a pooling in the spec"
         raise UnsupportedOptionError(option="embed.pooling auto", reason=reason)
-    return "+".join(chosen)
+    return "+".join(known[name] for name in asked)
 
 
 def _read(file: Path) -> Any:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from parquetry.schemas.errors import UnsupportedOptionError
 from parquetry.schemas.job import Task
+from parquetry.workers.encoding.scores import Activation
 
 
-def label_scores(logits: Tensor, activation: str) -> Tensor:
+def label_scores(logits: Tensor, activation: Activation) -> Tensor:
     """(num_rows, num_labels) logits to float32 scores; activation is softmax, sigmoid or none."""
     logits = logits.float()
     if activation == "softmax":
@@ -23,7 +26,7 @@ def token_labels(logits: Tensor) -> Tensor:
     return torch.stack([best.indices.float(), best.values], -1)
 
 
-def choose_activation(config: object, task: Task) -> str:
+def choose_activation(config: Any, task: Task) -> Activation:
     """What transformers' text-classification pipeline applies: none for a regression, softmax over several labels,
     sigmoid for one label or for labels that exclude nothing.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from parquetry.schemas.errors import EngineRefusedError, UnsupportedOptionError
 from parquetry.schemas.settings import settings
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+#: what a graph computes in
+Precision = Literal["float32", "float16", "int8"]
 #: choices of model.attention that leave the kernel to us
 _OUR_ATTENTION = ("auto", "sdpa", "sdpa-flash", "flash_attention_2", "triton")
 
@@ -90,7 +92,7 @@ def _packed_onnx(spec: EngineSpec, checkpoint: Checkpoint, about: dict[str, str]
         return None
 
 
-def _padded_export(spec: EngineSpec, checkpoint: Checkpoint, provider: str) -> tuple[Path, str]:
+def _padded_export(spec: EngineSpec, checkpoint: Checkpoint, provider: str) -> tuple[Path, Precision]:
     from parquetry.workers.encoding.onnx.export import ExportPlan, exported
 
     quantization = spec.model.quantization
@@ -102,7 +104,7 @@ def _padded_export(spec: EngineSpec, checkpoint: Checkpoint, provider: str) -> t
         remedy = "leave model.quantization out for float16, or set PARQUETRY_ONNX_PROVIDER=cpu"
         raise UnsupportedOptionError(option=f"model.quantization int8 on {provider}", reason=f"{reason}; {remedy}")
     is_half = quantization == "none" and provider != PROVIDERS["cpu"]
-    dtype = "float16" if is_half else "float32"
+    dtype: Literal["float16", "float32"] = "float16" if is_half else "float32"
     plan = ExportPlan(
         task=spec.task,
         form="padded",
@@ -114,7 +116,7 @@ def _padded_export(spec: EngineSpec, checkpoint: Checkpoint, provider: str) -> t
     return exported(checkpoint, plan), "int8" if quantization == "int8" else dtype
 
 
-def _options(spec: EngineSpec, checkpoint: Checkpoint, provider: str, precision: str) -> Any:
+def _options(spec: EngineSpec, checkpoint: Checkpoint, provider: str, precision: Precision) -> Any:
     from parquetry.workers.encoding.onnx.ort_padded import OrtOptions
 
     return OrtOptions(

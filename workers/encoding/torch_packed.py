@@ -28,7 +28,7 @@ from parquetry.workers.encoding.queue import PACKED
 from parquetry.workers.encoding.queued import BatchTooLargeError, QueuedEncoder
 from parquetry.workers.encoding.readback import Readback
 from parquetry.workers.encoding.row_batch import PackedBatch, pack
-from parquetry.workers.encoding.scores import split_rows
+from parquetry.workers.encoding.scores import Activation, split_rows
 from parquetry.workers.encoding.token_pooling import Mode, pool
 from parquetry.workers.encoding.tuning import best_num_tokens
 from parquetry.workers.fusing.encoder_block import fuse
@@ -114,14 +114,13 @@ class PackedEncoder(QueuedEncoder):
     def _values(self, batch: PackedBatch) -> Tensor:
         hidden, cu_seqlens = self._hidden(batch)
         if self._head is not None:
-            logits = self._head(hidden, cu_seqlens, self._last_tokens(batch))
+            last = self._last_tokens(batch) if self._head.mode == "last" else None
+            logits = self._head(hidden, cu_seqlens, last)
             return token_labels(logits) if self.task.per_token else label_scores(logits, self._activation)
         return self._projection(pool(hidden, cu_seqlens, self.task.pooling))
 
-    def _last_tokens(self, batch: PackedBatch) -> Tensor | None:
+    def _last_tokens(self, batch: PackedBatch) -> Tensor:
         """For decoders, whose own classes pass over padding ids at the end of a row, even real ones."""
-        if self._head.mode != "last":
-            return None
         return upload(batch.last_tokens(self._pad_id), self.device)
 
     def _hidden(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
@@ -149,14 +148,14 @@ class PackedEncoder(QueuedEncoder):
         }
 
     def _facts(self) -> dict[str, str]:
-        if self._activation is None:
+        if self._head is None:
             return {"pooling": self.task.pooling, "embedding_dim": str(self._dim)}
         return {"activation": self._activation, "num_labels": str(self._num_labels)}
 
 
-def _activation(model: PreTrainedModel, task: EncodeTask) -> str | None:
+def _activation(model: PreTrainedModel, task: EncodeTask) -> Activation:
     if task.task == "embed":
-        return None
+        return "none"
     return "softmax" if task.per_token else choose_activation(model.config, task.task)
 
 

@@ -46,7 +46,7 @@ def after_pooling(spec: EngineSpec, checkpoint: Checkpoint) -> dict[str, Any]:
     return {"dense": said.dense, "dimensions": spec.dimensions or said.truncate_dim}
 
 
-def _activation(config: object, task: Task, per_token: bool) -> str:
+def _activation(config: Any, task: Task, per_token: bool) -> Activation:
     if per_token:
         return "softmax"
     return "none" if task == "embed" else choose_activation(config, task)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -12,6 +11,7 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    PreTrainedModel,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -59,7 +59,7 @@ def auto_class(spec: EngineSpec, checkpoint: Checkpoint) -> Any:
     return AutoModelForTokenClassification if labels_tokens(spec, checkpoint) else AutoModelForSequenceClassification
 
 
-def put_engine(model: nn.Module, spec: EngineSpec, checkpoint: Checkpoint, beat: Beat) -> Engine:
+def put_engine(model: PreTrainedModel, spec: EngineSpec, checkpoint: Checkpoint, beat: Beat) -> Engine:
     """The best engine on a loaded model that nothing else uses. Raises UnsupportedOptionError."""
     let_go_of_beats(model)
     if spec.images:

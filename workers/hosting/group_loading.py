@@ -22,6 +22,7 @@ from parquetry.workers.hosting.loaded_model import beat_in_layers
 from parquetry.workers.loading.model import load_model
 from parquetry.workers.loading.parallelism import check_parallel
 from parquetry.workers.packed.packed_engine import PackedEngine
+from parquetry.workers.packed.together import GroupRunner
 from parquetry.workers.parallel.group import SOLO, RankGroup, use_group
 from parquetry.workers.parallel.ranks import Ranks, Report
 from parquetry.workers.parallel.shards import take_over
@@ -66,6 +67,7 @@ def _lead(spec: EngineSpec, store: Path, report: Report, beat: Beat) -> Engine:
             ranks.settle()
         ranks.dismiss()
         raise
+    assert isinstance(engine.runner, GroupRunner)
     engine.runner.outbox = ranks.outbox
     return LeadingEngine(engine, ranks)
 

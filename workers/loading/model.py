@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from parquetry.schemas.errors import ModelNotFoundError, OtherWeightsError
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 def load_model(
     spec: EngineSpec, checkpoint: Checkpoint, auto_class: Any, *, shares: int = 1, **options: Any
-) -> nn.Module:
+) -> PreTrainedModel:
     """The model in eval mode on its devices, through a transformers Auto class, with its adapters.
 
     With several `shares` this process is one of as many ranks, and gets its share by the plan of the model's class.
@@ -49,12 +49,14 @@ def load_model(
     return model.eval().requires_grad_(False)
 
 
-def switch_model(model: nn.Module, spec: EngineSpec, loaded: EngineSpec, checkpoint: Checkpoint, auto: Any) -> None:
+def switch_model(
+    model: PreTrainedModel, spec: EngineSpec, loaded: EngineSpec, checkpoint: Checkpoint, auto_class: Any
+) -> None:
     """Give a model that was loaded for `loaded`, a spec of equal `weights_key`, the attention of `spec`.
 
     Refuses what loading it would refuse. Raises OtherWeightsError when the weights would be of another dtype.
     """
-    plan, _, card = _placed(spec, checkpoint, auto)
+    plan, _, card = _placed(spec, checkpoint, auto_class)
     held, wanted = LoadingPlan(loaded.model, checkpoint).dtype(card.kind), plan.dtype(card.kind)
     if held != wanted:
         raise OtherWeightsError(reason=f"they are {held}, and attention {spec.model.attention} takes {wanted}")
@@ -94,7 +96,7 @@ def model_class(auto_class: Any, config: PreTrainedConfig) -> type | None:
 
 def _read(
     plan: LoadingPlan, placement: Placement, auto_class: Any, kind: str, *, task: str, options: dict[str, Any]
-) -> nn.Module:
+) -> PreTrainedModel:
     dtype = plan.dtype(kind)
     quantization = quantization_config(plan.model, dtype)
     # peft takes no adapter into torchao's tensors, so they are made after it is there
@@ -132,7 +134,7 @@ def _whereabouts(placement: Placement) -> dict[str, Any]:
 _LATE = frozenset(name for name, recipe in RECIPES.items() if recipe.package == "torchao")
 
 
-def quantize_late(model: nn.Module, config: Any) -> None:
+def quantize_late(model: PreTrainedModel, config: Any) -> None:
     """Quantize every linear layer but the last in place."""
     from torchao.quantization import quantize_
 
@@ -149,11 +151,11 @@ def _require_all_weights(plan: LoadingPlan, missing: list[str], task: str) -> No
         raise ModelNotFoundError(model=plan.model.id, reason=reason)
 
 
-def is_spread(model: nn.Module) -> bool:
+def is_spread(model: PreTrainedModel) -> bool:
     """Whether the weights lie on more than one device."""
     return len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1
 
 
-def dtype_name(model: nn.Module) -> str:
+def dtype_name(model: PreTrainedModel) -> str:
     """bfloat16 and the like."""
     return str(model.dtype).removeprefix("torch.")

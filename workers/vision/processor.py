@@ -56,7 +56,7 @@ def _load(checkpoint: Checkpoint) -> ProcessorMixin:
 def _without_videos(kind: type[ProcessorMixin], parts: dict[str, Any], checkpoint: Checkpoint) -> ProcessorMixin:
     options, _ = kind.get_processor_dict(checkpoint.folder, local_files_only=True)
     # the class insists on all of its parts
-    lenient = type(kind.__name__, (kind,), {"check_argument_for_proper_class": lambda *_: None})
+    lenient: Any = type(kind.__name__, (kind,), {"check_argument_for_proper_class": lambda *_: None})
     return lenient.from_args_and_dict([parts.get(name) for name in kind.get_attributes()], options)
 
 

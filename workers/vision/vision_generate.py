@@ -62,8 +62,8 @@ class VisionGenerate(TransformersGenerate):
 
     def _arrive(self, request: VisionRequest, made: Made) -> None:
         problem = str(made) if isinstance(made, RowError) else self._length_problem(request, made)
-        if problem is not None:
-            self._ready.append(failed(request, problem))
+        if isinstance(made, RowError) or problem is not None:
+            self._ready.append(failed(request, problem or str(made)))
             self._ahead.release([made])
             return
         self._rows[request.id] = made

@@ -123,7 +123,7 @@ def _load(folder: Path, plan: ExportPlan) -> PreTrainedModel:
     return model
 
 
-def _classifier(folder: Path) -> type:
+def _classifier(folder: Path) -> Any:
     per_token = Checkpoint(folder, str(folder)).is_token_classifier
     return AutoModelForTokenClassification if per_token else AutoModelForSequenceClassification
 
