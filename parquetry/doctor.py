@@ -18,6 +18,7 @@ from parquetry.finding import Finding, Level
 from parquetry.schemas.errors import ParquetryError, redact
 from parquetry.schemas.settings import settings
 from parquetry.workers.gpus import GpuQueryError, visible_names
+from parquetry.workers.processor import this_processor
 
 #: packages of the base install whose versions matter most
 BASE = ("celery", "kombu", "redis", "pyarrow", "obstore", "pydantic", "tokenizers")
@@ -27,7 +28,7 @@ STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.UNUSABLE: "bold red"
 
 def examine(output: str | None) -> list[Finding]:
     """Every finding about this machine; `output` adds the put-if-absent probe of that folder."""
-    looks = [_python, _packages, _engine_packages, _gpus, engine_findings, _onnx_providers, _state_dir, _broker]
+    looks = [_python, _packages, _engine_packages, _cpu, _gpus, engine_findings, _onnx_providers, _state_dir, _broker]
     findings = [finding for look in looks for finding in look()]
     return [*findings, *_storage(output)] if output is not None else findings
 
@@ -83,6 +84,10 @@ def _engine_packages() -> Iterator[Finding]:
     else:
         text = "no torch: this machine can submit jobs, but not work on them"
         yield Finding("engine", Level.WARNING, text, "on a worker: pip install 'parquetry[torch]' (or [gpu], [onnx])")
+
+
+def _cpu() -> Iterator[Finding]:
+    yield Finding("cpu", Level.OK, this_processor().summary)
 
 
 def _gpus() -> Iterator[Finding]:

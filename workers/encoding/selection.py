@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from parquetry.schemas.errors import EngineRefusedError, UnsupportedOptionError
@@ -17,6 +16,8 @@ from parquetry.workers.engine_spec import EngineSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from parquetry.workers.encoding.onnx.export import ExportPlan
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ def onnx_encoder(spec: EngineSpec, checkpoint: Checkpoint, about: dict[str, str]
 
     Raises UnsupportedOptionError for a provider that the installed runtime lacks, or options it cannot follow.
     """
+    from parquetry.workers.encoding.onnx.export import exported
     from parquetry.workers.encoding.onnx.model_file import is_ours, own_file
     from parquetry.workers.encoding.onnx.ort_padded import OrtPaddedEncoder
 
@@ -74,8 +76,11 @@ def onnx_encoder(spec: EngineSpec, checkpoint: Checkpoint, about: dict[str, str]
         packed = _packed_onnx(spec, checkpoint, about)
         if packed is not None:
             return packed
-    path, precision = _padded_export(spec, checkpoint, provider)
-    return OrtPaddedEncoder(path, _options(spec, checkpoint, provider, precision), about)
+    plan = _padded_plan(spec, checkpoint, provider)
+    precision: Precision = plan.dtype
+    if plan.quantization == "int8":
+        precision, about = "int8", {**about, "int8_weights": f"{plan.weight_bits} bits"}
+    return OrtPaddedEncoder(exported(checkpoint, plan), _options(spec, checkpoint, provider, precision), about)
 
 
 def _packed_onnx(spec: EngineSpec, checkpoint: Checkpoint, about: dict[str, str]) -> Engine | None:
@@ -92,8 +97,8 @@ def _packed_onnx(spec: EngineSpec, checkpoint: Checkpoint, about: dict[str, str]
         return None
 
 
-def _padded_export(spec: EngineSpec, checkpoint: Checkpoint, provider: str) -> tuple[Path, Precision]:
-    from parquetry.workers.encoding.onnx.export import ExportPlan, exported
+def _padded_plan(spec: EngineSpec, checkpoint: Checkpoint, provider: str) -> ExportPlan:
+    from parquetry.workers.encoding.onnx.export import ExportPlan
 
     quantization = spec.model.quantization
     if quantization not in ("none", "int8"):
@@ -104,16 +109,14 @@ def _padded_export(spec: EngineSpec, checkpoint: Checkpoint, provider: str) -> t
         remedy = "leave model.quantization out for float16, or set PARQUETRY_ONNX_PROVIDER=cpu"
         raise UnsupportedOptionError(option=f"model.quantization int8 on {provider}", reason=f"{reason}; {remedy}")
     is_half = quantization == "none" and provider != PROVIDERS["cpu"]
-    dtype: Literal["float16", "float32"] = "float16" if is_half else "float32"
-    plan = ExportPlan(
+    return ExportPlan(
         task=spec.task,
         form="padded",
-        dtype=dtype,
+        dtype="float16" if is_half else "float32",
         pooling=pooling_of(spec, checkpoint),
         quantization=quantization,
         attention="plain" if provider in COMPILERS else "fused",
     )
-    return exported(checkpoint, plan), "int8" if quantization == "int8" else dtype
 
 
 def _options(spec: EngineSpec, checkpoint: Checkpoint, provider: str, precision: Precision) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from transformers import (
@@ -62,9 +63,16 @@ def auto_class(spec: EngineSpec, checkpoint: Checkpoint) -> Any:
 def put_engine(model: PreTrainedModel, spec: EngineSpec, checkpoint: Checkpoint, beat: Beat) -> Engine:
     """The best engine on a loaded model that nothing else uses. Raises UnsupportedOptionError."""
     let_go_of_beats(model)
+    engine = _put(spec)(spec, checkpoint, model, beat)
+    precision = LoadingPlan(spec.model, checkpoint).precision(model.device.type)
+    engine.notes = {**engine.notes, "why_dtype": precision.reason}
+    return engine
+
+
+def _put(spec: EngineSpec) -> Callable[[EngineSpec, Checkpoint, PreTrainedModel, Beat], Engine]:
     if spec.images:
-        return put_vision_generator(spec, checkpoint, model, beat)
-    return (put_generator if spec.task == "generate" else put_encoder)(spec, checkpoint, model, beat)
+        return put_vision_generator
+    return put_generator if spec.task == "generate" else put_encoder
 
 
 def _generator_class(checkpoint: Checkpoint) -> Any:

@@ -21,6 +21,7 @@ from parquetry.workers.hosting.leading import LeadingEngine
 from parquetry.workers.hosting.loaded_model import beat_in_layers
 from parquetry.workers.loading.model import load_model
 from parquetry.workers.loading.parallelism import check_parallel
+from parquetry.workers.loading.plan import LoadingPlan
 from parquetry.workers.packed.packed_engine import PackedEngine
 from parquetry.workers.packed.together import GroupRunner
 from parquetry.workers.parallel.group import SOLO, RankGroup, use_group
@@ -52,7 +53,7 @@ def load_group(spec: EngineSpec, folder: Path, report: Report, *, beat: Beat = l
         spec.model_path, len(spec.devices), reason,
     )  # fmt: skip
     engine = load_engine(spec.on(0), beat=beat)
-    engine.notes = {"why_not_tensor_parallel": reason}
+    engine.notes = {**engine.notes, "why_not_tensor_parallel": reason}
     return engine
 
 
@@ -69,7 +70,10 @@ def _lead(spec: EngineSpec, store: Path, report: Report, beat: Beat) -> Engine:
         raise
     assert isinstance(engine.runner, GroupRunner)
     engine.runner.outbox = ranks.outbox
-    return LeadingEngine(engine, ranks)
+    leading = LeadingEngine(engine, ranks)
+    precision = LoadingPlan(spec.model, Checkpoint.resolve(spec.model)).precision(engine.device.type)
+    leading.notes = {"why_dtype": precision.reason}
+    return leading
 
 
 def _let_go() -> None:

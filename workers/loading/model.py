@@ -44,7 +44,11 @@ def load_model(
         log.warning("%s", warning)
     start = time.perf_counter()
     model = _read(plan, placement, auto_class, card.kind, task=spec.task, options=options)
-    log.info("loaded the weights of %s in %.1f s", spec.model_path, time.perf_counter() - start)
+    precision = plan.precision(card.kind)
+    log.info(
+        "loaded the weights of %s in %.1f s, as %s: %s",
+        spec.model_path, time.perf_counter() - start, precision.dtype, precision.reason,
+    )  # fmt: skip
     use_attention(model, spec.model.attention)
     return model.eval().requires_grad_(False)
 

@@ -30,7 +30,7 @@ from parquetry.workers.loading.placement import (
     place_share,
     require_room,
 )
-from parquetry.workers.loading.precision import resolve_dtype
+from parquetry.workers.loading.precision import Precision, choose_precision
 from parquetry.workers.loading.quantization import check_options, check_quantization
 from parquetry.workers.loading.stored_quantization import check_stored, is_expanded, known_method, stored_method
 
@@ -63,7 +63,11 @@ class LoadingPlan:
 
     def dtype(self, kind: str) -> str:
         """The dtype of the weights on a device of `kind`."""
-        return resolve_dtype(self.model, self.checkpoint.config, kind)
+        return self.precision(kind).dtype
+
+    def precision(self, kind: str) -> Precision:
+        """The same with its reason. On a CPU it may have to time a product, which loads torch."""
+        return choose_precision(self.model, self.checkpoint.config, kind)
 
     def needed_bytes(self, kind: str, *, expanded: bool = False) -> int:
         """Bytes the weights will take on a device of `kind`, resident adapters included.

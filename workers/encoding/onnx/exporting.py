@@ -39,7 +39,7 @@ def write_export(folder: Path, file: Path, plan: ExportPlan) -> None:
     probe = _probe(model, plan)
     trace(model, file, plan, probe)
     if plan.quantization == "int8":
-        quantize(file)
+        quantize(file, plan.weight_bits)
     probe.save(file.parent)
     facts = {
         "graph": plan.graph(),
@@ -87,8 +87,8 @@ def _export(graph: nn.Module, file: Path, feeds: dict[str, Tensor], output: str)
         )
 
 
-def quantize(file: Path) -> None:
-    """Matrix products to int8 in place: weights by channel, activations scaled as they come."""
+def quantize(file: Path, weight_bits: int) -> None:
+    """Matrix products to int8 in place: weights of 7 or 8 bits by channel, activations scaled as they come."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -99,6 +99,7 @@ def quantize(file: Path) -> None:
         model,
         str(file),
         per_channel=True,
+        reduce_range=weight_bits == 7,
         weight_type=QuantType.QInt8,
         op_types_to_quantize=["MatMul"],
         extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},

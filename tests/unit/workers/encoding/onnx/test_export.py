@@ -16,6 +16,7 @@ from parquetry.schemas.job import ModelSpec
 from parquetry.schemas.settings import OnnxProvider
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.dense import DenseLayer
+from parquetry.workers.encoding.onnx import export as export_module
 from parquetry.workers.encoding.onnx import providers
 from parquetry.workers.encoding.onnx.export import ExportPlan, content_key, export, exported
 from parquetry.workers.encoding.onnx.known_rows import Probe
@@ -23,6 +24,7 @@ from parquetry.workers.encoding.onnx.model_file import OnnxFile, UnsafeOnnxError
 from parquetry.workers.encoding.onnx.ort_padded import OrtOptions, OrtPaddedEncoder
 from parquetry.workers.encoding.rows import RowLimits
 from parquetry.workers.encoding.vectors import Vectors
+from parquetry.workers.processor import Processor
 from parquetry.workers.request import EncodeRequest
 from tests.unit.workers.encoding.conformance import BackEnd, answers, rows
 from tests.unit.workers.encoding.encoder_families import VOCAB, tiny_model
@@ -186,6 +188,38 @@ def test_cuda_without_its_runtime_names_the_extra():
 def test_int8_is_of_the_padded_float32_graph():
     with pytest.raises(UnsupportedOptionError, match="padded float32"):
         ExportPlan(task="classify", form="packed", dtype="float16", quantization="int8")
+
+
+#: what a processor without and with VNNI is to int8
+PROCESSORS = {7: Processor("x86_64", frozenset({"avx2"})), 8: Processor("x86_64", frozenset({"avx2", "avx_vnni"}))}
+
+
+def test_the_processor_decides_the_bits_of_int8_once(classifier, monkeypatch):
+    checkpoint, plans = Checkpoint.resolve(ModelSpec(id=str(classifier))), []
+    for bits, processor in PROCESSORS.items():
+        monkeypatch.setattr(export_module, "this_processor", lambda processor=processor: processor)
+        plans.append(ExportPlan(task="classify", quantization="int8"))
+        assert plans[-1].weight_bits == plans[-1].graph()["weight_bits"] == bits
+        assert "weight_bits" not in ExportPlan(task="classify").graph()
+    assert len({content_key(checkpoint, plan) for plan in plans}) == 2
+
+
+@pytest.mark.parametrize("bits", PROCESSORS)
+def test_int8_is_right_with_either_choice(classifier, state, monkeypatch, bits):
+    monkeypatch.setattr(export_module, "this_processor", lambda: PROCESSORS[bits])
+    engine, requests = (
+        BackEnd("onnx-int8", "onnxruntime", quantization="int8").engine(classifier, "classify"),
+        rows(64, 150),
+    )
+    assert engine.describe()["int8_weights"] == f"{bits} bits"
+    (file,) = state.glob("onnx/*/model.onnx")
+    weights = [onnx.numpy_helper.to_array(one) for one in onnx.load(str(file)).graph.initializer if one.data_type == 3]
+    most = max(int(np.abs(weight.astype(int)).max()) for weight in weights if weight.ndim == 2)
+    # sums of two products with activations of up to 255 stay below 2**15 with 7 bits
+    assert most <= 64 if bits == 7 else most > 64
+    expected = answers(BackEnd("padded", "transformers").engine(classifier, "classify"), requests)
+    for number, result in answers(engine, requests).items():
+        np.testing.assert_allclose(result.values, expected[number].values, atol=0.15)
 
 
 def test_int8_is_refused_off_the_cpu(classifier, state, monkeypatch):
