@@ -11,6 +11,7 @@ from transformers.utils import ModelOutput
 from parquetry.schemas.errors import UnsupportedOptionError
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.encoding.label_scores import choose_activation, label_scores, token_labels
+from parquetry.workers.encoding.model_class import labels_tokens
 from parquetry.workers.encoding.projection import Projection
 from parquetry.workers.encoding.selection import packed_encoder
 from parquetry.workers.encoding.token_pooling import pool_padded
@@ -25,11 +26,6 @@ from parquetry.workers.process.pulse import Beat
 log = logging.getLogger(__name__)
 _CPU_TOKEN_BUDGET = 4096
 _CUDA_TOKEN_BUDGET = 32768
-
-
-def labels_tokens(spec: EngineSpec, checkpoint: Checkpoint) -> bool:
-    """Whether every token gets a label, and not every text."""
-    return spec.task == "classify" and checkpoint.is_token_classifier
 
 
 def put_encoder(spec: EngineSpec, checkpoint: Checkpoint, model: PreTrainedModel, beat: Beat) -> Engine:
@@ -64,7 +60,7 @@ def _head(spec: EngineSpec, checkpoint: Checkpoint, model: PreTrainedModel) -> t
     """What turns a padded batch's outputs into answers, and what provenance says of it."""
     if spec.task == "embed":
         return _embedding_head(spec, checkpoint, model)
-    return _token_head(model) if labels_tokens(spec, checkpoint) else _classification_head(spec, model)
+    return _token_head(model) if labels_tokens(spec.task, checkpoint) else _classification_head(spec, model)
 
 
 def _embedding_head(spec: EngineSpec, checkpoint: Checkpoint, model: PreTrainedModel) -> tuple[Head, dict[str, str]]:

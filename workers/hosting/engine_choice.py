@@ -6,23 +6,21 @@ from collections.abc import Callable
 from typing import Any
 
 from transformers import (
-    AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
     PreTrainedModel,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from parquetry.schemas.errors import UnsupportedOptionError
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.encoding.model_class import model_class as encoder_class
 from parquetry.workers.encoding.onnx.optimum import load_optimum
 from parquetry.workers.encoding.selection import onnx_encoder
 from parquetry.workers.engine import Engine
 from parquetry.workers.engine_spec import EngineSpec
-from parquetry.workers.hosting.encoders import labels_tokens, put_encoder
+from parquetry.workers.hosting.encoders import put_encoder
 from parquetry.workers.hosting.generators import put_generator, put_vision_generator
 from parquetry.workers.hosting.loaded_model import let_go_of_beats
 from parquetry.workers.loading.model import load_model
@@ -49,15 +47,15 @@ def load_engine(spec: EngineSpec, *, beat: Beat = lambda: None) -> Engine:
 
 
 def auto_class(spec: EngineSpec, checkpoint: Checkpoint) -> Any:
-    """The transformers class that loads the model with the head that the task needs. Raises MissingPackageError."""
+    """The transformers class that loads the model with the head that the task needs. Raises MissingPackageError,
+    and UnsupportedOptionError for an encoder-decoder that has no class for its encoder.
+    """
     if spec.images:
         require("PIL", feature="prompt.image")
         return AutoModelForImageTextToText
     if spec.task == "generate":
         return _generator_class(checkpoint)
-    if spec.task == "embed":
-        return AutoModel
-    return AutoModelForTokenClassification if labels_tokens(spec, checkpoint) else AutoModelForSequenceClassification
+    return encoder_class(spec.task, checkpoint)
 
 
 def put_engine(model: PreTrainedModel, spec: EngineSpec, checkpoint: Checkpoint, beat: Beat) -> Engine:

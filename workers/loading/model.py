@@ -11,7 +11,8 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from parquetry.schemas.errors import ModelNotFoundError, OtherWeightsError
+from parquetry.schemas.errors import OtherWeightsError
+from parquetry.schemas.job import Task
 from parquetry.schemas.settings import settings
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.engine_spec import EngineSpec
@@ -22,6 +23,7 @@ from parquetry.workers.loading.figures import speed_warning
 from parquetry.workers.loading.merged_adapter import merge
 from parquetry.workers.loading.placement import Placement, device_key
 from parquetry.workers.loading.plan import LoadingPlan
+from parquetry.workers.loading.pretrained import read_model
 from parquetry.workers.loading.quantization import RECIPES, quantization_config
 
 log = logging.getLogger(__name__)
@@ -99,24 +101,23 @@ def model_class(auto_class: Any, config: PreTrainedConfig) -> type | None:
 
 
 def _read(
-    plan: LoadingPlan, placement: Placement, auto_class: Any, kind: str, *, task: str, options: dict[str, Any]
+    plan: LoadingPlan, placement: Placement, auto_class: Any, kind: str, *, task: Task, options: dict[str, Any]
 ) -> PreTrainedModel:
     dtype = plan.dtype(kind)
     quantization = quantization_config(plan.model, dtype)
     # peft takes no adapter into torchao's tensors, so they are made after it is there
     is_late = bool(plan.adapter or plan.adapters) and plan.model.quantization in _LATE
     given = {} if quantization is None or is_late else {"quantization_config": quantization}
-    model, report = auto_class.from_pretrained(
-        plan.checkpoint.folder,
+    model = read_model(
+        auto_class,
+        plan.checkpoint,
+        task=task,
         dtype=getattr(torch, dtype),
         **_whereabouts(placement),
-        use_safetensors=True,
-        output_loading_info=True,
         **trust(),
         **given,
         **options,
     )
-    _require_all_weights(plan, report["missing_keys"], task)
     if plan.adapter is not None:
         model = merge(model, plan.adapter, name=plan.model.id)
     if plan.adapters:
@@ -145,14 +146,6 @@ def quantize_late(model: PreTrainedModel, config: Any) -> None:
     head = model.get_output_embeddings()
     quantize_(model, config.quant_type, lambda module, _: isinstance(module, nn.Linear) and module is not head)
     model.config.quantization_config = config
-
-
-def _require_all_weights(plan: LoadingPlan, missing: list[str], task: str) -> None:
-    """A head that the files lack would be made of random numbers. A pooler that nobody reads may be missing."""
-    if missing and task != "embed":
-        names = sorted(missing)
-        reason = f"its files lack {len(names)} of the weights that task {task} needs, such as {names[0]}"
-        raise ModelNotFoundError(model=plan.model.id, reason=reason)
 
 
 def is_spread(model: PreTrainedModel) -> bool:

@@ -11,17 +11,19 @@ import numpy as np
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
 from parquetry.schemas.errors import UnsupportedOptionError
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.encoding.families import max_row_tokens, position_start
+from parquetry.workers.encoding.model_class import model_class
 from parquetry.workers.encoding.onnx.exported_graphs import PackedGraph, PaddedGraph, fused_reason, takes_types
 from parquetry.workers.encoding.onnx.graph_fusing import fuse_for_runtime
 from parquetry.workers.encoding.onnx.known_rows import Probe
 from parquetry.workers.encoding.onnx.model_file import FACTS_NAME
 from parquetry.workers.encoding.onnx.named_inputs import packed_feeds, padded_feeds
 from parquetry.workers.encoding.row_batch import pack, pad
+from parquetry.workers.loading.pretrained import read_model
 from parquetry.workers.request import EncodeRequest
 
 if TYPE_CHECKING:
@@ -116,17 +118,13 @@ def _is_large(file: Path) -> bool:
 
 
 def _load(folder: Path, plan: ExportPlan) -> PreTrainedModel:
-    kind = AutoModel if plan.task == "embed" else _classifier(folder)
-    model = kind.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, local_files_only=True).eval()
+    checkpoint = Checkpoint(folder, str(folder))
+    kind = model_class(plan.task, checkpoint)
+    model = read_model(kind, checkpoint, task=plan.task, dtype=torch.float32, local_files_only=True)
     reason = fused_reason(model)
     if plan.form == "packed" and reason is not None:
         raise UnsupportedOptionError(option="packed ONNX export", reason=reason)
     return model
-
-
-def _classifier(folder: Path) -> Any:
-    per_token = Checkpoint(folder, str(folder)).is_token_classifier
-    return AutoModelForTokenClassification if per_token else AutoModelForSequenceClassification
 
 
 def _feeds(model: PreTrainedModel, plan: ExportPlan, requests: list[EncodeRequest]) -> dict[str, np.ndarray]:

@@ -12,12 +12,12 @@ import pytest
 
 from parquetry.schemas.errors import (
     BadInputError,
-    ModelNotFoundError,
     ModelTooLargeError,
     OtherWeightsError,
     UnsupportedAttentionError,
     UnsupportedOptionError,
     UnsupportedQuantizationError,
+    UnusableModelError,
 )
 from parquetry.schemas.job import Attention, ModelSpec, Quantization
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
@@ -189,7 +189,7 @@ def test_a_memory_limit_that_cannot_hold_the_model_is_refused_before_loading(cau
 
 
 def test_a_head_of_random_numbers_is_refused(embedder: Path) -> None:
-    with pytest.raises(ModelNotFoundError, match=r"lack .* such as classifier"):
+    with pytest.raises(UnusableModelError, match=r"lack .* such as classifier"):
         load_engine(engine_spec(embedder, task="classify"))
 
 
