@@ -201,8 +201,11 @@ class Checkpoint:
     @property
     def pad_id(self) -> int:
         """Id that fills padded batches; it is masked, so any id does where the model has none of its own."""
-        pad = self.text_config.get("pad_token_id")
-        return int(pad) if pad is not None else next(iter(self.eos_ids), 0)
+        pad, size = self.text_config.get("pad_token_id"), self.text_config.get("vocab_size")
+        # old Llamas say -1 for none, and some name an id behind the end of their table
+        if pad is not None and pad >= 0 and (size is None or pad < size):
+            return int(pad)
+        return next(iter(self.eos_ids), 0)
 
     @cached_property
     def pooling(self) -> Pooling | None:

@@ -15,6 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPI
 from parquetry.schemas.errors import UnsupportedOptionError
 from parquetry.schemas.job import Task
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.checkpoint.cross_encoder import require_own_scores
 
 
 def labels_tokens(task: Task, checkpoint: Checkpoint) -> bool:
@@ -23,8 +24,9 @@ def labels_tokens(task: Task, checkpoint: Checkpoint) -> bool:
 
 
 def model_class(task: Task, checkpoint: Checkpoint) -> Any:
-    """An Auto class for classify, score or embed. Raises UnsupportedOptionError when no class has the encoder alone."""
+    """An Auto class for classify, score or embed. Raises UnsupportedOptionError when none makes it."""
     if task != "embed":
+        require_own_scores(checkpoint, task)
         return (
             AutoModelForTokenClassification if labels_tokens(task, checkpoint) else AutoModelForSequenceClassification
         )

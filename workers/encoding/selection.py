@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from parquetry.schemas.errors import EngineRefusedError, UnsupportedOptionError
 from parquetry.schemas.settings import settings
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.checkpoint.cross_encoder import score_activation
 from parquetry.workers.encoding.onnx.providers import COMPILERS, PROVIDERS, provider_name
 from parquetry.workers.encoding.rows import RowLimits
 from parquetry.workers.encoding.vectors import Vectors, after_pooling, pooling_of
@@ -44,6 +45,7 @@ def packed_encoder(
         **after_pooling(spec, checkpoint),
         normalize=spec.normalize,
         per_token=spec.task == "classify" and checkpoint.is_token_classifier,
+        activation=score_activation(checkpoint) if spec.task == "score" else None,
     )
     try:
         return PackedEncoder(

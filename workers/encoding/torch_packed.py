@@ -52,6 +52,8 @@ class EncodeTask:
     normalize: bool = True
     #: whether the model's labels are of tokens, for task classify
     per_token: bool = False
+    #: what pair scores go through where the model's folder says so, for task score
+    activation: Activation | None = None
 
 
 class PackedEncoder(QueuedEncoder):
@@ -72,7 +74,9 @@ class PackedEncoder(QueuedEncoder):
     ) -> None:
         self.task = task
         self.device = next(model.parameters()).device
-        super().__init__(limits_of(model, max_tokens), token_budget or DEFAULT_BUDGET[self.device.type], PACKED)
+        body = PackedBody.checked(model)
+        limits = limits_of(model, body.positions, max_tokens)
+        super().__init__(limits, token_budget or DEFAULT_BUDGET[self.device.type], PACKED)
         # two would do if the host were never late; one more covers a core that others have taken for a while
         self.depth = 3 if self.device.type == "cuda" else 1
         self._about = about or {}
@@ -80,7 +84,7 @@ class PackedEncoder(QueuedEncoder):
         self._projection.to(self.device)
         self._dim = self._projection.width(model.config.hidden_size, task.pooling)
         self._num_labels = model.config.num_labels
-        self._body = PackedBody.checked(model)
+        self._body = body
         self._head = None if task.task == "embed" else OwnHead(model)
         self._pad_id = model.config.get_text_config().pad_token_id
         self._activation = _activation(model, task)
@@ -156,7 +160,7 @@ class PackedEncoder(QueuedEncoder):
 def _activation(model: PreTrainedModel, task: EncodeTask) -> Activation:
     if task.task == "embed":
         return "none"
-    return "softmax" if task.per_token else choose_activation(model.config, task.task)
+    return "softmax" if task.per_token else choose_activation(model.config, task.task, task.activation)
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,13 +15,14 @@ from transformers import PreTrainedModel
 
 from parquetry.schemas.errors import UnsupportedOptionError
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
-from parquetry.workers.encoding.families import max_row_tokens, position_start
 from parquetry.workers.encoding.model_class import model_class
 from parquetry.workers.encoding.onnx.exported_graphs import PackedGraph, PaddedGraph, fused_reason, takes_types
 from parquetry.workers.encoding.onnx.graph_fusing import fuse_for_runtime
 from parquetry.workers.encoding.onnx.known_rows import Probe
 from parquetry.workers.encoding.onnx.model_file import FACTS_NAME
 from parquetry.workers.encoding.onnx.named_inputs import packed_feeds, padded_feeds
+from parquetry.workers.encoding.padding import own_pad_id
+from parquetry.workers.encoding.positions import Positions
 from parquetry.workers.encoding.row_batch import pack, pad
 from parquetry.workers.loading.pretrained import read_model
 from parquetry.workers.request import EncodeRequest
@@ -38,15 +39,16 @@ _PROBE_LENS = (12, 7, 3)
 def write_export(folder: Path, file: Path, plan: ExportPlan) -> None:
     """Write the ONNX file, `export.json` and `probe.npz` beside it."""
     model = _load(folder, plan)
-    probe = _probe(model, plan)
-    trace(model, file, plan, probe)
+    positions = Positions.of(model)
+    probe = _probe(model, plan, positions.max_tokens)
+    trace(model, file, plan, probe, positions.start)
     if plan.quantization == "int8":
         quantize(file, plan.weight_bits)
     probe.save(file.parent)
     facts = {
         "graph": plan.graph(),
         "weights": Checkpoint(folder, str(folder)).weights_fingerprint,
-        "position_start": position_start(model.config),
+        "position_start": positions.start,
         "hidden_size": model.config.hidden_size,
         "num_labels": model.config.num_labels,
         "torch": torch.__version__,
@@ -55,7 +57,7 @@ def write_export(folder: Path, file: Path, plan: ExportPlan) -> None:
     (file.parent / FACTS_NAME).write_text(json.dumps(facts, indent=2, sort_keys=True), encoding="utf-8")
 
 
-def trace(model: PreTrainedModel, file: Path, plan: ExportPlan, probe: Probe) -> None:
+def trace(model: PreTrainedModel, file: Path, plan: ExportPlan, probe: Probe, position_start: int = 0) -> None:
     """Write `file` with every dimension of rows and tokens left open."""
     pooling = plan.pooling if plan.task == "embed" else None
     is_fused = plan.attention == "fused" and fused_reason(model) is None
@@ -66,7 +68,8 @@ def trace(model: PreTrainedModel, file: Path, plan: ExportPlan, probe: Probe) ->
         graph: nn.Module = PackedGraph(model, pooling)
     else:
         graph = PaddedGraph(model, pooling, is_fused=is_fused)
-    feeds = {name: torch.from_numpy(array) for name, array in _feeds(model, plan, probe.requests).items()}
+    arrays = _feeds(model, plan, probe.requests, position_start)
+    feeds = {name: torch.from_numpy(array) for name, array in arrays.items()}
     _export(graph, file, feeds, _OUTPUT[plan.task == "embed"])
 
 
@@ -127,18 +130,20 @@ def _load(folder: Path, plan: ExportPlan) -> PreTrainedModel:
     return model
 
 
-def _feeds(model: PreTrainedModel, plan: ExportPlan, requests: list[EncodeRequest]) -> dict[str, np.ndarray]:
+def _feeds(
+    model: PreTrainedModel, plan: ExportPlan, requests: list[EncodeRequest], position_start: int
+) -> dict[str, np.ndarray]:
     with_types = takes_types(model)
     if plan.form == "packed":
-        return packed_feeds(pack(requests, with_types=with_types), position_start(model.config))
-    return padded_feeds(pad(requests, model.config.pad_token_id or 0, with_types=with_types))
+        return packed_feeds(pack(requests, with_types=with_types), position_start)
+    return padded_feeds(pad(requests, own_pad_id(model) or 0, with_types=with_types))
 
 
-def _probe(model: PreTrainedModel, plan: ExportPlan) -> Probe:
+def _probe(model: PreTrainedModel, plan: ExportPlan, max_tokens: int | None) -> Probe:
     """A few rows and what the model itself makes of each alone, in float32."""
     random = np.random.default_rng(0)
-    longest = max_row_tokens(model.config) or max(_PROBE_LENS)
-    pad_id = model.config.pad_token_id
+    longest = max_tokens or max(_PROBE_LENS)
+    pad_id = own_pad_id(model)
     rows = [random.integers(1, model.config.vocab_size, min(size, longest)) for size in _PROBE_LENS]
     rows = [np.where(row == pad_id, pad_id + 1 if pad_id is not None else row, row).astype(np.int32) for row in rows]
     requests = [EncodeRequest(id=index, token_ids=row) for index, row in enumerate(rows)]
