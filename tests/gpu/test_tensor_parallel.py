@@ -16,10 +16,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from parquetry.schemas.errors import EngineLostError
-from parquetry.workers.parallel.shards import share_of_weights
 from parquetry.workers.process.client import EngineClient
 from parquetry.workers.process.supervisor import EngineSupervisor
 from parquetry.workers.request import Completion, GenerationRequest
+from tests.models import weight_bytes
 from tests.unit.workers.parallel.shared_models import (
     EXPERTS,
     LENGTHS,
@@ -127,12 +127,12 @@ def test_the_shape_of_qwen3_06b_in_bfloat16(tmp_path: Path, store: Path) -> None
     folder = write_model(tmp_path / "model", "qwen3", **QWEN_06B)
     requests = make_requests(*LENGTHS, 200, 33, max_new_tokens=48)
     (alone,) = on_one_card(folder, [requests], dtype="bfloat16")
-    whole = share_of_weights(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16))
+    whole = weight_bytes(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16))
     problems: list[str] = []
     engine = load_ranks(folder, 2, store, problems, kind="cuda", dtype="bfloat16")
     try:
         assert engine.engine.runner.graphs is not None
-        assert share_of_weights(engine.engine.model) < 0.51 * whole
+        assert weight_bytes(engine.engine.model) < 0.51 * whole
         done = run_all(engine, requests)
     finally:
         let_go(engine)

@@ -38,10 +38,12 @@ def score_activation(checkpoint: Checkpoint) -> ScoreActivation | None:
 def require_own_scores(checkpoint: Checkpoint, task: Task) -> None:
     """Raise UnsupportedOptionError when modules beside the model make its scores, such as a LogitScore.
 
-    A classifier's logits are whole, so that an embedder's modules beside it are of another use.
+    The modules of an embedder say nothing of scores; whether the model has a head of its own, its weights tell.
     """
     beyond = [kind for kind in module_kinds(checkpoint.folder) if kind != "Transformer"]
-    is_whole = checkpoint.architecture.endswith("Classification") and _OF_EMBEDDERS.issuperset(beyond)
-    if beyond and not is_whole:
+    is_embedder = settings_of(checkpoint.folder).get("model_type") != "CrossEncoder" and _OF_EMBEDDERS.issuperset(
+        beyond
+    )
+    if beyond and not is_embedder:
         reason = f"its scores go through {', '.join(beyond)} (modules.json), which is not built in"
         raise UnsupportedOptionError(option=f"task {task} with this model", reason=reason)

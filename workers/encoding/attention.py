@@ -149,7 +149,7 @@ def _attend_efficient(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale
     return out[0][0]
 
 
-# opaque, so that a compiled layer neither traces into the kernels nor guards on the batch
+# opaque, so that a compiled layer neither traces into the kernels nor is compiled anew for every batch
 @torch.library.custom_op("parquetry::encoder_attention", mutates_args=())
 def encoder_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int, causal: bool) -> Tensor:
     """`attend` as an operator."""

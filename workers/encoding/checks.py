@@ -1,4 +1,4 @@
-"""May this model be packed? Cheap refusals first, then packed forward passes against its own attention."""
+"""Checks that a model may be packed: by its configuration, then packed rows beside rows alone."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from parquetry.workers.request import EncodeRequest
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 8e-2}
 #: by how much, relative to its size, a row may change with its neighbours; equal shapes run equal kernels
 ISOLATION = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}
-#: a local window beyond this is not outgrown by the probes, which would take longer than loading the model
-_PROBED_WINDOW = 512
+#: a local window beyond this is not outgrown by the rows of the check, which would take longer than loading the model
+_LONGEST_WINDOW = 512
 
 
 class Body(Protocol):
@@ -67,7 +67,7 @@ def check_packed(model: PreTrainedModel, body: Body) -> None:
     reason = unsupported_reason(model)
     if reason is not None:
         raise EngineRefusedError(reason=reason)
-    first, second = _probes(model, body.positions.max_tokens)
+    first, second = _check_rows(model, body.positions.max_tokens)
     own = _own_attention(model, first)
     before = attention.num_calls()
     with torch.inference_mode():
@@ -87,9 +87,9 @@ def require_unchanged(model: PreTrainedModel, body: Body, budget: int, change: C
 
     The batch is a full one: a compiler tunes its kernels for the first number of tokens it meets.
     """
-    probes = _probes(model, body.positions.max_tokens)[0]
-    num_tokens = sum(len(request.token_ids) for request in probes)
-    batch = pack(probes * max(1, budget // num_tokens))
+    rows = _check_rows(model, body.positions.max_tokens)[0]
+    num_tokens = sum(len(request.token_ids) for request in rows)
+    batch = pack(rows * max(1, budget // num_tokens))
     with torch.inference_mode():
         before = body(batch)[0].float()
         change()
@@ -129,10 +129,10 @@ def stock_attention(model: PreTrainedModel) -> Iterator[None]:
         model.set_attn_implementation(implementation)
 
 
-def _probes(model: PreTrainedModel, max_tokens: int | None) -> tuple[list[EncodeRequest], list[EncodeRequest]]:
+def _check_rows(model: PreTrainedModel, max_tokens: int | None) -> tuple[list[EncodeRequest], list[EncodeRequest]]:
     """Two batches of the same lengths that share their first row; it outgrows the local window, if there is one."""
     window = local_window(model)
-    longest = 12 + (2 * window if window <= _PROBED_WINDOW else 0)
+    longest = 12 + (2 * window if window <= _LONGEST_WINDOW else 0)
     longest = min(longest, max_tokens or longest)
     lens = [longest, max(1, longest - 3), max(1, longest // 2)]
     random = np.random.default_rng(0)

@@ -63,6 +63,11 @@ class GrammarCompiler:
         """int32 words of one row's mask."""
         return -(-self.vocab_size // 32)
 
+    @property
+    def num_compiled(self) -> int:
+        """Grammars compiled so far."""
+        return len(self._compiled)
+
     def start(self, text: str) -> RowMatcher:
         """A matcher at the start of the grammar `text` (see `Grammar.text`). Raises GrammarError."""
         if text not in self._compiled:

@@ -22,7 +22,7 @@ from parquetry.workers.engine import Engine
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.hosting.encoders import put_encoder
 from parquetry.workers.hosting.generators import put_generator, put_vision_generator
-from parquetry.workers.hosting.loaded_model import let_go_of_beats
+from parquetry.workers.hosting.loaded_model import remove_beats
 from parquetry.workers.loading.model import load_model
 from parquetry.workers.loading.plan import LoadingPlan
 from parquetry.workers.packages import require
@@ -60,7 +60,7 @@ def auto_class(spec: EngineSpec, checkpoint: Checkpoint) -> Any:
 
 def put_engine(model: PreTrainedModel, spec: EngineSpec, checkpoint: Checkpoint, beat: Beat) -> Engine:
     """The best engine on a loaded model that nothing else uses. Raises UnsupportedOptionError."""
-    let_go_of_beats(model)
+    remove_beats(model)
     engine = _put(spec)(spec, checkpoint, model, beat)
     precision = LoadingPlan(spec.model, checkpoint).precision(model.device.type)
     engine.notes = {**engine.notes, "why_dtype": precision.reason}

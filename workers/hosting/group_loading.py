@@ -46,7 +46,7 @@ def load_group(spec: EngineSpec, folder: Path, report: Report, *, beat: Beat = l
             return _lead(spec, folder / f"ranks-{os.getpid()}", report, beat)
         except UnsupportedModel as error:
             reason = str(error)
-        _let_go()
+        _free_share()
     log.warning(
         "%s is not computed by %d devices together: %s; its weights go to the first device that holds them, "
         "or are spread over all of them layer by layer",
@@ -76,8 +76,8 @@ def _lead(spec: EngineSpec, store: Path, report: Report, beat: Beat) -> Engine:
     return leading
 
 
-def _let_go() -> None:
-    """Free the share that was loaded in vain, before the whole model is."""
+def _free_share() -> None:
+    """Free this rank's share of the weights, before the whole model is loaded."""
     use_group(SOLO)
     gc.collect()
     if torch.cuda.is_available():

@@ -24,8 +24,8 @@ def beat_in_layers(model: PreTrainedModel, beat: Beat) -> None:
     model.beat_hooks = hooks
 
 
-def let_go_of_beats(model: PreTrainedModel) -> None:
-    """Undo `beat_in_layers`, for the next engine on the model."""
+def remove_beats(model: PreTrainedModel) -> None:
+    """Take the hooks of `beat_in_layers` off again, for the next engine on the model."""
     for hook in model.__dict__.pop("beat_hooks", ()):
         hook.remove()
 

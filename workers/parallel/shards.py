@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 
-import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
@@ -89,9 +88,3 @@ def _take_over(model: nn.Module, name: str, module: nn.Module, style: str) -> No
         model.set_submodule(name, RowLinear(module, splits_input=style != "rowwise"))
     else:
         model.set_submodule(name, GatherLinear(module))
-
-
-def share_of_weights(model: nn.Module) -> int:
-    """Bytes of the weights this rank holds."""
-    tensors = {id(p): p for p in model.parameters()}
-    return sum(p.numel() * p.element_size() for p in tensors.values() if isinstance(p, torch.Tensor))

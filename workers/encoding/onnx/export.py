@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 FILE_NAME = "model.onnx"
 #: raised whenever an export of the same weights would come out differently
-_EXPORT_VERSION = 2
+_EXPORT_VERSION = 3
 
 
 def int8_weight_bits() -> Literal[7, 8]:

@@ -18,7 +18,7 @@ from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.encoding.model_class import model_class
 from parquetry.workers.encoding.onnx.exported_graphs import PackedGraph, PaddedGraph, fused_reason, takes_types
 from parquetry.workers.encoding.onnx.graph_fusing import fuse_for_runtime
-from parquetry.workers.encoding.onnx.known_rows import Probe
+from parquetry.workers.encoding.onnx.known_rows import KnownRows
 from parquetry.workers.encoding.onnx.model_file import FACTS_NAME
 from parquetry.workers.encoding.onnx.named_inputs import packed_feeds, padded_feeds
 from parquetry.workers.encoding.padding import own_pad_id
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
 _OUTPUT = {True: "sentence_embedding", False: "logits"}
 #: rows of the trace and of the comparison
-_PROBE_LENS = (12, 7, 3)
+_KNOWN_LENS = (12, 7, 3)
 
 
 def write_export(folder: Path, file: Path, plan: ExportPlan) -> None:
-    """Write the ONNX file, `export.json` and `probe.npz` beside it."""
+    """Write the ONNX file, `export.json` and `known_rows.npz` beside it."""
     model = _load(folder, plan)
     positions = Positions.of(model)
-    probe = _probe(model, plan, positions.max_tokens)
-    trace(model, file, plan, probe, positions.start)
+    known = _known_rows(model, plan, positions.max_tokens)
+    trace(model, file, plan, known, positions.start)
     if plan.quantization == "int8":
         quantize(file, plan.weight_bits)
-    probe.save(file.parent)
+    known.save(file.parent)
     facts = {
         "graph": plan.graph(),
         "weights": Checkpoint(folder, str(folder)).weights_fingerprint,
@@ -57,7 +57,7 @@ def write_export(folder: Path, file: Path, plan: ExportPlan) -> None:
     (file.parent / FACTS_NAME).write_text(json.dumps(facts, indent=2, sort_keys=True), encoding="utf-8")
 
 
-def trace(model: PreTrainedModel, file: Path, plan: ExportPlan, probe: Probe, position_start: int = 0) -> None:
+def trace(model: PreTrainedModel, file: Path, plan: ExportPlan, known: KnownRows, position_start: int = 0) -> None:
     """Write `file` with every dimension of rows and tokens left open."""
     pooling = plan.pooling if plan.task == "embed" else None
     is_fused = plan.attention == "fused" and fused_reason(model) is None
@@ -68,7 +68,7 @@ def trace(model: PreTrainedModel, file: Path, plan: ExportPlan, probe: Probe, po
         graph: nn.Module = PackedGraph(model, pooling)
     else:
         graph = PaddedGraph(model, pooling, is_fused=is_fused)
-    arrays = _feeds(model, plan, probe.requests, position_start)
+    arrays = _feeds(model, plan, known.requests, position_start)
     feeds = {name: torch.from_numpy(array) for name, array in arrays.items()}
     _export(graph, file, feeds, _OUTPUT[plan.task == "embed"])
 
@@ -139,17 +139,17 @@ def _feeds(
     return padded_feeds(pad(requests, own_pad_id(model) or 0, with_types=with_types))
 
 
-def _probe(model: PreTrainedModel, plan: ExportPlan, max_tokens: int | None) -> Probe:
+def _known_rows(model: PreTrainedModel, plan: ExportPlan, max_tokens: int | None) -> KnownRows:
     """A few rows and what the model itself makes of each alone, in float32."""
     random = np.random.default_rng(0)
-    longest = max_tokens or max(_PROBE_LENS)
+    longest = max_tokens or max(_KNOWN_LENS)
     pad_id = own_pad_id(model)
-    rows = [random.integers(1, model.config.vocab_size, min(size, longest)) for size in _PROBE_LENS]
+    rows = [random.integers(1, model.config.vocab_size, min(size, longest)) for size in _KNOWN_LENS]
     rows = [np.where(row == pad_id, pad_id + 1 if pad_id is not None else row, row).astype(np.int32) for row in rows]
     requests = [EncodeRequest(id=index, token_ids=row) for index, row in enumerate(rows)]
     with torch.inference_mode():
         values = [_value(model, plan, torch.from_numpy(row).long()[None]) for row in rows]
-    return Probe(requests, np.concatenate(values))
+    return KnownRows(requests, np.concatenate(values))
 
 
 def _value(model: PreTrainedModel, plan: ExportPlan, ids: Tensor) -> np.ndarray:

@@ -125,6 +125,13 @@ def test_modular_rerankers_are_refused_by_their_modules(causal_lm, tmp_path, kin
         engine_of(folder, task)
 
 
+def test_a_cross_encoder_of_an_embedders_modules_is_refused_too(embedder, tmp_path):
+    folder = rewritten(embedder, tmp_path / "model")
+    (folder / "config_sentence_transformers.json").write_text(json.dumps({"model_type": "CrossEncoder"}))
+    with pytest.raises(UnsupportedOptionError, match=r"its scores go through Pooling, Normalize \(modules\.json\)"):
+        engine_of(folder, "score")
+
+
 def test_a_classifier_that_is_one_module_is_whole(scorer, tmp_path):
     folder = rewritten(scorer, tmp_path / "model")
     write_modules(folder, "transformer.Transformer")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,8 +19,8 @@ from parquetry.workers.grammar.grammar import Grammar
 from parquetry.workers.hosting.leading import LeadingEngine
 from parquetry.workers.packed.scheduling.blocks import BlockPool
 from parquetry.workers.packed.scheduling.scheduler import Scheduler
-from parquetry.workers.parallel.shards import share_of_weights
 from parquetry.workers.request import GenerationRequest
+from tests.models import weight_bytes
 from tests.unit.workers.parallel.shared_models import (
     LENGTHS,
     load_one,
@@ -66,7 +67,7 @@ def test_tokens_are_those_of_one_device(one: Engine, two: LeadingEngine, params:
 
 
 def test_each_rank_holds_half(one: Engine, two: LeadingEngine) -> None:
-    whole, half = share_of_weights(one.model), share_of_weights(two.engine.model)
+    whole, half = weight_bytes(one.model), weight_bytes(two.engine.model)
     assert half < 0.52 * whole
     assert [layer.num_kv_heads for layer in two.engine.parts.layers] == [1, 1]
     linear = [module for module in two.engine.model.modules() if isinstance(module, nn.Linear)]
@@ -145,7 +146,9 @@ def test_a_silent_rank_ends_the_engine(two: LeadingEngine, problems: list[str], 
     (rank,) = two.ranks.members
     os.kill(rank.pid, signal.SIGSTOP)
     try:
-        two.ranks._watcher.join(60)
+        deadline = time.monotonic() + 60
+        while not problems and time.monotonic() < deadline:
+            time.sleep(0.1)
         assert problems == ["rank 1 (cpu) gave no sign of life for 2.4 s"]
     finally:
         os.kill(rank.pid, signal.SIGCONT)

@@ -19,7 +19,7 @@ from parquetry.workers.checkpoint.dense import DenseLayer
 from parquetry.workers.encoding.onnx import export as export_module
 from parquetry.workers.encoding.onnx import providers
 from parquetry.workers.encoding.onnx.export import ExportPlan, content_key, export, exported
-from parquetry.workers.encoding.onnx.known_rows import Probe
+from parquetry.workers.encoding.onnx.known_rows import KnownRows
 from parquetry.workers.encoding.onnx.model_file import OnnxFile, UnsafeOnnxError
 from parquetry.workers.encoding.onnx.ort_padded import OrtOptions, OrtPaddedEncoder
 from parquetry.workers.encoding.rows import RowLimits
@@ -230,7 +230,7 @@ def test_int8_is_refused_off_the_cpu(classifier, state, monkeypatch):
 
 
 def test_a_file_whose_answers_are_off_is_refused(exported_folder):
-    probe = Probe.load(exported_folder)
+    probe = KnownRows.load(exported_folder)
     probe.check(probe.values, "float32")
     with pytest.raises(EngineRefusedError, match="differ"):
         probe.check(probe.values + 1, "float32")
@@ -274,11 +274,11 @@ def test_a_packed_export_of_token_labels(tmp_path):
     (logits,) = onnx.load(str(path), load_external_data=False).graph.output
     assert [dim.dim_value for dim in logits.type.tensor_type.shape.dim] == [0, 6]
     # 12, 7 and 3 tokens
-    assert Probe.load(path.parent).values.shape == (22, 6)
+    assert KnownRows.load(path.parent).values.shape == (22, 6)
 
 
 def test_rows_survive_the_probe_file(tmp_path):
     requests = [EncodeRequest(id=i, token_ids=np.arange(i + 1, dtype=np.int32)) for i in range(3)]
-    Probe(requests, np.eye(3, dtype=np.float32)).save(tmp_path)
-    loaded = Probe.load(tmp_path)
+    KnownRows(requests, np.eye(3, dtype=np.float32)).save(tmp_path)
+    loaded = KnownRows.load(tmp_path)
     assert [row.token_ids.tolist() for row in loaded.requests] == [[0], [0, 1], [0, 1, 2]]
