@@ -23,6 +23,7 @@ from parquetry.schemas.errors import (
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.settings import settings
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.checkpoint.cross_encoder import require_own_scores, score_activation
 from parquetry.workers.checkpoint.pooling import Pooling
 from parquetry.workers.grammar.grammar import Grammar
 from parquetry.workers.grammar.vocabulary import read_vocabulary
@@ -142,6 +143,10 @@ def _check_model(spec: JobSpec) -> Checkpoint:
             _check_vision(spec, checkpoint, chat)
     if spec.task == "classify":
         _check_labels(spec, checkpoint)
+    if spec.task in ("classify", "score"):
+        require_own_scores(checkpoint, spec.task)
+    if spec.task == "score":
+        score_activation(checkpoint)
     if spec.task in ("classify", "score") and checkpoint.is_token_classifier:
         _check_token_labels(spec)
     if spec.task == "embed":

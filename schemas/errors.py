@@ -152,6 +152,10 @@ class ModelNotFoundError(BadInputError):
     """There is no model at {model}: {reason}."""
 
 
+class UnusableModelError(BadInputError):
+    """The model {model} cannot be used: {reason}."""
+
+
 class UnsafeWeightsError(BadInputError):
     """The model {model} has no .safetensors weights; convert it with save_pretrained(..., safe_serialization=True)."""
 

@@ -43,7 +43,7 @@ _CORPUS = [
 
 def write_causal_lm(folder: Path, *, chat: bool = True, window: int = WINDOW) -> Path:
     """A two-layer Llama with grouped heads over a byte-level BPE tokenizer."""
-    tokenizer = _byte_tokenizer(chat=chat)
+    tokenizer = byte_tokenizer(chat=chat)
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in ("<s>", "<|im_end|>", "<pad>")}
     torch.manual_seed(0)
     model = LlamaForCausalLM(
@@ -67,7 +67,7 @@ def write_causal_lm(folder: Path, *, chat: bool = True, window: int = WINDOW) ->
 
 def write_seq2seq(folder: Path, family: str = "t5", **options: object) -> Path:
     """A two-layer encoder-decoder: t5 (relative positions), or bart, mbart or marian of 64 positions."""
-    tokenizer = _byte_tokenizer(chat=False, around=("</s>",) if family == "t5" else ("<s>", "</s>"))
+    tokenizer = byte_tokenizer(chat=False, around=("</s>",) if family == "t5" else ("<s>", "</s>"))
     ids = {name: tokenizer.convert_tokens_to_ids(name) for name in ("<s>", "</s>", "<pad>")}
     shared = {"vocab_size": len(tokenizer), "pad_token_id": ids["<pad>"], "eos_token_id": ids["</s>"], "d_model": 32}
     torch.manual_seed(3)
@@ -170,6 +170,11 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return AutoTokenizer.from_pretrained(folder)
 
 
+def weight_bytes(model: torch.nn.Module) -> int:
+    """Bytes of a model's weights, shared ones counted once."""
+    return sum(weight.numel() * weight.element_size() for weight in model.parameters())
+
+
 def _bert_config(vocab_size: int) -> BertConfig:
     return BertConfig(
         vocab_size=vocab_size,
@@ -183,7 +188,7 @@ def _bert_config(vocab_size: int) -> BertConfig:
     )
 
 
-def _byte_tokenizer(*, chat: bool, around: Sequence[str] = (), more: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+def byte_tokenizer(*, chat: bool, around: Sequence[str] = (), more: Sequence[str] = ()) -> PreTrainedTokenizerFast:
     """Byte-level BPE; `around` stands before and after a text (one token: after it), `more` are further tokens."""
     end = around[-1] if around else "<|im_end|>"
     special = ["<pad>", "<s>", "<|im_start|>", end, *more]

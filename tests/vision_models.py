@@ -21,12 +21,12 @@ from transformers import (
     Qwen3VLConfig,
 )
 
-from tests.models import _byte_tokenizer, _save, _write_json
+from tests.models import _save, _write_json, byte_tokenizer
 
 
 def write_vision_lm(folder: Path, family: str = "llava", *, chat: bool = True) -> Path:
     """A tiny vision-language model with its processor, of a family of VISION_FAMILIES, for images of any size."""
-    tokenizer = _byte_tokenizer(chat=False, more=_VISION_TOKENS)
+    tokenizer = byte_tokenizer(chat=False, more=_VISION_TOKENS)
     torch.manual_seed(4)
     config, processor = VISION_FAMILIES[family](tokenizer, tokenizer.convert_tokens_to_ids)
     model = AutoModelForImageTextToText.from_config(config)

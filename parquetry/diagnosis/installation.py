@@ -10,6 +10,7 @@ from importlib.util import find_spec
 
 from parquetry.finding import Finding, Level
 from parquetry.schemas.settings import settings
+from parquetry.workers.processor import this_processor
 
 #: packages of the base install whose versions matter most
 BASE = ("celery", "kombu", "redis", "pyarrow", "obstore", "pydantic", "tokenizers")
@@ -42,6 +43,11 @@ def engine_packages() -> Iterator[Finding]:
     else:
         text = "no torch: this machine can submit jobs, but not work on them"
         yield Finding("engine", Level.WARNING, text, "on a worker: pip install 'parquetry[torch]' (or [gpu], [onnx])")
+
+
+def cpu() -> Iterator[Finding]:
+    """What this processor computes well, which decides dtypes and quantization on it."""
+    yield Finding("cpu", Level.OK, this_processor().summary)
 
 
 def onnx_providers() -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from parquetry.schemas.errors import AdapterMismatchError, ModelNotFoundError, UnsafeWeightsError
+from parquetry.schemas.errors import AdapterMismatchError, ModelNotFoundError, UnsafeWeightsError, UnusableModelError
 from parquetry.workers.checkpoint.tensor_headers import TensorHeader, read_headers
 from parquetry.workers.checkpoint.weights import fingerprint
 
@@ -39,7 +39,7 @@ class Adapter:
         try:
             return json.loads((self.folder / _CONFIG).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise ModelNotFoundError(model=str(self.folder), reason=f"{_CONFIG} cannot be read ({error})") from None
+            raise UnusableModelError(model=str(self.folder), reason=f"{_CONFIG} cannot be read ({error})") from None
 
     @cached_property
     def headers(self) -> dict[str, TensorHeader]:

@@ -13,6 +13,7 @@ from parquetry.schemas.errors import (
     ModelNotFoundError,
     UnsafeWeightsError,
     UnsupportedOptionError,
+    UnusableModelError,
 )
 from parquetry.schemas.job import ModelSpec
 from parquetry.schemas.settings import settings
@@ -43,8 +44,8 @@ class Checkpoint:
         """Find and check the model: a local folder, a GGUF file, or a hub id (`name`, `org/name`, `org/name@commit`).
 
         A GGUF file is unpacked first, which takes a while the first time. Raises ModelNotFoundError,
-        UnsafeWeightsError, MissingTokenizerError, MissingPackageError, or UnsupportedOptionError when the model brings
-        its own code and the operator does not allow that.
+        UnusableModelError, UnsafeWeightsError, MissingTokenizerError, MissingPackageError, or UnsupportedOptionError
+        when the model brings its own code and the operator does not allow that.
         """
         folder = Path(model.id).expanduser()
         if file := gguf_file(folder):
@@ -81,7 +82,7 @@ class Checkpoint:
         files = [self.folder / name for name in names] or sorted(self.folder.glob("*.safetensors"))
         missing = next((file.name for file in files if not file.is_file()), None)
         if missing:
-            raise ModelNotFoundError(model=self.id, reason=f"its index names {missing}, which is not there")
+            raise UnusableModelError(model=self.id, reason=f"its index names {missing}, which is not there")
         return [file for file in files if not file.name.startswith("adapter_")]
 
     @cached_property
@@ -210,9 +211,12 @@ class Checkpoint:
 
     @property
     def pad_id(self) -> int:
-        """Id that pads batches. Padding is masked, so any id works for a model without one."""
-        pad = self.text_config.get("pad_token_id")
-        return int(pad) if pad is not None else next(iter(self.eos_ids), 0)
+        """Id that fills padded batches; it is masked, so any id does where the model has none of its own."""
+        pad, size = self.text_config.get("pad_token_id"), self.text_config.get("vocab_size")
+        # old Llamas say -1 for none, and some name an id behind the end of their table
+        if pad is not None and pad >= 0 and (size is None or pad < size):
+            return int(pad)
+        return next(iter(self.eos_ids), 0)
 
     @cached_property
     def pooling(self) -> Pooling | None:
@@ -229,7 +233,7 @@ class Checkpoint:
         try:
             content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         except (ValueError, OSError) as error:
-            raise ModelNotFoundError(model=self.id, reason=f"{name} cannot be read ({error})") from None
+            raise UnusableModelError(model=self.id, reason=f"{name} cannot be read ({error})") from None
         return content if isinstance(content, dict) else {}
 
 

@@ -12,15 +12,19 @@ _KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_l
 #: the same for the encoder and for the decoder of a model that has both
 _ENCODER_KEYS = ("max_encoder_position_embeddings", *_KEYS)
 _DECODER_KEYS = ("max_decoder_position_embeddings", "max_position_embeddings")
-#: families whose positions start behind the padding id, so that many positions are never used
-_OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xmod", "xlm-roberta-xl", "roberta-prelayernorm", "mpnet")
+#: families whose positions start behind the padding id, so that many positions are never used. Whoever loads a model
+#: asks it (`parquetry.workers.encoding.positions`); who only cuts texts to length has no model to ask.
+OFFSET_POSITIONS = (
+    *("roberta", "xlm-roberta", "camembert", "xmod", "xlm-roberta-xl", "roberta-prelayernorm", "mpnet"),
+    *("data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm"),
+)
 
 
 def positions(config: Mapping[str, Any]) -> int | None:
     """Positions of a model with this config.json, or of its encoder; None where it sets no bound."""
     text_config = config.get("text_config") or config
     count = _first(text_config, _ENCODER_KEYS if config.get("is_encoder_decoder") else _KEYS)
-    if count and config.get("model_type") in _OFFSET_POSITIONS:
+    if count and config.get("model_type") in OFFSET_POSITIONS:
         count -= int(text_config.get("pad_token_id") or 0) + 1
     return count
 

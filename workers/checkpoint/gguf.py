@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-from parquetry.schemas.errors import ModelNotFoundError
+from parquetry.schemas.errors import UnusableModelError
 from parquetry.schemas.settings import settings
 from parquetry.workers.checkpoint.weights import fingerprint
 from parquetry.workers.packages import require
@@ -33,7 +33,7 @@ _PIECE = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 
 
 def gguf_file(path: Path) -> Path | None:
-    """The file that `path` is, or that a folder without safetensors holds. Raises ModelNotFoundError for several."""
+    """The file that `path` is, or that a folder without safetensors holds. Raises UnusableModelError for several."""
     if path.is_file():
         return path.resolve() if path.suffix == ".gguf" else None
     if not path.is_dir() or any(path.glob("*.safetensors")):
@@ -41,21 +41,21 @@ def gguf_file(path: Path) -> Path | None:
     found = sorted(path.resolve().glob("*.gguf"))
     if len(found) > 1:
         names = ", ".join(file.name for file in found[:5])
-        raise ModelNotFoundError(model=str(path), reason=f"it holds several GGUF files; name one of them: {names}")
+        raise UnusableModelError(model=str(path), reason=f"it holds several GGUF files; name one of them: {names}")
     return found[0] if found else None
 
 
 def unpacked(file: Path) -> Path:
     """The folder of config, tokenizer and safetensors made of a GGUF file; made here when it is the first time.
 
-    Raises MissingPackageError, and ModelNotFoundError when transformers cannot read the file.
+    Raises MissingPackageError, and UnusableModelError when transformers cannot read the file.
     """
     if _PIECE.search(file.name):
         reason = "it is one of several pieces; join them first, with llama-gguf-split --merge"
-        raise ModelNotFoundError(model=str(file), reason=reason)
+        raise UnusableModelError(model=str(file), reason=reason)
     with file.open("rb") as stream:
         if stream.read(4) != b"GGUF":
-            raise ModelNotFoundError(model=str(file), reason="it does not begin as GGUF files do")
+            raise UnusableModelError(model=str(file), reason="it does not begin as GGUF files do")
     for module in ("gguf", "torch", "transformers"):
         require(module, feature="A GGUF model")
     folder = settings().state_dir / "gguf" / _content_key(file)
@@ -90,5 +90,5 @@ def _unpack(file: Path, folder: Path) -> None:
     if done.returncode:
         shutil.rmtree(aside, ignore_errors=True)
         said = (done.stderr.strip() or f"the conversion ended with code {done.returncode}").splitlines()[-1][:300]
-        raise ModelNotFoundError(model=str(file), reason=f"transformers cannot read it ({said})")
+        raise UnusableModelError(model=str(file), reason=f"transformers cannot read it ({said})")
     aside.rename(folder)

@@ -100,7 +100,7 @@ class Pooling:
             return None
         _require_known(modules)
         pooling = next((path for kind, path in modules if kind == "Pooling"), None)
-        said = _read(folder / _SETTINGS)
+        said = settings_of(folder)
         return cls(
             config=_read(folder / pooling / "config.json") if pooling else {},
             normalize=modules[-1][0] == "Normalize",
@@ -121,6 +121,17 @@ def transformer_settings(folder: Path) -> dict[str, Any]:
     """max_seq_length and do_lower_case as the Transformer module's settings file has them; empty without one."""
     files = (folder / f"sentence_{family}_config.json" for family in _FAMILIES)
     found: Any = next((_read(file) for file in files if file.is_file()), None)
+    return found if isinstance(found, dict) else {}
+
+
+def module_kinds(folder: Path) -> list[str]:
+    """Kinds of the modules of a sentence-transformers folder in order, without those that do nothing."""
+    return [kind for kind, _ in _modules(folder)]
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    """What a sentence-transformers folder says of itself in its settings file."""
+    found: Any = _read(folder / _SETTINGS)
     return found if isinstance(found, dict) else {}
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from parquetry.schemas.errors import ModelNotFoundError
+from parquetry.schemas.errors import UnusableModelError
 
 _MAX_HEADER_BYTES = 100 << 20
+#: what torch.compile, and training on several devices, put before every name
+_WRAPPERS = ("_orig_mod.", "module.")
 _BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "U64": 64, "I32": 32, "U32": 32, "I16": 16, "U16": 16}
 
 
@@ -38,13 +40,22 @@ class TensorHeader:
 
 
 def read_headers(files: Sequence[Path]) -> dict[str, TensorHeader]:
-    """Every tensor of the files by name. Raises ModelNotFoundError for a file that is not safetensors."""
+    """Every tensor of the files by name. Raises UnusableModelError for a file that is not safetensors."""
     headers: dict[str, TensorHeader] = {}
     for file in files:
         for name, entry in _read_header(file).items():
             if name != "__metadata__":
                 headers[name] = TensorHeader(entry["dtype"], tuple(entry["shape"]))
     return headers
+
+
+def wrapper_prefix(names: Iterable[str]) -> str:
+    """What wrappers of training put before every one of the names, such as `module._orig_mod.`; mostly nothing."""
+    left, prefix = list(names), ""
+    while left and (found := next((one for one in _WRAPPERS if all(name.startswith(one) for name in left)), "")):
+        prefix += found
+        left = [name.removeprefix(found) for name in left]
+    return prefix
 
 
 def _read_header(file: Path) -> dict[str, dict]:
@@ -56,4 +67,4 @@ def _read_header(file: Path) -> dict[str, dict]:
             return json.loads(stream.read(length))
     except (OSError, ValueError, struct.error) as error:
         reason = f"{file.name} is not a readable safetensors file ({error})"
-        raise ModelNotFoundError(model=str(file.parent), reason=reason) from None
+        raise UnusableModelError(model=str(file.parent), reason=reason) from None

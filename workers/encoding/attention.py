@@ -97,8 +97,8 @@ def attend_runs(
     outs, start = [], 0
     for count, length in runs:
         tokens = slice(start, start + count * length)
-        rows = [x[tokens].unflatten(0, (count, length)).transpose(1, 2) for x in (q, k, v)]
-        outs.append(_attend_rows(*rows, scale, window, causal).transpose(1, 2).flatten(0, 1))
+        queries, keys, values = (x[tokens].unflatten(0, (count, length)).transpose(1, 2) for x in (q, k, v))
+        outs.append(_attend_rows(queries, keys, values, scale, window, causal).transpose(1, 2).flatten(0, 1))
         start = tokens.stop
     return torch.cat(outs)
 
@@ -149,7 +149,7 @@ def _attend_efficient(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale
     return out[0][0]
 
 
-# opaque, so that a compiled layer neither traces into the kernels nor guards on the batch
+# opaque, so that a compiled layer neither traces into the kernels nor is compiled anew for every batch
 @torch.library.custom_op("parquetry::encoder_attention", mutates_args=())
 def encoder_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int, causal: bool) -> Tensor:
     """`attend` as an operator."""
@@ -157,7 +157,7 @@ def encoder_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int
 
 
 @encoder_attention.register_fake
-def _(q, k, v, scale, window, causal):
+def _(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int, causal: bool) -> Tensor:
     return q.new_empty(q.shape)
 
 

@@ -10,9 +10,9 @@ from transformers import PreTrainedModel
 
 from parquetry.schemas.errors import EngineRefusedError
 from parquetry.workers.encoding.attention import IMPLEMENTATION, computing
-from parquetry.workers.encoding.checks import check_packed
+from parquetry.workers.encoding.checks import check_packed, stock_attention
 from parquetry.workers.encoding.device_batch import DeviceBatch, HostSegments, layout_of, upload
-from parquetry.workers.encoding.families import max_row_tokens, position_start
+from parquetry.workers.encoding.positions import Positions
 from parquetry.workers.encoding.row_batch import PackedBatch
 from parquetry.workers.encoding.rows import RowLimits
 
@@ -23,7 +23,8 @@ class PackedBody:
     def __init__(self, model: PreTrainedModel) -> None:
         self._module = model.base_model
         self._takes_types = _takes_types(self._module)
-        self.position_start = position_start(model.config)
+        with stock_attention(model):
+            self.positions = Positions.of(model)
         self.device = next(model.parameters()).device
         self.dtype = model.dtype
         model.set_attn_implementation(IMPLEMENTATION)
@@ -46,7 +47,7 @@ class PackedBody:
     def __call__(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         """The last hidden states (num_tokens, dim), and cu_seqlens (num_rows + 1,) on the device."""
         layout, segments = layout_of(batch), self.segments(batch)
-        buffer = upload(layout.host(batch, self.position_start), self.device)
+        buffer = upload(layout.host(batch, self.positions.start), self.device)
         return self.forward(layout.split(buffer, segments)), segments.cu_seqlens
 
     def segments(self, batch: PackedBatch) -> HostSegments:
@@ -62,11 +63,11 @@ class PackedBody:
         return out.last_hidden_state[0]
 
 
-def limits_of(model: PreTrainedModel, max_tokens: int | None = None) -> RowLimits:
+def limits_of(model: PreTrainedModel, positions: Positions, max_tokens: int | None = None) -> RowLimits:
     """What rows the model takes, and no more than `max_tokens` where its tokenizer or folder sets a lower limit."""
     config = model.config
     types = getattr(config, "type_vocab_size", 0) if _takes_types(model.base_model) else 0
-    bounds = [bound for bound in (max_row_tokens(config), max_tokens) if bound is not None]
+    bounds = [bound for bound in (positions.max_tokens, max_tokens) if bound is not None]
     return RowLimits(vocab_size=config.vocab_size, max_tokens=min(bounds, default=None), type_vocab_size=types or 0)
 
 

@@ -53,7 +53,7 @@ class BodyGraphs:
         size = self._size(batch)
         segments = self._body.segments(batch)
         layout = _layout(size, batch)
-        values = layout.host(batch, self._body.position_start)
+        values = layout.host(batch, self._body.positions.start)
         if layout not in self._graphs:
             self._capture(layout, values, segments, batch)
         graph, buffer, hidden = self._graphs[layout]

@@ -1,8 +1,10 @@
-"""May this model be packed? Cheap refusals first, then packed forward passes against its own attention."""
+"""Checks that a model may be packed: by its configuration, then packed rows beside rows alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -11,7 +13,8 @@ from transformers import PreTrainedModel
 
 from parquetry.schemas.errors import EngineRefusedError
 from parquetry.workers.encoding import attention
-from parquetry.workers.encoding.families import config_reason, head_dim_of, max_row_tokens
+from parquetry.workers.encoding.families import config_reason, head_dim_of
+from parquetry.workers.encoding.positions import Positions
 from parquetry.workers.encoding.row_batch import PackedBatch, pack
 from parquetry.workers.request import EncodeRequest
 
@@ -19,11 +22,17 @@ from parquetry.workers.request import EncodeRequest
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 8e-2}
 #: by how much, relative to its size, a row may change with its neighbours; equal shapes run equal kernels
 ISOLATION = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}
-#: a local window beyond this is not outgrown by the probes, which would take longer than loading the model
-_PROBED_WINDOW = 512
+#: a local window beyond this is not outgrown by the rows of the check, which would take longer than loading the model
+_LONGEST_WINDOW = 512
 
-#: hidden states (num_tokens, dim) and cu_seqlens of a packed batch
-Body = Callable[[PackedBatch], tuple[Tensor, Tensor]]
+
+class Body(Protocol):
+    """A model without its head, over packed batches."""
+
+    positions: Positions
+
+    def __call__(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+        """Hidden states (num_tokens, dim) and cu_seqlens."""
 
 
 def unsupported_reason(model: PreTrainedModel) -> str | None:
@@ -58,7 +67,7 @@ def check_packed(model: PreTrainedModel, body: Body) -> None:
     reason = unsupported_reason(model)
     if reason is not None:
         raise EngineRefusedError(reason=reason)
-    first, second = _probes(model)
+    first, second = _check_rows(model, body.positions.max_tokens)
     own = _own_attention(model, first)
     before = attention.num_calls()
     with torch.inference_mode():
@@ -78,9 +87,9 @@ def require_unchanged(model: PreTrainedModel, body: Body, budget: int, change: C
 
     The batch is a full one: a compiler tunes its kernels for the first number of tokens it meets.
     """
-    probes = _probes(model)[0]
-    num_tokens = sum(len(request.token_ids) for request in probes)
-    batch = pack(probes * max(1, budget // num_tokens))
+    rows = _check_rows(model, body.positions.max_tokens)[0]
+    num_tokens = sum(len(request.token_ids) for request in rows)
+    batch = pack(rows * max(1, budget // num_tokens))
     with torch.inference_mode():
         before = body(batch)[0].float()
         change()
@@ -100,23 +109,31 @@ def _error(found: Tensor, expected: Tensor) -> float:
 
 def _own_attention(model: PreTrainedModel, requests: list[EncodeRequest]) -> Tensor:
     """Hidden states (num_tokens, dim) of each row computed alone: no mask, no padding, positions the model's own."""
-    implementation = model.config._attn_implementation
-    model.set_attn_implementation("sdpa" if getattr(model, "_supports_sdpa", False) else "eager")
     device = next(model.parameters()).device
     rows = []
-    with torch.inference_mode():
+    with torch.inference_mode(), stock_attention(model):
         for request in requests:
             ids = torch.from_numpy(request.token_ids).long().to(device)[None]
             rows.append(model.base_model(input_ids=ids).last_hidden_state[0].float())
-    model.set_attn_implementation(implementation)
     return torch.cat(rows)
 
 
-def _probes(model: PreTrainedModel) -> tuple[list[EncodeRequest], list[EncodeRequest]]:
+@contextmanager
+def stock_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Let the model compute attention as its class does, in between."""
+    implementation = model.config._attn_implementation
+    model.set_attn_implementation("sdpa" if getattr(model, "_supports_sdpa", False) else "eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(implementation)
+
+
+def _check_rows(model: PreTrainedModel, max_tokens: int | None) -> tuple[list[EncodeRequest], list[EncodeRequest]]:
     """Two batches of the same lengths that share their first row; it outgrows the local window, if there is one."""
     window = local_window(model)
-    longest = 12 + (2 * window if window <= _PROBED_WINDOW else 0)
-    longest = min(longest, max_row_tokens(model.config) or longest)
+    longest = 12 + (2 * window if window <= _LONGEST_WINDOW else 0)
+    longest = min(longest, max_tokens or longest)
     lens = [longest, max(1, longest - 3), max(1, longest // 2)]
     random = np.random.default_rng(0)
     rows = [random.integers(0, model.config.vocab_size, size, dtype=np.int32) for size in (*lens, *lens[1:])]

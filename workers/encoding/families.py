@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from transformers import PreTrainedConfig
 
@@ -12,22 +12,19 @@ from transformers import PreTrainedConfig
 class Family:
     """What packing needs to know of a family beyond its attention."""
 
-    #: first position of a row: 0, or the padding id + 1 where the position table starts behind it
-    positions: Literal["zero", "behind_padding"] = "zero"
     #: a decoder, whose rows are pooled at their last token
     is_causal: bool = False
 
 
 _ENCODER = Family()
-_ROBERTA = Family(positions="behind_padding")
 _DECODER = Family(is_causal=True)
 
 #: model_type -> family
 FAMILIES: dict[str, Family] = {
     **dict.fromkeys(("bert", "distilbert", "electra", "albert", "ernie", "roc_bert", "bert-generation"), _ENCODER),
     **dict.fromkeys(("modernbert", "nomic_bert", "eurobert", "jina_embeddings_v3", "esm"), _ENCODER),
-    **dict.fromkeys(("roberta", "xlm-roberta", "camembert", "data2vec-text", "xmod"), _ROBERTA),
-    **dict.fromkeys(("xlm-roberta-xl", "roberta-prelayernorm"), _ROBERTA),
+    **dict.fromkeys(("roberta", "xlm-roberta", "camembert", "data2vec-text", "xmod"), _ENCODER),
+    **dict.fromkeys(("xlm-roberta-xl", "roberta-prelayernorm"), _ENCODER),
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "phi3", "granite", "smollm3"), _DECODER),
     # EmbeddingGemma's layers look both ways, which their own modules tell the hook
     "gemma3_text": _DECODER,
@@ -47,20 +44,6 @@ def config_reason(config: PreTrainedConfig) -> str | None:
         if _value(config, key) in refused:
             return why
     return None
-
-
-def position_start(config: PreTrainedConfig) -> int:
-    """Position of a row's first token."""
-    family = family_of(config)
-    if family is None or family.positions == "zero":
-        return 0
-    return int(config.pad_token_id) + 1
-
-
-def max_row_tokens(config: PreTrainedConfig) -> int | None:
-    """Most tokens a row may have; None when positions have no table."""
-    positions = getattr(config, "max_position_embeddings", None)
-    return int(positions) - position_start(config) if positions else None
 
 
 def head_dim_of(config: PreTrainedConfig) -> int:

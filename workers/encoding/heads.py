@@ -75,7 +75,7 @@ class OwnHead:
         return self._model(input_ids=ids, attention_mask=mask).logits.float()
 
 
-def _pooler_call(body: PreTrainedModel):
+def _pooler_call(body: PreTrainedModel) -> Callable[[Tensor], Tensor] | None:
     """What turns (num_rows, 1, dim) into the body's pooler_output, None for bodies without one."""
     pooler = getattr(body, "pooler", None)
     if pooler is None:

@@ -20,6 +20,7 @@ class Projection(nn.Module):
     ) -> None:
         super().__init__()
         self.layers = nn.Sequential(*(_Dense(layer) for layer in dense))
+        self._dense_width = dense[-1].out_features if dense else None
         self.dimensions, self.normalize = dimensions, normalize
         self.requires_grad_(False)
 
@@ -30,7 +31,7 @@ class Projection(nn.Module):
     def width(self, hidden_size: int, mode: str) -> int:
         """Numbers of an embedding made of token vectors of `hidden_size` numbers, pooled by `mode`."""
         pooled = hidden_size * len(modes_of(mode))
-        whole = self.layers[-1].linear.out_features if len(self.layers) else pooled
+        whole = self._dense_width or pooled
         return min(whole, self.dimensions or whole)
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-Activation = Literal["none", "sigmoid", "softmax"]
+Activation = Literal["none", "sigmoid", "tanh", "softmax"]
 
 
 def scores(logits: np.ndarray, activation: Activation) -> np.ndarray:
@@ -15,6 +15,8 @@ def scores(logits: np.ndarray, activation: Activation) -> np.ndarray:
     if activation == "sigmoid":
         small = np.exp(-np.abs(logits))
         return np.where(logits >= 0, 1, small) / (1 + small)
+    if activation == "tanh":
+        return np.tanh(logits)
     if activation == "softmax":
         raised = np.exp(logits - logits.max(axis=1, keepdims=True))
         return raised / raised.sum(axis=1, keepdims=True)

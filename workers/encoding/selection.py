@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from parquetry.schemas.errors import EngineRefusedError, UnsupportedOptionError
 from parquetry.schemas.settings import settings
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.checkpoint.cross_encoder import score_activation
 from parquetry.workers.encoding.onnx.providers import COMPILERS, PROVIDERS, provider_name
 from parquetry.workers.encoding.rows import RowLimits
 from parquetry.workers.encoding.vectors import Vectors, after_pooling, pooling_of
@@ -18,8 +18,12 @@ from parquetry.workers.engine_spec import EngineSpec
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from parquetry.workers.encoding.onnx.export import ExportPlan
+
 log = logging.getLogger(__name__)
 
+#: what a graph computes in
+Precision = Literal["float32", "float16", "int8"]
 #: choices of model.attention that leave the kernel to us
 _OUR_ATTENTION = ("auto", "sdpa", "sdpa-flash", "flash_attention_2", "triton")
 
@@ -41,6 +45,7 @@ def packed_encoder(
         **after_pooling(spec, checkpoint),
         normalize=spec.normalize,
         per_token=spec.task == "classify" and checkpoint.is_token_classifier,
+        activation=score_activation(checkpoint) if spec.task == "score" else None,
     )
     try:
         return PackedEncoder(
@@ -61,6 +66,7 @@ def onnx_encoder(spec: EngineSpec, checkpoint: Checkpoint, about: dict[str, str]
 
     Raises UnsupportedOptionError for a provider that the installed runtime lacks, or options it cannot follow.
     """
+    from parquetry.workers.encoding.onnx.export import exported
     from parquetry.workers.encoding.onnx.model_file import is_ours, own_file
     from parquetry.workers.encoding.onnx.ort_padded import OrtPaddedEncoder
 
@@ -72,8 +78,11 @@ def onnx_encoder(spec: EngineSpec, checkpoint: Checkpoint, about: dict[str, str]
         packed = _packed_onnx(spec, checkpoint, about)
         if packed is not None:
             return packed
-    path, precision = _padded_export(spec, checkpoint, provider)
-    return OrtPaddedEncoder(path, _options(spec, checkpoint, provider, precision), about)
+    plan = _padded_plan(spec, checkpoint, provider)
+    precision: Precision = plan.dtype
+    if plan.quantization == "int8":
+        precision, about = "int8", {**about, "int8_weights": f"{plan.weight_bits} bits"}
+    return OrtPaddedEncoder(exported(checkpoint, plan), _options(spec, checkpoint, provider, precision), about)
 
 
 def _packed_onnx(spec: EngineSpec, checkpoint: Checkpoint, about: dict[str, str]) -> Engine | None:
@@ -90,8 +99,8 @@ def _packed_onnx(spec: EngineSpec, checkpoint: Checkpoint, about: dict[str, str]
         return None
 
 
-def _padded_export(spec: EngineSpec, checkpoint: Checkpoint, provider: str) -> tuple[Path, str]:
-    from parquetry.workers.encoding.onnx.export import ExportPlan, exported
+def _padded_plan(spec: EngineSpec, checkpoint: Checkpoint, provider: str) -> ExportPlan:
+    from parquetry.workers.encoding.onnx.export import ExportPlan
 
     quantization = spec.model.quantization
     if quantization not in ("none", "int8"):
@@ -102,19 +111,17 @@ def _padded_export(spec: EngineSpec, checkpoint: Checkpoint, provider: str) -> t
         remedy = "leave model.quantization out for float16, or set PARQUETRY_ONNX_PROVIDER=cpu"
         raise UnsupportedOptionError(option=f"model.quantization int8 on {provider}", reason=f"{reason}; {remedy}")
     is_half = quantization == "none" and provider != PROVIDERS["cpu"]
-    dtype = "float16" if is_half else "float32"
-    plan = ExportPlan(
+    return ExportPlan(
         task=spec.task,
         form="padded",
-        dtype=dtype,
+        dtype="float16" if is_half else "float32",
         pooling=pooling_of(spec, checkpoint),
         quantization=quantization,
         attention="plain" if provider in COMPILERS else "fused",
     )
-    return exported(checkpoint, plan), "int8" if quantization == "int8" else dtype
 
 
-def _options(spec: EngineSpec, checkpoint: Checkpoint, provider: str, precision: str) -> Any:
+def _options(spec: EngineSpec, checkpoint: Checkpoint, provider: str, precision: Precision) -> Any:
     from parquetry.workers.encoding.onnx.ort_padded import OrtOptions
 
     return OrtOptions(

@@ -28,7 +28,7 @@ from parquetry.workers.encoding.queue import PACKED
 from parquetry.workers.encoding.queued import BatchTooLargeError, QueuedEncoder
 from parquetry.workers.encoding.readback import Readback
 from parquetry.workers.encoding.row_batch import PackedBatch, pack
-from parquetry.workers.encoding.scores import split_rows
+from parquetry.workers.encoding.scores import Activation, split_rows
 from parquetry.workers.encoding.token_pooling import Mode, pool
 from parquetry.workers.encoding.tuning import best_num_tokens
 from parquetry.workers.fusing.encoder_block import fuse
@@ -52,6 +52,8 @@ class EncodeTask:
     normalize: bool = True
     #: whether the model's labels are of tokens, for task classify
     per_token: bool = False
+    #: what pair scores go through where the model's folder says so, for task score
+    activation: Activation | None = None
 
 
 class PackedEncoder(QueuedEncoder):
@@ -72,7 +74,9 @@ class PackedEncoder(QueuedEncoder):
     ) -> None:
         self.task = task
         self.device = next(model.parameters()).device
-        super().__init__(limits_of(model, max_tokens), token_budget or DEFAULT_BUDGET[self.device.type], PACKED)
+        body = PackedBody.checked(model)
+        limits = limits_of(model, body.positions, max_tokens)
+        super().__init__(limits, token_budget or DEFAULT_BUDGET[self.device.type], PACKED)
         # two would do if the host were never late; one more covers a core that others have taken for a while
         self.depth = 3 if self.device.type == "cuda" else 1
         self._about = about or {}
@@ -80,7 +84,7 @@ class PackedEncoder(QueuedEncoder):
         self._projection.to(self.device)
         self._dim = self._projection.width(model.config.hidden_size, task.pooling)
         self._num_labels = model.config.num_labels
-        self._body = PackedBody.checked(model)
+        self._body = body
         self._head = None if task.task == "embed" else OwnHead(model)
         self._pad_id = model.config.get_text_config().pad_token_id
         self._activation = _activation(model, task)
@@ -114,14 +118,13 @@ class PackedEncoder(QueuedEncoder):
     def _values(self, batch: PackedBatch) -> Tensor:
         hidden, cu_seqlens = self._hidden(batch)
         if self._head is not None:
-            logits = self._head(hidden, cu_seqlens, self._last_tokens(batch))
+            last = self._last_tokens(batch) if self._head.mode == "last" else None
+            logits = self._head(hidden, cu_seqlens, last)
             return token_labels(logits) if self.task.per_token else label_scores(logits, self._activation)
         return self._projection(pool(hidden, cu_seqlens, self.task.pooling))
 
-    def _last_tokens(self, batch: PackedBatch) -> Tensor | None:
+    def _last_tokens(self, batch: PackedBatch) -> Tensor:
         """For decoders, whose own classes pass over padding ids at the end of a row, even real ones."""
-        if self._head.mode != "last":
-            return None
         return upload(batch.last_tokens(self._pad_id), self.device)
 
     def _hidden(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
@@ -149,15 +152,15 @@ class PackedEncoder(QueuedEncoder):
         }
 
     def _facts(self) -> dict[str, str]:
-        if self._activation is None:
+        if self._head is None:
             return {"pooling": self.task.pooling, "embedding_dim": str(self._dim)}
         return {"activation": self._activation, "num_labels": str(self._num_labels)}
 
 
-def _activation(model: PreTrainedModel, task: EncodeTask) -> str | None:
+def _activation(model: PreTrainedModel, task: EncodeTask) -> Activation:
     if task.task == "embed":
-        return None
-    return "softmax" if task.per_token else choose_activation(model.config, task.task)
+        return "none"
+    return "softmax" if task.per_token else choose_activation(model.config, task.task, task.activation)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
 
 from parquetry.workers.encoding.device_batch import upload
 from parquetry.workers.encoding.queue import PADDED
@@ -19,7 +21,7 @@ from parquetry.workers.request import EncodeRequest
 
 #: model output and attention mask (num_rows, length) to float32 values, (num_rows, num_values) or of every token
 #: (num_rows, length, num_values)
-Head = Callable[[object, Tensor], Tensor]
+Head = Callable[[ModelOutput, Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +39,7 @@ class TorchEncoder(QueuedEncoder):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: PreTrainedModel,
         head: Head,
         *,
         pad_id: int | None,

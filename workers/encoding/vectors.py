@@ -14,6 +14,7 @@ import torch
 from parquetry.schemas.errors import UnsupportedOptionError
 from parquetry.schemas.job import Task
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.checkpoint.cross_encoder import score_activation
 from parquetry.workers.checkpoint.dense import DenseLayer
 from parquetry.workers.encoding.label_scores import choose_activation
 from parquetry.workers.encoding.projection import Projection
@@ -46,10 +47,13 @@ def after_pooling(spec: EngineSpec, checkpoint: Checkpoint) -> dict[str, Any]:
     return {"dense": said.dense, "dimensions": spec.dimensions or said.truncate_dim}
 
 
-def _activation(config: object, task: Task, per_token: bool) -> str:
+def _activation(checkpoint: Checkpoint, task: Task, per_token: bool) -> Activation:
     if per_token:
         return "softmax"
-    return "none" if task == "embed" else choose_activation(config, task)
+    if task == "embed":
+        return "none"
+    config = SimpleNamespace(**{"num_labels": checkpoint.num_labels, **checkpoint.config})
+    return choose_activation(config, task, score_activation(checkpoint) if task == "score" else None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +74,9 @@ class Vectors:
     def of(cls, spec: EngineSpec, checkpoint: Checkpoint) -> Vectors:
         """What the spec asks of the checkpoint."""
         per_token = spec.task == "classify" and checkpoint.is_token_classifier
-        config = SimpleNamespace(**{"num_labels": checkpoint.num_labels, **checkpoint.config})
         return cls(
             task=spec.task,
-            activation=_activation(config, spec.task, per_token),
+            activation=_activation(checkpoint, spec.task, per_token),
             per_token=per_token,
             pooling=pooling_of(spec, checkpoint),
             **after_pooling(spec, checkpoint),

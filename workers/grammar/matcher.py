@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tokenizers
@@ -10,11 +11,14 @@ import tokenizers
 from parquetry.workers.grammar.grammar import Grammar
 from parquetry.workers.grammar.vocabulary import read_vocabulary
 
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
+
 
 class RowMatcher:
     """One row's way through a grammar. It takes tokens as they are chosen, none but those its masks allow."""
 
-    def __init__(self, matcher: object, eos_ids: Collection[int]) -> None:
+    def __init__(self, matcher: LLMatcher, eos_ids: Collection[int]) -> None:
         self.matcher = matcher
         self._eos_ids = eos_ids
         self._is_over = False
@@ -52,12 +56,17 @@ class GrammarCompiler:
         self._eos_ids = frozenset(eos_ids)
         self._tokenizer = read_vocabulary(tokenizer, self.vocab_size, eos_ids)
         self._executor = LLExecutor()
-        self._compiled: dict[str, object] = {}
+        self._compiled: dict[str, LLMatcher] = {}
 
     @property
     def mask_width(self) -> int:
         """int32 words of one row's mask."""
         return -(-self.vocab_size // 32)
+
+    @property
+    def num_compiled(self) -> int:
+        """Grammars compiled so far."""
+        return len(self._compiled)
 
     def start(self, text: str) -> RowMatcher:
         """A matcher at the start of the grammar `text` (see `Grammar.text`). Raises GrammarError."""
@@ -65,7 +74,7 @@ class GrammarCompiler:
             self._compiled[text] = self._compile(Grammar.parse(text))
         return RowMatcher(self._compiled[text].deep_copy(), self._eos_ids)
 
-    def _compile(self, grammar: Grammar) -> object:
+    def _compile(self, grammar: Grammar) -> LLMatcher:
         from llguidance import LLMatcher
 
         matcher = LLMatcher(self._tokenizer, grammar.llguidance, log_level=0)

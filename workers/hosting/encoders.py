@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 
-import torch
-from torch import nn
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
 
 from parquetry.schemas.errors import UnsupportedOptionError
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.checkpoint.cross_encoder import score_activation
 from parquetry.workers.encoding.label_scores import choose_activation, label_scores, token_labels
+from parquetry.workers.encoding.model_class import labels_tokens
+from parquetry.workers.encoding.padding import own_pad_id
+from parquetry.workers.encoding.positions import Positions
 from parquetry.workers.encoding.projection import Projection
 from parquetry.workers.encoding.selection import packed_encoder
 from parquetry.workers.encoding.token_pooling import pool_padded
@@ -26,12 +31,7 @@ _CPU_TOKEN_BUDGET = 4096
 _CUDA_TOKEN_BUDGET = 32768
 
 
-def labels_tokens(spec: EngineSpec, checkpoint: Checkpoint) -> bool:
-    """Whether every token gets a label, and not every text."""
-    return spec.task == "classify" and checkpoint.is_token_classifier
-
-
-def put_encoder(spec: EngineSpec, checkpoint: Checkpoint, model: nn.Module, beat: Beat) -> Engine:
+def put_encoder(spec: EngineSpec, checkpoint: Checkpoint, model: PreTrainedModel, beat: Beat) -> Engine:
     """The best engine for vectors or labels on a loaded model. Raises UnsupportedOptionError."""
     head, facts = _head(spec, checkpoint, model)
     if spec.device == "cpu":
@@ -48,52 +48,50 @@ def put_encoder(spec: EngineSpec, checkpoint: Checkpoint, model: nn.Module, beat
         log.warning("this model runs in padded batches, sorted by length: %s", reason)
     if spec.device != "cpu":
         beat_in_layers(model, beat)
+    positions = Positions.of(model)
     budget = _CPU_TOKEN_BUDGET if spec.device == "cpu" else _CUDA_TOKEN_BUDGET
     return TorchEncoder(
         model,
         head,
-        pad_id=_own_pad_id(model),
-        max_tokens=checkpoint.context_window,
+        pad_id=own_pad_id(model),
+        max_tokens=min(checkpoint.context_window, positions.max_tokens or checkpoint.context_window),
         token_budget=spec.token_budget or budget,
         about={**about(spec, model), **facts, "why_not_packed": reason},
     )
 
 
-def _head(spec: EngineSpec, checkpoint: Checkpoint, model: nn.Module) -> tuple[Head, dict[str, str]]:
+def _head(spec: EngineSpec, checkpoint: Checkpoint, model: PreTrainedModel) -> tuple[Head, dict[str, str]]:
     """What turns a padded batch's outputs into answers, and what provenance says of it."""
     if spec.task == "embed":
         return _embedding_head(spec, checkpoint, model)
-    return _token_head(model) if labels_tokens(spec, checkpoint) else _classification_head(spec, model)
+    return _token_head(model) if labels_tokens(spec.task, checkpoint) else _classification_head(spec, checkpoint, model)
 
 
-def _embedding_head(spec: EngineSpec, checkpoint: Checkpoint, model: nn.Module) -> tuple[Head, dict[str, str]]:
+def _embedding_head(spec: EngineSpec, checkpoint: Checkpoint, model: PreTrainedModel) -> tuple[Head, dict[str, str]]:
     mode = pooling_of(spec, checkpoint)
     options = after_pooling(spec, checkpoint)
     projection = Projection(**options, normalize=spec.normalize).to(model.device)
 
-    def head(output: object, mask: torch.Tensor) -> torch.Tensor:
+    def head(output: ModelOutput, mask: Tensor) -> Tensor:
         return projection(pool_padded(output.last_hidden_state.float(), mask, mode))
 
     return head, {"pooling": mode, "embedding_dim": str(projection.width(model.config.hidden_size, mode))}
 
 
-def _classification_head(spec: EngineSpec, model: nn.Module) -> tuple[Head, dict[str, str]]:
-    activation = choose_activation(model.config, spec.task)
+def _classification_head(
+    spec: EngineSpec, checkpoint: Checkpoint, model: PreTrainedModel
+) -> tuple[Head, dict[str, str]]:
+    named = score_activation(checkpoint) if spec.task == "score" else None
+    activation = choose_activation(model.config, spec.task, named)
 
-    def head(output: object, mask: torch.Tensor) -> torch.Tensor:
+    def head(output: ModelOutput, mask: Tensor) -> Tensor:
         return label_scores(output.logits, activation)
 
     return head, {"activation": activation, "num_labels": str(model.config.num_labels)}
 
 
-def _token_head(model: nn.Module) -> tuple[Head, dict[str, str]]:
-    def head(output: object, mask: torch.Tensor) -> torch.Tensor:
+def _token_head(model: PreTrainedModel) -> tuple[Head, dict[str, str]]:
+    def head(output: ModelOutput, mask: Tensor) -> Tensor:
         return token_labels(output.logits)
 
     return head, {"activation": "softmax", "num_labels": str(model.config.num_labels)}
-
-
-def _own_pad_id(model: nn.Module) -> int | None:
-    """The padding id that the model itself knows; old Llamas say -1 for none."""
-    pad_id = model.config.get_text_config().pad_token_id
-    return pad_id if pad_id is not None and pad_id >= 0 else None

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from torch import nn
 from transformers import (
-    AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
+    PreTrainedModel,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from parquetry.schemas.errors import UnsupportedOptionError
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.encoding.model_class import model_class as encoder_class
 from parquetry.workers.encoding.onnx.optimum import load_optimum
 from parquetry.workers.encoding.selection import onnx_encoder
 from parquetry.workers.engine import Engine
 from parquetry.workers.engine_spec import EngineSpec
-from parquetry.workers.hosting.encoders import labels_tokens, put_encoder
+from parquetry.workers.hosting.encoders import put_encoder
 from parquetry.workers.hosting.generators import put_generator, put_vision_generator
-from parquetry.workers.hosting.loaded_model import let_go_of_beats
+from parquetry.workers.hosting.loaded_model import remove_beats
 from parquetry.workers.loading.model import load_model
 from parquetry.workers.loading.plan import LoadingPlan
 from parquetry.workers.packages import require
@@ -48,23 +47,30 @@ def load_engine(spec: EngineSpec, *, beat: Beat = lambda: None) -> Engine:
 
 
 def auto_class(spec: EngineSpec, checkpoint: Checkpoint) -> Any:
-    """The transformers class that loads the model with the head that the task needs. Raises MissingPackageError."""
+    """The transformers class that loads the model with the head that the task needs. Raises MissingPackageError,
+    and UnsupportedOptionError for an encoder-decoder that has no class for its encoder.
+    """
     if spec.images:
         require("PIL", feature="prompt.image")
         return AutoModelForImageTextToText
     if spec.task == "generate":
         return _generator_class(checkpoint)
-    if spec.task == "embed":
-        return AutoModel
-    return AutoModelForTokenClassification if labels_tokens(spec, checkpoint) else AutoModelForSequenceClassification
+    return encoder_class(spec.task, checkpoint)
 
 
-def put_engine(model: nn.Module, spec: EngineSpec, checkpoint: Checkpoint, beat: Beat) -> Engine:
+def put_engine(model: PreTrainedModel, spec: EngineSpec, checkpoint: Checkpoint, beat: Beat) -> Engine:
     """The best engine on a loaded model that nothing else uses. Raises UnsupportedOptionError."""
-    let_go_of_beats(model)
+    remove_beats(model)
+    engine = _put(spec)(spec, checkpoint, model, beat)
+    precision = LoadingPlan(spec.model, checkpoint).precision(model.device.type)
+    engine.notes = {**engine.notes, "why_dtype": precision.reason}
+    return engine
+
+
+def _put(spec: EngineSpec) -> Callable[[EngineSpec, Checkpoint, PreTrainedModel, Beat], Engine]:
     if spec.images:
-        return put_vision_generator(spec, checkpoint, model, beat)
-    return (put_generator if spec.task == "generate" else put_encoder)(spec, checkpoint, model, beat)
+        return put_vision_generator
+    return put_generator if spec.task == "generate" else put_encoder
 
 
 def _generator_class(checkpoint: Checkpoint) -> Any:

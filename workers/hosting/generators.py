@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+from dataclasses import replace
 
 import tokenizers
-from torch import nn
+from transformers import PreTrainedModel
 
 from parquetry.schemas.errors import UnsupportedOptionError
 from parquetry.schemas.settings import settings
@@ -38,7 +39,7 @@ _PACKED_ATTENTION = {
 }
 
 
-def put_generator(spec: EngineSpec, checkpoint: Checkpoint, model: nn.Module, beat: Beat) -> Engine:
+def put_generator(spec: EngineSpec, checkpoint: Checkpoint, model: PreTrainedModel, beat: Beat) -> Engine:
     """The best engine for prompts of text on a loaded model. Raises UnsupportedOptionError."""
     if spec.device == "cpu":
         beat_in_layers(model, beat)
@@ -65,7 +66,7 @@ def put_generator(spec: EngineSpec, checkpoint: Checkpoint, model: nn.Module, be
     )
 
 
-def put_vision_generator(spec: EngineSpec, checkpoint: Checkpoint, model: nn.Module, beat: Beat) -> Engine:
+def put_vision_generator(spec: EngineSpec, checkpoint: Checkpoint, model: PreTrainedModel, beat: Beat) -> Engine:
     """The engine for prompts with images on a loaded model."""
     from parquetry.workers.vision.layout import has_known_layout
     from parquetry.workers.vision.processor import RowProcessor, load_processor
@@ -98,7 +99,7 @@ def _packed_option(spec: EngineSpec) -> str:
 
 
 def _try_packed(
-    spec: EngineSpec, checkpoint: Checkpoint, model: nn.Module, tokenizer: tokenizers.Tokenizer
+    spec: EngineSpec, checkpoint: Checkpoint, model: PreTrainedModel, tokenizer: tokenizers.Tokenizer
 ) -> Engine | str:
     """The packed engine on this model, or why it cannot serve it."""
     if spec.model.attention not in _PACKED_ATTENTION:
@@ -120,15 +121,16 @@ def packed_options(spec: EngineSpec, checkpoint: Checkpoint) -> PackedOptions:
     """What the job asks of the packed engine."""
     # bitsandbytes' int8 products are not made for torch.compile
     is_compiled = spec.model.compile and spec.model.quantization != "int8"
-    options = {"attention": _PACKED_ATTENTION[spec.model.attention], "compile": is_compiled}
-    options["max_model_len"] = checkpoint.context_window
-    options["memory_limit"] = memory_limit(spec.model, spec.device)
-    if spec.token_budget is not None:
-        options["token_budget"] = spec.token_budget
-    return PackedOptions(**options)
+    options = PackedOptions(
+        attention=_PACKED_ATTENTION[spec.model.attention],
+        compile=is_compiled,
+        max_model_len=checkpoint.context_window,
+        memory_limit=memory_limit(spec.model, spec.device),
+    )
+    return options if spec.token_budget is None else replace(options, token_budget=spec.token_budget)
 
 
-def _generation_budget(spec: EngineSpec, model: nn.Module) -> int:
+def _generation_budget(spec: EngineSpec, model: PreTrainedModel) -> int:
     """Tokens a padded batch may come to hold: a fixed number on a CPU, else what fits beside the weights."""
     if model.device.type == "cpu":
         return _CPU_TOKEN_BUDGET

@@ -21,7 +21,9 @@ from parquetry.workers.hosting.leading import LeadingEngine
 from parquetry.workers.hosting.loaded_model import beat_in_layers
 from parquetry.workers.loading.model import load_model
 from parquetry.workers.loading.parallelism import check_parallel
+from parquetry.workers.loading.plan import LoadingPlan
 from parquetry.workers.packed.packed_engine import PackedEngine
+from parquetry.workers.packed.together import GroupRunner
 from parquetry.workers.parallel.group import SOLO, RankGroup, use_group
 from parquetry.workers.parallel.ranks import Ranks, Report
 from parquetry.workers.parallel.shards import take_over
@@ -44,14 +46,14 @@ def load_group(spec: EngineSpec, folder: Path, report: Report, *, beat: Beat = l
             return _lead(spec, folder / f"ranks-{os.getpid()}", report, beat)
         except UnsupportedModel as error:
             reason = str(error)
-        _let_go()
+        _free_share()
     log.warning(
         "%s is not computed by %d devices together: %s; its weights go to the first device that holds them, "
         "or are spread over all of them layer by layer",
         spec.model_path, len(spec.devices), reason,
     )  # fmt: skip
     engine = load_engine(spec.on(0), beat=beat)
-    engine.notes = {"why_not_tensor_parallel": reason}
+    engine.notes = {**engine.notes, "why_not_tensor_parallel": reason}
     return engine
 
 
@@ -66,12 +68,16 @@ def _lead(spec: EngineSpec, store: Path, report: Report, beat: Beat) -> Engine:
             ranks.settle()
         ranks.dismiss()
         raise
+    assert isinstance(engine.runner, GroupRunner)
     engine.runner.outbox = ranks.outbox
-    return LeadingEngine(engine, ranks)
+    leading = LeadingEngine(engine, ranks)
+    precision = LoadingPlan(spec.model, Checkpoint.resolve(spec.model)).precision(engine.device.type)
+    leading.notes = {"why_dtype": precision.reason}
+    return leading
 
 
-def _let_go() -> None:
-    """Free the share that was loaded in vain, before the whole model is."""
+def _free_share() -> None:
+    """Free this rank's share of the weights, before the whole model is loaded."""
     use_group(SOLO)
     gc.collect()
     if torch.cuda.is_available():

@@ -6,6 +6,7 @@ import importlib.metadata
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.loading.attention_choice import attention_name
@@ -13,7 +14,7 @@ from parquetry.workers.loading.model import dtype_name
 from parquetry.workers.process.pulse import Beat
 
 
-def beat_in_layers(model: nn.Module, beat: Beat) -> None:
+def beat_in_layers(model: PreTrainedModel, beat: Beat) -> None:
     """Show life before every layer: on a slow device one forward pass may take longer than a stall is allowed to."""
     hooks = []
     for module in model.modules():
@@ -23,13 +24,13 @@ def beat_in_layers(model: nn.Module, beat: Beat) -> None:
     model.beat_hooks = hooks
 
 
-def let_go_of_beats(model: nn.Module) -> None:
-    """Undo `beat_in_layers`, for the next engine on the model."""
+def remove_beats(model: PreTrainedModel) -> None:
+    """Take the hooks of `beat_in_layers` off again, for the next engine on the model."""
     for hook in model.__dict__.pop("beat_hooks", ()):
         hook.remove()
 
 
-def about(spec: EngineSpec, model: nn.Module) -> dict[str, str]:
+def about(spec: EngineSpec, model: PreTrainedModel) -> dict[str, str]:
     """Provenance that the spec and the loaded model tell."""
     return {
         "attention": attention_name(model, spec.model.attention),

@@ -6,7 +6,7 @@ import gc
 import logging
 
 import torch
-from torch import nn
+from transformers import PreTrainedModel
 
 from parquetry.schemas.errors import OtherWeightsError
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
@@ -25,8 +25,8 @@ class ModelHost:
     def __init__(self, beat: Beat) -> None:
         self._beat = beat
         self._engine: Engine | None = None
-        self._model: nn.Module | None = None
-        self._loaded: EngineSpec | None = None
+        #: the model, and the spec it was loaded for
+        self._loaded: tuple[PreTrainedModel, EngineSpec] | None = None
 
     def build(self, spec: EngineSpec) -> Engine:
         """The engine of a spec; the one before it must be idle, and is of no use from here on.
@@ -37,14 +37,14 @@ class ModelHost:
         if spec.model.backend == "onnxruntime":
             return load_engine(spec, beat=self._beat)
         checkpoint = Checkpoint.resolve(spec.model)
-        if self._model is None:
-            self._model = load_model(spec, checkpoint, auto_class(spec, checkpoint))
-            self._loaded = spec
+        if self._loaded is None:
+            self._loaded = load_model(spec, checkpoint, auto_class(spec, checkpoint)), spec
         else:
             self._take_back()
-            switch_model(self._model, spec, self._loaded, checkpoint, auto_class(spec, checkpoint))
+            model, loaded = self._loaded
+            switch_model(model, spec, loaded, checkpoint, auto_class(spec, checkpoint))
             log.info("attention %s on weights that were loaded before", spec.model.attention)
-        self._engine = put_engine(self._model, spec, checkpoint, self._beat)
+        self._engine = put_engine(self._loaded[0], spec, checkpoint, self._beat)
         return self._engine
 
     def _take_back(self) -> None:

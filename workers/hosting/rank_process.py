@@ -23,7 +23,7 @@ from parquetry.workers.process.pulse import Pulse
 
 def main(arguments: list[str] | None = None) -> int:
     """Load this rank's share and follow rank 0. Whatever goes wrong is told to rank 0 as one sentence."""
-    options = _parse(arguments)
+    options = parse_arguments(arguments)
     die_with_parent(options.parent)
     form = f"%(asctime)s %(levelname)s rank {options.rank} %(name)s: %(message)s"
     logging.basicConfig(level=settings().log_level, format=form)
@@ -45,6 +45,7 @@ def follow(options: argparse.Namespace, pulse: Pulse) -> None:
     # the imports here load torch
     from parquetry.workers.engine import UnsupportedModel
     from parquetry.workers.hosting.group_loading import load_rank
+    from parquetry.workers.packed.together import GroupRunner
 
     spec = EngineSpec.model_validate_json(options.spec)
     inbox = Inbox(Connection(options.inbox, writable=False), pulse.beat)
@@ -55,10 +56,12 @@ def follow(options: argparse.Namespace, pulse: Pulse) -> None:
         inbox.receive()
         return
     pulse.ready()
+    assert isinstance(engine.runner, GroupRunner)
     engine.runner.follow(inbox)
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """What rank 0 tells the process on its command line."""
     parser = argparse.ArgumentParser(prog="python -m parquetry.workers.hosting.rank_process", description=__doc__)
     parser.add_argument("--spec", required=True, help="the EngineSpec of the whole engine as JSON")
     parser.add_argument("--rank", required=True, type=int)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import get_args
 
 from parquetry.schemas.errors import MissingPackageError, ParquetryError
@@ -24,23 +25,24 @@ class Ability:
 
 def quantizations(card: Card) -> list[Ability]:
     """Every `model.quantization` on a card."""
-    names = [name for name in get_args(Quantization) if name != "none"]
-    return _tried(names, lambda name: check_quantization(ModelSpec(id="any", quantization=name), card))
+    names: list[Quantization] = [name for name in get_args(Quantization) if name != "none"]
+    return [_ability(name, partial(check_quantization, _loaded_as(name), card)) for name in names]
 
 
 def attentions(card: Card) -> list[Ability]:
     """Every `model.attention` on a card, for weights in half precision and a model that leaves the choice open."""
     limits = AttentionLimits(card, "bfloat16")
-    return _tried(get_args(Attention), lambda name: check_attention(name, limits))
+    names: tuple[Attention, ...] = get_args(Attention)
+    return [_ability(name, partial(check_attention, name, limits)) for name in names]
 
 
-def _tried(names: Iterable[str], check: Callable[[str], None]) -> list[Ability]:
-    return [_ability(name, check) for name in names]
+def _loaded_as(quantization: Quantization) -> ModelSpec:
+    return ModelSpec.model_validate({"id": "any", "quantization": quantization})
 
 
-def _ability(name: str, check: Callable[[str], None]) -> Ability:
+def _ability(name: str, check: Callable[[], None]) -> Ability:
     try:
-        check(name)
+        check()
     except MissingPackageError as error:
         return Ability(name, f"it needs {error.fields['package']}", str(error.fields["install"]))
     except ParquetryError as error:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 from parquetry.schemas.errors import AdapterMismatchError
 from parquetry.workers.checkpoint.adapter import Adapter
@@ -17,6 +18,9 @@ from parquetry.workers.packages import require
 
 #: ranks of a layer are filled up with zeros to a multiple of this, which tensor cores need
 _RANK_MULTIPLE = 8
+
+#: A (rank, inputs) and B (outputs, rank) of one layer, the scale in B
+Pair = tuple[Tensor, Tensor]
 
 
 class AdapterBank:
@@ -27,12 +31,12 @@ class AdapterBank:
 
     def __init__(self, names: Sequence[str] = ()) -> None:
         self.names = tuple(names)
-        self._numbers = {None: 0, **{name: number for number, name in enumerate(names, 1)}}
+        self._numbers: dict[str | None, int] = {name: number for number, name in enumerate((None, *names))}
         #: (num_rows,) int64; an input of the linear layers has as many rows, or a multiple with equal runs
         self.chosen: Tensor | None = None
 
     @classmethod
-    def of(cls, model: nn.Module) -> AdapterBank:
+    def of(cls, model: PreTrainedModel) -> AdapterBank:
         """The bank of a model that was loaded with adapters, an empty one for any other."""
         return getattr(model, "adapter_bank", None) or cls()
 
@@ -57,7 +61,11 @@ class AdaptedLinear(nn.Module):
     is cleared in between: no gather, no sort, and shapes that do not depend on who is in the batch.
     """
 
-    def __init__(self, base: nn.Module, bank: AdapterBank, parts: Mapping[int, tuple[Tensor, Tensor]]) -> None:
+    down: Tensor
+    up: Tensor
+    owners: Tensor
+
+    def __init__(self, base: nn.Module, bank: AdapterBank, parts: Mapping[int, Pair]) -> None:
         """`parts`: number -> A (rank, inputs) and B (outputs, rank), the scale in B, all of one dtype."""
         super().__init__()
         self.base = base
@@ -75,27 +83,29 @@ class AdaptedLinear(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The base layer's, which some model classes ask for its dtype."""
-        return self.base.weight
+        weight = self.base.weight
+        assert isinstance(weight, Tensor)
+        return weight
 
     def forward(self, x: Tensor) -> Tensor:
         y, numbers = self.base(x), self.bank.chosen
         if numbers is None:
             return y
         rows = x.reshape(numbers.shape[0], -1, x.shape[-1]).to(self.down.dtype)
-        own = self.owners == numbers[:, None, None]
+        own = self.owners.eq(numbers[:, None, None])
         # where, not a product: what another row's adapter makes of this one may have overflowed
         inner = torch.where(own, F.linear(rows, self.down), 0)
         return y + F.linear(inner, self.up).reshape(y.shape).to(y.dtype)
 
 
-def attach(model: nn.Module, adapters: Mapping[str, Adapter], *, name: str) -> nn.Module:
+def attach(model: PreTrainedModel, adapters: Mapping[str, Adapter], *, name: str) -> PreTrainedModel:
     """Put the adapters beside the weights of `model`, which all keep their values; returns the model.
 
     Raises AdapterMismatchError.
     """
     require("peft", feature="model.adapters")
     bank = AdapterBank(list(adapters))
-    layers: dict[str, dict[int, tuple[Tensor, Tensor]]] = {}
+    layers: dict[str, dict[int, Pair]] = {}
     for adapter_name, adapter in adapters.items():
         model, parts = _parts(model, adapter, name=name)
         for layer, part in parts.items():
@@ -106,7 +116,7 @@ def attach(model: nn.Module, adapters: Mapping[str, Adapter], *, name: str) -> n
     return model.eval()
 
 
-def _parts(model: nn.Module, adapter: Adapter, *, name: str) -> tuple[nn.Module, dict[str, tuple[Tensor, Tensor]]]:
+def _parts(model: PreTrainedModel, adapter: Adapter, *, name: str) -> tuple[PreTrainedModel, dict[str, Pair]]:
     """A and scaled B of every layer the adapter changes, and the model without it again."""
     from peft import PeftModel
     from peft.tuners.lora import LoraLayer
@@ -121,22 +131,21 @@ def _parts(model: nn.Module, adapter: Adapter, *, name: str) -> tuple[nn.Module,
     inner = wrapped.get_base_model()
     found = {layer: module for layer, module in inner.named_modules() if isinstance(module, LoraLayer)}
     parts = {layer: _part(module, model.dtype) for layer, module in found.items()}
-    broken = next((layer for layer, part in parts.items() if not _is_usable(part)), None)
+    usable = {layer: part for layer, part in parts.items() if part is not None}
+    broken = next((layer for layer in parts if layer not in usable), None)
     if broken is not None:
         reason = f"its weights at {broken} are no plain LoRA of finite numbers; merge it with model.adapter"
         raise AdapterMismatchError(adapter=str(adapter.folder), model=name, reason=reason)
-    return wrapped.unload(), parts
+    return wrapped.unload(), usable
 
 
-def _part(layer: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+def _part(layer: Any, dtype: torch.dtype) -> Pair | None:
+    """None for what is no plain LoRA of finite numbers."""
     (adapter,) = layer.active_adapters
     if adapter not in layer.lora_A or adapter in layer.lora_variant:
         return None
     down, up = layer.lora_A[adapter].weight.detach(), layer.lora_B[adapter].weight.detach()
     device = layer.get_base_layer().weight.device
     scaled = up.float() * layer.scaling[adapter]
-    return down.to(device, dtype), scaled.to(device, dtype)
-
-
-def _is_usable(part: tuple[Tensor, Tensor] | None) -> bool:
-    return part is not None and all(x.dim() == 2 and bool(x.isfinite().all()) for x in part)
+    pair = down.to(device, dtype), scaled.to(device, dtype)
+    return pair if all(x.dim() == 2 and bool(x.isfinite().all()) for x in pair) else None

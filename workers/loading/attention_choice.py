@@ -129,7 +129,7 @@ def _pinned(forward: Callable[..., Any], kernel: str) -> Callable[..., Any]:
         with sdpa_kernel(getattr(SDPBackend, kernel)):
             return forward(*args, **kwargs)
 
-    pinned.unpinned = forward
+    vars(pinned)["unpinned"] = forward
     return pinned
 
 

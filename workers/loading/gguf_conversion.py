@@ -18,10 +18,14 @@ def convert(file: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
+    from parquetry.workers.loading.weight_check import require_own_weights
+
     logging.set_verbosity_error()
     source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name, "local_files_only": True}
     stored = stored_dtype(file)
-    model = AutoModelForCausalLM.from_pretrained(**source, dtype=getattr(torch, stored), **_dequantized())
+    options = {"dtype": getattr(torch, stored), "output_loading_info": True, **_dequantized()}
+    model, report = AutoModelForCausalLM.from_pretrained(**source, **options)
+    require_own_weights(model, report, name=file.name, task="generate")
     # what was packed in the file is not packed in the folder
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from parquetry.schemas.errors import ModelNotFoundError, OtherWeightsError
+from parquetry.schemas.errors import OtherWeightsError
+from parquetry.schemas.job import Task
 from parquetry.schemas.settings import settings
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.engine_spec import EngineSpec
@@ -22,6 +23,7 @@ from parquetry.workers.loading.figures import speed_warning
 from parquetry.workers.loading.merged_adapter import merge
 from parquetry.workers.loading.placement import Placement, device_key
 from parquetry.workers.loading.plan import LoadingPlan
+from parquetry.workers.loading.pretrained import read_model
 from parquetry.workers.loading.quantization import RECIPES, quantization_config
 
 log = logging.getLogger(__name__)
@@ -29,7 +31,7 @@ log = logging.getLogger(__name__)
 
 def load_model(
     spec: EngineSpec, checkpoint: Checkpoint, auto_class: Any, *, shares: int = 1, **options: Any
-) -> nn.Module:
+) -> PreTrainedModel:
     """The model in eval mode on its devices, through a transformers Auto class, with its adapters.
 
     With several `shares` this process is one of as many ranks, and gets its share by the plan of the model's class.
@@ -44,17 +46,23 @@ def load_model(
         log.warning("%s", warning)
     start = time.perf_counter()
     model = _read(plan, placement, auto_class, card.kind, task=spec.task, options=options)
-    log.info("loaded the weights of %s in %.1f s", spec.model_path, time.perf_counter() - start)
+    precision = plan.precision(card.kind)
+    log.info(
+        "loaded the weights of %s in %.1f s, as %s: %s",
+        spec.model_path, time.perf_counter() - start, precision.dtype, precision.reason,
+    )  # fmt: skip
     use_attention(model, spec.model.attention)
     return model.eval().requires_grad_(False)
 
 
-def switch_model(model: nn.Module, spec: EngineSpec, loaded: EngineSpec, checkpoint: Checkpoint, auto: Any) -> None:
+def switch_model(
+    model: PreTrainedModel, spec: EngineSpec, loaded: EngineSpec, checkpoint: Checkpoint, auto_class: Any
+) -> None:
     """Give a model that was loaded for `loaded`, a spec of equal `weights_key`, the attention of `spec`.
 
     Refuses what loading it would refuse. Raises OtherWeightsError when the weights would be of another dtype.
     """
-    plan, _, card = _placed(spec, checkpoint, auto)
+    plan, _, card = _placed(spec, checkpoint, auto_class)
     held, wanted = LoadingPlan(loaded.model, checkpoint).dtype(card.kind), plan.dtype(card.kind)
     if held != wanted:
         raise OtherWeightsError(reason=f"they are {held}, and attention {spec.model.attention} takes {wanted}")
@@ -93,24 +101,23 @@ def model_class(auto_class: Any, config: PreTrainedConfig) -> type | None:
 
 
 def _read(
-    plan: LoadingPlan, placement: Placement, auto_class: Any, kind: str, *, task: str, options: dict[str, Any]
-) -> nn.Module:
+    plan: LoadingPlan, placement: Placement, auto_class: Any, kind: str, *, task: Task, options: dict[str, Any]
+) -> PreTrainedModel:
     dtype = plan.dtype(kind)
     quantization = quantization_config(plan.model, dtype)
     # peft takes no adapter into torchao's tensors, so they are made after it is there
     is_late = bool(plan.adapter or plan.adapters) and plan.model.quantization in _LATE
     given = {} if quantization is None or is_late else {"quantization_config": quantization}
-    model, report = auto_class.from_pretrained(
-        plan.checkpoint.folder,
+    model = read_model(
+        auto_class,
+        plan.checkpoint,
+        task=task,
         dtype=getattr(torch, dtype),
         **_whereabouts(placement),
-        use_safetensors=True,
-        output_loading_info=True,
         **trust(),
         **given,
         **options,
     )
-    _require_all_weights(plan, report["missing_keys"], task)
     if plan.adapter is not None:
         model = merge(model, plan.adapter, name=plan.model.id)
     if plan.adapters:
@@ -132,7 +139,7 @@ def _whereabouts(placement: Placement) -> dict[str, Any]:
 _LATE = frozenset(name for name, recipe in RECIPES.items() if recipe.package == "torchao")
 
 
-def quantize_late(model: nn.Module, config: Any) -> None:
+def quantize_late(model: PreTrainedModel, config: Any) -> None:
     """Quantize every linear layer but the last in place."""
     from torchao.quantization import quantize_
 
@@ -141,19 +148,11 @@ def quantize_late(model: nn.Module, config: Any) -> None:
     model.config.quantization_config = config
 
 
-def _require_all_weights(plan: LoadingPlan, missing: list[str], task: str) -> None:
-    """A head that the files lack would be made of random numbers. A pooler that nobody reads may be missing."""
-    if missing and task != "embed":
-        names = sorted(missing)
-        reason = f"its files lack {len(names)} of the weights that task {task} needs, such as {names[0]}"
-        raise ModelNotFoundError(model=plan.model.id, reason=reason)
-
-
-def is_spread(model: nn.Module) -> bool:
+def is_spread(model: PreTrainedModel) -> bool:
     """Whether the weights lie on more than one device."""
     return len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1
 
 
-def dtype_name(model: nn.Module) -> str:
+def dtype_name(model: PreTrainedModel) -> str:
     """bfloat16 and the like."""
     return str(model.dtype).removeprefix("torch.")

@@ -41,8 +41,8 @@ def _unshared(option: str, size: int) -> UnsupportedOptionError:
 
 def _check_heads(model: ModelSpec, config: Mapping[str, Any], size: int) -> None:
     """Models whose files do not say are left to their own plan."""
-    heads = config.get("num_attention_heads")
-    kv_heads = config.get("num_key_value_heads") or heads
+    heads = int(config.get("num_attention_heads") or 0)
+    kv_heads = int(config.get("num_key_value_heads") or heads)
     if not heads or not (heads % size or kv_heads % size):
         return
     common = math.gcd(heads, kv_heads)

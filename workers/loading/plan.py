@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from parquetry.schemas.errors import (
-    ModelNotFoundError,
     UnsupportedAttentionError,
     UnsupportedOptionError,
     UnsupportedQuantizationError,
+    UnusableModelError,
 )
 from parquetry.schemas.job import ModelSpec
 from parquetry.workers.checkpoint.adapter import Adapter
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
-from parquetry.workers.checkpoint.tensor_headers import TensorHeader, read_headers
+from parquetry.workers.checkpoint.tensor_headers import TensorHeader, read_headers, wrapper_prefix
 from parquetry.workers.engine_spec import OTHER_RUNTIMES
 from parquetry.workers.loading.attention_choice import PACKED_ONLY, PADDED_ONLY, AttentionLimits, check_attention
 from parquetry.workers.loading.card import Card
@@ -30,7 +30,7 @@ from parquetry.workers.loading.placement import (
     place_share,
     require_room,
 )
-from parquetry.workers.loading.precision import resolve_dtype
+from parquetry.workers.loading.precision import Precision, choose_precision
 from parquetry.workers.loading.quantization import check_options, check_quantization
 from parquetry.workers.loading.stored_quantization import check_stored, is_expanded, known_method, stored_method
 
@@ -44,11 +44,11 @@ class LoadingPlan:
 
     @cached_property
     def headers(self) -> dict[str, TensorHeader]:
-        """The checkpoint's tensors by name. Raises ModelNotFoundError when it names a file outside of its folder."""
+        """The checkpoint's tensors by name. Raises UnusableModelError when it names a file outside of its folder."""
         for file in self.checkpoint.weight_files:
             if ".." in file.parts or not file.is_relative_to(self.checkpoint.folder):
                 reason = f"its index names {file.name} outside of the folder"
-                raise ModelNotFoundError(model=self.model.id, reason=reason)
+                raise UnusableModelError(model=self.model.id, reason=reason)
         return read_headers(self.checkpoint.weight_files)
 
     @cached_property
@@ -63,7 +63,11 @@ class LoadingPlan:
 
     def dtype(self, kind: str) -> str:
         """The dtype of the weights on a device of `kind`."""
-        return resolve_dtype(self.model, self.checkpoint.config, kind)
+        return self.precision(kind).dtype
+
+    def precision(self, kind: str) -> Precision:
+        """The same with its reason. On a CPU it may have to time a product, which loads torch."""
+        return choose_precision(self.model, self.checkpoint.config, kind)
 
     def needed_bytes(self, kind: str, *, expanded: bool = False) -> int:
         """Bytes the weights will take on a device of `kind`, resident adapters included.
@@ -80,6 +84,9 @@ class LoadingPlan:
         """Refuse what no worker could load: at submit, before the kind of card is known. Raises BadInputErrors."""
         _check_runtime(self.model)
         dtype = self.dtype("cuda")
+        if self.model.backend == "optimum" and (prefix := wrapper_prefix(self.headers)):
+            reason = f"the names of its weights begin with {prefix}, which only model.backend auto and packed take off"
+            raise UnusableModelError(model=self.model.id, reason=reason)
         stored = stored_method(self.checkpoint.config)
         check_options(self.model, dtype, stored=stored)
         if stored is not None:

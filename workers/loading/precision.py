@@ -1,44 +1,52 @@
-"""The dtype weights are loaded in."""
+"""The dtype weights are loaded in, and why."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from parquetry.schemas.job import ModelSpec
+from parquetry.workers.loading.bf16_speed import cpu_bf16
 
 HALF = ("bfloat16", "float16")
 _KNOWN = ("float32", *HALF)
+_STORED = "the weights are stored in it"
 
 
-def resolve_dtype(model: ModelSpec, config: Mapping[str, Any], kind: str = "cuda") -> str:
-    """float32, bfloat16 or float16 for a device of `kind` (cpu or cuda): what the job says, else by the checkpoint.
+@dataclass(frozen=True)
+class Precision:
+    """float32, bfloat16 or float16, and the reason in words that fit a log line."""
+
+    dtype: str
+    reason: str
+
+
+def choose_precision(model: ModelSpec, config: Mapping[str, Any], kind: str = "cuda") -> Precision:
+    """The precision on a device of `kind` (cpu or cuda): what the job says, else by the checkpoint and the device.
 
     Left open, a GPU computes in the half precision that the weights are stored in, and in bfloat16 where that is
     float32, which it multiplies several times slower. A CPU computes in float32, unless weights stored in bfloat16
-    meet one that multiplies it, or quantized weights or flash attention, which know half precision alone.
+    meet one that multiplies it faster, or quantized weights or flash attention, which know half precision alone.
     """
     if model.dtype != "auto":
-        return model.dtype
+        return Precision(model.dtype, "model.dtype names it")
     if model.quantization == "fp8":
-        return "bfloat16"
-    needs_half = model.quantization != "none" or model.attention.startswith("flash_attention")
+        return Precision("bfloat16", "fp8 products take no other")
     stored = _stored_dtype(config)
+    needs_half = model.quantization != "none" or model.attention.startswith("flash_attention")
     if kind == "cpu" and not needs_half:
-        return stored if stored == "bfloat16" and cpu_multiplies_bf16() else "float32"
-    return "bfloat16" if stored == "float32" else stored
+        return _on_cpu(stored)
+    if stored == "float32":
+        return Precision("bfloat16", "weights stored in float32 are computed in half precision here")
+    return Precision(stored, _STORED)
 
 
-@lru_cache(maxsize=1)
-def cpu_multiplies_bf16() -> bool:
-    """Whether this CPU multiplies bfloat16, at twice the speed of float32; elsewhere that is emulated, slowly."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
-    except OSError:
-        return False
-    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
+def _on_cpu(stored: str) -> Precision:
+    if stored != "bfloat16":
+        return Precision("float32", _STORED if stored == "float32" else f"a CPU multiplies it faster than {stored}")
+    verdict = cpu_bf16()
+    return Precision("bfloat16" if verdict.is_fast else "float32", verdict.reason)
 
 
 def _stored_dtype(config: Mapping[str, Any]) -> str:

@@ -82,4 +82,4 @@ def known_method(name: str) -> StoredMethod:
 def is_expanded(config: Mapping[str, Any], card: Card) -> bool:
     """Whether the checkpoint's weights lose their small format on this card, which has no kernels for it."""
     method = METHODS.get(stored_method(config) or "")
-    return bool(method and method.kernels) and not card.reaches(method.kernels_from)
+    return method is not None and bool(method.kernels) and not card.reaches(method.kernels_from)

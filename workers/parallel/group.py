@@ -64,7 +64,8 @@ class RankGroup:
             torch.cuda.set_device(place)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo",
-            store=dist.FileStore(str(store), size),
+            # public, though torch's annotations do not say so
+            store=dist.FileStore(str(store), size),  # type: ignore[attr-defined]
             rank=rank,
             world_size=size,
             timeout=timedelta(seconds=settings().engine_start_seconds),

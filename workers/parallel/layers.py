@@ -19,7 +19,7 @@ def row_linear(x: Tensor, weight: Tensor) -> Tensor:
 
 
 @row_linear.register_fake
-def _(x, weight):
+def _(x: Tensor, weight: Tensor) -> Tensor:
     return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
@@ -30,7 +30,7 @@ def sum_over_ranks(x: Tensor) -> Tensor:
 
 
 @sum_over_ranks.register_fake
-def _(x):
+def _(x: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
@@ -41,7 +41,7 @@ def gather_over_ranks(x: Tensor, width: int) -> Tensor:
 
 
 @gather_over_ranks.register_fake
-def _(x, width):
+def _(x: Tensor, width: int) -> Tensor:
     return x.new_empty(*x.shape[:-1], width)
 
 
@@ -101,4 +101,4 @@ def look_up_share(embedding: nn.Embedding) -> None:
         vectors = whole(embedding, mine.clamp(0, max(count - 1, 0)))
         return sum_over_ranks(vectors * is_mine[..., None])
 
-    embedding.forward = forward
+    embedding.__dict__["forward"] = forward

@@ -11,6 +11,7 @@ import re
 
 from torch import nn
 from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
 
 from parquetry.workers.engine import UnsupportedModel
 from parquetry.workers.parallel.layers import GatherLinear, RowLinear, Summed, look_up_share
@@ -32,7 +33,7 @@ def generic(name: str) -> str:
     return re.sub(r"\.\d+(?=\.|$)", ".*", name)
 
 
-def take_over(model: nn.Module) -> None:
+def take_over(model: PreTrainedModel) -> None:
     """Replace the model's DTensors and wrapped forwards, in place. Raises UnsupportedModel for styles unknown here."""
     plan = dict(model.tp_plan)
     foreign = set(plan.values()) - KNOWN
@@ -77,6 +78,7 @@ def _take_over(model: nn.Module, name: str, module: nn.Module, style: str) -> No
         if isinstance(module, nn.Linear):
             module.out_features = module.weight.shape[0]
     elif style == VOCABULARY:
+        assert isinstance(module, nn.Embedding)
         look_up_share(module)
     elif style == EXPERTS:
         model.set_submodule(name, Summed(module))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from parquetry.schemas.errors import RowError
 
@@ -36,7 +36,7 @@ def decode(content: bytes, *, max_pixels: int) -> Image.Image:
             return ImageOps.exif_transpose(image).convert("RGB")
     except RowError:
         raise
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         kinds = ", ".join(FORMATS)
         raise RowError(reason=f"the image is none of {kinds}, or its first bytes are damaged") from None
     # a decoder meets whatever a file makes up, and only this row is at fault

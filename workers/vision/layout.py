@@ -1,4 +1,4 @@
-"""Does a batch put together from single rows equal the one that the processor makes? Tried once, as the model loads."""
+"""Checks, as a model loads, that a batch put together from single rows is the one that its processor makes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SIZES = ((48, 40), (40, 200))
 
 
 def has_known_layout(processor: RowProcessor) -> bool:
-    """Whether rows may share a batch. A processor that cannot make the trial batch is none that we know."""
+    """Whether rows may share a batch. A processor that cannot make the batch of the check is none that we know."""
     tokenizer = processor.processor.tokenizer
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -27,9 +27,9 @@ def has_known_layout(processor: RowProcessor) -> bool:
         rows = [processor.arrays(text, images, is_plain=True) for text, images in zip(texts, pixels, strict=True)]
         together = processor.batch(texts, pixels, padding=True, padding_side="left")
         return _are_equal(collate(rows, tokenizer.pad_token_id), together)
-    # whatever goes wrong in the trial, one row at a time is what remains
+    # whatever goes wrong in the check, one row at a time is what remains
     except Exception as error:  # noqa: BLE001
-        log.warning("the processor could not make the trial batch: %s", error)
+        log.warning("the processor could not make the batch of the check: %s", error)
         return False
 
 

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoProcessor, AutoTokenizer, ProcessorMixi
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
-from parquetry.schemas.errors import ModelNotFoundError, RowError
+from parquetry.schemas.errors import RowError, UnusableModelError
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.packages import require
 from parquetry.workers.vision.collation import Row
@@ -29,7 +29,7 @@ _OPTIONS = {"backend": "pil", "trust_remote_code": False, "local_files_only": Tr
 
 
 def load_processor(checkpoint: Checkpoint) -> ProcessorMixin:
-    """Raises ModelNotFoundError when the folder does not say how images become input, or MissingPackageError."""
+    """Raises UnusableModelError when the folder does not say how images become input, or MissingPackageError."""
     try:
         return _load(checkpoint)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
@@ -37,7 +37,7 @@ def load_processor(checkpoint: Checkpoint) -> ProcessorMixin:
             # some families' processors have no other way, and some did not in earlier versions of transformers
             require("torchvision", feature=f"the image processor of {checkpoint.id}")
         reason = str(error).strip().partition("\n")[0][:200]
-        raise ModelNotFoundError(model=checkpoint.id, reason=f"its processor cannot be loaded ({reason})") from error
+        raise UnusableModelError(model=checkpoint.id, reason=f"its processor cannot be loaded ({reason})") from error
 
 
 def _load(checkpoint: Checkpoint) -> ProcessorMixin:
@@ -56,7 +56,7 @@ def _load(checkpoint: Checkpoint) -> ProcessorMixin:
 def _without_videos(kind: type[ProcessorMixin], parts: dict[str, Any], checkpoint: Checkpoint) -> ProcessorMixin:
     options, _ = kind.get_processor_dict(checkpoint.folder, local_files_only=True)
     # the class insists on all of its parts
-    lenient = type(kind.__name__, (kind,), {"check_argument_for_proper_class": lambda *_: None})
+    lenient: Any = type(kind.__name__, (kind,), {"check_argument_for_proper_class": lambda *_: None})
     return lenient.from_args_and_dict([parts.get(name) for name in kind.get_attributes()], options)
 
 

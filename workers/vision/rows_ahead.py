@@ -12,23 +12,24 @@ from parquetry.workers.request import VisionRequest
 from parquetry.workers.vision.collation import Row, num_bytes
 
 #: decoding and resizing leave the interpreter's lock, so a few threads keep up with a fast device
-_THREADS = max(1, min(8, (os.cpu_count() or 1) - 1))
+NUM_THREADS = max(1, min(8, (os.cpu_count() or 1) - 1))
 #: bytes of finished rows that nobody has used yet
 MAX_BYTES = 1 << 30
 Made = Row | RowError
 
 
-class Ahead:
+class RowsAhead:
     """Makes rows of requests. Used by one thread, which `take`s what is made and says with `release` what is used."""
 
     def __init__(self, make: Callable[[VisionRequest], Row], *, max_bytes: int = MAX_BYTES) -> None:
         self._make = make
         self._max_bytes = max_bytes
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="ahead")
+        self._pool = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="ahead")
         #: samples of one row together: they share what is made
         self._waiting: deque[list[VisionRequest]] = deque()
         self._making: dict[Future[Made], list[VisionRequest]] = {}
-        self._held = 0
+        #: of finished rows that are not used up
+        self.held_bytes = 0
 
     def __len__(self) -> int:
         """Requests that were added, and neither taken nor forgotten."""
@@ -37,7 +38,7 @@ class Ahead:
     @property
     def is_full(self) -> bool:
         """Whether no more is begun before something is used."""
-        return self._held >= self._max_bytes
+        return self.held_bytes >= self._max_bytes
 
     def add(self, requests: Iterable[VisionRequest]) -> None:
         for request in requests:
@@ -49,7 +50,7 @@ class Ahead:
 
     def fill(self) -> None:
         """Begin what fits; called whenever something may have changed."""
-        while self._waiting and not self.is_full and len(self._making) < 2 * _THREADS:
+        while self._waiting and not self.is_full and len(self._making) < 2 * NUM_THREADS:
             group = self._waiting.popleft()
             self._making[self._pool.submit(self._made, group[0])] = group
 
@@ -68,13 +69,13 @@ class Ahead:
         for future in [future for future in self._making if future in done]:
             made = future.result()
             group = self._making.pop(future)
-            self._held += len(group) * _size(made)
+            self.held_bytes += len(group) * _size(made)
             found += [(request, made) for request in group]
         return found
 
     def release(self, rows: Sequence[Made]) -> None:
         """These rows are used up; every request of a group counts its row."""
-        self._held -= sum(map(_size, rows))
+        self.held_bytes -= sum(map(_size, rows))
         self.fill()
 
     def forget(self, ids: Collection[int]) -> None:

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from parquetry.schemas.errors import RowError
 from parquetry.workers.padded.generate import MAX_ROWS, TransformersGenerate, failed
 from parquetry.workers.request import Completion, GenerationRequest, Request, Result, VisionRequest
 from parquetry.workers.vision.collation import Row, collate
-from parquetry.workers.vision.rows_ahead import Ahead, Made
+from parquetry.workers.vision.rows_ahead import Made, RowsAhead
 
 #: seconds to wait for a finished row at a time
 _WAIT_S = 1.0
@@ -22,11 +23,13 @@ _WAIT_S = 1.0
 class VisionGenerate(TransformersGenerate):
     """Length-sorted batches of prompts with images, whose tokens count for lengths and for the token budget."""
 
+    _model: PreTrainedModel
+
     def __init__(self, *args: Any, make: Callable[[VisionRequest], Row], max_model_len: int, **options: Any) -> None:
         """`make` is called in threads and may raise RowError; `max_model_len` bounds prompt and output together."""
         super().__init__(*args, **options)
         self._max_model_len = max_model_len
-        self._ahead = Ahead(make)
+        self._ahead = RowsAhead(make)
         #: what was made of each request until it is answered
         self._rows: dict[int, Row] = {}
         show_life = self._beat
@@ -62,8 +65,8 @@ class VisionGenerate(TransformersGenerate):
 
     def _arrive(self, request: VisionRequest, made: Made) -> None:
         problem = str(made) if isinstance(made, RowError) else self._length_problem(request, made)
-        if problem is not None:
-            self._ready.append(failed(request, problem))
+        if isinstance(made, RowError) or problem is not None:
+            self._ready.append(failed(request, problem or str(made)))
             self._ahead.release([made])
             return
         self._rows[request.id] = made
@@ -110,6 +113,9 @@ class VisionGenerate(TransformersGenerate):
     @property
     def num_unfinished(self) -> int:
         return super().num_unfinished + len(self._ahead)
+
+    def stats(self) -> dict[str, float]:
+        return {**super().stats(), "bytes_ahead": float(self._ahead.held_bytes)}
 
     def describe(self) -> dict[str, str]:
         return {**super().describe(), "rows_a_batch": str(self._waiting.max_rows)}

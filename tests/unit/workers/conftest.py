@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
+#: test files of the room of loading whose modules load torch
+LOADING = ("adapter_bank", "attention_choice", "loading_matrix", "own_weights", "precision")
 #: rooms, and test files of the other rooms, whose modules load torch
 TORCH = (
     *("checks", "hosting", "padded", "encoding", "fusing", "grammar", "packed", "parallel", "vision"),
     *("test_noise.py", "shards/test_entities.py", "checkpoint/test_gguf.py", "checkpoint/test_adapter.py"),
-    *(f"loading/test_{name}.py" for name in ("adapter_bank", "attention_choice", "loading_matrix")),
+    *(f"loading/test_{name}.py" for name in LOADING),
 )
 
 collect_ignore = [] if find_spec("torch") else [str(HERE / name) for name in TORCH]

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,12 +20,18 @@ from parquetry.schemas.settings import settings
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.pooling import modes_of
 from parquetry.workers.encoding.onnx.model_file import FACTS_NAME, is_ours, own_file
+from parquetry.workers.processor import this_processor
 
 log = logging.getLogger(__name__)
 
 FILE_NAME = "model.onnx"
 #: raised whenever an export of the same weights would come out differently
-_EXPORT_VERSION = 2
+_EXPORT_VERSION = 3
+
+
+def int8_weight_bits() -> Literal[7, 8]:
+    """Bits of int8 weights whose products this machine's processor adds up without loss."""
+    return 7 if this_processor().saturates_int8 else 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +46,8 @@ class ExportPlan:
     pooling: str = "mean"
     #: int8: matrix products in 8 bits, activations scaled as they come (CPU)
     quantization: Literal["none", "int8"] = "none"
+    #: of int8 weights; where sums of 8-bit products are cut off, 7 bits are as many as stay exact
+    weight_bits: Literal[7, 8] = field(default_factory=int8_weight_bits)
     #: fused: attention as ONNX Runtime's own operator; plain: ONNX's operators alone, for providers that compile
     attention: Literal["fused", "plain"] = "fused"
 
@@ -56,8 +64,12 @@ class ExportPlan:
 
     def graph(self) -> dict[str, Any]:
         """What of the plan makes a difference to the file: classify and score share their logits."""
-        of_task = {} if self.task == "embed" else {"task": "logits", "pooling": None}
-        return {**asdict(self), **of_task}
+        found = asdict(self)
+        if self.task != "embed":
+            found.update(task="logits", pooling=None)
+        if self.quantization != "int8":
+            del found["weight_bits"]
+        return found
 
 
 def export(model_path: str | Path, target: str | Path, plan: ExportPlan) -> Path:

@@ -11,17 +11,20 @@ import numpy as np
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
 from parquetry.schemas.errors import UnsupportedOptionError
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
-from parquetry.workers.encoding.families import max_row_tokens, position_start
+from parquetry.workers.encoding.model_class import model_class
 from parquetry.workers.encoding.onnx.exported_graphs import PackedGraph, PaddedGraph, fused_reason, takes_types
 from parquetry.workers.encoding.onnx.graph_fusing import fuse_for_runtime
-from parquetry.workers.encoding.onnx.known_rows import Probe
+from parquetry.workers.encoding.onnx.known_rows import KnownRows
 from parquetry.workers.encoding.onnx.model_file import FACTS_NAME
 from parquetry.workers.encoding.onnx.named_inputs import packed_feeds, padded_feeds
+from parquetry.workers.encoding.padding import own_pad_id
+from parquetry.workers.encoding.positions import Positions
 from parquetry.workers.encoding.row_batch import pack, pad
+from parquetry.workers.loading.pretrained import read_model
 from parquetry.workers.request import EncodeRequest
 
 if TYPE_CHECKING:
@@ -30,21 +33,22 @@ if TYPE_CHECKING:
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
 _OUTPUT = {True: "sentence_embedding", False: "logits"}
 #: rows of the trace and of the comparison
-_PROBE_LENS = (12, 7, 3)
+_KNOWN_LENS = (12, 7, 3)
 
 
 def write_export(folder: Path, file: Path, plan: ExportPlan) -> None:
-    """Write the ONNX file, `export.json` and `probe.npz` beside it."""
+    """Write the ONNX file, `export.json` and `known_rows.npz` beside it."""
     model = _load(folder, plan)
-    probe = _probe(model, plan)
-    trace(model, file, plan, probe)
+    positions = Positions.of(model)
+    known = _known_rows(model, plan, positions.max_tokens)
+    trace(model, file, plan, known, positions.start)
     if plan.quantization == "int8":
-        quantize(file)
-    probe.save(file.parent)
+        quantize(file, plan.weight_bits)
+    known.save(file.parent)
     facts = {
         "graph": plan.graph(),
         "weights": Checkpoint(folder, str(folder)).weights_fingerprint,
-        "position_start": position_start(model.config),
+        "position_start": positions.start,
         "hidden_size": model.config.hidden_size,
         "num_labels": model.config.num_labels,
         "torch": torch.__version__,
@@ -53,7 +57,7 @@ def write_export(folder: Path, file: Path, plan: ExportPlan) -> None:
     (file.parent / FACTS_NAME).write_text(json.dumps(facts, indent=2, sort_keys=True), encoding="utf-8")
 
 
-def trace(model: PreTrainedModel, file: Path, plan: ExportPlan, probe: Probe) -> None:
+def trace(model: PreTrainedModel, file: Path, plan: ExportPlan, known: KnownRows, position_start: int = 0) -> None:
     """Write `file` with every dimension of rows and tokens left open."""
     pooling = plan.pooling if plan.task == "embed" else None
     is_fused = plan.attention == "fused" and fused_reason(model) is None
@@ -64,7 +68,8 @@ def trace(model: PreTrainedModel, file: Path, plan: ExportPlan, probe: Probe) ->
         graph: nn.Module = PackedGraph(model, pooling)
     else:
         graph = PaddedGraph(model, pooling, is_fused=is_fused)
-    feeds = {name: torch.from_numpy(array) for name, array in _feeds(model, plan, probe.requests).items()}
+    arrays = _feeds(model, plan, known.requests, position_start)
+    feeds = {name: torch.from_numpy(array) for name, array in arrays.items()}
     _export(graph, file, feeds, _OUTPUT[plan.task == "embed"])
 
 
@@ -87,8 +92,8 @@ def _export(graph: nn.Module, file: Path, feeds: dict[str, Tensor], output: str)
         )
 
 
-def quantize(file: Path) -> None:
-    """Matrix products to int8 in place: weights by channel, activations scaled as they come."""
+def quantize(file: Path, weight_bits: int) -> None:
+    """Matrix products to int8 in place: weights of 7 or 8 bits by channel, activations scaled as they come."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -99,6 +104,7 @@ def quantize(file: Path) -> None:
         model,
         str(file),
         per_channel=True,
+        reduce_range=weight_bits == 7,
         weight_type=QuantType.QInt8,
         op_types_to_quantize=["MatMul"],
         extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
@@ -115,37 +121,35 @@ def _is_large(file: Path) -> bool:
 
 
 def _load(folder: Path, plan: ExportPlan) -> PreTrainedModel:
-    kind = AutoModel if plan.task == "embed" else _classifier(folder)
-    model = kind.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, local_files_only=True).eval()
+    checkpoint = Checkpoint(folder, str(folder))
+    kind = model_class(plan.task, checkpoint)
+    model = read_model(kind, checkpoint, task=plan.task, dtype=torch.float32, local_files_only=True)
     reason = fused_reason(model)
     if plan.form == "packed" and reason is not None:
         raise UnsupportedOptionError(option="packed ONNX export", reason=reason)
     return model
 
 
-def _classifier(folder: Path) -> type:
-    per_token = Checkpoint(folder, str(folder)).is_token_classifier
-    return AutoModelForTokenClassification if per_token else AutoModelForSequenceClassification
-
-
-def _feeds(model: PreTrainedModel, plan: ExportPlan, requests: list[EncodeRequest]) -> dict[str, np.ndarray]:
+def _feeds(
+    model: PreTrainedModel, plan: ExportPlan, requests: list[EncodeRequest], position_start: int
+) -> dict[str, np.ndarray]:
     with_types = takes_types(model)
     if plan.form == "packed":
-        return packed_feeds(pack(requests, with_types=with_types), position_start(model.config))
-    return padded_feeds(pad(requests, model.config.pad_token_id or 0, with_types=with_types))
+        return packed_feeds(pack(requests, with_types=with_types), position_start)
+    return padded_feeds(pad(requests, own_pad_id(model) or 0, with_types=with_types))
 
 
-def _probe(model: PreTrainedModel, plan: ExportPlan) -> Probe:
+def _known_rows(model: PreTrainedModel, plan: ExportPlan, max_tokens: int | None) -> KnownRows:
     """A few rows and what the model itself makes of each alone, in float32."""
     random = np.random.default_rng(0)
-    longest = max_row_tokens(model.config) or max(_PROBE_LENS)
-    pad_id = model.config.pad_token_id
-    rows = [random.integers(1, model.config.vocab_size, min(size, longest)) for size in _PROBE_LENS]
+    longest = max_tokens or max(_KNOWN_LENS)
+    pad_id = own_pad_id(model)
+    rows = [random.integers(1, model.config.vocab_size, min(size, longest)) for size in _KNOWN_LENS]
     rows = [np.where(row == pad_id, pad_id + 1 if pad_id is not None else row, row).astype(np.int32) for row in rows]
     requests = [EncodeRequest(id=index, token_ids=row) for index, row in enumerate(rows)]
     with torch.inference_mode():
         values = [_value(model, plan, torch.from_numpy(row).long()[None]) for row in rows]
-    return Probe(requests, np.concatenate(values))
+    return KnownRows(requests, np.concatenate(values))
 
 
 def _value(model: PreTrainedModel, plan: ExportPlan, ids: Tensor) -> np.ndarray:

@@ -5,6 +5,8 @@ ONNX Runtime adds every bias in a pass of its own over the activations, and writ
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -41,8 +43,8 @@ def fuse_for_runtime(model: PreTrainedModel) -> None:
     for module in list(model.modules()):
         for names in _ATTENTIONS if not is_rotary else ():
             _fold_biases(module, *names)
-        for names in PRODUCTS:
-            _fuse_gelu(module, *names)
+        for linear, activation in PRODUCTS:
+            _fuse_gelu(module, linear, activation)
 
 
 @torch.no_grad()
@@ -53,7 +55,8 @@ def _fold_biases(module: nn.Module, parts: tuple[str, str, str], out: str) -> No
     _, key, value, output = (_linear(module, name) for name in (*parts, out))
     if key is not None and value is not None and output is not None:
         output.bias.add_(output.weight @ value.bias)
-        key.bias = value.bias = None
+        for linear in (key, value):
+            linear.register_parameter("bias", None)
 
 
 def _fuse_gelu(module: nn.Module, linear: str, activation: str) -> None:
@@ -72,9 +75,10 @@ def _operator(activation: nn.Module | None) -> str | None:
 
 def _linear(module: nn.Module, name: str) -> nn.Linear | None:
     """The plain linear layer with a bias at a dotted name."""
+    found: Any = module
     for part in name.split("."):
-        module = getattr(module, part, None)
-    return module if type(module) is nn.Linear and module.bias is not None else None
+        found = getattr(found, part, None)
+    return found if type(found) is nn.Linear and found.bias is not None else None
 
 
 def _is_rotary(model: PreTrainedModel) -> bool:

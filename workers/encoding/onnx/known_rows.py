@@ -10,13 +10,13 @@ import numpy as np
 from parquetry.schemas.errors import EngineRefusedError
 from parquetry.workers.request import EncodeRequest
 
-FILE_NAME = "probe.npz"
-#: largest relative error of the probe's values; int8 is checked for being sane, its accuracy is measured elsewhere
+FILE_NAME = "known_rows.npz"
+#: largest relative error of the values; int8 is checked for being sane, its accuracy is measured elsewhere
 TOLERANCE = {"float32": 2e-3, "float16": 3e-2, "int8": 0.5}
 
 
 @dataclass(frozen=True, eq=False)
-class Probe:
+class KnownRows:
     """A few rows, and (num_rows, dim) float32 that the torch model makes of them."""
 
     requests: list[EncodeRequest]
@@ -28,7 +28,7 @@ class Probe:
         np.savez(folder / FILE_NAME, lens=lens, tokens=tokens, values=self.values)
 
     @classmethod
-    def load(cls, folder: Path) -> Probe | None:
+    def load(cls, folder: Path) -> KnownRows | None:
         """None for files that we did not export."""
         if not (folder / FILE_NAME).is_file():
             return None

@@ -39,11 +39,12 @@ def load_optimum(spec: EngineSpec) -> OptimumEncoder:
     provider = provider_name(settings().onnx_provider, spec.device)
     checkpoint = Checkpoint.resolve(spec.model)
     own = own_file(checkpoint.folder)
-    is_usable = own is not None and not is_ours(own)
-    if is_usable:
+    if own is not None and is_ours(own):
+        own = None
+    if own is not None:
         # refuses weights that lie outside the folder before anything reads them
         OnnxFile.open(own)
-    model = _load(spec, checkpoint, provider, must_export=not is_usable)
+    model = _load(spec, checkpoint, provider, must_export=own is None)
     vectors = Vectors.of(spec, checkpoint)
     about = {"attention": "onnxruntime", "quantization": "none", "device": spec.device, "provider": provider}
     return OptimumEncoder(model, vectors, checkpoint, spec.token_budget or _BUDGET, about)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from parquetry.workers.checkpoint.pooling import modes_of
 from parquetry.workers.encoding.onnx.export import describe
-from parquetry.workers.encoding.onnx.known_rows import Probe
+from parquetry.workers.encoding.onnx.known_rows import KnownRows
 from parquetry.workers.encoding.onnx.model_file import OnnxFile
 from parquetry.workers.encoding.onnx.named_inputs import packed_feeds
 from parquetry.workers.encoding.onnx.ort_padded import OrtOptions
@@ -53,9 +53,9 @@ class OrtPackedEncoder(QueuedEncoder):
 
     def _warm_up(self) -> None:
         """Check the answers, then let the arena take what the largest batch needs, so that later shapes fit into it."""
-        probe = Probe.load(self._file.path.parent)
-        if probe is not None:
-            probe.check(self._launch(probe.requests).values.wait(), self._options.precision)
+        known = KnownRows.load(self._file.path.parent)
+        if known is not None:
+            known.check(self._launch(known.requests).values.wait(), self._options.precision)
         with suppress(BatchTooLargeError):
             self.launch(self.limits.long_rows(self._queue.budget)).values.wait()
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from parquetry.schemas.errors import UnsupportedOptionError
-from parquetry.workers.encoding.onnx.known_rows import Probe
+from parquetry.workers.encoding.onnx.known_rows import KnownRows
 from parquetry.workers.encoding.onnx.model_file import OnnxFile, is_ours
 from parquetry.workers.encoding.onnx.named_inputs import padded_feeds
 from parquetry.workers.encoding.onnx.providers import PROVIDERS, cuda_arena, open_session, runtime
@@ -61,9 +61,9 @@ class OrtPaddedEncoder(QueuedEncoder):
             options = replace(options, vectors=options.vectors.finished)
         self._options = options
         self._dim = self._run([EncodeRequest(id=0, token_ids=np.ones(1, np.int32))]).shape[1]
-        probe = Probe.load(path.parent)
-        if probe is not None:
-            probe.check(self._run(probe.requests), options.precision)
+        known = KnownRows.load(path.parent)
+        if known is not None:
+            known.check(self._run(known.requests), options.precision)
         if arena is not None:
             self._fill_arena()
 

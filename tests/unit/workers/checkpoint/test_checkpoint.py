@@ -12,6 +12,7 @@ from parquetry.schemas.errors import (
     ModelNotFoundError,
     UnsafeWeightsError,
     UnsupportedOptionError,
+    UnusableModelError,
 )
 from parquetry.schemas.job import ModelSpec
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
@@ -70,7 +71,7 @@ def test_pickled_weights_are_no_weights(folder):
 def test_a_shard_that_the_index_names_must_be_there(folder):
     write(folder, "model.safetensors.index.json", {"weight_map": {"a": "model-1.safetensors"}})
 
-    with pytest.raises(ModelNotFoundError, match=r"model-1\.safetensors"):
+    with pytest.raises(UnusableModelError, match=r"model-1\.safetensors"):
         resolve(folder)
 
 
@@ -243,5 +244,5 @@ def test_fingerprint_sees_a_changed_weight_and_a_renamed_file(tmp_path):
 def test_unreadable_json_names_the_file(folder):
     (folder / "config.json").write_text("{")
 
-    with pytest.raises(ModelNotFoundError, match=r"config\.json cannot be read"):
+    with pytest.raises(UnusableModelError, match=r"config\.json cannot be read"):
         resolve(folder)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from parquetry.schemas.errors import MissingPackageError, ModelNotFoundError
+from parquetry.schemas.errors import MissingPackageError, UnusableModelError
 from parquetry.schemas.job import JobSpec, ModelSpec
 from parquetry.schemas.settings import settings
 from parquetry.workers import packages
@@ -88,7 +88,7 @@ def test_a_folder_that_holds_one_file_is_that_model(files: dict, causal_lm: Path
     (tmp_path / "one" / "m.gguf").write_bytes(b"")
     assert gguf_file(tmp_path / "one") == tmp_path / "one" / "m.gguf"
     (tmp_path / "one" / "n.gguf").write_bytes(b"")
-    with pytest.raises(ModelNotFoundError, match=r"name one of them: m\.gguf, n\.gguf"):
+    with pytest.raises(UnusableModelError, match=r"name one of them: m\.gguf, n\.gguf"):
         gguf_file(tmp_path / "one")
     assert gguf_file(causal_lm) is None and gguf_file(tmp_path / "none") is None
 
@@ -108,7 +108,7 @@ def test_it_is_unpacked_once(files: dict, monkeypatch: pytest.MonkeyPatch) -> No
 )
 def test_files_that_cannot_be_read_are_refused(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ModelNotFoundError, match=reason):
+    with pytest.raises(UnusableModelError, match=reason):
         Checkpoint.resolve(ModelSpec(id=str(tmp_path / name)))
 
 
@@ -120,7 +120,7 @@ def test_what_transformers_says_of_a_file_is_told(tmp_path: Path, monkeypatch: p
     )
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
-    with pytest.raises(ModelNotFoundError, match=r"cannot read it \(ValueError: architecture zip is not supported\)"):
+    with pytest.raises(UnusableModelError, match=r"cannot read it \(ValueError: architecture zip is not supported\)"):
         Checkpoint.resolve(ModelSpec(id=str(tmp_path / "odd.gguf")))
     assert list((settings().state_dir / "gguf").glob("*.partial")) == []
 

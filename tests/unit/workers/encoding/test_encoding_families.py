@@ -12,6 +12,7 @@ from parquetry.schemas.errors import EngineRefusedError
 from parquetry.workers.encoding import families
 from parquetry.workers.encoding.body import PackedBody
 from parquetry.workers.encoding.families import FAMILIES, Family
+from parquetry.workers.encoding.positions import Positions
 from parquetry.workers.encoding.torch_packed import EncodeTask, PackedEncoder, unsupported_reason
 from parquetry.workers.fusing.encoder_block import fuse
 from parquetry.workers.request import EncodeRequest, Encoding
@@ -103,7 +104,7 @@ def test_unlisted_families_are_refused_with_a_reason(name):
 
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("name", MIXING)
-def test_guards_refuse_a_family_listed_by_mistake(name, monkeypatch):
+def test_checks_refuse_a_family_listed_by_mistake(name, monkeypatch):
     model = tiny_model(name)
     own = model.config._attn_implementation
     monkeypatch.setitem(families.FAMILIES, name, Family())
@@ -112,20 +113,20 @@ def test_guards_refuse_a_family_listed_by_mistake(name, monkeypatch):
     assert model.config._attn_implementation == own
 
 
-def test_guards_refuse_positions_that_start_wrong(monkeypatch):
-    monkeypatch.setitem(families.FAMILIES, "roberta", Family())
+def test_checks_refuse_positions_that_start_wrong(monkeypatch):
+    monkeypatch.setattr(Positions, "of", lambda model: Positions(0, 78))
     with pytest.raises(EngineRefusedError, match="differ from rows alone"):
         PackedBody.checked(tiny_model("roberta"))
 
 
-def test_guards_refuse_a_layer_that_does_not_call_the_hook():
+def test_checks_refuse_a_layer_that_does_not_call_the_hook():
     model = tiny_model("bert")
     model.bert.encoder.layer[1].attention = SkippedAttention()
     with pytest.raises(EngineRefusedError, match="its 2 layers called the attention hook 1 times"):
         PackedBody.checked(model)
 
 
-def test_guards_refuse_a_layer_that_mixes_rows():
+def test_checks_refuse_a_layer_that_mixes_rows():
     model = tiny_model("bert")
     model.bert.embeddings = Smoothed(model.bert.embeddings)
     with pytest.raises(EngineRefusedError, match="changes with its neighbours"):

@@ -10,6 +10,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, pipeline
 from parquetry.schemas.errors import UnsupportedOptionError
 from parquetry.schemas.job import ModelSpec
 from parquetry.workers.encoding.label_scores import label_scores
+from parquetry.workers.encoding.torch_padded import TorchEncoder
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.hosting.engine_choice import load_engine
 from parquetry.workers.preparation.tokenization import Tokenizer
@@ -153,9 +154,14 @@ def test_what_the_model_cannot_take_is_a_row_error(embedder):
     assert all("tok" in errors[i] for i in range(3))
 
 
+def with_head(folder, auto_class, head) -> TorchEncoder:
+    """A padded engine whose values are made by `head`."""
+    model = auto_class.from_pretrained(folder, dtype=torch.float32).eval()
+    return TorchEncoder(model, head, pad_id=0, max_tokens=64, token_budget=4096)
+
+
 def test_values_that_are_not_finite_are_a_row_error(embedder):
-    engine = load(embedder, "embed")
-    engine._head = lambda output, mask: torch.full((len(mask), 2), float("nan"))
+    engine = with_head(embedder, AutoModel, lambda output, mask: torch.full((len(mask), 2), float("nan")))
     engine.add([EncodeRequest(id=0, token_ids=np.array([2, 3], np.int32))])
 
     assert "not finite" in engine.step()[0].error
@@ -164,15 +170,13 @@ def test_values_that_are_not_finite_are_a_row_error(embedder):
 def test_out_of_memory_halves_the_batch(classifier):
     tokens = encode(classifier, TEXTS)
     expected = run(load(classifier, "classify"), tokens)
-    engine = load(classifier, "classify")
-    head = engine._head
 
     def fails_above_two_rows(output, mask):
         if len(mask) > 2:
             raise torch.OutOfMemoryError("out of memory")
-        return head(output, mask)
+        return label_scores(output.logits, "softmax")
 
-    engine._head = fails_above_two_rows
+    engine = with_head(classifier, AutoModelForSequenceClassification, fails_above_two_rows)
 
     np.testing.assert_allclose(run(engine, tokens), expected, atol=1e-5)
 

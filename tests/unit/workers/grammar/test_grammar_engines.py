@@ -9,12 +9,15 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM
 
 from parquetry.schemas.job import ModelSpec
+from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.engine import Engine
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.grammar.grammar import Grammar
 from parquetry.workers.hosting.engine_choice import load_engine
+from parquetry.workers.loading.model import load_model
 from parquetry.workers.request import Completion, GenerationRequest, SamplingParams
 
 SCHEMA = {
@@ -108,13 +111,11 @@ def test_preempted_rows_stay_valid(causal_lm, tokenizer: Tokenizer) -> None:
     from parquetry.workers.packed.options import PackedOptions
     from parquetry.workers.packed.packed_engine import PackedEngine
 
-    model = load_engine(
-        EngineSpec(task="generate", model_path=str(causal_lm), model=ModelSpec(id=str(causal_lm), backend="packed"))
-    )
-    weights, eos = model.model, model._eos_ids.tolist()
-    model.close()
+    spec = EngineSpec(task="generate", model_path=str(causal_lm), model=ModelSpec(id=str(causal_lm)))
+    checkpoint = Checkpoint.resolve(spec.model)
+    weights = load_model(spec, checkpoint, AutoModelForCausalLM)
     options = PackedOptions(max_num_seqs=8, num_blocks=12, block_size=8, lookahead=True, prefix_cache=False)
-    engine = PackedEngine(weights, tokenizer, eos, options)
+    engine = PackedEngine(weights, tokenizer, checkpoint.eos_ids, options)
     done = complete(engine, [request(row, JSON, temperature=1.0, max_new_tokens=60) for row in range(12)])
     assert engine.stats()["preemptions"] > 0
     for result in done.values():

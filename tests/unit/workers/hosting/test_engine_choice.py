@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import weakref
 
 import numpy as np
@@ -14,6 +16,8 @@ from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.hosting.engine_choice import load_engine
 from parquetry.workers.hosting.model_host import ModelHost
+from parquetry.workers.loading import precision
+from parquetry.workers.loading.bf16_speed import Verdict
 from parquetry.workers.loading.model import load_model, switch_model
 from parquetry.workers.request import GenerationRequest, SamplingParams
 
@@ -73,6 +77,20 @@ def test_a_host_exchanges_engines_on_one_model(causal_lm):
     packed.close()
     # the choice that was left open is the one it was loaded with
     assert model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("task", ["generate", "embed"])
+@pytest.mark.parametrize(("is_fast", "dtype"), [(True, "bfloat16"), (False, "float32")])
+def test_auto_asks_the_processor_and_says_so(causal_lm, tmp_path, monkeypatch, caplog, task, is_fast, dtype):
+    shutil.copytree(causal_lm, tmp_path / "model")
+    config = json.loads((causal_lm / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}))
+    monkeypatch.setattr(precision, "cpu_bf16", lambda: Verdict(is_fast, "timed by hand"))
+    with caplog.at_level("INFO"):
+        engine = load_engine(spec_of(tmp_path / "model", task))
+    assert engine.describe()["dtype"] == dtype
+    assert engine.notes["why_dtype"] == "timed by hand"
+    assert f"as {dtype}: timed by hand" in caplog.text
 
 
 def test_weights_of_another_dtype_cannot_stay(causal_lm):

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from parquetry.schemas.errors import InvalidValueError, ModelNotFoundError
+from parquetry.schemas.errors import InvalidValueError, UnusableModelError
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.tensor_headers import TensorHeader, read_headers
 from parquetry.workers.loading.byte_size import format_bytes, parse_bytes
@@ -89,7 +89,7 @@ def test_headers_are_read_without_weights(tmp_path) -> None:
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\xff" * 16, b"\x02\0\0\0\0\0\0\0{]"])
 def test_other_files_are_refused(tmp_path, content: bytes) -> None:
     (tmp_path / "a.safetensors").write_bytes(content)
-    with pytest.raises(ModelNotFoundError, match=r"a\.safetensors"):
+    with pytest.raises(UnusableModelError, match=r"a\.safetensors"):
         read_headers([tmp_path / "a.safetensors"])
 
 
@@ -101,5 +101,5 @@ def test_an_index_must_stay_in_its_folder(causal_lm, tmp_path, name: str) -> Non
     index = {"weight_map": {"lm_head.weight": name.format(elsewhere=elsewhere)}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     options = engine_spec(folder).model
-    with pytest.raises(ModelNotFoundError, match="outside of the folder"):
+    with pytest.raises(UnusableModelError, match="outside of the folder"):
         LoadingPlan(options, Checkpoint.resolve(options)).check()

@@ -12,12 +12,12 @@ import pytest
 
 from parquetry.schemas.errors import (
     BadInputError,
-    ModelNotFoundError,
     ModelTooLargeError,
     OtherWeightsError,
     UnsupportedAttentionError,
     UnsupportedOptionError,
     UnsupportedQuantizationError,
+    UnusableModelError,
 )
 from parquetry.schemas.job import Attention, ModelSpec, Quantization
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
@@ -26,6 +26,7 @@ from parquetry.workers.engine_spec import OTHER_RUNTIMES, EngineSpec
 from parquetry.workers.hosting.engine_choice import load_engine
 from parquetry.workers.hosting.model_host import ModelHost
 from parquetry.workers.loading.attention_choice import PACKED_ONLY, PADDED_ONLY
+from parquetry.workers.loading.model import load_model
 from parquetry.workers.loading.plan import LoadingPlan
 from parquetry.workers.loading.quantization import RECIPES
 from parquetry.workers.request import EncodeRequest, GenerationRequest, SamplingParams
@@ -180,7 +181,14 @@ def test_a_threshold_of_outliers_is_served_padded(wide_lm: Path) -> None:
     engine = load_engine(engine_spec(wide_lm, quantization="int8", int8_threshold=5.0))
     assert engine.describe()["backend"] == "transformers"
     assert "int8_threshold is 5" in engine.describe()["why_not_packed"]
-    assert engine._model.model.layers[0].mlp.up_proj.state.threshold == 5.0
+
+
+def test_a_threshold_of_outliers_reaches_the_layers(wide_lm: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    spec = engine_spec(wide_lm, quantization="int8", int8_threshold=5.0)
+    model = load_model(spec, Checkpoint.resolve(spec.model), AutoModelForCausalLM)
+    assert model.model.layers[0].mlp.up_proj.state.threshold == 5.0
 
 
 def test_a_memory_limit_that_cannot_hold_the_model_is_refused_before_loading(causal_lm: Path) -> None:
@@ -189,7 +197,7 @@ def test_a_memory_limit_that_cannot_hold_the_model_is_refused_before_loading(cau
 
 
 def test_a_head_of_random_numbers_is_refused(embedder: Path) -> None:
-    with pytest.raises(ModelNotFoundError, match=r"lack .* such as classifier"):
+    with pytest.raises(UnusableModelError, match=r"lack .* such as classifier"):
         load_engine(engine_spec(embedder, task="classify"))
 
 

@@ -9,9 +9,7 @@ from parquetry.schemas.job import ModelSpec
 from parquetry.workers import packages
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.engine_spec import int8_threshold
-from parquetry.workers.loading import precision
 from parquetry.workers.loading.plan import LoadingPlan
-from parquetry.workers.loading.precision import resolve_dtype
 from parquetry.workers.loading.quantization import RECIPES, check_options, check_quantization
 from parquetry.workers.loading.stored_quantization import METHODS, check_stored, stored_method
 from parquetry.workers.packages import PACKAGES
@@ -170,30 +168,3 @@ def test_a_threshold_belongs_to_int8() -> None:
         model("nf4", int8_threshold=6.0)
     with pytest.raises(ValueError, match="greater than or equal to 0"):
         model("int8", int8_threshold=-1.0)
-
-
-@pytest.mark.parametrize(
-    ("options", "stored", "kind", "dtype"),
-    [
-        ({}, "bfloat16", "cuda", "bfloat16"),
-        ({}, "float32", "cuda", "bfloat16"),
-        ({}, "bfloat16", "cpu", "float32"),
-        ({"dtype": "float16"}, "bfloat16", "cpu", "float16"),
-        ({"quantization": "nf4"}, "float32", "cpu", "bfloat16"),
-        ({"quantization": "fp8"}, "float16", "cuda", "bfloat16"),
-        ({"attention": "flash_attention_2"}, "float32", "cuda", "bfloat16"),
-        ({"dtype": "float32", "attention": "flash_attention_2"}, "bfloat16", "cuda", "float32"),
-        ({}, "float8_e4m3fn", "cuda", "bfloat16"),
-    ],
-)
-def test_the_dtype_is_resolved(monkeypatch, options: dict, stored: str, kind: str, dtype: str) -> None:
-    monkeypatch.setattr(precision, "cpu_multiplies_bf16", lambda: False)
-    assert resolve_dtype(ModelSpec(id="m", **options), {"torch_dtype": stored}, kind) == dtype
-
-
-@pytest.mark.parametrize(
-    ("stored", "dtype"), [("bfloat16", "bfloat16"), ("float16", "float32"), ("float32", "float32")]
-)
-def test_a_cpu_with_bfloat16_products_keeps_bfloat16_weights(monkeypatch, stored: str, dtype: str) -> None:
-    monkeypatch.setattr(precision, "cpu_multiplies_bf16", lambda: True)
-    assert resolve_dtype(ModelSpec(id="m"), {"dtype": stored}, "cpu") == dtype

@@ -9,11 +9,11 @@ import signal
 import sys
 import time
 
-from parquetry.workers.hosting.rank_process import _parse
+from parquetry.workers.hosting.rank_process import parse_arguments
 from parquetry.workers.process.pulse import Pulse
 
 if __name__ == "__main__":
-    options = _parse(sys.argv[1:])
+    options = parse_arguments(sys.argv[1:])
     ending = os.environ["PARQUETRY_TEST_ENDINGS"].split(",")[options.rank - 1]
     killed = options.store.with_name("killed")
     while "late" in ending and not killed.exists():

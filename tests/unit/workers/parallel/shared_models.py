@@ -19,7 +19,7 @@ from parquetry.workers.hosting.engine_choice import load_engine
 from parquetry.workers.hosting.group_loading import load_group
 from parquetry.workers.hosting.leading import LeadingEngine
 from parquetry.workers.request import Completion, GenerationRequest, SamplingParams
-from tests.models import _byte_tokenizer
+from tests.models import byte_tokenizer
 
 SIZES: dict[str, Any] = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8,
@@ -33,7 +33,7 @@ LENGTHS = (3, 17, 40, 1, 9, 100, 80)
 
 def write_model(folder: Path, model_type: str, **changes: Any) -> Path:
     """A float32 model with random weights and a byte tokenizer."""
-    tokenizer = _byte_tokenizer(chat=True)
+    tokenizer = byte_tokenizer(chat=True)
     torch.manual_seed(0)
     config = AutoConfig.for_model(model_type, **{**SIZES, "vocab_size": len(tokenizer), **changes})
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from parquetry.workers.hosting.leading import LeadingEngine
 from parquetry.workers.packed.scheduling.blocks import BlockPool
 from parquetry.workers.packed.scheduling.scheduler import Scheduler
 from parquetry.workers.request import GenerationRequest
+from tests.models import weight_bytes
 from tests.unit.workers.parallel.shared_models import (
     LENGTHS,
     load_one,
@@ -145,7 +147,9 @@ def test_a_silent_rank_ends_the_engine(two: LeadingEngine, problems: list[str], 
     (rank,) = two.ranks.members
     os.kill(rank.pid, signal.SIGSTOP)
     try:
-        two.ranks._watcher.join(60)
+        deadline = time.monotonic() + 60
+        while not problems and time.monotonic() < deadline:
+            time.sleep(0.1)
         assert problems == ["rank 1 (cpu) gave no sign of life for 2.4 s"]
     finally:
         os.kill(rank.pid, signal.SIGCONT)

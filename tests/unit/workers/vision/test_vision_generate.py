@@ -26,7 +26,7 @@ from parquetry.workers.vision import rows_ahead as ahead_module
 from parquetry.workers.vision.collation import collate
 from parquetry.workers.vision.decoding import decode, decode_all
 from parquetry.workers.vision.processor import RowProcessor, load_processor
-from parquetry.workers.vision.rows_ahead import Ahead
+from parquetry.workers.vision.rows_ahead import NUM_THREADS, RowsAhead
 from tests.unit.workers.preparation.images.images import bomb, png
 from tests.vision_models import PLACES, VISION_FAMILIES
 
@@ -98,8 +98,7 @@ def test_greedy_rows_equal_generate_row_by_row(cases, family):
     answers = [(found[i.id].num_prompt_tokens, found[i.id].output_ids.tolist()) for i in requests]
     assert answers == [case.expected(request) for request in requests]
     assert case.engine.describe()["rows_a_batch"] == "256"
-    assert case.engine._rows == {}
-    assert case.engine._ahead._held == 0
+    assert case.engine.stats()["bytes_ahead"] == 0
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -192,23 +191,28 @@ def test_a_plain_prompt_without_places_gets_its_images_in_front(cases):
 def test_samples_of_a_row_share_what_is_made_of_its_images(cases, monkeypatch):
     case = cases("llava")
     engine, made = load_engine(case.spec), []
-    make = engine._ahead._make
-    monkeypatch.setattr(engine._ahead, "_make", lambda request: made.append(request.id) or make(request))
+    make = RowProcessor.__call__
+    monkeypatch.setattr(RowProcessor, "__call__", lambda *a, **options: made.append(a[1]) or make(*a, **options))
     sampling = SamplingParams(max_new_tokens=8, temperature=1.5)
     first = case.request(0, (0,), sampling)
     samples = [VisionRequest(**{**vars(first), "id": i, "sample": i}) for i in range(4)]
 
     found = case.run(samples, engine)
 
-    assert made == [0]
+    assert made == [first.text]
     assert len({tuple(result.output_ids.tolist()) for result in found.values()}) > 1
 
 
 def test_there_is_no_sign_of_life_while_no_row_gets_ready(cases, monkeypatch):
     case, beats, asked = cases("llava"), [], []
     engine = load_engine(case.spec, beat=lambda: beats.append(len(asked)))
-    take = engine._ahead.take
-    monkeypatch.setattr(engine._ahead, "take", lambda _: asked.append(None) or (take(10.0) if len(asked) > 3 else []))
+    take = RowsAhead.take
+
+    def take_late(ahead, _):
+        asked.append(None)
+        return take(ahead, 10.0) if len(asked) > 3 else []
+
+    monkeypatch.setattr(RowsAhead, "take", take_late)
     beats.clear()
 
     case.run(case.requests([(0,)]), engine)
@@ -223,20 +227,21 @@ def test_cancelled_rows_give_no_result(cases):
     case.engine.cancel([0, 1, 99])
 
     assert sorted(case.run([])) == [2, 3, 4, 5]
-    assert case.engine._ahead._held == 0
+    assert case.engine.stats()["bytes_ahead"] == 0
 
 
 def test_out_of_memory_halves_the_batch_and_no_row_is_lost(cases, monkeypatch):
     case = cases("idefics3")
     expected = {id: result.output_ids.tolist() for id, result in case.run(case.requests()).items()}
-    generate = case.engine.model.generate
+    kind = type(case.reference)
+    generate = kind.generate
 
-    def fails_above_two_rows(**inputs):
+    def fails_above_two_rows(model, **inputs):
         if len(inputs["input_ids"]) > 2:
             raise torch.OutOfMemoryError("out of memory")
-        return generate(**inputs)
+        return generate(model, **inputs)
 
-    monkeypatch.setattr(case.engine.model, "generate", fails_above_two_rows)
+    monkeypatch.setattr(kind, "generate", fails_above_two_rows)
     engine = case.engine
 
     assert {id: result.output_ids.tolist() for id, result in case.run(case.requests()).items()} == expected
@@ -245,20 +250,20 @@ def test_out_of_memory_halves_the_batch_and_no_row_is_lost(cases, monkeypatch):
 
 def test_no_more_is_made_ahead_than_memory_allows():
     row = {"pixel_values": torch.zeros(25, dtype=torch.float32)}
-    ahead = Ahead(lambda request: row, max_bytes=250)
+    ahead = RowsAhead(lambda request: row, max_bytes=250)
     requests = [VisionRequest(id=i, row=i, text=str(i)) for i in range(100)]
     ahead.add(requests)
     taken, most = [], 0
     while len(ahead):
         found = ahead.take(10.0)
-        most = max(most, ahead._held)
+        most = max(most, ahead.held_bytes)
         if ahead.is_full or not found:
             ahead.release([made for _, made in found])
         taken += found
 
     assert sorted(request.id for request, _ in taken) == list(range(100))
     # what was under way when the bound was reached comes on top
-    assert most <= 250 + 2 * ahead_module._THREADS * 100
+    assert most <= 250 + 2 * NUM_THREADS * 100
 
 
 def test_an_unknown_layout_runs_rows_one_at_a_time(cases, monkeypatch, caplog):

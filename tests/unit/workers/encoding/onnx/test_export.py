@@ -16,13 +16,15 @@ from parquetry.schemas.job import ModelSpec
 from parquetry.schemas.settings import OnnxProvider
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.dense import DenseLayer
+from parquetry.workers.encoding.onnx import export as export_module
 from parquetry.workers.encoding.onnx import providers
 from parquetry.workers.encoding.onnx.export import ExportPlan, content_key, export, exported
-from parquetry.workers.encoding.onnx.known_rows import Probe
+from parquetry.workers.encoding.onnx.known_rows import KnownRows
 from parquetry.workers.encoding.onnx.model_file import OnnxFile, UnsafeOnnxError
 from parquetry.workers.encoding.onnx.ort_padded import OrtOptions, OrtPaddedEncoder
 from parquetry.workers.encoding.rows import RowLimits
 from parquetry.workers.encoding.vectors import Vectors
+from parquetry.workers.processor import Processor
 from parquetry.workers.request import EncodeRequest
 from tests.unit.workers.encoding.conformance import BackEnd, answers, rows
 from tests.unit.workers.encoding.encoder_families import VOCAB, tiny_model
@@ -188,6 +190,38 @@ def test_int8_is_of_the_padded_float32_graph():
         ExportPlan(task="classify", form="packed", dtype="float16", quantization="int8")
 
 
+#: what a processor without and with VNNI is to int8
+PROCESSORS = {7: Processor("x86_64", frozenset({"avx2"})), 8: Processor("x86_64", frozenset({"avx2", "avx_vnni"}))}
+
+
+def test_the_processor_decides_the_bits_of_int8_once(classifier, monkeypatch):
+    checkpoint, plans = Checkpoint.resolve(ModelSpec(id=str(classifier))), []
+    for bits, processor in PROCESSORS.items():
+        monkeypatch.setattr(export_module, "this_processor", lambda processor=processor: processor)
+        plans.append(ExportPlan(task="classify", quantization="int8"))
+        assert plans[-1].weight_bits == plans[-1].graph()["weight_bits"] == bits
+        assert "weight_bits" not in ExportPlan(task="classify").graph()
+    assert len({content_key(checkpoint, plan) for plan in plans}) == 2
+
+
+@pytest.mark.parametrize("bits", PROCESSORS)
+def test_int8_is_right_with_either_choice(classifier, state, monkeypatch, bits):
+    monkeypatch.setattr(export_module, "this_processor", lambda: PROCESSORS[bits])
+    engine, requests = (
+        BackEnd("onnx-int8", "onnxruntime", quantization="int8").engine(classifier, "classify"),
+        rows(64, 150),
+    )
+    assert engine.describe()["int8_weights"] == f"{bits} bits"
+    (file,) = state.glob("onnx/*/model.onnx")
+    weights = [onnx.numpy_helper.to_array(one) for one in onnx.load(str(file)).graph.initializer if one.data_type == 3]
+    most = max(int(np.abs(weight.astype(int)).max()) for weight in weights if weight.ndim == 2)
+    # sums of two products with activations of up to 255 stay below 2**15 with 7 bits
+    assert most <= 64 if bits == 7 else most > 64
+    expected = answers(BackEnd("padded", "transformers").engine(classifier, "classify"), requests)
+    for number, result in answers(engine, requests).items():
+        np.testing.assert_allclose(result.values, expected[number].values, atol=0.15)
+
+
 def test_int8_is_refused_off_the_cpu(classifier, state, monkeypatch):
     monkeypatch.setattr(providers.runtime(), "get_available_providers", lambda: list(providers.PROVIDERS.values()))
     engine = BackEnd("onnx-int8", "onnxruntime", quantization="int8")
@@ -196,7 +230,7 @@ def test_int8_is_refused_off_the_cpu(classifier, state, monkeypatch):
 
 
 def test_a_file_whose_answers_are_off_is_refused(exported_folder):
-    probe = Probe.load(exported_folder)
+    probe = KnownRows.load(exported_folder)
     probe.check(probe.values, "float32")
     with pytest.raises(EngineRefusedError, match="differ"):
         probe.check(probe.values + 1, "float32")
@@ -240,11 +274,11 @@ def test_a_packed_export_of_token_labels(tmp_path):
     (logits,) = onnx.load(str(path), load_external_data=False).graph.output
     assert [dim.dim_value for dim in logits.type.tensor_type.shape.dim] == [0, 6]
     # 12, 7 and 3 tokens
-    assert Probe.load(path.parent).values.shape == (22, 6)
+    assert KnownRows.load(path.parent).values.shape == (22, 6)
 
 
 def test_rows_survive_the_probe_file(tmp_path):
     requests = [EncodeRequest(id=i, token_ids=np.arange(i + 1, dtype=np.int32)) for i in range(3)]
-    Probe(requests, np.eye(3, dtype=np.float32)).save(tmp_path)
-    loaded = Probe.load(tmp_path)
+    KnownRows(requests, np.eye(3, dtype=np.float32)).save(tmp_path)
+    loaded = KnownRows.load(tmp_path)
     assert [row.token_ids.tolist() for row in loaded.requests] == [[0], [0, 1], [0, 1, 2]]

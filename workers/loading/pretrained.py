@@ -1,0 +1,45 @@
+"""Reads weights through a transformers class: under their own names, and none of them made up."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+
+from parquetry.schemas.job import Task
+from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.checkpoint.tensor_headers import read_headers, wrapper_prefix
+from parquetry.workers.loading.weight_check import require_own_weights
+
+log = logging.getLogger(__name__)
+
+
+def read_model(auto_class: Any, checkpoint: Checkpoint, *, task: Task, **options: Any) -> PreTrainedModel:
+    """The model of the checkpoint's safetensors files, in eval mode; `options` go to from_pretrained.
+
+    Prefixes that torch.compile and training wrappers put before every name are taken off. Raises UnusableModelError
+    when the answers of `task` would depend on weights that are not in the files.
+    """
+    if prefix := wrapper_prefix(read_headers(checkpoint.weight_files)):
+        log.info("the weights of %s were saved with the prefix %s, which is taken off", checkpoint.id, prefix)
+        options["key_mapping"] = {f"^{re.escape(prefix)}": ""}
+    options["config"] = _config(checkpoint, options)
+    model, report = auto_class.from_pretrained(
+        checkpoint.folder, use_safetensors=True, output_loading_info=True, **options
+    )
+    require_own_weights(model, report, name=checkpoint.id, task=task)
+    return model.eval()
+
+
+def _config(checkpoint: Checkpoint, options: Mapping[str, Any]) -> PreTrainedConfig:
+    """The checkpoint's, without a padding id behind the end of the table, which no model can be made with."""
+    known = {key: options[key] for key in ("trust_remote_code", "local_files_only") if key in options}
+    config = AutoConfig.from_pretrained(checkpoint.folder, **known)
+    text = config.get_text_config()
+    pad_id, size = getattr(text, "pad_token_id", None), getattr(text, "vocab_size", None)
+    if pad_id is not None and size is not None and pad_id >= size:
+        text.pad_token_id = None
+    return config
