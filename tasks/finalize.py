@@ -17,7 +17,6 @@ from parquetry.tasks.found_part import find_part
 from parquetry.tasks.job_record import read_record
 from parquetry.tasks.ledger.claim import Digest
 from parquetry.tasks.ledger.ledger import Ledger
-from parquetry.tasks.ledger.lock import lock
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +27,7 @@ def finalize(ledger: Ledger, job: str) -> JobState:
     One process at a time does it; when it dies another follows after the time of a lease. Storage errors leave the job
     as it is; the reconciler tries again.
     """
-    with lock(ledger, f"finalize:{job}", ledger.policy.lease_s) as held:
+    with ledger.lock(f"finalize:{job}", ledger.policy.lease_s) as held:
         status = ledger.status(job)
         if held and _is_over(status):
             _end(ledger, status)

@@ -29,7 +29,7 @@ def check(broker: str | redis.Redis) -> list[Finding]:
     return [_persistence(client), _eviction(client), _version(client)]
 
 
-def what_may_be_lost(client: redis.Redis) -> list[str]:
+def durability_warnings(client: redis.Redis) -> list[str]:
     """A sentence for each way in which this broker may forget jobs of several nodes; none for a private socket.
 
     Raises BrokerUnreachableError.

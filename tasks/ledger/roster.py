@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from parquetry.schemas.status import WorkerStatus
+from parquetry.tasks.broker.connection import translated
 from parquetry.tasks.keys import Keys
 from parquetry.tasks.ledger.scripts import Scripts
 
@@ -28,11 +29,17 @@ class Roster:
         keys = [self._keys.workers, self._keys.worker(worker)]
         self._scripts("announce", keys, [worker, int(FORGET_S * 1000), *flat])
 
+    def last_claim(self, worker: str) -> str | None:
+        """When a worker last asked for a shard, whether it got one or not: ms since the epoch, None if it never did."""
+        with translated(self._scripts.url):
+            return self._scripts.client.hget(self._keys.worker(worker), "asked")
+
     def retire(self, worker: str) -> None:
         """Take a worker that stops in good order off the list."""
-        client = self._scripts.client
-        client.zrem(self._keys.workers, worker)
-        client.delete(self._keys.worker(worker))
+        with translated(self._scripts.url), self._scripts.client.pipeline() as pipe:
+            pipe.zrem(self._keys.workers, worker)
+            pipe.delete(self._keys.worker(worker))
+            pipe.execute()
 
     def alive(self) -> list[WorkerStatus]:
         """The workers that gave a sign of life lately, by name."""

@@ -8,7 +8,8 @@ from celery import Celery
 from kombu import Queue
 
 from parquetry.tasks.broker.connection import kombu_url, transport_options
-from parquetry.tasks.permits import PUBLISH_RETRIES, celery_queue
+from parquetry.tasks.keys import celery_queue
+from parquetry.tasks.permits import PUBLISH_RETRIES
 
 #: only JSON: a pickled message would be code from whoever can write to the broker
 SERIALIZATION = {

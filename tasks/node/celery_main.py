@@ -14,9 +14,9 @@ from pathlib import Path
 from celery.signals import setup_logging, worker_process_init
 
 from parquetry.schemas.settings import settings
+from parquetry.tasks.keys import celery_queue
 from parquetry.tasks.node.app import make_app
 from parquetry.tasks.node.serve import use_slot
-from parquetry.tasks.permits import celery_queue
 from parquetry.tasks.shard.slot import Slot
 from parquetry.workers.process.leash import die_with_parent
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from parquetry.schemas.errors import BrokerUnreachableError, ExitCode
 from parquetry.schemas.settings import settings
 from parquetry.tasks.broker.connection import connect
-from parquetry.tasks.broker.settings_check import what_may_be_lost
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.node.device_worker import DeviceWorker
 from parquetry.tasks.node.devices import devices
@@ -53,7 +52,7 @@ def run_node(options: NodeOptions) -> int:
     """
     logging.basicConfig(stream=sys.stderr, level=settings().log_level, format=LOG_FORMAT)
     ledger = Ledger(connect(options.broker_url), settings().env)
-    for sentence in what_may_be_lost(ledger.client):
+    for sentence in ledger.durability_warnings():
         log.warning("%s", sentence)
     names = devices(options.gpus, options.gpus_per_engine, options.cpu_engines)
     with _folder() as folder, StopSignal() as stop:

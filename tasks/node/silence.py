@@ -5,9 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from parquetry.tasks.broker.connection import translated
 from parquetry.tasks.ledger.ledger import Ledger
-from parquetry.tasks.permits import outstanding
 
 #: Celery finds its broker again within about 30 s by itself
 PATIENCE_S = 60.0
@@ -28,7 +26,7 @@ class Silence:
 
     def is_too_long(self, ledger: Ledger) -> bool:
         """Ask every few seconds. True once PATIENCE_S has passed without a single CLAIM that could have come."""
-        asked = self._last_asked(ledger)
+        asked = ledger.roster.last_claim(self._worker)
         if asked != self._asked or self._is_excused(ledger):
             self._asked, self._since = asked, None
             return False
@@ -40,10 +38,6 @@ class Silence:
         """Start anew, with a worker that was just started."""
         self._since = None
 
-    def _last_asked(self, ledger: Ledger) -> str | None:
-        with translated(ledger.scripts.url):
-            return ledger.client.hget(ledger.keys.worker(self._worker), "asked")
-
     def _is_excused(self, ledger: Ledger) -> bool:
-        waiting = any(outstanding(ledger, queue) for queue in self._queues)
+        waiting = any(ledger.permits(queue) for queue in self._queues)
         return not waiting or len(ledger.holdings(self._worker)) >= self._slots

@@ -92,7 +92,7 @@ def a_million_shards(bench: Bench) -> list[Figure]:
     loaded_s = time.perf_counter() - begin
     times = _spin(ledger, CLAIMS)
     permits.top_up(ledger, bench.server.url, "default", issued_by="submit")
-    waiting = permits.outstanding(ledger, "default")
+    waiting = ledger.permits("default")
     return [
         Figure(name="1,000,000 shards loaded", value=loaded_s, bound=10.0, unit="s"),
         Figure(name="Redis, peak", value=bench.peak_mib(), bound=64.0, unit="MiB"),

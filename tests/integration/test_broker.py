@@ -45,24 +45,26 @@ def test_cluster_is_refused_with_the_reason(cluster_server):
 
 
 def test_a_call_after_the_broker_went_away_raises_ours(fresh_server, env, policy):
-    ledger = Ledger(connect(fresh_server.url), env, policy)
+    client = connect(fresh_server.url)
+    ledger = Ledger(client, env, policy)
     fresh_server.kill()
     with pytest.raises(BrokerUnreachableError):
         ledger.jobs()
     with pytest.raises(BrokerUnreachableError):
         ledger.claim("w", ("default",))
-    ledger.client.close()
+    client.close()
 
 
 def test_jobs_outlive_a_restart_with_an_append_only_file(fresh_server, env, policy):
-    ledger = Ledger(connect(fresh_server.url), env, policy)
+    client = connect(fresh_server.url)
+    ledger = Ledger(client, env, policy)
     ledger.register(make_record(shards=3))
     ledger.claim("w", ("default",))
     fresh_server.kill()
     fresh_server.start()
     status = ledger.status("job-1")
     assert (status.shards_running, status.shards_pending) == (1, 2)
-    ledger.client.close()
+    client.close()
 
 
 def test_findings_tell_what_to_do(server, fresh_server):
@@ -76,26 +78,26 @@ def test_findings_tell_what_to_do(server, fresh_server):
         assert [finding.name for finding in check(client) if not finding.ok] == ["eviction"]
 
 
-def test_permit_on_the_wire_is_small_json_and_names_no_shard(server, ledger: Ledger):
-    permits.issue(server.url, "gpu", 2, env=ledger.keys.env)
-    key = f"{ledger.keys.prefix}permits.gpu"
-    message = ledger.client.lindex(key, 0)
+def test_permit_on_the_wire_is_small_json_and_names_no_shard(server, ledger: Ledger, client, keys):
+    permits.issue(server.url, "gpu", 2, env=ledger.env)
+    key = f"{keys.prefix}permits.gpu"
+    message = client.lindex(key, 0)
     assert len(message) <= MAX_PERMIT_BYTES
     envelope = json.loads(message)
     assert envelope["headers"]["task"] == PERMIT_TASK
     assert envelope["content-type"] == "application/json"
     (body,), _, _ = json.loads(base64.b64decode(envelope["body"]))
     assert Permit.decode(body) == Permit(queue="gpu", issued_by="submit")
-    assert permits.outstanding(ledger, "gpu") == 2
+    assert ledger.permits("gpu") == 2
 
 
-def test_permits_are_topped_up_to_twice_the_slots(server, ledger: Ledger):
+def test_permits_are_topped_up_to_twice_the_slots(server, ledger: Ledger, client, keys):
     ledger.register(make_record(shards=100))
     announce(ledger, "a", 3)
     announce(ledger, "b", 2)
     assert permits.top_up(ledger, server.url, "default", issued_by="test") == 10
     assert permits.top_up(ledger, server.url, "default", issued_by="test") == 0
-    ledger.client.lpop(f"{ledger.keys.prefix}permits.default")
+    client.lpop(f"{keys.prefix}permits.default")
     assert permits.top_up(ledger, server.url, "default", issued_by="test") == 1
 
 
@@ -115,7 +117,7 @@ def test_unreachable_broker_gets_no_permit(tmp_path):
         permits.issue(f"redis+socket://{tmp_path}/none", "default", 1, env="x")
 
 
-def test_roster_tells_who_lives(ledger: Ledger, client):
+def test_roster_tells_who_lives(ledger: Ledger, client, keys):
     announce(ledger, "b", 2)
     announce(ledger, "a", 1, queues=("gpu", "default"))
     workers = ledger.workers()
@@ -124,7 +126,7 @@ def test_roster_tells_who_lives(ledger: Ledger, client):
         ("b", 2, "default", "h"),
     ]
     assert (ledger.roster.slots("default"), ledger.roster.slots("gpu")) == (3, 1)
-    client.zadd(ledger.keys.workers, {"b": 1})
+    client.zadd(keys.workers, {"b": 1})
     assert [worker.worker for worker in ledger.workers()] == ["a"]
     ledger.roster.retire("a")
     assert ledger.workers() == []
@@ -144,7 +146,7 @@ def test_worker_that_leaves_permits_lying_is_noticed(server, ledger: Ledger):
         return silence.is_too_long(ledger)
 
     assert not later(1000), "nothing was asked of it"
-    permits.issue(server.url, "default", 2, env=ledger.keys.env)
+    permits.issue(server.url, "default", 2, env=ledger.env)
     assert not later(1000), "the permits came a moment ago"
     assert not later(PATIENCE_S - 1)
     ledger.claim("w", ("default",))

@@ -19,6 +19,7 @@ from hypothesis.stateful import (
 
 from parquetry.schemas.states import JobState, may_become
 from parquetry.tasks.broker.connection import connect
+from parquetry.tasks.keys import Keys
 from parquetry.tasks.ledger.claim import Claim, Counts
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.ledger.pending import expand
@@ -38,6 +39,7 @@ class LedgerModel(RuleBasedStateMachine):
         super().__init__()
         self.client = connect(self.url)
         env = uuid.uuid4().hex[:12]
+        self.keys = Keys(env)
         self.ledger = Ledger(
             self.client, env, Policy(lease_s=60, max_attempts=MAX_ATTEMPTS, starvation_s=300, careful_attempts=0)
         )
@@ -56,7 +58,7 @@ class LedgerModel(RuleBasedStateMachine):
         self.lasts = 0
 
     def teardown(self) -> None:
-        for key in self.client.scan_iter(f"{self.ledger.keys.prefix}*", count=1000):
+        for key in self.client.scan_iter(f"{self.keys.prefix}*", count=1000):
             self.client.delete(key)
         self.client.close()
 
@@ -231,7 +233,7 @@ class LedgerModel(RuleBasedStateMachine):
 
     @invariant()
     def every_shard_is_in_one_place(self) -> None:
-        keys = self.ledger.keys
+        keys = self.keys
         leased = {int(shard) for shard in self.client.zrange(keys.of_job(JOB, "lease"), 0, -1)}
         tokens = {int(shard) for shard in self.client.hkeys(keys.of_job(JOB, "tok"))}
         pending = expand(self.client.lrange(keys.of_job(JOB, "pend"), 0, -1))

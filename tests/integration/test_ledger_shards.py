@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections import Counter
@@ -23,7 +24,9 @@ INSTANT = Policy(lease_s=0.001, max_attempts=3, starvation_s=300.0, careful_atte
 
 def expired(ledger: Ledger) -> Ledger:
     """The same ledger, whose leases end at once."""
-    return Ledger(ledger.client, ledger.keys.env, INSTANT)
+    hasty = copy.copy(ledger)
+    hasty.policy = INSTANT
+    return hasty
 
 
 def claim_and_expire(ledger: Ledger, worker: str = "zombie") -> Claim:
@@ -46,7 +49,7 @@ def test_claimers_that_race_never_share_a_shard(server, ledger: Ledger):
 
     def work() -> None:
         with connect(server.url) as client:
-            mine = Ledger(client, ledger.keys.env, ledger.policy)
+            mine = Ledger(client, ledger.env, ledger.policy)
             while claim := mine.claim("w", QUEUES):
                 taken.append(claim.shard)
 
@@ -54,10 +57,10 @@ def test_claimers_that_race_never_share_a_shard(server, ledger: Ledger):
     assert sorted(taken) == list(range(200))
 
 
-def test_beat_extends_the_lease_and_shows_progress(ledger: Ledger, client):
+def test_beat_extends_the_lease_and_shows_progress(ledger: Ledger, client, keys):
     ledger.register(make_record(shards=1))
     claim = ledger.claim("w", QUEUES)
-    key = ledger.keys.of_job("job-1", "lease")
+    key = keys.of_job("job-1", "lease")
     before = client.zscore(key, "0")
     time.sleep(0.005)
     assert ledger.beat(claim, Progress(rows=7, tokens=70)) is BeatReply.OK
@@ -124,10 +127,10 @@ def test_adopted_shard_is_skipped_where_it_waited(ledger: Ledger):
     assert ledger.claim("w", QUEUES) is None
 
 
-def test_commit_of_a_job_the_broker_forgot_is_fenced(ledger: Ledger):
+def test_commit_of_a_job_the_broker_forgot_is_fenced(ledger: Ledger, client, keys):
     ledger.register(make_record(shards=1))
     claim = ledger.claim("w", QUEUES)
-    ledger.client.delete(*ledger.keys.job("job-1"))
+    client.delete(*keys.job("job-1"))
     assert ledger.commit(claim, make_part(0), Counts()) is CommitReply.FENCED
     assert ledger.beat(claim) is BeatReply.LOST
 
@@ -141,7 +144,7 @@ def test_last_is_said_once_however_many_commit_at_once(server, ledger: Ledger):
 
     def work() -> None:
         with connect(server.url) as client:
-            mine = Ledger(client, ledger.keys.env, ledger.policy)
+            mine = Ledger(client, ledger.env, ledger.policy)
             while claim := take(todo, gate):
                 for _ in range(2):
                     replies.append(mine.commit(claim, make_part(claim.shard), Counts()))
@@ -215,14 +218,14 @@ def test_holdings_are_the_leases_of_one_worker(ledger: Ledger):
     assert len(ledger.holdings("other")) == 1
 
 
-def test_audit_mends_counter_and_puts_back_what_is_nowhere(ledger: Ledger, client):
+def test_audit_mends_counter_and_puts_back_what_is_nowhere(ledger: Ledger, client, keys):
     ledger.register(make_record(shards=20))
     claims = [ledger.claim("w", QUEUES) for _ in range(5)]
     ledger.commit(claims[0], make_part(0), Counts())
     ledger.fail(claims[1], "bad")
-    client.zrem(ledger.keys.of_job("job-1", "lease"), "3")
-    client.delete(ledger.keys.of_job("job-1", "pend"))
-    client.hset(ledger.keys.of_job("job-1", "ctl"), "done", 7)
+    client.zrem(keys.of_job("job-1", "lease"), "3")
+    client.delete(keys.of_job("job-1", "pend"))
+    client.hset(keys.of_job("job-1", "ctl"), "done", 7)
 
     audit = ledger.audit("job-1")
     # 15 that waited, and shard 3, whose token without a lease nobody would have reaped

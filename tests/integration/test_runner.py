@@ -164,10 +164,10 @@ def test_finalizer_that_dies_is_followed_by_another(step: str, tmp_path, model, 
     assert_whole(job, ledger)
 
 
-def test_zombie_that_wakes_after_its_heir_changes_nothing(tmp_path, model, ledger, slot):
+def test_zombie_that_wakes_after_its_heir_changes_nothing(tmp_path, model, ledger, slot, client, keys):
     job = make_job(tmp_path, ledger, model=model, rows=20)
     zombie = ledger.claim("zombie", QUEUES)
-    ledger.client.zadd(ledger.keys.of_job(job.name, "lease"), {str(zombie.shard): 0})
+    client.zadd(keys.of_job(job.name, "lease"), {str(zombie.shard): 0})
     ledger.reap(job.name)
     run_all(ledger, slot)
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
@@ -176,27 +176,27 @@ def test_zombie_that_wakes_after_its_heir_changes_nothing(tmp_path, model, ledge
     assert_whole(job, ledger)
 
 
-def test_lease_lost_while_publishing_ends_in_adoption(tmp_path, model, ledger, slot, monkeypatch):
+def test_lease_lost_while_publishing_ends_in_adoption(tmp_path, model, ledger, slot, monkeypatch, client, keys):
     """The zombie's part is first under the final name: it counts, and the heir's work is not written."""
     job = make_job(tmp_path, ledger, model=model, rows=10)
     claim = ledger.claim("w", QUEUES)
 
     def steal(name: str) -> None:
         if name == "published":
-            ledger.client.hset(ledger.keys.of_job(job.name, "tok"), "0", "99:heir")
+            client.hset(keys.of_job(job.name, "tok"), "0", "99:heir")
 
     monkeypatch.setattr("parquetry.tasks.shard.shard_runner.failpoint", steal)
     run_claim(ledger, claim, slot)
     assert_whole(job, ledger)
 
 
-def test_lease_lost_before_publishing_publishes_nothing(tmp_path, model, ledger, slot, monkeypatch):
+def test_lease_lost_before_publishing_publishes_nothing(tmp_path, model, ledger, slot, monkeypatch, client, keys):
     job = make_job(tmp_path, ledger, model=model, rows=10)
     claim = ledger.claim("w", QUEUES)
 
     def steal(name: str) -> None:
         if name == "verified":
-            ledger.client.hset(ledger.keys.of_job(job.name, "tok"), "0", "99:heir")
+            client.hset(keys.of_job(job.name, "tok"), "0", "99:heir")
 
     monkeypatch.setattr("parquetry.tasks.shard.shard_runner.failpoint", steal)
     run_claim(ledger, claim, slot)
@@ -277,10 +277,10 @@ def test_a_stopped_job_gets_its_running_shard_back(tmp_path, ledger, slot, monke
     assert job.parts() == []
 
 
-def test_two_at_once_write_one_part(tmp_path, model, ledger, slot):
+def test_two_at_once_write_one_part(tmp_path, model, ledger, slot, client, keys):
     job = make_job(tmp_path, ledger, model=model, rows=10)
     first = ledger.claim("w", QUEUES)
-    ledger.client.zadd(ledger.keys.of_job(job.name, "lease"), {"0": 0})
+    client.zadd(keys.of_job(job.name, "lease"), {"0": 0})
     ledger.reap(job.name)
     second = ledger.claim("w", QUEUES)
     threads = [threading.Thread(target=run_claim, args=(ledger, claim, slot)) for claim in (first, second)]

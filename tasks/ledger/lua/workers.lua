@@ -4,15 +4,14 @@
 -- <p>worker:<id>           HASH  host, device, queue, slots, model
 --
 -- ARGV[1] prefix <p>   ARGV[2] ms of silence after which a worker counts as gone
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local workers, prefix, silence_ms = KEYS[1], ARGV[1], ARGV[2]
 local rows = {}
-local listed = redis.call('ZRANGEBYSCORE', KEYS[1], now - ARGV[2], '+inf', 'WITHSCORES')
+local listed = redis.call('ZRANGEBYSCORE', workers, now_ms() - silence_ms, '+inf', 'WITHSCORES')
 for i = 1, #listed, 2 do
-  local key = ARGV[1] .. 'worker:' .. listed[i]
-  local info = redis.call('HMGET', key, 'host', 'device', 'queue', 'slots', 'model')
+  local name, seen = listed[i], listed[i + 1]
+  local info = redis.call('HMGET', prefix .. 'worker:' .. name, 'host', 'device', 'queue', 'slots', 'model')
   if info[4] then
-    table.insert(rows, {listed[i], listed[i + 1], info[1], info[2], info[3], info[4], info[5] or ''})
+    table.insert(rows, {name, seen, info[1], info[2], info[3], info[4], info[5] or ''})
   end
 end
 return rows
