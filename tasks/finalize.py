@@ -13,10 +13,10 @@ from parquetry.schemas.states import JobState
 from parquetry.schemas.status import JobStatus
 from parquetry.schemas.storage.storage import Entry, Storage, open_storage
 from parquetry.tasks.failpoints import failpoint
-from parquetry.tasks.found_part import find_part
 from parquetry.tasks.job_record import read_record
 from parquetry.tasks.ledger.claim import Digest
 from parquetry.tasks.ledger.ledger import Ledger
+from parquetry.workers.shards.part import find_part
 
 log = logging.getLogger(__name__)
 
@@ -90,9 +90,16 @@ def _parts(ledger: Ledger, record: JobRecord, storage: Storage, entries: dict[st
     for shard, digest in enumerate(ledger.digests.read(record.job, record.plan.num_shards)):
         if digest is None:
             # committed before this broker knew the job: the part itself has to be read
-            yield find_part(storage, record, shard).part
+            yield _found(storage, record, shard)
         else:
             yield _part(digest, entries[part_name(shard)], shard, bounds[shard + 1] - bounds[shard])
+
+
+def _found(storage: Storage, record: JobRecord, shard: int) -> PartRecord:
+    part = find_part(storage, record, shard)
+    if part is None:
+        raise PartInvalidError(path=part_name(shard), shard=shard, reason="it was there a moment ago, and is gone")
+    return part
 
 
 def _part(digest: Digest, entry: Entry, shard: int, rows: int) -> PartRecord:

@@ -36,22 +36,6 @@ class Progress:
     tokens: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Counts:
-    """Tokens of a committed shard."""
-
-    prompt_tokens: int = 0
-    output_tokens: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class CommittedPart:
-    """A part found in storage, verified, with its tokens where the footer tells them."""
-
-    part: PartRecord
-    counts: Counts = Counts()
-
-
 class BeatReply(StrEnum):
     OK = "OK"
     #: somebody else has the shard, or will

@@ -21,8 +21,6 @@ from parquetry.tasks.ledger.claim import (
     BeatReply,
     Claim,
     CommitReply,
-    CommittedPart,
-    Counts,
     Digest,
     PrepareReply,
     Progress,
@@ -82,17 +80,17 @@ class Ledger:
 
     # jobs
 
-    def register(self, record: JobRecord, queue: str = "default", done: Iterable[CommittedPart] = ()) -> bool:
+    def register(self, record: JobRecord, queue: str = "default", done: Iterable[PartRecord] = ()) -> bool:
         """Enter a job whose `done` parts are committed. False, and nothing changed, when it is known already."""
         done = list(done)
-        shards = {entry.part.shard for entry in done}
+        shards = {part.shard for part in done}
         items = list(pending_items(record.plan.num_shards, shards))
         fields = job_entry.ctl_fields(record, queue, done)
         flat = [item for pair in fields.items() for item in pair]
         args = (to_bitmap(shards), len(items), *items, *flat)
         created = bool(self._job("register", record.job, *args))
         if created:
-            self.digests.put(record.job, [entry.part for entry in done])
+            self.digests.put(record.job, done)
         return created
 
     def set_state(self, job: str, wanted: JobState) -> JobState:
@@ -168,16 +166,16 @@ class Ledger:
         """May the part be published? No answer means no."""
         return PrepareReply(self._job("prepare", claim.job, claim.shard, claim.token, self.policy.prepare_ms))
 
-    def commit(self, claim: Claim, part: PartRecord, counts: Counts) -> CommitReply:
+    def commit(self, claim: Claim, part: PartRecord) -> CommitReply:
         """Count the part that the claim's holder has published."""
-        return self._commit(claim.job, claim.token, False, part, counts)
+        return self._commit(claim.job, claim.token, False, part)
 
-    def adopt(self, job: str, part: PartRecord, counts: Counts) -> CommitReply:
+    def adopt(self, job: str, part: PartRecord) -> CommitReply:
         """Count a part that was found in storage and verified: that is the truth, whoever holds the lease."""
-        return self._commit(job, "", True, part, counts)
+        return self._commit(job, "", True, part)
 
-    def _commit(self, job: str, token: str, verified: bool, part: PartRecord, counts: Counts) -> CommitReply:
-        numbers = (part.rows, part.error_rows, counts.prompt_tokens, counts.output_tokens)
+    def _commit(self, job: str, token: str, verified: bool, part: PartRecord) -> CommitReply:
+        numbers = (part.rows, part.error_rows, part.prompt_tokens, part.output_tokens)
         digest = (part.shard % DIGESTS_PER_KEY * Digest.num_bytes, Digest.of(part).pack())
         more_keys = [self._keys.digests(job, part.shard)]
         reply = self._job("commit", job, part.shard, token, int(verified), *numbers, *digest, more_keys=more_keys)

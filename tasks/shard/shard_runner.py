@@ -22,16 +22,17 @@ from parquetry.schemas.shard import Shard, attempt_name
 from parquetry.schemas.states import JobState
 from parquetry.schemas.storage.storage import Storage, open_storage
 from parquetry.tasks.failpoints import failpoint
-from parquetry.tasks.found_part import find_part
 from parquetry.tasks.job_record import cached_record
-from parquetry.tasks.ledger.claim import Claim, CommitReply, CommittedPart, Counts, PrepareReply
+from parquetry.tasks.ledger.claim import Claim, CommitReply, PrepareReply
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.shard.lease import Lease
 from parquetry.tasks.shard.sieve import Sieve, careful
 from parquetry.tasks.shard.slot import Slot
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.process.client import EngineClient
-from parquetry.workers.shards.pipeline import PartSummary, ShardProgress, run_shard
+from parquetry.workers.shards.part import find_part
+from parquetry.workers.shards.pipeline import run_shard
+from parquetry.workers.shards.progress import ShardProgress
 
 log = logging.getLogger(__name__)
 #: pause between two tries to reach a broker that does not answer
@@ -63,27 +64,27 @@ class ShardRunner:
         failpoint("not_found")
         with self.storage.attempt(attempt_name(self.shard.index, self.claim.fence)) as attempt:
             failpoint("attempt")
-            summary = self.compute(attempt)
+            part = self.compute(attempt)
             failpoint("computed")
-            self.verify(attempt, summary)
+            self.verify(attempt, part)
             failpoint("verified")
             self.prepare()
             failpoint("prepared")
             won = self.storage.publish(attempt, self.shard.part_name)
             failpoint("published")
-        return self.commit(summary) if won else self.adopt(self.find())
+        return self.commit(part) if won else self.adopt(self.find())
 
-    def find(self) -> CommittedPart | None:
+    def find(self) -> PartRecord | None:
         """A part published by an attempt that could not report it, or by one that was faster."""
         return find_part(self.storage, self.record, self.shard.index)
 
-    def adopt(self, found: CommittedPart) -> CommitReply:
+    def adopt(self, part: PartRecord) -> CommitReply:
         """Count a part that is in storage: no GPU work is needed for it."""
         failpoint("adopt")
         log.info("job %s: part of shard %d was there already", self.claim.job, self.claim.shard)
-        return self.answered(lambda: self.ledger.adopt(self.claim.job, found.part, found.counts))
+        return self.answered(lambda: self.ledger.adopt(self.claim.job, part))
 
-    def compute(self, attempt: Path) -> PartSummary:
+    def compute(self, attempt: Path) -> PartRecord:
         """Run the rows through the engine, write the attempt and read it back."""
         with self.engine() as engine:
             failpoint("engine")
@@ -113,11 +114,11 @@ class ShardRunner:
         failpoint("progress")
         self.lease.progress(done.rows, done.prompt_tokens + done.output_tokens)
 
-    def verify(self, attempt: Path, summary: PartSummary) -> None:
+    def verify(self, attempt: Path, part: PartRecord) -> None:
         """An attempt that is not, byte for byte, what was written and checked never gets the final name."""
         with attempt.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest != summary.sha256:
+        if digest != part.sha256:
             raise AttemptChangedError(path=attempt, shard=self.shard.index)
 
     def prepare(self) -> None:
@@ -133,19 +134,10 @@ class ShardRunner:
                 raise JobStoppedError(job=self.claim.job, state=JobState.CANCELLED)
             self.answered(self.lease.beat)
 
-    def commit(self, summary: PartSummary) -> CommitReply:
+    def commit(self, part: PartRecord) -> CommitReply:
         """Report the part we published."""
         failpoint("commit")
-        entry = self.storage.head(self.shard.part_name)
-        record = PartRecord(
-            path=self.shard.part_name,
-            shard=self.shard.index,
-            fence=self.claim.fence,
-            etag=entry.etag if entry else "",
-            **{name: getattr(summary, name) for name in ("rows", "error_rows", "size", "sha256")},
-        )
-        counts = Counts(prompt_tokens=summary.prompt_tokens, output_tokens=summary.output_tokens)
-        reply = self.answered(lambda: self.ledger.commit(self.claim, record, counts))
+        reply = self.answered(lambda: self.ledger.commit(self.claim, part))
         failpoint("committed")
         # the lease ended while we published: what counts is what is in storage, and that is ours
         return self.adopt(self.find()) if reply is CommitReply.FENCED else reply

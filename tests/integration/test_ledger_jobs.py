@@ -6,7 +6,7 @@ import pytest
 
 from parquetry.schemas.errors import IllegalTransitionError, UnknownJobError
 from parquetry.schemas.states import JobState
-from parquetry.tasks.ledger.claim import CommitReply, CommittedPart, Counts, ReleaseReply
+from parquetry.tasks.ledger.claim import CommitReply, ReleaseReply
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.reconciler import AUDIT_EVERY, Reconciler
 from tests.chaos.process import wait_until
@@ -24,7 +24,7 @@ def test_register_twice_changes_nothing(ledger: Ledger):
 
 
 def test_register_with_committed_parts_runs_the_others(ledger: Ledger):
-    done = [CommittedPart(part=make_part(shard, error_rows=1), counts=Counts(output_tokens=7)) for shard in (0, 2)]
+    done = [make_part(shard, error_rows=1, output_tokens=7) for shard in (0, 2)]
     ledger.register(make_record(shards=4), done=done)
     status = ledger.status("job-1")
     assert (status.shards_done, status.rows_done, status.error_rows, status.output_tokens) == (2, 20, 2, 14)
@@ -65,7 +65,7 @@ def test_paused_job_is_not_claimed_and_a_written_shard_may_be_published(ledger: 
     assert ledger.claim("w", QUEUES) is None
     assert ledger.beat(claim) == "PAUSE"
     assert ledger.prepare(claim) == "OK"
-    assert ledger.commit(claim, make_part(0), Counts()) is CommitReply.COMMITTED
+    assert ledger.commit(claim, make_part(0)) is CommitReply.COMMITTED
     ledger.set_state("job-1", JobState.RUNNING)
     assert ledger.claim("w", QUEUES).shard == 1
 
@@ -97,7 +97,7 @@ def test_part_published_before_the_cancel_counts(ledger: Ledger):
     ledger.register(make_record(shards=2))
     claim = ledger.claim("w", QUEUES)
     ledger.set_state("job-1", JobState.CANCELLED)
-    assert ledger.commit(claim, make_part(0), Counts()) is CommitReply.COMMITTED
+    assert ledger.commit(claim, make_part(0)) is CommitReply.COMMITTED
 
 
 @pytest.mark.parametrize("wanted", [JobState.RUNNING, JobState.PAUSED, JobState.CANCELLED, JobState.FAILED])
@@ -113,7 +113,7 @@ def test_retry_queues_failed_shards_only(ledger: Ledger):
     ledger.register(make_record(shards=3))
     claims = [ledger.claim("w", QUEUES) for _ in range(3)]
     assert ledger.fail(claims[0], "no: such model") is ReleaseReply.OK
-    ledger.commit(claims[1], make_part(1), Counts())
+    ledger.commit(claims[1], make_part(1))
     assert ledger.fail(claims[2], "why not") is ReleaseReply.LAST
     failures = ledger.status("job-1").failures
     assert [(f.shard, f.attempts, f.reason) for f in failures] == [(0, 1, "no: such model"), (2, 1, "why not")]
@@ -128,7 +128,7 @@ def test_retry_queues_failed_shards_only(ledger: Ledger):
 
 def test_forget_keeps_what_status_tells(ledger: Ledger, client, keys):
     ledger.register(make_record(shards=1))
-    ledger.commit(ledger.claim("w", QUEUES), make_part(0), Counts())
+    ledger.commit(ledger.claim("w", QUEUES), make_part(0))
     ledger.forget("job-1")
     assert list(ledger.digests.read("job-1", 1)) != [None]
     ledger.set_state("job-1", JobState.DONE)
@@ -159,13 +159,13 @@ def test_census_forgets_jobs_that_need_nobody_until_they_do_again(ledger: Ledger
 
 def test_a_removed_job_leaves_no_key(ledger: Ledger, client, keys):
     ledger.register(make_record(shards=3))
-    ledger.commit(ledger.claim("w", QUEUES), make_part(0), Counts())
+    ledger.commit(ledger.claim("w", QUEUES), make_part(0))
     running, failed = (ledger.claim("w", QUEUES) for _ in range(2))
     ledger.fail(failed, "no")
     assert ledger.remove("job-1")
     assert client.keys(f"{keys.prefix}*") == [keys.worker("w")]
     assert ledger.beat(running) == "LOST"
-    assert ledger.commit(running, make_part(running.shard), Counts()) is CommitReply.FENCED
+    assert ledger.commit(running, make_part(running.shard)) is CommitReply.FENCED
     assert ledger.claim("w", QUEUES) is None
 
 

@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 from parquetry.schemas.states import JobState, may_become
 from parquetry.tasks.broker.connection import connect
 from parquetry.tasks.keys import Keys
-from parquetry.tasks.ledger.claim import Claim, Counts
+from parquetry.tasks.ledger.claim import Claim
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.ledger.pending import expand
 from parquetry.tasks.ledger.policy import Policy
@@ -132,11 +132,8 @@ class LedgerModel(RuleBasedStateMachine):
     @rule(data=st.data(), verified=st.booleans())
     def commit(self, data, verified: bool) -> None:
         claim = data.draw(st.sampled_from(self.claims))
-        part = make_part(claim.shard, fence=claim.fence, rows=ROWS)
-        if verified:
-            reply = self.ledger.adopt(JOB, part, Counts(output_tokens=1))
-        else:
-            reply = self.ledger.commit(claim, part, Counts(output_tokens=1))
+        part = make_part(claim.shard, fence=claim.fence, rows=ROWS, output_tokens=1)
+        reply = self.ledger.adopt(JOB, part) if verified else self.ledger.commit(claim, part)
         if claim.shard in self.done:
             assert reply == "ALREADY"
         elif not verified and not self.owns(claim):

@@ -9,18 +9,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from parquetry.schemas.columns import output_schema
+from parquetry.schemas.columns import ERROR, ROW, task_fields
 from parquetry.schemas.errors import PartInvalidError
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import JOB_FILE, MANIFEST_FILE, SUCCESS_FILE, Manifest
 from parquetry.schemas.shard import part_name
 from parquetry.schemas.states import JobState
 from parquetry.tasks.finalize import finalize
-from parquetry.tasks.found_part import find_part
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.reconciler import AUDIT_EVERY, Reconciler
 from parquetry.tasks.recovery import NoJobHereError, recover
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.shards.part import find_part
+from parquetry.workers.shards.progress import ShardProgress
 from parquetry.workers.shards.provenance import provenance
 from parquetry.workers.shards.writer import PartWriter
 from tests.chaos.checker import check
@@ -34,8 +35,8 @@ def publish(job: DiskJob, shard: int, fence: int = 1) -> None:
     """Put a true part into storage, as a runner would that could not report it."""
     piece = job.record.plan.shard(shard)
     kept = pq.read_table(job.table).slice(piece.first_row, piece.num_rows).combine_chunks()
-    batch = echoed(kept, piece.first_row, output_schema(job.record.spec, kept.schema))
-    counts = {"rows": len(kept), "error_rows": 0, "prompt_tokens": len(kept), "output_tokens": 2 * len(kept)}
+    batch = echoed(kept, piece.first_row, pa.schema([*kept.schema, ROW, *task_fields(job.record.spec), ERROR]))
+    counts = ShardProgress(rows=len(kept), prompt_tokens=len(kept), output_tokens=2 * len(kept))
     about = provenance(job.record, piece, fence, Checkpoint.resolve(job.record.spec.model), {"backend": "echo"})
     with job.storage.attempt(f"part-{shard}.parquet") as attempt:
         writer = PartWriter(attempt, batch.schema, about)
@@ -56,8 +57,8 @@ def echoed(kept: pa.Table, first_row: int, schema: pa.Schema) -> pa.RecordBatch:
 def commit_all_but_end(job: DiskJob, ledger: Ledger) -> None:
     for shard in range(job.record.plan.num_shards):
         publish(job, shard)
-        found = find_part(job.storage, job.record, shard)
-        ledger.adopt(job.name, found.part, found.counts)
+        part = find_part(job.storage, job.record, shard)
+        ledger.adopt(job.name, part)
 
 
 def test_recover_counts_what_is_there_and_runs_the_rest(tmp_path, ledger, wipe):
