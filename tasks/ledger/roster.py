@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from parquetry.schemas.status import WorkerStatus
+from parquetry.schemas.status import EngineStats, WorkerStatus
 from parquetry.tasks.broker.connection import translated
 from parquetry.tasks.keys import Keys
 from parquetry.tasks.ledger.scripts import Scripts
@@ -22,9 +22,19 @@ class Roster:
         self._scripts = scripts
         self._keys = keys
 
-    def announce(self, worker: str, *, host: str, device: str, queues: Sequence[str], slots: int) -> None:
-        """Tell that a worker lives, and what it offers."""
-        fields = {"host": host, "device": device, "queue": ",".join(queues), "slots": slots}
+    def announce(
+        self,
+        worker: str,
+        *,
+        host: str,
+        device: str,
+        queues: Sequence[str],
+        slots: int,
+        engine: EngineStats | None = None,
+    ) -> None:
+        """Tell that a worker lives, what it offers, and what its engine has counted."""
+        counted = engine.model_dump_json(exclude_defaults=True) if engine is not None else ""
+        fields = {"host": host, "device": device, "queue": ",".join(queues), "slots": slots, "engine": counted}
         flat = [item for pair in fields.items() for item in pair]
         keys = [self._keys.workers, self._keys.worker(worker)]
         self._scripts("announce", keys, [worker, int(FORGET_S * 1000), *flat])
@@ -51,7 +61,9 @@ class Roster:
         return sum(worker.slots for worker in self.alive() if queue in worker.queue.split(","))
 
 
-def _worker(name: str, seen_ms: str, host: str, device: str, queue: str, slots: str, model: str) -> WorkerStatus:
+def _worker(
+    name: str, seen_ms: str, host: str, device: str, queue: str, slots: str, model: str, engine: str
+) -> WorkerStatus:
     return WorkerStatus(
         worker=name,
         host=host,
@@ -60,4 +72,5 @@ def _worker(name: str, seen_ms: str, host: str, device: str, queue: str, slots: 
         slots=int(slots),
         model=model or None,
         seen=int(seen_ms) / 1000,
+        engine=EngineStats.model_validate_json(engine) if engine else None,
     )

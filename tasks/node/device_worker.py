@@ -81,6 +81,7 @@ class DeviceWorker:
             device=self.device,
             queues=self._queues,
             slots=self._shards_in_flight,
+            engine=self._supervisor.engine_stats,
         )
 
     def bury(self, ledger: Ledger) -> None:

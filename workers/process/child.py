@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from parquetry.schemas.settings import cuda_visible_devices, settings
+from parquetry.schemas.status import EngineStats
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.process.messages import SWITCH
 from parquetry.workers.process.pulse import PulseReader
@@ -35,6 +36,8 @@ class EngineChild:
         self.refusal: str | None = None
         #: whether `spec` needs the weights loaded anew
         self.is_outgrown = False
+        #: what the engine of `spec` has counted, as of its last sign of life that told
+        self.stats: EngineStats | None = None
         #: what `switch` speaks through
         self._control: socket.socket | None = None
         self._log = log
@@ -85,6 +88,7 @@ class EngineChild:
             self._control = dial(self.socket)
         send(self._control, Frame({"op": SWITCH, "spec": spec.model_dump(mode="json")}))
         self.spec, self.is_ready, self.refusal, self._failure = spec, False, None, None
+        self.stats = None
         self._begun = time.monotonic()
 
     def read_pulse(self) -> bool:
@@ -98,6 +102,8 @@ class EngineChild:
         if message["state"] == "ready" and not self.is_ready:
             self.is_ready = True
             log.info("engine %d is ready after %.1f s", self.pid, self._last_sign - self._begun)
+        if "stats" in message and self.is_ready:
+            self.stats = EngineStats.model_validate(message["stats"])
         self.is_outgrown = self.is_outgrown or message["state"] == "outgrown"
         if message["state"] in ("failed", "refused"):
             self._failure = message

@@ -13,6 +13,7 @@ from parquetry.schemas.errors import OtherWeightsError, PermanentError
 from parquetry.workers.engine import Engine
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.process.messages import SUBMIT, SWITCH, read_requests, result_frames
+from parquetry.workers.process.meter import Meter
 from parquetry.workers.process.pulse import Pulse
 from parquetry.workers.process.wire import Frame, FrameBuffer, WireError, pack, receive
 from parquetry.workers.request import Request, Result
@@ -73,6 +74,7 @@ class EngineServer:
         self._listener = listener
         self._pulse = pulse
         self._engine: Engine | None = None
+        self._meter: Meter | None = None
         self._inbox: queue.SimpleQueue[tuple[_Connection, Frame | None]] = queue.SimpleQueue()
         #: requests that the engine was not given yet, by client, the one that came first in front
         self._waiting: dict[_Connection, deque[Frame]] = {}
@@ -83,7 +85,7 @@ class EngineServer:
 
     def attend(self) -> None:
         """Show a sign of life and take in what clients sent. Engines call it between the layers of long work."""
-        self._pulse.beat()
+        self._pulse.beat(None if self._meter is None else self._meter.read)
         if self._engine is not None:
             self._take_all()
             self._feed()
@@ -98,8 +100,8 @@ class EngineServer:
             self.attend()
             if self._wanted is not None:
                 self._exchange(build)
-            elif self._engine is not None and self._engine.num_unfinished:
-                self._deliver(self._engine.step())
+            elif self._engine is not None and self._meter is not None and self._engine.num_unfinished:
+                self._deliver(self._meter.step())
 
     @property
     def _has_work(self) -> bool:
@@ -109,7 +111,7 @@ class EngineServer:
         # requests come and go by the thousand; each collection would look through the model and its libraries again
         gc.collect()
         gc.freeze()
-        self._engine = engine
+        self._engine, self._meter = engine, Meter(engine)
         self._pulse.ready()
 
     def _exchange(self, build: Callable[[EngineSpec], Engine]) -> None:
@@ -120,7 +122,7 @@ class EngineServer:
             self._owners.clear()
             self._waiting.clear()
         # from here on there is none to hand requests to
-        self._engine = None
+        self._engine = self._meter = None
         # what is frozen is never freed
         gc.unfreeze()
         try:

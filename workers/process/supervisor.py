@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from parquetry.schemas.status import EngineStats
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.process.child import EngineChild, cuda_devices, device_within
 from parquetry.workers.process.wire import Frame, FrameBuffer, WireError, listen, receive, send
@@ -76,6 +77,12 @@ class EngineSupervisor:
         """Process id of the engine, for status pages and tests."""
         engine = self._engine
         return None if engine is None else engine.pid
+
+    @property
+    def engine_stats(self) -> EngineStats | None:
+        """What the engine has counted, about a second ago; None while there is none or it is loading."""
+        engine = self._engine
+        return None if engine is None else engine.stats
 
     def _run(self) -> None:
         try:

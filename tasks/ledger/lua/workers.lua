@@ -1,7 +1,7 @@
--- The living workers. Returns rows {name, ms last seen, host, device, queues, slots, model or ""}.
+-- The living workers. Returns rows {name, ms last seen, host, device, queues, slots, model or "", engine or ""}.
 --
 -- KEYS[1] <p>workers       ZSET  worker -> ms of its last sign of life
--- <p>worker:<id>           HASH  host, device, queue, slots, model
+-- <p>worker:<id>           HASH  host, device, queue, slots, model, engine
 --
 -- ARGV[1] prefix <p>   ARGV[2] ms of silence after which a worker counts as gone
 local workers, prefix, silence_ms = KEYS[1], ARGV[1], ARGV[2]
@@ -9,9 +9,10 @@ local rows = {}
 local listed = redis.call('ZRANGEBYSCORE', workers, now_ms() - silence_ms, '+inf', 'WITHSCORES')
 for i = 1, #listed, 2 do
   local name, seen = listed[i], listed[i + 1]
-  local info = redis.call('HMGET', prefix .. 'worker:' .. name, 'host', 'device', 'queue', 'slots', 'model')
+  local key = prefix .. 'worker:' .. name
+  local info = redis.call('HMGET', key, 'host', 'device', 'queue', 'slots', 'model', 'engine')
   if info[4] then
-    table.insert(rows, {name, seen, info[1], info[2], info[3], info[4], info[5] or ''})
+    table.insert(rows, {name, seen, info[1], info[2], info[3], info[4], info[5] or '', info[6] or ''})
   end
 end
 return rows

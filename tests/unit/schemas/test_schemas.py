@@ -24,6 +24,7 @@ from parquetry.schemas.job import JobSpec
 from parquetry.schemas.permit import Permit
 from parquetry.schemas.settings import SettingError, load_settings
 from parquetry.schemas.states import JOB_TRANSITIONS, JobState, may_become
+from parquetry.schemas.status import EngineStats
 
 
 class TestPermit:
@@ -73,6 +74,21 @@ class TestStates:
 
     def test_no_state_becomes_itself(self):
         assert not any(may_become(state, state) for state in JobState)
+
+
+class TestEngineStats:
+    def test_shares(self):
+        stats = EngineStats(
+            seconds=10, busy_seconds=4, prompt_tokens=100, cached_tokens=25, computed_tokens=90, padding_tokens=10
+        )
+        assert (stats.busy_share, stats.cached_share, stats.padding_share) == (0.4, 0.25, 0.1)
+
+    def test_shares_of_an_engine_that_has_done_nothing(self):
+        stats = EngineStats()
+        assert (stats.busy_share, stats.cached_share, stats.padding_share) == (0, 0, 0)
+
+    def test_what_only_one_engine_counts_is_left_out(self):
+        assert EngineStats.model_validate({"steps": 4, "output_tokens": 3.0}) == EngineStats(output_tokens=3)
 
 
 class TestSettings:
