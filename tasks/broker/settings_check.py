@@ -7,9 +7,11 @@ import redis
 from parquetry.schemas.finding import Finding, Level
 from parquetry.tasks.broker.connection import connect, describe, server_info, translated
 
+#: release by its series
+Releases = dict[int, tuple[int, ...]]
 #: first releases of each series in which a script cannot reach freed memory (CVE-2025-49844)
-FIXED_REDIS = {6: (6, 2, 20), 7: (7, 4, 6), 8: (8, 2, 2)}
-FIXED_VALKEY = {7: (7, 2, 11), 8: (8, 1, 4)}
+FIXED_REDIS: Releases = {6: (6, 2, 20), 7: (7, 4, 6), 8: (8, 2, 2)}
+FIXED_VALKEY: Releases = {7: (7, 2, 11), 8: (8, 1, 4)}
 
 
 def check(broker: str | redis.Redis) -> list[Finding]:
@@ -72,9 +74,9 @@ def _version(client: redis.Redis) -> Finding:
     )
 
 
-def is_fixed(version: str, fixed_in: dict[int, tuple[int, ...]]) -> bool:
+def is_fixed(version: str, fixed_in: Releases) -> bool:
     """Whether a release has the fix; one that tells no version gets the benefit of the doubt."""
-    numbers = tuple(int(part) for part in version.split(".") if part.isdigit())
+    numbers = tuple(int(number) for number in version.split(".") if number.isdigit())
     if not numbers:
         return True
     newest = max(fixed_in)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, cast
 
 import redis
 
@@ -126,13 +126,14 @@ class Ledger:
     def job_names(self) -> list[str]:
         """Every job's id, the newest first."""
         with translated(self.url):
-            return self._client.zrevrange(self._keys.jobs, 0, -1)
+            return cast("list[str]", self._client.zrevrange(self._keys.jobs, 0, -1))
 
     def job_names_before(self, age_s: float) -> list[str]:
         """The ids of jobs registered at least so long ago."""
         with translated(self.url):
             seconds, _ = self._client.time()
-            return self._client.zrangebyscore(self._keys.jobs, "-inf", int((seconds - age_s) * 1000))
+            found = self._client.zrangebyscore(self._keys.jobs, "-inf", int((seconds - age_s) * 1000))
+            return cast("list[str]", found)
 
     def workers(self) -> list[WorkerStatus]:
         """The living workers."""
@@ -227,7 +228,7 @@ class Ledger:
 
     def _held(self, job: str, worker: str) -> list[Claim]:
         with translated(self.url):
-            tokens = self._client.hgetall(self._keys.of_job(job, "tok"))
+            tokens = cast("dict[str, str]", self._client.hgetall(self._keys.of_job(job, "tok")))
         split = ((shard, *token.split(":", 1)) for shard, token in tokens.items())
         return [
             Claim(job=job, shard=int(shard), fence=int(fence), worker=worker, output="")

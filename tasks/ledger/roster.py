@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from parquetry.schemas.status import EngineStats, WorkerStatus
 from parquetry.tasks.broker.connection import translated
@@ -42,7 +43,7 @@ class Roster:
     def last_claim(self, worker: str) -> str | None:
         """When a worker last asked for a shard, whether it got one or not: ms since the epoch, None if it never did."""
         with translated(self._scripts.url):
-            return self._scripts.client.hget(self._keys.worker(worker), "asked")
+            return cast("str | None", self._scripts.client.hget(self._keys.worker(worker), "asked"))
 
     def retire(self, worker: str) -> None:
         """Take a worker that stops in good order off the list."""

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +115,7 @@ class Node:
 
     def _announce(self) -> None:
         for worker in self._workers:
-            worker.bury(self._ledger)
+            worker.give_back_orphans(self._ledger)
             if worker.is_alive:
                 worker.announce(self._ledger)
                 worker.watch(self._ledger)
@@ -139,9 +139,9 @@ class Node:
                 log.info("job %s: shard %d is given back", claim.job, claim.shard)
             self._ledger.roster.retire(worker.name)
 
-    def _tell(self, what) -> None:
+    def _tell(self, tell: Callable[[], None]) -> None:
         """The broker may be away; the leases end by themselves then."""
         try:
-            what()
+            tell()
         except BrokerUnreachableError as error:
             log.warning("%s", error)

@@ -25,9 +25,9 @@ from parquetry.tasks.failpoints import failpoint
 from parquetry.tasks.job_record import cached_record
 from parquetry.tasks.ledger.claim import Claim, CommitReply, PrepareReply
 from parquetry.tasks.ledger.ledger import Ledger
+from parquetry.tasks.shard.bisection import Bisection, quarantine_spec
 from parquetry.tasks.shard.lease import Lease
-from parquetry.tasks.shard.sieve import Sieve, careful
-from parquetry.tasks.shard.slot import Slot
+from parquetry.tasks.shard.worker_config import WorkerConfig
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.process.client import EngineClient
 from parquetry.workers.shards.part import find_part
@@ -44,13 +44,17 @@ class AttemptChangedError(RetryableError):
     """The attempt {path} of shard {shard} is not what was written to it; is the disk sound?"""
 
 
+class PartVanishedError(RetryableError):
+    """The part of shard {shard} was published and is gone: {path}. Does anybody else delete files there?"""
+
+
 class ShardRunner:
     """Runs one claim. `run` returns what COMMIT said, or raises what stopped it."""
 
-    def __init__(self, ledger: Ledger, lease: Lease, slot: Slot) -> None:
+    def __init__(self, ledger: Ledger, lease: Lease, config: WorkerConfig) -> None:
         self.ledger = ledger
         self.lease = lease
-        self.slot = slot
+        self.config = config
         self.claim: Claim = lease.claim
         self.record: JobRecord = cached_record(self.claim.output, self.claim.job)
         self.shard: Shard = self.record.plan.shard(self.claim.shard)
@@ -72,11 +76,18 @@ class ShardRunner:
             failpoint("prepared")
             won = self.storage.publish(attempt, self.shard.part_name)
             failpoint("published")
-        return self.commit(part) if won else self.adopt(self.find())
+        return self.commit(part) if won else self.adopt(self.found())
 
     def find(self) -> PartRecord | None:
         """A part published by an attempt that could not report it, or by one that was faster."""
         return find_part(self.storage, self.record, self.shard.index)
+
+    def found(self) -> PartRecord:
+        """The part that must be there now. Raises PartVanishedError."""
+        part = self.find()
+        if part is None:
+            raise PartVanishedError(shard=self.shard.index, path=self.storage.root.join(self.shard.part_name))
+        return part
 
     def adopt(self, part: PartRecord) -> CommitReply:
         """Count a part that is in storage: no GPU work is needed for it."""
@@ -97,18 +108,18 @@ class ShardRunner:
                 on_progress=self.progress,
             )
 
-    def engine(self) -> EngineClient | Sieve:
+    def engine(self) -> EngineClient | Bisection:
         """The engine of our device; a quarantined shard gets one for itself, and may outlive it."""
         spec = EngineSpec.of(self.record)
         if self.claim.lost < self.ledger.policy.max_attempts:
             return self.connect(spec)
         log.warning("job %s: shard %d runs in quarantine", self.claim.job, self.claim.shard)
         failpoint("quarantine")
-        alone = careful(spec, f"{self.claim.job}/{self.claim.shard}")
-        return Sieve(lambda: self.connect(alone))
+        alone = quarantine_spec(spec, f"{self.claim.job}/{self.claim.shard}")
+        return Bisection(lambda: self.connect(alone))
 
     def connect(self, spec: EngineSpec) -> EngineClient:
-        return EngineClient.connect(self.slot.socket, spec, on_wait=self.lease.check)
+        return EngineClient.connect(self.config.socket, spec, on_wait=self.lease.check)
 
     def progress(self, done: ShardProgress) -> None:
         failpoint("progress")
@@ -140,7 +151,7 @@ class ShardRunner:
         reply = self.answered(lambda: self.ledger.commit(self.claim, part))
         failpoint("committed")
         # the lease ended while we published: what counts is what is in storage, and that is ours
-        return self.adopt(self.find()) if reply is CommitReply.FENCED else reply
+        return self.adopt(self.found()) if reply is CommitReply.FENCED else reply
 
     def answered(self, ask: Callable[[], T]) -> T:
         """Ask the broker until it answers, or the lease is over."""

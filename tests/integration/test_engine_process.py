@@ -93,7 +93,7 @@ def setting(monkeypatch) -> Iterator[Callable[..., None]]:
 def supervisor(setting) -> Iterator[EngineSupervisor]:
     setting(engine_factory=FACTORY)
     with tempfile.TemporaryDirectory(prefix="pq-") as folder:
-        supervisor = EngineSupervisor("cpu", Path(folder) / "slot")
+        supervisor = EngineSupervisor("cpu", Path(folder) / "device")
         supervisor.start()
         yield supervisor
         supervisor.stop()
@@ -300,7 +300,7 @@ def test_stopping_leaves_no_process_and_no_socket(supervisor):
 
 def test_no_supervisor():
     with pytest.raises(EngineStartError, match="no supervisor listens"):
-        EngineClient.connect(Path("/nowhere/slot.sock"), spec_of("a"))
+        EngineClient.connect(Path("/nowhere/supervisor.sock"), spec_of("a"))
 
 
 def test_only_the_devices_gpus_are_visible(setting, monkeypatch):

@@ -8,6 +8,7 @@ import socket
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable
+from typing import TypeVar
 
 from parquetry.schemas.errors import OtherWeightsError, PermanentError
 from parquetry.workers.engine import Engine
@@ -19,6 +20,7 @@ from parquetry.workers.process.wire import Frame, FrameBuffer, WireError, pack, 
 from parquetry.workers.request import Request, Result
 
 _IDLE_S = 0.5
+T = TypeVar("T", Request, Result)
 
 
 class _Connection:
@@ -85,10 +87,11 @@ class EngineServer:
 
     def attend(self) -> None:
         """Show a sign of life and take in what clients sent. Engines call it between the layers of long work."""
+        engine = self._engine
         self._pulse.beat(None if self._meter is None else self._meter.read)
-        if self._engine is not None:
+        if engine is not None:
             self._take_all()
-            self._feed()
+            self._feed(engine)
 
     def serve(self, spec: EngineSpec, build: Callable[[EngineSpec], Engine]) -> None:
         """Drive the engine of `spec`, and of others that are asked for in its place; does not return."""
@@ -99,7 +102,7 @@ class EngineServer:
                 self._take_one(_IDLE_S)
             self.attend()
             if self._wanted is not None:
-                self._exchange(build)
+                self._exchange(self._wanted, build)
             elif self._engine is not None and self._meter is not None and self._engine.num_unfinished:
                 self._deliver(self._meter.step())
 
@@ -114,9 +117,9 @@ class EngineServer:
         self._engine, self._meter = engine, Meter(engine)
         self._pulse.ready()
 
-    def _exchange(self, build: Callable[[EngineSpec], Engine]) -> None:
-        """Put another engine in the place of this one; those who used this one have left."""
-        spec, self._wanted = self._wanted, None
+    def _exchange(self, spec: EngineSpec, build: Callable[[EngineSpec], Engine]) -> None:
+        """Replace this engine by another; those who used this one have left."""
+        self._wanted = None
         if self._engine is not None:
             self._engine.cancel(list(self._owners))
             self._owners.clear()
@@ -173,26 +176,26 @@ class EngineServer:
             self._waiting.setdefault(connection, deque()).append(frame)
         elif frame.header["op"] == "cancel":
             while frames := self._waiting.get(connection):
-                self._hand_over(connection, frames.popleft())
+                self._hand_over(self._engine, connection, frames.popleft())
             self._cancel(connection, frame.header["ids"])
 
-    def _feed(self) -> None:
+    def _feed(self, engine: Engine) -> None:
         """Give the engine what it has use for, the oldest client's requests first.
 
         Shards so end one after the other: while one is closed and the next is opened, others' rows are computed.
         """
         for connection, frames in list(self._waiting.items()):
-            while frames and self._engine.is_hungry:
-                self._hand_over(connection, frames.popleft())
+            while frames and engine.is_hungry:
+                self._hand_over(engine, connection, frames.popleft())
 
-    def _hand_over(self, connection: _Connection, frame: Frame) -> None:
+    def _hand_over(self, engine: Engine, connection: _Connection, frame: Frame) -> None:
         try:
-            self._engine.add([self._adopt(connection, request) for request in read_requests(frame)])
+            engine.add([self._renumber(connection, request) for request in read_requests(frame)])
         except (WireError, KeyError, TypeError, ValueError):
             self._waiting.pop(connection, deque()).clear()
             connection.close()
 
-    def _adopt(self, connection: _Connection, request: Request) -> Request:
+    def _renumber(self, connection: _Connection, request: Request) -> Request:
         """The request under an id that is unique in the engine."""
         self._next_id += 1
         self._owners[self._next_id] = (connection, request.id)
@@ -219,7 +222,7 @@ class EngineServer:
                 connection.send(frame)
 
 
-def _renumbered(item: Request | Result, id: int) -> Request | Result:
+def _renumbered(item: T, id: int) -> T:
     """The item under another id. Nobody else holds it, so it need not be copied, which would cost more than reading."""
     object.__setattr__(item, "id", id)
     return item

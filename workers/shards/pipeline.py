@@ -21,7 +21,7 @@ from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.preparation.preparation import Preparation
 from parquetry.workers.preparation.preparation_choice import choose_preparation
 from parquetry.workers.preparation.tokenization import Tokenizer, Tokens
-from parquetry.workers.process.client import EngineClient
+from parquetry.workers.process.client import EngineAccess
 from parquetry.workers.request import Request, Result
 from parquetry.workers.shards.ahead import Ahead
 from parquetry.workers.shards.answers import Answers
@@ -52,7 +52,7 @@ def run_shard(
     *,
     fence: int,
     attempt: Path,
-    engine: EngineClient,
+    engine: EngineAccess,
     on_progress: OnProgress = lambda _: None,
 ) -> PartRecord:
     """Write the shard's output to `attempt` and verify it.
@@ -116,7 +116,7 @@ class _ShardRun:
         shard: Shard,
         stages: Stages,
         ahead: Ahead[Prepared],
-        engine: EngineClient,
+        engine: EngineAccess,
         on_progress: OnProgress,
     ) -> None:
         self._fails_on_row_error = record.spec.on_row_error == "fail"
