@@ -68,9 +68,9 @@ class EngineStats(BaseModel):
     prompt_tokens: int = 0
     #: of finished answers
     output_tokens: int = 0
-    #: token places that the model computed for a row: without what a cached prefix saved, with what was computed again
+    #: positions that the model computed for a row: without what a cached prefix saved, with what was computed again
     computed_tokens: int = 0
-    #: token places that the model computed for no row
+    #: positions that the model computed for no row
     padding_tokens: int = 0
     #: prompt tokens that a cached prefix saved
     cached_tokens: int = 0
@@ -82,22 +82,22 @@ class EngineStats(BaseModel):
     running: int = 0
     #: requests that the engine holds and has not begun
     waiting: int = 0
-    #: part of the blocks of the KV cache that sequences hold, 0 to 1; None for an engine without such a cache
+    #: blocks of the KV cache that sequences hold, of all that there are, 0 to 1; None for an engine without such a cache
     kv_use: float | None = None
 
     @property
     def padding_share(self) -> float:
-        """Part of all computed token places that were for no row, 0 to 1."""
+        """Positions that were for no row, of all that were computed, 0 to 1."""
         return self.padding_tokens / max(self.padding_tokens + self.computed_tokens, 1)
 
     @property
     def cached_share(self) -> float:
-        """Part of the prompts' tokens that cached prefixes saved, 0 to 1."""
+        """Prompt tokens that cached prefixes saved, of all there were, 0 to 1."""
         return min(self.cached_tokens / max(self.prompt_tokens, 1), 1.0)
 
     @property
     def busy_share(self) -> float:
-        """Part of its time that the engine was not waiting for rows, 0 to 1."""
+        """Time that the engine was not waiting for rows, of all it had, 0 to 1."""
         return self.busy_seconds / self.seconds if self.seconds else 0.0
 
 

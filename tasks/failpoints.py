@@ -1,4 +1,4 @@
-"""Named places where a test can make a process die, stall or raise. Without PARQUETRY_FAILPOINTS they do nothing."""
+"""Named points where a test can make a process die, stall or raise. Without PARQUETRY_FAILPOINTS they do nothing."""
 
 from __future__ import annotations
 

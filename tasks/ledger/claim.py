@@ -87,7 +87,7 @@ class Audit:
 
     #: bitmap minus counter
     done_off: int
-    #: shards that were in no place at all
+    #: shards that were neither pending, leased, committed nor failed
     put_back: int
 
 

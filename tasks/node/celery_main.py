@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Serve permits until SIGTERM, then end with the shards that run."""
     die_with_parent()
     options = _parse(arguments)
-    config = _config(options, options.broker_url)
+    config = _config(options)
     use_config(config)
     _prepare_children(os.getpid(), options.niceness)
     app = make_app(config.url, config.env, config.queues)
@@ -51,10 +51,10 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def _config(options: argparse.Namespace, url: str) -> WorkerConfig:
+def _config(options: argparse.Namespace) -> WorkerConfig:
     return WorkerConfig(
         worker=options.worker,
-        url=url,
+        url=options.broker_url,
         env=settings().env,
         queues=tuple(options.queues.split(",")),
         shards_in_flight=options.shards_in_flight,

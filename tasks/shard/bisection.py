@@ -40,7 +40,7 @@ def quarantine_spec(spec: EngineSpec, shard: str) -> EngineSpec:
 
 
 class Bisection:
-    """Takes the part of an EngineClient, and outlives its engines. `connect` makes a client of a fresh engine."""
+    """Used like an EngineClient, and outlives its engines. `connect` makes a client of a fresh engine."""
 
     def __init__(self, connect: Callable[[], EngineClient]) -> None:
         self._connect = connect

@@ -17,7 +17,7 @@ def list_array(rows: Sequence[np.ndarray | None], dtype: type) -> pa.ListArray:
         return pa.nulls(len(rows), pa.list_(pa.from_numpy_dtype(dtype)))
     lengths = [0 if row is None else len(row) for row in rows]
     offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
-    values = np.concatenate(present).astype(dtype, copy=False)
+    values: np.ndarray = np.concatenate(present).astype(dtype, copy=False)
     mask = pa.array([row is None for row in rows], pa.bool_()) if len(present) < len(rows) else None
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values), mask=mask)
 

@@ -43,18 +43,16 @@ class EngineClient:
         self._description: dict[str, str] = {}
 
     @classmethod
-    def connect(
-        cls, supervisor_socket: Path, spec: EngineSpec, *, on_wait: Callable[[], None] | None = None
-    ) -> EngineClient:
-        """Wait for an engine with `spec`, which may first have to load.
+    def connect(cls, supervisor: Path, spec: EngineSpec, *, on_wait: Callable[[], None] | None = None) -> EngineClient:
+        """Wait until the supervisor that listens at this socket has an engine with `spec`, which may have to load.
 
         `on_wait` is called about once a second meanwhile and may raise to give up. Raises EngineStartError (a passing
         fault) or EngineRefusedError (this spec will never load here).
         """
         try:
-            client = cls(dial(supervisor_socket))
+            client = cls(dial(supervisor))
         except OSError as error:
-            raise EngineStartError(reason=f"no supervisor listens at {supervisor_socket} ({error.strerror})") from None
+            raise EngineStartError(reason=f"no supervisor listens at {supervisor} ({error.strerror})") from None
         try:
             client._ask(spec, on_wait or (lambda: None))
         except BaseException:

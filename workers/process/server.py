@@ -94,7 +94,7 @@ class EngineServer:
             self._feed(engine)
 
     def serve(self, spec: EngineSpec, build: Callable[[EngineSpec], Engine]) -> None:
-        """Drive the engine of `spec`, and of others that are asked for in its place; does not return."""
+        """Drive the engine of `spec`, and of those asked for after it; does not return."""
         self._start(build(spec))
         threading.Thread(target=self._accept, daemon=True).start()
         while True:

@@ -48,7 +48,9 @@ class _Ask:
 
 
 class EngineSupervisor:
-    """Owns one device or one group. At most one model is loaded; it is exchanged when nobody uses it and another is due.
+    """Owns one device or one group of devices, where at most one model is loaded.
+
+    It is exchanged when nobody uses it and another is due.
 
     Specs of equal weights are served by one process one after the other: it keeps the weights and exchanges its engine.
     Asks are served in order. A dead engine is started again by the next ask. All work is done in one thread, so

@@ -1,4 +1,4 @@
--- Check a job's counter against its bitmap, and its shards against the places they may be in; put back what is in
+-- Check a job's counter against its bitmap, and its shards against the lists they may be on; put back what is on
 -- none of them. Returns {how far `done` was off, shards put back}, or nil for an unknown job.
 --
 -- Touches ctl (state, priority, shards, done), pending, leases, tokens, done, failures, open_jobs.
