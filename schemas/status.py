@@ -82,7 +82,7 @@ class EngineStats(BaseModel):
     running: int = 0
     #: requests that the engine holds and has not begun
     waiting: int = 0
-    #: blocks of the KV cache that sequences hold, of all that there are, 0 to 1; None for an engine without such a cache
+    #: blocks of the KV cache that sequences hold, of all that there are, 0 to 1; None for an engine without blocks
     kv_use: float | None = None
 
     @property

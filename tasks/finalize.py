@@ -43,14 +43,14 @@ def _end(ledger: Ledger, status: JobStatus) -> None:
     if status.shards_failed:
         ledger.set_state(status.job, JobState.FAILED)
         log.error("job %s ended with %d failed shards", status.job, status.shards_failed)
-    elif seal(ledger, status.job, open_storage(Location.parse(status.output))):
+    elif publish_manifest(ledger, status.job, open_storage(Location.parse(status.output))):
         ledger.set_state(status.job, JobState.DONE)
         ledger.forget(status.job)
         log.info("job %s is done: %d rows", status.job, status.rows_done)
 
 
-def seal(ledger: Ledger, job: str, storage: Storage) -> bool:
-    """Write what makes the output readable; False when a part has vanished and its shard was queued again."""
+def publish_manifest(ledger: Ledger, job: str, storage: Storage) -> bool:
+    """Write manifest and `_SUCCESS`, and remove attempts; False when a part has vanished and its shard was queued."""
     record = read_record(storage, job)
     entries = {entry.path: entry for entry in storage.list("part-")}
     if missing := [shard for shard in range(record.plan.num_shards) if part_name(shard) not in entries]:
@@ -116,7 +116,7 @@ def _part(digest: Digest, entry: Entry, shard: int, rows: int) -> PartRecord:
 
 
 def _require_same(storage: Storage, manifest: Manifest) -> None:
-    """Somebody wrote a manifest before: it must be of the same parts."""
+    """Raise PartInvalidError when the manifest that is there already lists other parts."""
     there = Manifest.model_validate_json(storage.read(MANIFEST_FILE))
     if [part.sha256 for part in there.parts] != [part.sha256 for part in manifest.parts]:
         raise PartInvalidError(path=MANIFEST_FILE, shard="any", reason="an earlier manifest lists other parts")

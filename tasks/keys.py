@@ -38,7 +38,7 @@ class Keys:
 
     @property
     def live(self) -> str:
-        """SET of jobs that may still need somebody."""
+        """SET of jobs that may be unfinished."""
         return f"{self.prefix}live"
 
     @property

@@ -20,7 +20,7 @@ from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.workers.shards.part import find_part
 
 log = logging.getLogger(__name__)
-#: footers read at once; they are small and far away
+#: footers read at once; each waits for storage much longer than it computes
 READERS = 8
 
 
@@ -42,15 +42,15 @@ def recover(output: str, ledger: Ledger, *, queue: str | None = None) -> JobReco
     known = record.job in ledger.job_names()
     if known and ledger.status(record.job, max_failures=0).state is JobState.DONE:
         return record
-    if not known and (sealed := _sealed(storage, record)):
-        _register_done(ledger, record, queue, sealed)
+    if not known and (manifest := _finished_manifest(storage, record)):
+        _register_done(ledger, record, queue, manifest)
     else:
         _count_parts(ledger, record, storage, queue, known=known)
         finalize(ledger, record.job)
     return record
 
 
-def _sealed(storage: Storage, record: JobRecord) -> Manifest | None:
+def _finished_manifest(storage: Storage, record: JobRecord) -> Manifest | None:
     """The manifest of a finished output: it was checked when it was written, so no part is read again."""
     if storage.head(SUCCESS_FILE) is None:
         return None

@@ -50,7 +50,7 @@ def translated(url: str) -> Iterator[None]:
 
 
 def no_connection(url: str, error: Exception) -> BrokerUnreachableError | BrokerRefusedError:
-    """Why no connection came about; a certificate that nobody vouches for does not mend by waiting."""
+    """The error to raise when no connection came about: retryable, except for a certificate that is not trusted."""
     _, untrusted, why = str(error).rpartition("certificate verify failed: ")
     if not untrusted:
         return BrokerUnreachableError(url=redact(url), reason=_reason(error))

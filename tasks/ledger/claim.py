@@ -1,4 +1,4 @@
-"""What the ledger hands out and answers: claims and the replies to what is done with them."""
+"""Claims, and what the ledger replies to its verbs."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Audit:
 
 @dataclass(frozen=True, kw_only=True)
 class Unfinished:
-    """One line of the census."""
+    """An unfinished job: running, paused, or ended with leases out."""
 
     job: str
     queue: str

@@ -42,7 +42,7 @@ REAP_AT_ONCE = 1000
 
 
 class Ledger:
-    """Every verb is one script, so each happens wholly or not at all.
+    """Every verb that changes something is one script, so it happens wholly or not at all.
 
     All of them raise BrokerUnreachableError; the verb may have happened then, and may be repeated.
     """
@@ -145,7 +145,7 @@ class Ledger:
     # shards
 
     def claim(self, worker: str, queues: Sequence[str]) -> Claim | None:
-        """Lease a shard; None when these queues have nothing to run.
+        """Lease a shard to a worker; None when these queues have no pending shard.
 
         Chosen by priority, then by the engine of this worker's last claim and by its weights, which are loaded, then by
         fair share; see claim.lua for the bound on waiting.
@@ -164,7 +164,7 @@ class Ledger:
         return BeatReply(self._job("beat", claim.job, claim.shard, claim.token, self.policy.lease_ms, *numbers))
 
     def prepare(self, claim: Claim) -> PrepareReply:
-        """May the part be published? No answer means no."""
+        """Whether the claim's holder may publish its part; without an answer it may not."""
         return PrepareReply(self._job("prepare", claim.job, claim.shard, claim.token, self.policy.prepare_ms))
 
     def commit(self, claim: Claim, part: PartRecord) -> CommitReply:
@@ -206,14 +206,17 @@ class Ledger:
         return Reaped(lost=lost, failed=failed, rested=rested)
 
     def audit(self, job: str) -> Audit:
-        """Mend counters and put back shards that are nowhere. Raises UnknownJobError."""
+        """Mend counters, and queue shards that are neither pending, leased, committed nor failed.
+
+        Raises UnknownJobError.
+        """
         reply = self._job("audit", job)
         if reply is None:
             raise self._unknown(job)
         return Audit(done_off=reply[0], put_back=reply[1])
 
     def census(self) -> list[Unfinished]:
-        """Every job that still needs somebody."""
+        """Every unfinished job: running, paused, or ended with leases out."""
         flat = iter(self._scripts("census", [self._keys.live], [self._keys.prefix]))
         rows = zip(flat, flat, flat, flat, flat, strict=True)
         return [Unfinished(job=j, queue=q, state=s, pending=int(p), left=int(n)) for j, q, s, p, n in rows]
@@ -250,7 +253,7 @@ class Ledger:
         return bool(self._job("reopen", job, shard, rows, error_rows, *digest, more_keys=more_keys))
 
     def forget(self, job: str) -> None:
-        """Drop what a finished job needs no more."""
+        """Drop the keys that a job needs no more once it is done: what was pending, leases, attempts, digests."""
         self._job("forget", job, more_keys=self._digest_keys(job))
 
     def remove(self, job: str, *, ended_s: float | None = None, created: float | None = None) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.node.noted_claims import orphans
-from parquetry.tasks.node.silence import PATIENCE_S, Silence
+from parquetry.tasks.node.stall_check import STALL_S, StallCheck
 from parquetry.workers.process.leash import leashed
 from parquetry.workers.process.start import python
 from parquetry.workers.process.supervisor import EngineSupervisor
@@ -29,7 +29,7 @@ CARD_NICENESS = 5
 
 
 class DeviceWorker:
-    """Started and stopped from the node's main thread, to whose life the processes are leashed."""
+    """To be started and stopped from the node's main thread: its processes are killed when that thread ends."""
 
     def __init__(
         self, *, device: str, folder: Path, url: str, queues: tuple[str, ...], shards_in_flight: int, name: str
@@ -44,7 +44,7 @@ class DeviceWorker:
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
         self._pause_s = FIRST_PAUSE_S
-        self._silence = Silence(name, queues, shards_in_flight)
+        self._stall_check = StallCheck(name, queues, shards_in_flight)
 
     def start(self) -> None:
         self._supervisor.start()
@@ -75,9 +75,9 @@ class DeviceWorker:
     def watch(self, ledger: Ledger) -> None:
         """Kill a Celery worker that lives but serves nothing; `revive` starts another."""
         process = self._running()
-        if process is not None and self._silence.is_too_long(ledger):
-            log.error("the worker of %s has left permits lying for %g s; starting it again", self.device, PATIENCE_S)
-            self._silence.forget()
+        if process is not None and self._stall_check.is_stalled(ledger):
+            log.error("the worker of %s has left permits unclaimed for %g s; starting it again", self.device, STALL_S)
+            self._stall_check.reset()
             process.kill()
 
     def announce(self, ledger: Ledger) -> None:

@@ -81,7 +81,7 @@ def _folder() -> Iterator[Path]:
 
 
 class Node:
-    """Keeps the workers of this machine alive and known."""
+    """Starts the workers of one machine, restarts those that die, and announces the living."""
 
     def __init__(self, ledger: Ledger, options: NodeOptions, workers: list[DeviceWorker], stop: StopSignal) -> None:
         self._ledger = ledger
@@ -111,7 +111,7 @@ class Node:
                 worker.revive()
             if time.monotonic() - self._announced >= ANNOUNCE_S:
                 self._announced = time.monotonic()
-                self._tell(self._announce)
+                self._unless_unreachable(self._announce)
 
     def _announce(self) -> None:
         for worker in self._workers:
@@ -130,7 +130,7 @@ class Node:
             time.sleep(TICK_S)
         for worker in self._workers:
             worker.kill()
-        self._tell(self._give_back)
+        self._unless_unreachable(self._give_back)
 
     def _give_back(self) -> None:
         for worker in self._workers:
@@ -139,9 +139,9 @@ class Node:
                 log.info("job %s: shard %d is given back", claim.job, claim.shard)
             self._ledger.roster.retire(worker.name)
 
-    def _tell(self, tell: Callable[[], None]) -> None:
-        """The broker may be away; the leases end by themselves then."""
+    def _unless_unreachable(self, action: Callable[[], None]) -> None:
+        """Run it, and only warn when the broker can't be reached: leases end by themselves then."""
         try:
-            tell()
+            action()
         except BrokerUnreachableError as error:
             log.warning("%s", error)

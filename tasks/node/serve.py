@@ -22,7 +22,7 @@ _config: WorkerConfig | None = None
 
 
 def use_config(config: WorkerConfig) -> None:
-    """Tell this process, and the children it will fork, which device they serve."""
+    """Set which worker this process, and the children it will fork, belong to."""
     global _config
     _config = config
 
@@ -54,13 +54,13 @@ def serve(permit: Permit, config: WorkerConfig) -> bool:
         return False
     with noted(config.claims, claim):
         failpoint("permit")
-        _pass_on(ledger, config, permit.queue)
+        _issue_permits(ledger, config, permit.queue)
         run_claim(ledger, claim, config)
     return True
 
 
-def _pass_on(ledger: Ledger, config: WorkerConfig, queue: str) -> None:
-    """Put permits back while there are shards for them. The shard we hold matters more than a permit."""
+def _issue_permits(ledger: Ledger, config: WorkerConfig, queue: str) -> None:
+    """Top the permits up for the shards that are left; a failure must not cost the shard that we hold."""
     try:
         top_up(ledger, config.url, queue, issued_by="worker")
     except ParquetryError as error:

@@ -47,7 +47,7 @@ class Decision:
 
 
 def decide(error: Exception, lost_before: int) -> Decision:
-    """The policy, free of effects."""
+    """What to do with a shard whose attempt raised `error`, after so many lost leases; changes nothing."""
     if isinstance(error, (LeaseLostError, BrokerUnreachableError)):
         return Decision(Verdict.DROP)
     if isinstance(error, JobStoppedError):

@@ -137,7 +137,7 @@ def wipe(client: redis.Redis, keys: Keys) -> Callable[[], None]:
 
 @pytest.fixture
 def policy() -> Policy:
-    return Policy(lease_s=60.0, max_attempts=3, starvation_s=300.0, careful_attempts=0)
+    return Policy(lease_s=60.0, max_attempts=3, starvation_s=300.0, quarantine_attempts=0)
 
 
 @pytest.fixture

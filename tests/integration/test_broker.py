@@ -13,7 +13,7 @@ from parquetry.tasks import permits
 from parquetry.tasks.broker.connection import connect
 from parquetry.tasks.broker.settings_check import check
 from parquetry.tasks.ledger.ledger import Ledger
-from parquetry.tasks.node.silence import PATIENCE_S, Silence
+from parquetry.tasks.node.stall_check import STALL_S, StallCheck
 from tests.integration.records import make_record
 
 
@@ -139,20 +139,20 @@ def announce(ledger: Ledger, name: str, slots: int, queues: tuple[str, ...] = ("
 def test_worker_that_leaves_permits_lying_is_noticed(server, ledger: Ledger):
     ledger.register(make_record(shards=4))
     now = [0.0]
-    silence = Silence("w", ("default",), 2, clock=lambda: now[0])
+    stall_check = StallCheck("w", ("default",), 2, clock=lambda: now[0])
 
     def later(seconds: float) -> bool:
         now[0] += seconds
-        return silence.is_too_long(ledger)
+        return stall_check.is_stalled(ledger)
 
     assert not later(1000), "nothing was asked of it"
     permits.issue(server.url, "default", 2, env=ledger.env)
     assert not later(1000), "the permits came a moment ago"
-    assert not later(PATIENCE_S - 1)
+    assert not later(STALL_S - 1)
     ledger.claim("w", ("default",))
     assert not later(2), "it has just come for a shard"
     assert not later(1)
-    assert later(PATIENCE_S + 1)
+    assert later(STALL_S + 1)
     ledger.claim("w", ("default",))
     assert not later(1000)
     assert not later(1000), "both of its slots are taken"

@@ -41,11 +41,11 @@ class LedgerModel(RuleBasedStateMachine):
         env = uuid.uuid4().hex[:12]
         self.keys = Keys(env)
         self.ledger = Ledger(
-            self.client, env, Policy(lease_s=60, max_attempts=MAX_ATTEMPTS, starvation_s=300, careful_attempts=0)
+            self.client, env, Policy(lease_s=60, max_attempts=MAX_ATTEMPTS, starvation_s=300, quarantine_attempts=0)
         )
         #: the same, but every lease it grants is over at once
         self.hasty = Ledger(
-            self.client, env, Policy(lease_s=0, max_attempts=MAX_ATTEMPTS, starvation_s=300, careful_attempts=0)
+            self.client, env, Policy(lease_s=0, max_attempts=MAX_ATTEMPTS, starvation_s=300, quarantine_attempts=0)
         )
         self.state = JobState.RUNNING
         self.claims: list[Claim] = []

@@ -19,7 +19,7 @@ from tests.integration.records import in_threads, make_part, make_record
 
 QUEUES = ("default",)
 #: a lease that is over before the next command
-INSTANT = Policy(lease_s=0.001, max_attempts=3, starvation_s=300.0, careful_attempts=0)
+INSTANT = Policy(lease_s=0.001, max_attempts=3, starvation_s=300.0, quarantine_attempts=0)
 
 
 def expired(ledger: Ledger) -> Ledger:

@@ -145,7 +145,7 @@ def test_manifest_of_parts_the_ledger_never_saw_is_read_from_them(tmp_path, ledg
     assert check(tmp_path / "out", job.table).violations == []
 
 
-def test_manifest_that_lists_other_parts_is_not_sealed(tmp_path, ledger):
+def test_manifest_that_lists_other_parts_is_not_accepted(tmp_path, ledger):
     job = make_job(tmp_path, ledger)
     commit_all_but_end(job, ledger)
     other = Manifest(job=job.name, rows=0, error_rows=0, parts=())

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from parquetry.schemas.status import EngineStats
 
 _EVERY_S = 1.0
-#: calls this often while an engine works; engines take it to show that they are alive
+#: engines call it often while they work, to show that they are alive
 Beat = Callable[[], None]
 
 

@@ -1,4 +1,4 @@
-"""Lets several connections share one engine: one thread drives it, the others only move frames."""
+"""Shares one engine among several connections: one thread drives it, the others only move frames."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class _Connection:
         except OSError:
             # the reader sees the same end and reports it
             pass
-        # a number that a reader still waits on must not become another client's
+        # a descriptor that the reader still waits on must not be closed, or it becomes another client's
         self._reader.join()
         self.socket.close()
 
@@ -78,7 +78,7 @@ class EngineServer:
         self._engine: Engine | None = None
         self._meter: Meter | None = None
         self._inbox: queue.SimpleQueue[tuple[_Connection, Frame | None]] = queue.SimpleQueue()
-        #: requests that the engine was not given yet, by client, the one that came first in front
+        #: frames of requests that the engine was not given yet, by client in the order in which they came with requests
         self._waiting: dict[_Connection, deque[Frame]] = {}
         self._owners: dict[int, tuple[_Connection, int]] = {}
         self._next_id = 0

@@ -1,7 +1,7 @@
--- Every job that still needs somebody: running, paused, or ended with leases out.
+-- Every unfinished job: running, paused, or ended with leases out.
 -- Returns job, queue, state, pending shards, shards left to commit or fail, in turn.
 --
--- KEYS[1] <p>live   SET   jobs that may still need somebody; those that do not are taken out here
+-- KEYS[1] <p>live   SET   jobs that may be unfinished; those that are not are taken out here
 -- of each job: ctl, lease, bad (see job/prelude.lua)
 --
 -- ARGV[1] prefix <p>

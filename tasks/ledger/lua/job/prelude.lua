@@ -11,7 +11,7 @@
 -- failures   <p>{job}:bad     HASH    failed shard -> "attempts:reason"
 -- progress   <p>{job}:run     HASH    leased shard -> "rows:tokens" finished so far
 -- open_jobs  <p>open          ZSET    running jobs with pending shards, by priority (0 first)
--- live_jobs  <p>live          SET     jobs that may still need somebody
+-- live_jobs  <p>live          SET     jobs that may be unfinished
 -- all_jobs   <p>jobs          ZSET    every job, by creation time in ms
 -- outbox     <p>outbox        ZSET    "job state ended-ms url" -> when it is due, in ms
 -- KEYS[13..] <p>{job}:dig:<n> STRING  fixed-width digests of committed parts, where a script needs them
