@@ -110,8 +110,8 @@ class WorkerStatus(BaseModel):
     host: str
     device: str
     queue: str
-    #: shards it may run at once
-    slots: int
+    #: how many it runs at once
+    shards_in_flight: int
     model: str | None = None
     #: seconds since the epoch of its last sign of life, Redis clock
     seen: float

@@ -61,7 +61,7 @@ class Keys:
         return self.prefix + celery_queue(queue)
 
     def worker(self, name: str) -> str:
-        """HASH of one worker: host, device, queues, slots, model, counts of its engine."""
+        """HASH of one worker: host, device, queues, shards in flight, model, counts of its engine."""
         return f"{self.prefix}worker:{name}"
 
     def lock(self, name: str) -> str:

@@ -15,8 +15,8 @@ from parquetry.tasks.broker.connection import kombu_url, no_connection, translat
 from parquetry.tasks.keys import celery_queue
 from parquetry.tasks.ledger.ledger import Ledger
 
-#: permits kept in the broker for each slot: one to take now, one for when it is done
-PERMITS_PER_SLOT = 2
+#: permits kept in the broker for each shard in flight: one to take now, one for when it is done
+PERMITS_PER_SHARD = 2
 PUBLISH_RETRIES = 3
 
 
@@ -52,14 +52,14 @@ def _producer(url: str, env: str) -> Iterator[Producer]:
         raise no_connection(url, error) from None
 
 
-def wanted(*, pending: int, slots: int) -> int:
+def wanted(*, pending: int, in_flight: int) -> int:
     """How many permits a queue should have: no more than it has shards, one when nobody is there to take it."""
-    return min(pending, PERMITS_PER_SLOT * max(slots, 1))
+    return min(pending, PERMITS_PER_SHARD * max(in_flight, 1))
 
 
 def top_up(ledger: Ledger, url: str, queue: str, *, issued_by: str) -> int:
     """Publish the permits a queue lacks; how many."""
-    target = wanted(pending=ledger.pending(queue), slots=ledger.roster.slots(queue))
+    target = wanted(pending=ledger.pending(queue), in_flight=ledger.roster.shards_in_flight(queue))
     count = target - ledger.permits(queue)
     if count > 0:
         issue(url, queue, count, env=ledger.env, issued_by=issued_by)

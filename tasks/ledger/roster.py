@@ -30,12 +30,18 @@ class Roster:
         host: str,
         device: str,
         queues: Sequence[str],
-        slots: int,
+        shards_in_flight: int,
         engine: EngineStats | None = None,
     ) -> None:
         """Tell that a worker lives, what it offers, and what its engine has counted."""
         counted = engine.model_dump_json(exclude_defaults=True) if engine is not None else ""
-        fields = {"host": host, "device": device, "queue": ",".join(queues), "slots": slots, "engine": counted}
+        fields = {
+            "host": host,
+            "device": device,
+            "queue": ",".join(queues),
+            "slots": shards_in_flight,
+            "engine": counted,
+        }
         flat = [item for pair in fields.items() for item in pair]
         keys = [self._keys.workers, self._keys.worker(worker)]
         self._scripts("announce", keys, [worker, int(FORGET_S * 1000), *flat])
@@ -57,9 +63,9 @@ class Roster:
         reply = self._scripts("workers", [self._keys.workers], [self._keys.prefix, int(ALIVE_S * 1000)])
         return sorted((_worker(*row) for row in reply), key=lambda worker: worker.worker)
 
-    def slots(self, queue: str) -> int:
-        """Shards of a queue that living workers may run at once."""
-        return sum(worker.slots for worker in self.alive() if queue in worker.queue.split(","))
+    def shards_in_flight(self, queue: str) -> int:
+        """How many shards of a queue the living workers may run at once."""
+        return sum(worker.shards_in_flight for worker in self.alive() if queue in worker.queue.split(","))
 
 
 def _worker(
@@ -70,7 +76,7 @@ def _worker(
         host=host,
         device=device,
         queue=queue,
-        slots=int(slots),
+        shards_in_flight=int(slots),
         model=model or None,
         seen=int(seen_ms) / 1000,
         engine=EngineStats.model_validate_json(engine) if engine else None,

@@ -34,7 +34,7 @@ DELIVERY = {
 
 WORKER = {
     "worker_pool": "prefork",
-    # a permit is fetched when a slot is free, so none is hoarded behind a long shard
+    # a permit is fetched when a child is free, so none is hoarded behind a long shard
     "worker_disable_prefetch": True,
     "worker_prefetch_multiplier": 1,
     "worker_enable_remote_control": True,

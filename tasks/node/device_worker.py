@@ -87,7 +87,7 @@ class DeviceWorker:
             host=socket.gethostname(),
             device=self.device,
             queues=self._queues,
-            slots=self._shards_in_flight,
+            shards_in_flight=self._shards_in_flight,
             engine=self._supervisor.engine_stats,
         )
 

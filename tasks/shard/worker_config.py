@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerConfig:
-    """One worker of a node: one device, one engine, and `shards_in_flight` slots, each a prefork child with this."""
+    """One worker of a node: one device and its engine, and `shards_in_flight` prefork children, which share this."""
 
     #: the name under which leases are held
     worker: str

@@ -197,7 +197,7 @@ def _spin(
 ) -> list[float]:
     """Let `slots` slots claim in turn, each committing what it held. Returns the time of every CLAIM in ms."""
     for slot in range(slots):
-        ledger.roster.announce(f"slot-{slot}", host="here", device="cpu", queues=QUEUES, slots=1)
+        ledger.roster.announce(f"slot-{slot}", host="here", device="cpu", queues=QUEUES, shards_in_flight=1)
     held: dict[str, Claim] = {}
     times = []
     for number in range(claims):

@@ -121,19 +121,19 @@ def test_roster_tells_who_lives(ledger: Ledger, client, keys):
     announce(ledger, "b", 2)
     announce(ledger, "a", 1, queues=("gpu", "default"))
     workers = ledger.workers()
-    assert [(w.worker, w.slots, w.queue, w.host) for w in workers] == [
+    assert [(w.worker, w.shards_in_flight, w.queue, w.host) for w in workers] == [
         ("a", 1, "gpu,default", "h"),
         ("b", 2, "default", "h"),
     ]
-    assert (ledger.roster.slots("default"), ledger.roster.slots("gpu")) == (3, 1)
+    assert (ledger.roster.shards_in_flight("default"), ledger.roster.shards_in_flight("gpu")) == (3, 1)
     client.zadd(keys.workers, {"b": 1})
     assert [worker.worker for worker in ledger.workers()] == ["a"]
     ledger.roster.retire("a")
     assert ledger.workers() == []
 
 
-def announce(ledger: Ledger, name: str, slots: int, queues: tuple[str, ...] = ("default",)) -> None:
-    ledger.roster.announce(name, host="h", device="cpu", queues=queues, slots=slots)
+def announce(ledger: Ledger, name: str, shards_in_flight: int, queues: tuple[str, ...] = ("default",)) -> None:
+    ledger.roster.announce(name, host="h", device="cpu", queues=queues, shards_in_flight=shards_in_flight)
 
 
 def test_worker_that_leaves_permits_lying_is_noticed(server, ledger: Ledger):
@@ -155,4 +155,4 @@ def test_worker_that_leaves_permits_lying_is_noticed(server, ledger: Ledger):
     assert later(STALL_S + 1)
     ledger.claim("w", ("default",))
     assert not later(1000)
-    assert not later(1000), "both of its slots are taken"
+    assert not later(1000), "both of its children run a shard"

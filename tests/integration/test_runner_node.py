@@ -89,7 +89,7 @@ def test_job_runs_and_the_node_leaves_nothing_behind(tmp_path, ledger, start):
     node = start()
     assert_whole(ledger, job)
     (worker,) = ledger.workers()
-    assert (worker.device, worker.slots, worker.queue) == ("cpu", 2, "default")
+    assert (worker.device, worker.shards_in_flight, worker.queue) == ("cpu", 2, "default")
     wait_until(lambda: ledger.permits("default") == 0, 10, "an empty queue")
     tree = node.tree()
     assert len(tree) >= 5

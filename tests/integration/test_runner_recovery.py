@@ -159,7 +159,7 @@ def test_reconciler_reaps_tops_up_and_ends(tmp_path, server, ledger, client, key
     job = make_job(tmp_path, ledger)
     ledger.claim("gone", QUEUES)
     client.zadd(keys.of_job(job.name, "lease"), {"0": 0})
-    ledger.roster.announce("w", host="h", device="cpu", queues=QUEUES, slots=4)
+    ledger.roster.announce("w", host="h", device="cpu", queues=QUEUES, shards_in_flight=4)
     reconciler = Reconciler(ledger, server.url, 5.0)
     assert reconciler.reconcile()
     status = ledger.status(job.name)

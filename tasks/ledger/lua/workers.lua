@@ -1,7 +1,7 @@
--- The living workers. Returns rows {name, ms last seen, host, device, queues, slots, model or "", engine or ""}.
+-- The living workers. Returns rows {name, ms last seen, host, device, queues, shards in flight, model or "", engine or ""}.
 --
 -- KEYS[1] <p>workers       ZSET  worker -> ms of its last sign of life
--- <p>worker:<id>           HASH  host, device, queue, slots, model, engine
+-- <p>worker:<id>           HASH  host, device, queue, slots (shards in flight), model, engine
 --
 -- ARGV[1] prefix <p>   ARGV[2] ms of silence after which a worker counts as gone
 local workers, prefix, silence_ms = KEYS[1], ARGV[1], ARGV[2]
