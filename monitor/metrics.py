@@ -69,7 +69,7 @@ def worker_metrics(workers: Iterable[WorkerStatus]) -> Iterator[Metric]:
     )
     for worker in workers:
         values = [getattr(worker, label) for label in labels]
-        slots.add_metric(values, worker.slots)
+        slots.add_metric(values, worker.shards_in_flight)
         seen.add_metric(values, worker.seen)
     yield from (slots, seen)
 

@@ -42,10 +42,9 @@ def submit(spec: SpecLike, *, broker_url: str | None = None) -> Job:
     The same spec submitted again is the same job. Raises a BadInputError for a spec that cannot run.
     """
     from parquetry.producers.submission import submit as register
-    from parquetry.tasks.broker.settings_check import what_may_be_lost
 
     ledger = open_ledger(broker_url)
-    for sentence in what_may_be_lost(ledger.client):
+    for sentence in ledger.durability_warnings():
         log.warning("%s", sentence)
     made = register(as_spec(spec), ledger, broker_url=broker_url)
     return Job(made.job, made.record.spec.output.path, ledger, is_new=made.created)

@@ -62,11 +62,6 @@ def _classification_fields(spec: JobSpec) -> list[pa.Field]:
     return fields
 
 
-def output_schema(spec: JobSpec, kept: pa.Schema, *, embedding_dim: int | None = None) -> pa.Schema:
-    """Kept input columns, then row, task columns and error."""
-    return pa.schema([*kept, ROW, *task_fields(spec, embedding_dim=embedding_dim), ERROR])
-
-
 def reserved_names(spec: JobSpec, *, per_token: bool = False) -> frozenset[str]:
     """Output column names an input column must not have."""
     return frozenset({ROW.name, ERROR.name} | {f.name for f in task_fields(spec, per_token=per_token)})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import IntEnum
 
 
@@ -28,11 +28,11 @@ class ParquetryError(Exception):
         self.fields = fields
         super().__init__(" ".join(inspect.cleandoc(type(self).__doc__ or "").split()).format(**fields))
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Callable[..., ParquetryError], tuple[type[ParquetryError], dict[str, object]]]:
         return (_rebuild, (type(self), self.fields))
 
 
-def _rebuild(cls: type[ParquetryError], fields: dict) -> ParquetryError:
+def _rebuild(cls: type[ParquetryError], fields: dict[str, object]) -> ParquetryError:
     return cls(**fields)
 
 

@@ -76,7 +76,7 @@ class Location:
 
     @property
     def name(self) -> str:
-        """The last part of the path; empty for a whole bucket."""
+        """The last name of the path; empty for a whole bucket."""
         return self.path.rpartition("/")[2]
 
     @property
@@ -128,10 +128,10 @@ def _file_uri_path(rest: str, text: str) -> str:
 
 
 def _normalize_key(key: str, *, shown: str) -> str:
-    parts = [part for part in key.split("/") if part not in ("", ".")]
-    if ".." in parts:
+    names = [name for name in key.split("/") if name not in ("", ".")]
+    if ".." in names:
         raise LocationError(uri=_shown(shown), reason="'..' is not allowed in it")
-    return "/".join(parts)
+    return "/".join(names)
 
 
 def _refuse_control(text: str, *, shown: str) -> None:

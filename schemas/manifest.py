@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.shard import ShardPlan
@@ -29,7 +29,7 @@ class JobRecord(BaseModel):
 
 
 class PartRecord(BaseModel):
-    """One committed part."""
+    """One finished part, as its verified footer and its file tell."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -38,9 +38,15 @@ class PartRecord(BaseModel):
     fence: int
     rows: int
     error_rows: int
+    #: bytes
     size: int
+    #: hex digest of the whole file
     sha256: str
+    #: empty for a file that storage has not listed
     etag: str
+    #: of all rows; not in the manifest, which is written from digests that do not hold them
+    prompt_tokens: int = Field(0, exclude=True)
+    output_tokens: int = Field(0, exclude=True)
 
 
 class Manifest(BaseModel):

@@ -9,7 +9,6 @@ from parquetry.schemas.errors import PermitFormatError
 PERMIT_VERSION = 1
 #: Celery task name; producers and the reconciler enqueue by it
 PERMIT_TASK = "parquetry.serve_permit"
-MAX_PERMIT_BYTES = 1024
 
 
 class Permit(BaseModel):

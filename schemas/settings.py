@@ -61,7 +61,7 @@ class Settings(BaseSettings):
     image_max_bytes: int = Field(20 << 20, gt=0, le=32 << 20)
     #: pixels the images of one row may have together; a small file may unfold into billions
     image_max_pixels: int = Field(64_000_000, gt=0)
-    #: "module:function" that makes every engine here from its EngineSpec, in place of a model's own
+    #: "module:function" that makes every engine here from its EngineSpec, instead of a model's own
     engine_factory: str | None = Field(None, pattern=r"^[\w.]+:\w+$")
     #: what ONNX Runtime computes on; auto is cuda on a GPU and cpu elsewhere. A build that lacks it refuses the job
     onnx_provider: OnnxProvider = "auto"
@@ -101,7 +101,8 @@ class Settings(BaseSettings):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        **_: Any,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls))
 
@@ -112,7 +113,7 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in problem["loc"]) or "LEASE_SECONDS"
+        key = ".".join(str(step) for step in problem["loc"]) or "LEASE_SECONDS"
         reason = problem["msg"].removeprefix("Value error, ")
         raise SettingError(key=key.upper(), value=repr(problem["input"])[:80], reason=reason) from None
 

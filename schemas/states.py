@@ -1,4 +1,4 @@
-"""The states of jobs and shards, and which may follow which."""
+"""The states of jobs and shards, and which states of a job may follow which."""
 
 from __future__ import annotations
 
@@ -38,13 +38,6 @@ JOB_TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     JobState.CANCELLED: frozenset({JobState.RUNNING}),
     JobState.FAILED: frozenset({JobState.RUNNING, JobState.CANCELLED}),
     JobState.DONE: frozenset(),
-}
-
-SHARD_TRANSITIONS: dict[ShardState, frozenset[ShardState]] = {
-    ShardState.PENDING: frozenset({ShardState.LEASED, ShardState.COMMITTED}),
-    ShardState.LEASED: frozenset({ShardState.PENDING, ShardState.COMMITTED, ShardState.FAILED}),
-    ShardState.FAILED: frozenset({ShardState.PENDING}),
-    ShardState.COMMITTED: frozenset(),
 }
 
 

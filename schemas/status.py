@@ -54,8 +54,55 @@ class JobStatus(BaseModel):
     failures: tuple[ShardFailure, ...] = ()
 
 
+class EngineStats(BaseModel):
+    """What an engine has counted since it was ready, and what it holds now. All begin anew with another engine."""
+
+    # an engine may count more than is shown
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    #: since it was ready
+    seconds: float = 0.0
+    #: of these, the ones spent in its steps; the rest it waited for rows
+    busy_seconds: float = 0.0
+    #: of prompts that have their answer; of texts, when they are given to the device
+    prompt_tokens: int = 0
+    #: of finished answers
+    output_tokens: int = 0
+    #: positions that the model computed for a row: without what a cached prefix saved, with what was computed again
+    computed_tokens: int = 0
+    #: positions that the model computed for no row
+    padding_tokens: int = 0
+    #: prompt tokens that a cached prefix saved
+    cached_tokens: int = 0
+    #: times a sequence gave its cache blocks away, to be computed again
+    preemptions: int = 0
+    #: times the device ran out of memory, and the batch was made smaller
+    out_of_memory: int = 0
+    #: requests that are being computed
+    running: int = 0
+    #: requests that the engine holds and has not begun
+    waiting: int = 0
+    #: blocks of the KV cache that sequences hold, of all that there are, 0 to 1; None for an engine without blocks
+    kv_use: float | None = None
+
+    @property
+    def padding_share(self) -> float:
+        """Positions that were for no row, of all that were computed, 0 to 1."""
+        return self.padding_tokens / max(self.padding_tokens + self.computed_tokens, 1)
+
+    @property
+    def cached_share(self) -> float:
+        """Prompt tokens that cached prefixes saved, of all there were, 0 to 1."""
+        return min(self.cached_tokens / max(self.prompt_tokens, 1), 1.0)
+
+    @property
+    def busy_share(self) -> float:
+        """Time that the engine was not waiting for rows, of all it had, 0 to 1."""
+        return self.busy_seconds / self.seconds if self.seconds else 0.0
+
+
 class WorkerStatus(BaseModel):
-    """One live worker slot, as of its last beat."""
+    """One live worker, as of its last sign of life."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -63,8 +110,10 @@ class WorkerStatus(BaseModel):
     host: str
     device: str
     queue: str
-    #: shards it may run at once
-    slots: int
+    #: how many it runs at once
+    shards_in_flight: int
     model: str | None = None
     #: seconds since the epoch of its last sign of life, Redis clock
     seen: float
+    #: of the engine that is loaded, None while there is none or it tells nothing yet
+    engine: EngineStats | None = None

@@ -1,4 +1,4 @@
-"""Named places where a test can make a process die, stall or raise. Without PARQUETRY_FAILPOINTS they do nothing."""
+"""Named points where a test can make a process die, stall or raise. Without PARQUETRY_FAILPOINTS they do nothing."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from parquetry.schemas.settings import settings
 
 log = logging.getLogger(__name__)
 Action = Literal["kill", "stop", "raise"]
+ACTIONS: tuple[Action, ...] = get_args(Action)
 
 
 class FailpointError(RetryableError):
@@ -34,8 +35,9 @@ class Strike:
 
     @classmethod
     def parse(cls, text: str) -> Strike:
-        action, _, times = text.partition(":")
-        if action not in get_args(Action) or not (times or "1").isdigit():
+        name, _, times = text.partition(":")
+        action = next((action for action in ACTIONS if action == name), None)
+        if action is None or not (times or "1").isdigit():
             raise ValueError(text)
         return cls(action=action, times=int(times or 1))
 

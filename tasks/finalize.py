@@ -13,11 +13,10 @@ from parquetry.schemas.states import JobState
 from parquetry.schemas.status import JobStatus
 from parquetry.schemas.storage.storage import Entry, Storage, open_storage
 from parquetry.tasks.failpoints import failpoint
-from parquetry.tasks.found_part import find_part
 from parquetry.tasks.job_record import read_record
 from parquetry.tasks.ledger.claim import Digest
 from parquetry.tasks.ledger.ledger import Ledger
-from parquetry.tasks.ledger.lock import lock
+from parquetry.workers.shards.part import find_part
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +27,7 @@ def finalize(ledger: Ledger, job: str) -> JobState:
     One process at a time does it; when it dies another follows after the time of a lease. Storage errors leave the job
     as it is; the reconciler tries again.
     """
-    with lock(ledger, f"finalize:{job}", ledger.policy.lease_s) as held:
+    with ledger.lock(f"finalize:{job}", ledger.policy.lease_s) as held:
         status = ledger.status(job)
         if held and _is_over(status):
             _end(ledger, status)
@@ -44,14 +43,14 @@ def _end(ledger: Ledger, status: JobStatus) -> None:
     if status.shards_failed:
         ledger.set_state(status.job, JobState.FAILED)
         log.error("job %s ended with %d failed shards", status.job, status.shards_failed)
-    elif seal(ledger, status.job, open_storage(Location.parse(status.output))):
+    elif publish_manifest(ledger, status.job, open_storage(Location.parse(status.output))):
         ledger.set_state(status.job, JobState.DONE)
         ledger.forget(status.job)
         log.info("job %s is done: %d rows", status.job, status.rows_done)
 
 
-def seal(ledger: Ledger, job: str, storage: Storage) -> bool:
-    """Write what makes the output readable; False when a part has vanished and its shard was queued again."""
+def publish_manifest(ledger: Ledger, job: str, storage: Storage) -> bool:
+    """Write manifest and `_SUCCESS`, and remove attempts; False when a part has vanished and its shard was queued."""
     record = read_record(storage, job)
     entries = {entry.path: entry for entry in storage.list("part-")}
     if missing := [shard for shard in range(record.plan.num_shards) if part_name(shard) not in entries]:
@@ -91,9 +90,16 @@ def _parts(ledger: Ledger, record: JobRecord, storage: Storage, entries: dict[st
     for shard, digest in enumerate(ledger.digests.read(record.job, record.plan.num_shards)):
         if digest is None:
             # committed before this broker knew the job: the part itself has to be read
-            yield find_part(storage, record, shard).part
+            yield _found(storage, record, shard)
         else:
             yield _part(digest, entries[part_name(shard)], shard, bounds[shard + 1] - bounds[shard])
+
+
+def _found(storage: Storage, record: JobRecord, shard: int) -> PartRecord:
+    part = find_part(storage, record, shard)
+    if part is None:
+        raise PartInvalidError(path=part_name(shard), shard=shard, reason="it was there a moment ago, and is gone")
+    return part
 
 
 def _part(digest: Digest, entry: Entry, shard: int, rows: int) -> PartRecord:
@@ -110,7 +116,7 @@ def _part(digest: Digest, entry: Entry, shard: int, rows: int) -> PartRecord:
 
 
 def _require_same(storage: Storage, manifest: Manifest) -> None:
-    """Somebody wrote a manifest before: it must be of the same parts."""
+    """Raise PartInvalidError when the manifest that is there already lists other parts."""
     there = Manifest.model_validate_json(storage.read(MANIFEST_FILE))
     if [part.sha256 for part in there.parts] != [part.sha256 for part in manifest.parts]:
         raise PartInvalidError(path=MANIFEST_FILE, shard="any", reason="an earlier manifest lists other parts")

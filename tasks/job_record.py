@@ -1,4 +1,4 @@
-"""Reads `_job.json`: the spec and plan of a job, which live in its output and nowhere else."""
+"""Reads `_job.json`: the spec and shard plan of a job, which live in its output and nowhere else."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def read_record(storage: Storage, job: str | None = None) -> JobRecord:
 
 
 def cached_record(output: str, job: str) -> JobRecord:
-    """The record, read once by a process unless it has changed: a plan of a million shards is worth keeping."""
+    """The record, read once by a process unless it has changed: a shard plan of a million is worth keeping."""
     entry = open_storage(Location.parse(output)).head(JOB_FILE)
     return _record_of(output, job, entry.etag if entry else "")
 
 
 @lru_cache(maxsize=4)
 def _record_of(output: str, job: str, etag: str) -> JobRecord:
-    # an output that was deleted and begun anew has another plan under the same job and place
+    # an output that was deleted and begun anew has another shard plan under the same job and path
     return read_record(open_storage(Location.parse(output)), job)

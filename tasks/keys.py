@@ -1,14 +1,19 @@
-"""Names of every Redis key we own, and nothing else; what each holds is told at the top of the Lua scripts."""
+"""Names of every Redis key we own, and nothing else; what each holds is told in the preludes of the Lua scripts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
 
-#: the order in which scripts that work on one job get its keys
+#: what there is of each job, digests aside
 JOB_KEYS = ("ctl", "pend", "lease", "tok", "done", "att", "bad", "run")
 #: committed shards whose digests share one string; bounds the size of a value
 DIGESTS_PER_KEY = 4096
+
+
+def celery_queue(queue: str) -> str:
+    """The Celery queue whose messages are the permits of `queue`; the dot keeps it apart from our own keys."""
+    return f"permits.{queue}"
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class Keys:
 
     @property
     def live(self) -> str:
-        """SET of jobs that may still need somebody."""
+        """SET of jobs that may be unfinished."""
         return f"{self.prefix}live"
 
     @property
@@ -51,8 +56,12 @@ class Keys:
         """HASH of how often each notice was tried."""
         return f"{self.prefix}outbox:tries"
 
+    def permits(self, queue: str) -> str:
+        """LIST of the permits that wait, as kombu keeps them."""
+        return self.prefix + celery_queue(queue)
+
     def worker(self, name: str) -> str:
-        """HASH of one worker: host, device, queues, slots, model."""
+        """HASH of one worker: host, device, queues, shards in flight, model, counts of its engine."""
         return f"{self.prefix}worker:{name}"
 
     def lock(self, name: str) -> str:
@@ -63,8 +72,8 @@ class Keys:
         return f"{self.prefix}{{{job}}}:{name}"
 
     def job(self, job: str) -> list[str]:
-        """The job's keys in the order of JOB_KEYS, then the two indexes of jobs."""
-        return [*(self.of_job(job, name) for name in JOB_KEYS), self.open, self.live]
+        """The keys of a script about one job, in the order in which ledger/lua/job/prelude.lua names them."""
+        return [*(self.of_job(job, name) for name in JOB_KEYS), self.open, self.live, self.jobs, self.outbox]
 
     def digests(self, job: str, shard: int) -> str:
         """STRING of fixed-width commit digests of DIGESTS_PER_KEY neighbouring shards."""

@@ -12,16 +12,12 @@ from kombu.exceptions import OperationalError
 from parquetry.schemas.permit import PERMIT_TASK, Permit
 from parquetry.schemas.settings import settings
 from parquetry.tasks.broker.connection import kombu_url, no_connection, translated, transport_options
+from parquetry.tasks.keys import celery_queue
 from parquetry.tasks.ledger.ledger import Ledger
 
-#: permits kept in the broker for each slot: one to take now, one for when it is done
-PERMITS_PER_SLOT = 2
+#: permits kept in the broker for each shard in flight: one to take now, one for when it is done
+PERMITS_PER_SHARD = 2
 PUBLISH_RETRIES = 3
-
-
-def celery_queue(queue: str) -> str:
-    """The Celery queue whose messages are the permits of `queue`; the dot keeps it apart from our own keys."""
-    return f"permits.{queue}"
 
 
 def issue(url: str, queue: str, count: int, *, env: str | None = None, issued_by: str = "submit") -> None:
@@ -56,21 +52,15 @@ def _producer(url: str, env: str) -> Iterator[Producer]:
         raise no_connection(url, error) from None
 
 
-def outstanding(ledger: Ledger, queue: str) -> int:
-    """Permits that wait in the broker."""
-    with translated(ledger.scripts.url):
-        return ledger.client.llen(ledger.keys.prefix + celery_queue(queue))
-
-
-def wanted(*, pending: int, slots: int) -> int:
+def wanted(*, pending: int, in_flight: int) -> int:
     """How many permits a queue should have: no more than it has shards, one when nobody is there to take it."""
-    return min(pending, PERMITS_PER_SLOT * max(slots, 1))
+    return min(pending, PERMITS_PER_SHARD * max(in_flight, 1))
 
 
 def top_up(ledger: Ledger, url: str, queue: str, *, issued_by: str) -> int:
     """Publish the permits a queue lacks; how many."""
-    target = wanted(pending=ledger.pending(queue), slots=ledger.roster.slots(queue))
-    count = target - outstanding(ledger, queue)
+    target = wanted(pending=ledger.pending(queue), in_flight=ledger.roster.shards_in_flight(queue))
+    count = target - ledger.permits(queue)
     if count > 0:
-        issue(url, queue, count, env=ledger.keys.env, issued_by=issued_by)
+        issue(url, queue, count, env=ledger.env, issued_by=issued_by)
     return max(count, 0)

@@ -10,7 +10,6 @@ from parquetry.schemas.settings import settings
 from parquetry.tasks.finalize import finalize
 from parquetry.tasks.ledger.claim import Unfinished
 from parquetry.tasks.ledger.ledger import Ledger
-from parquetry.tasks.ledger.lock import lock
 from parquetry.tasks.permits import top_up
 
 log = logging.getLogger(__name__)
@@ -39,7 +38,7 @@ class Reconciler:
 
     def reconcile(self) -> bool:
         """One pass; False when another reconciler is at it. Raises BrokerUnreachableError."""
-        with lock(self._ledger, "reconcile", max(self._interval_s * 3, 10.0)) as held:
+        with self._ledger.lock("reconcile", max(self._interval_s * 3, 10.0)) as held:
             if held:
                 self._repair_all()
         return held

@@ -9,19 +9,18 @@ from functools import partial
 
 from parquetry.schemas.errors import BadInputError
 from parquetry.schemas.location import Location
-from parquetry.schemas.manifest import JOB_FILE, MANIFEST_FILE, SUCCESS_FILE, JobRecord, Manifest
+from parquetry.schemas.manifest import JOB_FILE, MANIFEST_FILE, SUCCESS_FILE, JobRecord, Manifest, PartRecord
 from parquetry.schemas.shard import part_name
 from parquetry.schemas.states import JobState
 from parquetry.schemas.storage.storage import Storage, open_storage
 from parquetry.tasks.finalize import finalize
-from parquetry.tasks.found_part import find_part
 from parquetry.tasks.job_record import read_record
-from parquetry.tasks.ledger.claim import CommittedPart
 from parquetry.tasks.ledger.job_entry import queue_of
 from parquetry.tasks.ledger.ledger import Ledger
+from parquetry.workers.shards.part import find_part
 
 log = logging.getLogger(__name__)
-#: footers read at once; they are small and far away
+#: footers read at once; each waits for storage much longer than it computes
 READERS = 8
 
 
@@ -43,15 +42,15 @@ def recover(output: str, ledger: Ledger, *, queue: str | None = None) -> JobReco
     known = record.job in ledger.job_names()
     if known and ledger.status(record.job, max_failures=0).state is JobState.DONE:
         return record
-    if not known and (sealed := _sealed(storage, record)):
-        _register_done(ledger, record, queue, sealed)
+    if not known and (manifest := _finished_manifest(storage, record)):
+        _register_done(ledger, record, queue, manifest)
     else:
         _count_parts(ledger, record, storage, queue, known=known)
         finalize(ledger, record.job)
     return record
 
 
-def _sealed(storage: Storage, record: JobRecord) -> Manifest | None:
+def _finished_manifest(storage: Storage, record: JobRecord) -> Manifest | None:
     """The manifest of a finished output: it was checked when it was written, so no part is read again."""
     if storage.head(SUCCESS_FILE) is None:
         return None
@@ -61,7 +60,7 @@ def _sealed(storage: Storage, record: JobRecord) -> Manifest | None:
 
 
 def _register_done(ledger: Ledger, record: JobRecord, queue: str, manifest: Manifest) -> None:
-    ledger.register(record, queue, done=[CommittedPart(part=part) for part in manifest.parts])
+    ledger.register(record, queue, done=manifest.parts)
     ledger.set_state(record.job, JobState.DONE)
     # it ended long ago, and whoever wanted to know was told then
     ledger.outbox.drop(record.job)
@@ -74,11 +73,11 @@ def _count_parts(ledger: Ledger, record: JobRecord, storage: Storage, queue: str
     shards = [s for s in range(record.plan.num_shards) if s not in counted and part_name(s) in present]
     found = _read_parts(storage, record, shards)
     if not ledger.register(record, queue, done=found):
-        for entry in found:
-            ledger.adopt(record.job, entry.part, entry.counts)
+        for part in found:
+            ledger.adopt(record.job, part)
     log.info("job %s: %d parts were found, %d of them new", record.job, len(present), len(found))
 
 
-def _read_parts(storage: Storage, record: JobRecord, shards: Iterable[int]) -> list[CommittedPart]:
+def _read_parts(storage: Storage, record: JobRecord, shards: Iterable[int]) -> list[PartRecord]:
     with ThreadPoolExecutor(READERS) as pool:
         return [part for part in pool.map(partial(find_part, storage, record), shards) if part is not None]

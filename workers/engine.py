@@ -52,7 +52,10 @@ class Engine(ABC):
         """Provenance: backend, attention, dtype, quantization and versions, as short strings."""
 
     def stats(self) -> dict[str, float]:
-        """Counters since start, such as prompt_tokens, output_tokens and padding_tokens."""
+        """Counters since start, and what is held now; cheap, and asked about once a second.
+
+        EngineStats tells what each name means, so far as it is shown; an engine may leave out names and add others.
+        """
         return {}
 
     def close(self) -> None:

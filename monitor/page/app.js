@@ -102,7 +102,7 @@ function jobCard(job) {
 function workerRow(worker, now) {
   const row = element("tr");
   const seen = now === null ? "" : `${duration(Math.max(0, now - worker.seen))} ago`;
-  for (const text of [worker.worker, worker.device, worker.queue, worker.slots, worker.model ?? "-", seen]) {
+  for (const text of [worker.worker, worker.device, worker.queue, worker.shards_in_flight, worker.model ?? "-", seen]) {
     row.append(element("td", "", String(text)));
   }
   return row;

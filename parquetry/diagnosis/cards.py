@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 
-from parquetry.finding import Finding, Level
+from parquetry.schemas.finding import Finding, Level
 from parquetry.workers.gpus import Gpu, GpuQueryError, visible_gpus
 from parquetry.workers.loading.abilities import Ability, attentions, quantizations
 from parquetry.workers.loading.card import Card, cpu_card

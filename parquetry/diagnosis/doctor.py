@@ -10,7 +10,7 @@ from parquetry.broker import open_ledger
 from parquetry.diagnosis.cards import gpu_findings
 from parquetry.diagnosis.installation import cpu, engine_packages, onnx_providers, packages, python, state_folder
 from parquetry.diagnosis.services import broker, storage
-from parquetry.finding import Finding, Level
+from parquetry.schemas.finding import Finding, Level
 from parquetry.terminal.display import console, print_json, safe_text
 
 STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.UNUSABLE: "bold red"}

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
-from parquetry.finding import Finding, Level
+from parquetry.schemas.finding import Finding, Level
 from parquetry.schemas.settings import settings
 from parquetry.workers.processor import this_processor
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from parquetry.finding import Finding, Level
 from parquetry.local.embedded import embedded_server, find_server
 from parquetry.schemas.errors import ParquetryError, redact
+from parquetry.schemas.finding import Finding, Level
 from parquetry.schemas.location import Location
 from parquetry.schemas.settings import settings
 from parquetry.schemas.storage.storage import open_storage
@@ -35,8 +36,7 @@ def _configured_broker(url: str) -> Iterator[Finding]:
     findings = check(url)
     yield Finding("broker", Level.OK, f"{redact(url)} answers")
     for finding in findings:
-        level = Level.OK if finding.ok else Level.WARNING
-        yield Finding(f"broker {finding.name}", level, finding.text, finding.fix)
+        yield replace(finding, name=f"broker {finding.name}")
 
 
 def _probe(output: str) -> Iterator[Finding]:

@@ -86,7 +86,7 @@ def workers_table(workers: Iterable[WorkerStatus]) -> Table:
     """One line a worker."""
     table = Table("worker", "device", "queue", "slots", "model", box=None, pad_edge=False)
     for worker in workers:
-        cells = (worker.worker, worker.device, worker.queue, str(worker.slots), worker.model or "-")
+        cells = (worker.worker, worker.device, worker.queue, str(worker.shards_in_flight), worker.model or "-")
         table.add_row(*(Text(safe_text(cell)) for cell in cells))
     return table
 

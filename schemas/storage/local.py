@@ -92,7 +92,7 @@ class LocalStorage(Storage):
 
     @contextmanager
     def attempt(self, name: str) -> Iterator[Path]:
-        # a random part, since fencing tokens start again after the queue's state was lost
+        # random, since fencing tokens start again after the queue's state was lost
         stem, suffix = os.path.splitext(os.path.basename(name))
         path = self._root / ATTEMPTS_FOLDER / f"{stem}.{uuid.uuid4().hex[:8]}{suffix}"
         with _translated("creating", path):

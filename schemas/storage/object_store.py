@@ -25,7 +25,7 @@ from parquetry.schemas.manifest import ATTEMPTS_FOLDER
 from parquetry.schemas.storage.object_file import ObjectFile, first_line, translated
 from parquetry.schemas.storage.storage import Entry, Storage
 
-#: files up to this many bytes are created by one conditional put, larger ones are uploaded in parts and then copied
+#: files up to this many bytes are created by one conditional put, larger ones are uploaded in pieces and then copied
 MAX_SINGLE_PUT = 64 << 20
 _PART_BYTES = 16 << 20
 _RETRIES = {"max_retries": 4, "retry_timeout": timedelta(seconds=60)}
@@ -98,7 +98,7 @@ class ObjectStorage(Storage):
             return self.head(name) is None and self._stage_and_copy(attempt, self._key(name))
 
     def _stage_and_copy(self, attempt: Path, key: str) -> bool:
-        # an upload in parts cannot be conditional here, a copy can
+        # an upload in pieces cannot be conditional here, a copy can
         staged = self._key(f"{ATTEMPTS_FOLDER}/{uuid.uuid4().hex}-{attempt.name}")
         try:
             obstore.put(self._store, staged, attempt, use_multipart=True, chunk_size=_PART_BYTES)

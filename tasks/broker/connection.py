@@ -50,11 +50,11 @@ def translated(url: str) -> Iterator[None]:
 
 
 def no_connection(url: str, error: Exception) -> BrokerUnreachableError | BrokerRefusedError:
-    """Why no connection came about; a certificate that nobody vouches for does not mend by waiting."""
+    """The error to raise when no connection came about: retryable, except for a certificate that is not trusted."""
     _, untrusted, why = str(error).rpartition("certificate verify failed: ")
     if not untrusted:
         return BrokerUnreachableError(url=redact(url), reason=_reason(error))
-    # the text goes on with a place in the C source of a library
+    # the text goes on with a line number in the C source of a library
     why = why.partition(" (_ssl")[0]
     fix = "name its CA in the URL, as in rediss://host:6379/0?ssl_ca_certs=/path/ca.pem"
     return BrokerRefusedError(url=redact(url), reason=f"its certificate is not to be trusted ({why}); {fix}")
@@ -84,9 +84,9 @@ def redis_url(url: str) -> str:
     """redis-py's form: kombu says redis+socket:// and virtual_host where redis-py says unix:// and db."""
     if not url.startswith("redis+socket://"):
         return url
-    parts = urlsplit(url)
-    db = dict(parse_qsl(parts.query)).get("virtual_host", "0")
-    return f"unix://{parts.netloc}{parts.path}?db={db}"
+    split = urlsplit(url)
+    db = dict(parse_qsl(split.query)).get("virtual_host", "0")
+    return f"unix://{split.netloc}{split.path}?db={db}"
 
 
 def kombu_url(url: str) -> str:

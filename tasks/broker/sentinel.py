@@ -18,7 +18,7 @@ DEFAULT_PORT = 26379
 
 @dataclass(frozen=True, kw_only=True)
 class SentinelUrl:
-    """The parts of a Sentinel URL."""
+    """What a Sentinel URL says."""
 
     hosts: tuple[tuple[str, int], ...]
     master: str
@@ -29,9 +29,9 @@ class SentinelUrl:
     @classmethod
     def parse(cls, url: str) -> SentinelUrl:
         """Raises BrokerRefusedError when no master is named."""
-        parts = urlsplit(url)
-        login, at, hosts = parts.netloc.rpartition("@")
-        master, _, db = parts.path.strip("/").partition("/")
+        split = urlsplit(url)
+        login, at, hosts = split.netloc.rpartition("@")
+        master, _, db = split.path.strip("/").partition("/")
         if not master or not (db or "0").isdigit():
             reason = "a Sentinel URL names its master, as in sentinel://host:26379,host:26379/mymaster/0"
             raise BrokerRefusedError(url=redact(url), reason=reason)

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import redis
 
+from parquetry.schemas.finding import Finding, Level
 from parquetry.tasks.broker.connection import connect, describe, server_info, translated
 
+#: release by its series
+Releases = dict[int, tuple[int, ...]]
 #: first releases of each series in which a script cannot reach freed memory (CVE-2025-49844)
-FIXED_REDIS = {6: (6, 2, 20), 7: (7, 4, 6), 8: (8, 2, 2)}
-FIXED_VALKEY = {7: (7, 2, 11), 8: (8, 1, 4)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One observation; `fix` says what to do when it is not ok."""
-
-    name: str
-    ok: bool
-    text: str
-    fix: str = ""
+FIXED_REDIS: Releases = {6: (6, 2, 20), 7: (7, 4, 6), 8: (8, 2, 2)}
+FIXED_VALKEY: Releases = {7: (7, 2, 11), 8: (8, 1, 4)}
 
 
 def check(broker: str | redis.Redis) -> list[Finding]:
@@ -29,7 +20,7 @@ def check(broker: str | redis.Redis) -> list[Finding]:
     return [_persistence(client), _eviction(client), _version(client)]
 
 
-def what_may_be_lost(client: redis.Redis) -> list[str]:
+def durability_warnings(client: redis.Redis) -> list[str]:
     """A sentence for each way in which this broker may forget jobs of several nodes; none for a private socket.
 
     Raises BrokerUnreachableError.
@@ -40,18 +31,18 @@ def what_may_be_lost(client: redis.Redis) -> list[str]:
     url = describe(client)
     with translated(url):
         findings = [_persistence(client), _eviction(client)]
-    return [f"The broker {url}: {f.name} {f.text}; {f.fix}." for f in findings if not f.ok]
+    return [f"The broker {url}: {f.name} {f.text}; {f.fix}." for f in findings if not f.is_ok]
 
 
 def _persistence(client: redis.Redis) -> Finding:
     enabled = server_info(client, "persistence").get("aof_enabled")
     if enabled is None:
-        return Finding(name="append-only file", ok=True, text="unknown: this user may not ask")
+        return Finding(name="append-only file", level=Level.OK, text="unknown: this user may not ask")
     if enabled:
-        return Finding(name="append-only file", ok=True, text="is on: a restart of the broker keeps every job")
+        return Finding(name="append-only file", level=Level.OK, text="is on: a restart of the broker keeps every job")
     return Finding(
         name="append-only file",
-        ok=False,
+        level=Level.WARNING,
         text="is off: a restart of the broker forgets every job; committed parts stay safe in the outputs",
         fix="set `appendonly yes`; after a loss, run `parquetry recover OUTPUT` for each job",
     )
@@ -60,10 +51,10 @@ def _persistence(client: redis.Redis) -> Finding:
 def _eviction(client: redis.Redis) -> Finding:
     policy = server_info(client, "memory").get("maxmemory_policy", "unknown")
     if policy in ("noeviction", "unknown"):
-        return Finding(name="eviction", ok=True, text=f"maxmemory-policy {policy}")
+        return Finding(name="eviction", level=Level.OK, text=f"maxmemory-policy {policy}")
     return Finding(
         name="eviction",
-        ok=False,
+        level=Level.WARNING,
         text=f"is on (maxmemory-policy {policy}): the broker may drop the state of running jobs when memory runs short",
         fix="set `maxmemory-policy noeviction`",
     )
@@ -74,18 +65,18 @@ def _version(client: redis.Redis) -> Finding:
     product, fixed_in = ("Valkey", FIXED_VALKEY) if "valkey_version" in info else ("Redis", FIXED_REDIS)
     text = str(info.get("valkey_version") or info.get("redis_version") or "unknown")
     if is_fixed(text, fixed_in):
-        return Finding(name="version", ok=True, text=f"{product} {text}")
+        return Finding(name="version", level=Level.OK, text=f"{product} {text}")
     return Finding(
         name="version",
-        ok=False,
+        level=Level.WARNING,
         text=f"{product} {text} has a hole that lets scripts run code on the server (CVE-2025-49844)",
         fix="upgrade, or make sure that your distribution has fixed it, and let only trusted users connect",
     )
 
 
-def is_fixed(version: str, fixed_in: dict[int, tuple[int, ...]]) -> bool:
+def is_fixed(version: str, fixed_in: Releases) -> bool:
     """Whether a release has the fix; one that tells no version gets the benefit of the doubt."""
-    numbers = tuple(int(part) for part in version.split(".") if part.isdigit())
+    numbers = tuple(int(number) for number in version.split(".") if number.isdigit())
     if not numbers:
         return True
     newest = max(fixed_in)

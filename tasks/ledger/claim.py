@@ -1,4 +1,4 @@
-"""What the ledger hands out and answers: claims and the replies to what is done with them."""
+"""Claims, and what the ledger replies to its verbs."""
 
 from __future__ import annotations
 
@@ -34,22 +34,6 @@ class Progress:
 
     rows: int = 0
     tokens: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Counts:
-    """Tokens of a committed shard."""
-
-    prompt_tokens: int = 0
-    output_tokens: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class CommittedPart:
-    """A part found in storage, verified, with its tokens where the footer tells them."""
-
-    part: PartRecord
-    counts: Counts = Counts()
 
 
 class BeatReply(StrEnum):
@@ -103,13 +87,13 @@ class Audit:
 
     #: bitmap minus counter
     done_off: int
-    #: shards that were in no place at all
+    #: shards that were neither pending, leased, committed nor failed
     put_back: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unfinished:
-    """One line of the census."""
+    """An unfinished job: running, paused, or ended with leases out."""
 
     job: str
     queue: str

@@ -1,4 +1,4 @@
-"""Digests of committed parts: what the manifest needs and the storage does not tell, 40 bytes a shard."""
+"""Digests of committed parts, 40 bytes a shard: what the manifest needs and a listing of the output does not have."""
 
 from __future__ import annotations
 

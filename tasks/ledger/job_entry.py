@@ -7,10 +7,9 @@ from typing import Any
 
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.location import Location
-from parquetry.schemas.manifest import JobRecord
+from parquetry.schemas.manifest import JobRecord, PartRecord
 from parquetry.schemas.states import JobState
 from parquetry.schemas.status import JobStatus, ShardFailure
-from parquetry.tasks.ledger.claim import CommittedPart
 from parquetry.workers.engine_spec import EngineSpec
 
 #: how many failures a status carries
@@ -22,7 +21,7 @@ def queue_of(spec: JobSpec) -> str:
     return "optimum" if spec.model.backend == "optimum" else "default"
 
 
-def ctl_fields(record: JobRecord, queue: str, done: Sequence[CommittedPart]) -> dict[str, Any]:
+def ctl_fields(record: JobRecord, queue: str, done: Sequence[PartRecord]) -> dict[str, Any]:
     """What registration writes; state and times are added on the server."""
     return {
         "task": record.spec.task,
@@ -35,10 +34,10 @@ def ctl_fields(record: JobRecord, queue: str, done: Sequence[CommittedPart]) -> 
         "shards": record.plan.num_shards,
         "rows": record.plan.num_rows,
         "done": len(done),
-        "rows_done": sum(entry.part.rows for entry in done),
-        "error_rows": sum(entry.part.error_rows for entry in done),
-        "prompt_tokens": sum(entry.counts.prompt_tokens for entry in done),
-        "output_tokens": sum(entry.counts.output_tokens for entry in done),
+        "rows_done": sum(part.rows for part in done),
+        "error_rows": sum(part.error_rows for part in done),
+        "prompt_tokens": sum(part.prompt_tokens for part in done),
+        "output_tokens": sum(part.output_tokens for part in done),
     }
 
 

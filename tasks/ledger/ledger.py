@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, cast
 
 import redis
 
@@ -12,6 +13,7 @@ from parquetry.schemas.manifest import JobRecord, PartRecord
 from parquetry.schemas.states import JOB_TRANSITIONS, JobState
 from parquetry.schemas.status import JobStatus, WorkerStatus
 from parquetry.tasks.broker.connection import translated
+from parquetry.tasks.broker.settings_check import durability_warnings
 from parquetry.tasks.keys import DIGESTS_PER_KEY, Keys
 from parquetry.tasks.ledger import job_entry
 from parquetry.tasks.ledger.claim import (
@@ -19,8 +21,6 @@ from parquetry.tasks.ledger.claim import (
     BeatReply,
     Claim,
     CommitReply,
-    CommittedPart,
-    Counts,
     Digest,
     PrepareReply,
     Progress,
@@ -29,6 +29,7 @@ from parquetry.tasks.ledger.claim import (
     Unfinished,
 )
 from parquetry.tasks.ledger.digests import Digests
+from parquetry.tasks.ledger.lock import lock
 from parquetry.tasks.ledger.outbox import Outbox
 from parquetry.tasks.ledger.pending import from_bitmap, pending_items, to_bitmap
 from parquetry.tasks.ledger.policy import Policy
@@ -41,42 +42,61 @@ REAP_AT_ONCE = 1000
 
 
 class Ledger:
-    """Every verb is one script, so each happens wholly or not at all.
+    """Every verb that changes something is one script, so it happens wholly or not at all.
 
     All of them raise BrokerUnreachableError; the verb may have happened then, and may be repeated.
     """
 
     def __init__(self, client: redis.Redis, env: str, policy: Policy | None = None) -> None:
-        self.client = client
-        self.keys = Keys(env)
+        self.env = env
         self.policy = policy or Policy.of()
-        self.scripts = Scripts(client)
-        self.roster = Roster(self.scripts, self.keys)
-        self.outbox = Outbox(self.scripts, self.keys)
-        self.digests = Digests(client, self.scripts.url, self.keys)
+        self._client = client
+        self._keys = Keys(env)
+        self._scripts = Scripts(client)
+        self.roster = Roster(self._scripts, self._keys)
+        self.outbox = Outbox(self._scripts, self._keys)
+        self.digests = Digests(client, self._scripts.url, self._keys)
 
     def _job(self, name: str, job: str, *args: Any, more_keys: Sequence[str] = ()) -> Any:
-        return self.scripts(name, [*self.keys.job(job), *more_keys], list(args))
+        return self._scripts(f"job/{name}", [*self._keys.job(job), *more_keys], [job, *args])
+
+    @property
+    def url(self) -> str:
+        """Where it is, without its password."""
+        return self._scripts.url
+
+    def durability_warnings(self) -> list[str]:
+        """A sentence for each way in which this broker may forget jobs."""
+        return durability_warnings(self._client)
+
+    def lock(self, name: str, ttl_s: float) -> AbstractContextManager[bool]:
+        """A context that says whether we got the lock; it never waits, and the lock ends by itself after `ttl_s`."""
+        return lock(self._scripts, self._keys, name, ttl_s)
+
+    def permits(self, queue: str) -> int:
+        """Permits of a queue that wait in the broker."""
+        with translated(self.url):
+            return self._client.llen(self._keys.permits(queue))
 
     # jobs
 
-    def register(self, record: JobRecord, queue: str = "default", done: Iterable[CommittedPart] = ()) -> bool:
+    def register(self, record: JobRecord, queue: str = "default", done: Iterable[PartRecord] = ()) -> bool:
         """Enter a job whose `done` parts are committed. False, and nothing changed, when it is known already."""
         done = list(done)
-        shards = {entry.part.shard for entry in done}
+        shards = {part.shard for part in done}
         items = list(pending_items(record.plan.num_shards, shards))
         fields = job_entry.ctl_fields(record, queue, done)
         flat = [item for pair in fields.items() for item in pair]
-        args = (record.job, to_bitmap(shards), len(items), *items, *flat)
-        created = bool(self._job("register", record.job, *args, more_keys=[self.keys.jobs]))
+        args = (to_bitmap(shards), len(items), *items, *flat)
+        created = bool(self._job("register", record.job, *args))
         if created:
-            self.digests.put(record.job, [entry.part for entry in done])
+            self.digests.put(record.job, done)
         return created
 
     def set_state(self, job: str, wanted: JobState) -> JobState:
         """Returns the state before. Raises UnknownJobError, IllegalTransitionError."""
         sources = [state for state, targets in JOB_TRANSITIONS.items() if wanted in targets]
-        reply = self._job("set_state", job, job, wanted, int(wanted.is_final), *sources, more_keys=[self.keys.outbox])
+        reply = self._job("set_state", job, wanted, int(wanted.is_final), *sources)
         if reply is None:
             raise self._unknown(job)
         legal, before = reply
@@ -86,7 +106,7 @@ class Ledger:
 
     def retry(self, job: str) -> int:
         """Queue failed shards again; how many. Raises UnknownJobError."""
-        count = self._job("retry", job, job)
+        count = self._job("retry", job)
         if count is None:
             raise self._unknown(job)
         return count
@@ -105,14 +125,15 @@ class Ledger:
 
     def job_names(self) -> list[str]:
         """Every job's id, the newest first."""
-        with translated(self.scripts.url):
-            return self.client.zrevrange(self.keys.jobs, 0, -1)
+        with translated(self.url):
+            return cast("list[str]", self._client.zrevrange(self._keys.jobs, 0, -1))
 
     def job_names_before(self, age_s: float) -> list[str]:
         """The ids of jobs registered at least so long ago."""
-        with translated(self.scripts.url):
-            seconds, _ = self.client.time()
-            return self.client.zrangebyscore(self.keys.jobs, "-inf", int((seconds - age_s) * 1000))
+        with translated(self.url):
+            seconds, _ = self._client.time()
+            found = self._client.zrangebyscore(self._keys.jobs, "-inf", int((seconds - age_s) * 1000))
+            return cast("list[str]", found)
 
     def workers(self) -> list[WorkerStatus]:
         """The living workers."""
@@ -124,14 +145,14 @@ class Ledger:
     # shards
 
     def claim(self, worker: str, queues: Sequence[str]) -> Claim | None:
-        """Lease a shard; None when these queues have nothing to run.
+        """Lease a shard to a worker; None when these queues have no pending shard.
 
         Chosen by priority, then by the engine of this worker's last claim and by its weights, which are loaded, then by
         fair share; see claim.lua for the bound on waiting.
         """
-        keys = [self.keys.open, self.keys.worker(worker)]
+        keys = [self._keys.open, self._keys.worker(worker)]
         limits = (self.policy.lease_ms, int(self.policy.starvation_s * 1000))
-        reply = self.scripts("claim", keys, [self.keys.prefix, worker, *limits, *queues])
+        reply = self._scripts("claim", keys, [self._keys.prefix, worker, *limits, *queues])
         if reply is None:
             return None
         job, shard, fence, lost, output, _deadline = reply
@@ -143,21 +164,21 @@ class Ledger:
         return BeatReply(self._job("beat", claim.job, claim.shard, claim.token, self.policy.lease_ms, *numbers))
 
     def prepare(self, claim: Claim) -> PrepareReply:
-        """May the part be published? No answer means no."""
+        """Whether the claim's holder may publish its part; without an answer it may not."""
         return PrepareReply(self._job("prepare", claim.job, claim.shard, claim.token, self.policy.prepare_ms))
 
-    def commit(self, claim: Claim, part: PartRecord, counts: Counts) -> CommitReply:
+    def commit(self, claim: Claim, part: PartRecord) -> CommitReply:
         """Count the part that the claim's holder has published."""
-        return self._commit(claim.job, claim.token, False, part, counts)
+        return self._commit(claim.job, claim.token, False, part)
 
-    def adopt(self, job: str, part: PartRecord, counts: Counts) -> CommitReply:
+    def adopt(self, job: str, part: PartRecord) -> CommitReply:
         """Count a part that was found in storage and verified: that is the truth, whoever holds the lease."""
-        return self._commit(job, "", True, part, counts)
+        return self._commit(job, "", True, part)
 
-    def _commit(self, job: str, token: str, verified: bool, part: PartRecord, counts: Counts) -> CommitReply:
-        numbers = (part.rows, part.error_rows, counts.prompt_tokens, counts.output_tokens)
+    def _commit(self, job: str, token: str, verified: bool, part: PartRecord) -> CommitReply:
+        numbers = (part.rows, part.error_rows, part.prompt_tokens, part.output_tokens)
         digest = (part.shard % DIGESTS_PER_KEY * Digest.num_bytes, Digest.of(part).pack())
-        more_keys = [self.keys.digests(job, part.shard)]
+        more_keys = [self._keys.digests(job, part.shard)]
         reply = self._job("commit", job, part.shard, token, int(verified), *numbers, *digest, more_keys=more_keys)
         return CommitReply(reply)
 
@@ -171,7 +192,7 @@ class Ledger:
 
     def _release(self, claim: Claim, limit: int, reason: str, rest_s: float) -> ReleaseReply:
         rest = (limit, reason[:MAX_REASON], int(rest_s * 1000))
-        return ReleaseReply(self._job("release", claim.job, claim.shard, claim.token, claim.job, *rest))
+        return ReleaseReply(self._job("release", claim.job, claim.shard, claim.token, *rest))
 
     def fail(self, claim: Claim, reason: str) -> ReleaseReply:
         """Set the shard aside for good."""
@@ -181,19 +202,22 @@ class Ledger:
 
     def reap(self, job: str) -> Reaped:
         """Take back the job's expired leases."""
-        lost, failed, rested = self._job("reap", job, job, self.policy.loss_limit, REAP_AT_ONCE)
+        lost, failed, rested = self._job("reap", job, self.policy.loss_limit, REAP_AT_ONCE)
         return Reaped(lost=lost, failed=failed, rested=rested)
 
     def audit(self, job: str) -> Audit:
-        """Mend counters and put back shards that are nowhere. Raises UnknownJobError."""
-        reply = self._job("audit", job, job)
+        """Mend counters, and queue shards that are neither pending, leased, committed nor failed.
+
+        Raises UnknownJobError.
+        """
+        reply = self._job("audit", job)
         if reply is None:
             raise self._unknown(job)
         return Audit(done_off=reply[0], put_back=reply[1])
 
     def census(self) -> list[Unfinished]:
-        """Every job that still needs somebody."""
-        flat = iter(self.scripts("census", [self.keys.live], [self.keys.prefix]))
+        """Every unfinished job: running, paused, or ended with leases out."""
+        flat = iter(self._scripts("census", [self._keys.live], [self._keys.prefix]))
         rows = zip(flat, flat, flat, flat, flat, strict=True)
         return [Unfinished(job=j, queue=q, state=s, pending=int(p), left=int(n)) for j, q, s, p, n in rows]
 
@@ -206,8 +230,8 @@ class Ledger:
         return [claim for entry in self.census() for claim in self._held(entry.job, worker)]
 
     def _held(self, job: str, worker: str) -> list[Claim]:
-        with translated(self.scripts.url):
-            tokens = self.client.hgetall(self.keys.of_job(job, "tok"))
+        with translated(self.url):
+            tokens = cast("dict[str, str]", self._client.hgetall(self._keys.of_job(job, "tok")))
         split = ((shard, *token.split(":", 1)) for shard, token in tokens.items())
         return [
             Claim(job=job, shard=int(shard), fence=int(fence), worker=worker, output="")
@@ -217,19 +241,19 @@ class Ledger:
 
     def committed(self, job: str) -> set[int]:
         """The shards that are counted as committed."""
-        with translated(self.scripts.url):
-            bitmap = self.client.execute_command("GET", self.keys.of_job(job, "done"), NEVER_DECODE=True)
+        with translated(self.url):
+            bitmap = self._client.execute_command("GET", self._keys.of_job(job, "done"), NEVER_DECODE=True)
         return from_bitmap(bitmap or b"")
 
     def reopen(self, job: str, shard: int, rows: int) -> bool:
         """Queue a committed shard again because its part has vanished from storage."""
         error_rows = self.digests.error_rows(job, shard)
         digest = (shard % DIGESTS_PER_KEY * Digest.num_bytes, bytes(Digest.num_bytes))
-        more_keys = [self.keys.digests(job, shard)]
-        return bool(self._job("reopen", job, shard, job, rows, error_rows, *digest, more_keys=more_keys))
+        more_keys = [self._keys.digests(job, shard)]
+        return bool(self._job("reopen", job, shard, rows, error_rows, *digest, more_keys=more_keys))
 
     def forget(self, job: str) -> None:
-        """Drop what a finished job needs no more."""
+        """Drop the keys that a job needs no more once it is done: what was pending, leases, attempts, digests."""
         self._job("forget", job, more_keys=self._digest_keys(job))
 
     def remove(self, job: str, *, ended_s: float | None = None, created: float | None = None) -> bool:
@@ -240,10 +264,9 @@ class Ledger:
         """
         age_ms = -1 if ended_s is None else int(ended_s * 1000)
         created_ms = "" if created is None else round(created * 1000)
-        args = (job, age_ms, created_ms)
-        return bool(self._job("remove", job, *args, more_keys=[self.keys.jobs, *self._digest_keys(job)]))
+        return bool(self._job("remove", job, age_ms, created_ms, more_keys=self._digest_keys(job)))
 
     def _digest_keys(self, job: str) -> list[str]:
-        with translated(self.scripts.url):
-            shards = int(self.client.hget(self.keys.of_job(job, "ctl"), "shards") or 0)
-        return [self.keys.digests(job, first) for first in range(0, shards, DIGESTS_PER_KEY)]
+        with translated(self.url):
+            shards = int(self._client.hget(self._keys.of_job(job, "ctl"), "shards") or 0)
+        return [self._keys.digests(job, first) for first in range(0, shards, DIGESTS_PER_KEY)]

@@ -1,4 +1,4 @@
-"""A lock that ends by itself: it keeps two from doing the same work, and nothing's correctness rests on it."""
+"""Locks that end by themselves: they keep two from doing the same work, and nothing's correctness rests on them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from parquetry.tasks.broker.connection import translated
-from parquetry.tasks.ledger.ledger import Ledger
+from parquetry.tasks.keys import Keys
+from parquetry.tasks.ledger.scripts import Scripts
 
 
 @contextmanager
-def lock(ledger: Ledger, name: str, ttl_s: float) -> Iterator[bool]:
-    """Yields whether we got it; never waits."""
-    token, key = uuid.uuid4().hex, ledger.keys.lock(name)
-    with translated(ledger.scripts.url):
-        held = bool(ledger.client.set(key, token, nx=True, px=int(ttl_s * 1000)))
+def lock(scripts: Scripts, keys: Keys, name: str, ttl_s: float) -> Iterator[bool]:
+    """See `Ledger.lock`."""
+    token, key = uuid.uuid4().hex, keys.lock(name)
+    with translated(scripts.url):
+        held = bool(scripts.client.set(key, token, nx=True, px=int(ttl_s * 1000)))
     try:
         yield held
     finally:
         if held:
-            ledger.scripts("unlock", [key], [token])
+            scripts("unlock", [key], [token])

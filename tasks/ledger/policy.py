@@ -18,7 +18,7 @@ class Policy:
     starvation_s: float
 
     #: leases it may lose in quarantine before it is set aside
-    careful_attempts: int = 2
+    quarantine_attempts: int = 2
 
     @classmethod
     def of(cls, config: Settings | None = None) -> Policy:
@@ -34,7 +34,7 @@ class Policy:
     @property
     def loss_limit(self) -> int:
         """Leases a shard may lose in all."""
-        return self.max_attempts + self.careful_attempts
+        return self.max_attempts + self.quarantine_attempts
 
     @property
     def prepare_ms(self) -> int:

@@ -14,7 +14,13 @@ from parquetry.tasks.broker.connection import describe, translated
 
 @lru_cache
 def source(name: str) -> str:
-    """The text of `lua/<name>.lua`."""
+    """What is sent for `lua/<name>.lua`: its text behind the prelude of each folder on the way to it."""
+    *folders, _ = name.split("/")
+    preludes = ["/".join([*folders[:depth], "prelude"]) for depth in range(len(folders) + 1)]
+    return "\n".join(map(_text, [*preludes, name]))
+
+
+def _text(name: str) -> str:
     return files("parquetry.tasks.ledger").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
 
 

@@ -8,7 +8,8 @@ from celery import Celery
 from kombu import Queue
 
 from parquetry.tasks.broker.connection import kombu_url, transport_options
-from parquetry.tasks.permits import PUBLISH_RETRIES, celery_queue
+from parquetry.tasks.keys import celery_queue
+from parquetry.tasks.permits import PUBLISH_RETRIES
 
 #: only JSON: a pickled message would be code from whoever can write to the broker
 SERIALIZATION = {
@@ -33,7 +34,7 @@ DELIVERY = {
 
 WORKER = {
     "worker_pool": "prefork",
-    # a permit is fetched when a slot is free, so none is hoarded behind a long shard
+    # a permit is fetched when a child is free, so none is hoarded behind a long shard
     "worker_disable_prefetch": True,
     "worker_prefetch_multiplier": 1,
     "worker_enable_remote_control": True,

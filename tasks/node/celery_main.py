@@ -14,10 +14,10 @@ from pathlib import Path
 from celery.signals import setup_logging, worker_process_init
 
 from parquetry.schemas.settings import settings
+from parquetry.tasks.keys import celery_queue
 from parquetry.tasks.node.app import make_app
-from parquetry.tasks.node.serve import use_slot
-from parquetry.tasks.permits import celery_queue
-from parquetry.tasks.shard.slot import Slot
+from parquetry.tasks.node.serve import use_config
+from parquetry.tasks.shard.worker_config import WorkerConfig
 from parquetry.workers.process.leash import die_with_parent
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(processName)s %(name)s: %(message)s"
@@ -27,12 +27,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Serve permits until SIGTERM, then end with the shards that run."""
     die_with_parent()
     options = _parse(arguments)
-    slot = _slot(options)
-    use_slot(slot)
+    config = _config(options)
+    use_config(config)
     _prepare_children(os.getpid(), options.niceness)
-    app = make_app(slot.url, slot.env, slot.queues)
+    app = make_app(config.url, config.env, config.queues)
     app.set_current()
-    app.worker_main(_worker_arguments(slot))
+    app.worker_main(_worker_arguments(config))
     return 0
 
 
@@ -43,21 +43,23 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--shards-in-flight", type=int, required=True)
     parser.add_argument("--socket", type=Path, required=True)
     parser.add_argument("--niceness", type=int, default=0, help="of the processes that run shards")
-    if settings().broker_url is None:
+    options = parser.parse_args(arguments)
+    # not an argument: the URL may hold a password, which a command line would show to everybody on the machine
+    options.broker_url = settings().broker_url
+    if options.broker_url is None:
         parser.error("PARQUETRY_BROKER_URL is not set")
-    return parser.parse_args(arguments)
+    return options
 
 
-def _slot(options: argparse.Namespace) -> Slot:
-    config = settings()
-    return Slot(
+def _config(options: argparse.Namespace) -> WorkerConfig:
+    return WorkerConfig(
         worker=options.worker,
-        url=config.broker_url,
-        env=config.env,
+        url=options.broker_url,
+        env=settings().env,
         queues=tuple(options.queues.split(",")),
         shards_in_flight=options.shards_in_flight,
         socket=options.socket,
-        beat_s=config.beat_interval,
+        beat_s=settings().beat_interval,
     )
 
 
@@ -75,12 +77,12 @@ def _prepare_children(pid: int, niceness: int) -> None:
             logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
-def _worker_arguments(slot: Slot) -> list[str]:
+def _worker_arguments(config: WorkerConfig) -> list[str]:
     return [
         "worker",
-        *("--pool", "prefork", "--concurrency", str(slot.shards_in_flight)),
-        *("--queues", ",".join(map(celery_queue, slot.queues))),
-        *("--hostname", slot.worker, "--loglevel", settings().log_level),
+        *("--pool", "prefork", "--concurrency", str(config.shards_in_flight)),
+        *("--queues", ",".join(map(celery_queue, config.queues))),
+        *("--hostname", config.worker, "--loglevel", settings().log_level),
         *("--without-mingle", "--without-gossip"),
     ]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.node.noted_claims import orphans
-from parquetry.tasks.node.silence import PATIENCE_S, Silence
+from parquetry.tasks.node.stall_check import STALL_S, StallCheck
 from parquetry.workers.process.leash import leashed
 from parquetry.workers.process.start import python
 from parquetry.workers.process.supervisor import EngineSupervisor
@@ -29,7 +29,7 @@ CARD_NICENESS = 5
 
 
 class DeviceWorker:
-    """Started and stopped from the node's main thread, to whose life the processes are leashed."""
+    """To be started and stopped from the node's main thread: its processes are killed when that thread ends."""
 
     def __init__(
         self, *, device: str, folder: Path, url: str, queues: tuple[str, ...], shards_in_flight: int, name: str
@@ -41,10 +41,10 @@ class DeviceWorker:
         self._queues = queues
         self._shards_in_flight = shards_in_flight
         self._supervisor = EngineSupervisor(device, folder)
-        self._process: subprocess.Popen | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
         self._pause_s = FIRST_PAUSE_S
-        self._silence = Silence(name, queues, shards_in_flight)
+        self._stall_check = StallCheck(name, queues, shards_in_flight)
 
     def start(self) -> None:
         self._supervisor.start()
@@ -52,7 +52,12 @@ class DeviceWorker:
 
     @property
     def is_alive(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+        return self._running() is not None
+
+    def _running(self) -> subprocess.Popen[bytes] | None:
+        """The Celery worker while it lives."""
+        process = self._process
+        return process if process is not None and process.poll() is None else None
 
     def revive(self) -> None:
         """Start the Celery worker again when it has died, but not in a tight loop."""
@@ -62,16 +67,18 @@ class DeviceWorker:
         if age > STEADY_S:
             self._pause_s = FIRST_PAUSE_S
         if age > self._pause_s:
-            log.error("the worker of %s ended with code %s; starting it again", self.device, self._process.returncode)
+            code = self._process.returncode if self._process is not None else None
+            log.error("the worker of %s ended with code %s; starting it again", self.device, code)
             self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
             self._launch()
 
     def watch(self, ledger: Ledger) -> None:
         """Kill a Celery worker that lives but serves nothing; `revive` starts another."""
-        if self.is_alive and self._silence.is_too_long(ledger):
-            log.error("the worker of %s has left permits lying for %g s; starting it again", self.device, PATIENCE_S)
-            self._silence.forget()
-            self._process.kill()
+        process = self._running()
+        if process is not None and self._stall_check.is_stalled(ledger):
+            log.error("the worker of %s has left permits unclaimed for %g s; starting it again", self.device, STALL_S)
+            self._stall_check.reset()
+            process.kill()
 
     def announce(self, ledger: Ledger) -> None:
         """Tell the ledger that this worker lives."""
@@ -80,11 +87,12 @@ class DeviceWorker:
             host=socket.gethostname(),
             device=self.device,
             queues=self._queues,
-            slots=self._shards_in_flight,
+            shards_in_flight=self._shards_in_flight,
+            engine=self._supervisor.engine_stats,
         )
 
-    def bury(self, ledger: Ledger) -> None:
-        """Let others have at once what a child ran that has died; its lease could last for a minute."""
+    def give_back_orphans(self, ledger: Ledger) -> None:
+        """Let others have at once the shards of child processes that died; their leases could last for a minute."""
         for note, claim in orphans(self._folder / "claims"):
             log.error("job %s shard %d: the process that ran it died", claim.job, claim.shard)
             ledger.lose(claim, "the process that ran it died")
@@ -95,14 +103,13 @@ class DeviceWorker:
 
         Not the soft one, which always sleeps out its whole time; how long a shard may take is the node's to say.
         """
-        if self.is_alive:
-            self._process.send_signal(signal.SIGTERM)
+        if process := self._running():
+            process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """Kill the Celery worker, its children and the engine; returns when they are gone."""
-        if self.is_alive:
-            self._process.kill()
         if self._process is not None:
+            self._process.kill()
             self._process.wait(KILL_WAIT_S)
         self._supervisor.stop()
 

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,6 @@ from pathlib import Path
 from parquetry.schemas.errors import BrokerUnreachableError, ExitCode
 from parquetry.schemas.settings import settings
 from parquetry.tasks.broker.connection import connect
-from parquetry.tasks.broker.settings_check import what_may_be_lost
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.node.device_worker import DeviceWorker
 from parquetry.tasks.node.devices import devices
@@ -53,7 +52,7 @@ def run_node(options: NodeOptions) -> int:
     """
     logging.basicConfig(stream=sys.stderr, level=settings().log_level, format=LOG_FORMAT)
     ledger = Ledger(connect(options.broker_url), settings().env)
-    for sentence in what_may_be_lost(ledger.client):
+    for sentence in ledger.durability_warnings():
         log.warning("%s", sentence)
     names = devices(options.gpus, options.gpus_per_engine, options.cpu_engines)
     with _folder() as folder, StopSignal() as stop:
@@ -82,7 +81,7 @@ def _folder() -> Iterator[Path]:
 
 
 class Node:
-    """Keeps the workers of this machine alive and known."""
+    """Starts the workers of one machine, restarts those that die, and announces the living."""
 
     def __init__(self, ledger: Ledger, options: NodeOptions, workers: list[DeviceWorker], stop: StopSignal) -> None:
         self._ledger = ledger
@@ -112,11 +111,11 @@ class Node:
                 worker.revive()
             if time.monotonic() - self._announced >= ANNOUNCE_S:
                 self._announced = time.monotonic()
-                self._tell(self._announce)
+                self._unless_unreachable(self._announce)
 
     def _announce(self) -> None:
         for worker in self._workers:
-            worker.bury(self._ledger)
+            worker.give_back_orphans(self._ledger)
             if worker.is_alive:
                 worker.announce(self._ledger)
                 worker.watch(self._ledger)
@@ -131,7 +130,7 @@ class Node:
             time.sleep(TICK_S)
         for worker in self._workers:
             worker.kill()
-        self._tell(self._give_back)
+        self._unless_unreachable(self._give_back)
 
     def _give_back(self) -> None:
         for worker in self._workers:
@@ -140,9 +139,9 @@ class Node:
                 log.info("job %s: shard %d is given back", claim.job, claim.shard)
             self._ledger.roster.retire(worker.name)
 
-    def _tell(self, what) -> None:
-        """The broker may be away; the leases end by themselves then."""
+    def _unless_unreachable(self, action: Callable[[], None]) -> None:
+        """Run it, and only warn when the broker can't be reached: leases end by themselves then."""
         try:
-            what()
+            action()
         except BrokerUnreachableError as error:
             log.warning("%s", error)

@@ -15,16 +15,16 @@ from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.node.noted_claims import noted
 from parquetry.tasks.permits import top_up
 from parquetry.tasks.shard.outcome import run_claim
-from parquetry.tasks.shard.slot import Slot
+from parquetry.tasks.shard.worker_config import WorkerConfig
 
 log = logging.getLogger(__name__)
-_slot: Slot | None = None
+_config: WorkerConfig | None = None
 
 
-def use_slot(slot: Slot) -> None:
-    """Tell this process, and the children it will fork, which device they serve."""
-    global _slot
-    _slot = slot
+def use_config(config: WorkerConfig) -> None:
+    """Set which worker this process, and the children it will fork, belong to."""
+    global _config
+    _config = config
 
 
 @lru_cache(maxsize=1)
@@ -36,32 +36,32 @@ def _ledger(url: str, env: str) -> Ledger:
 @shared_task(name=PERMIT_TASK)
 def serve_permit(message: object) -> None:
     """Never raises: a permit is worth nothing once it is taken, and the reconciler replaces it."""
-    if _slot is None:
+    if _config is None:
         raise RuntimeError("this process serves no device")
     try:
-        serve(Permit.decode(message), _slot)
+        serve(Permit.decode(message), _config)
     except PermitFormatError as error:
         log.error("%s", error)
     except ParquetryError as error:
         log.warning("a permit was not served: %s", error)
 
 
-def serve(permit: Permit, slot: Slot) -> bool:
+def serve(permit: Permit, config: WorkerConfig) -> bool:
     """Claim and run one shard; False when there was none."""
-    ledger = _ledger(slot.url, slot.env)
-    claim = ledger.claim(slot.worker, (permit.queue,))
+    ledger = _ledger(config.url, config.env)
+    claim = ledger.claim(config.worker, (permit.queue,))
     if claim is None:
         return False
-    with noted(slot.claims, claim):
+    with noted(config.claims, claim):
         failpoint("permit")
-        _pass_on(ledger, slot, permit.queue)
-        run_claim(ledger, claim, slot)
+        _issue_permits(ledger, config, permit.queue)
+        run_claim(ledger, claim, config)
     return True
 
 
-def _pass_on(ledger: Ledger, slot: Slot, queue: str) -> None:
-    """Put permits back while there are shards for them. The shard we hold matters more than a permit."""
+def _issue_permits(ledger: Ledger, config: WorkerConfig, queue: str) -> None:
+    """Top the permits up for the shards that are left; a failure must not cost the shard that we hold."""
     try:
-        top_up(ledger, slot.url, queue, issued_by="worker")
+        top_up(ledger, config.url, queue, issued_by="worker")
     except ParquetryError as error:
         log.warning("no permit was issued: %s", error)

@@ -6,6 +6,7 @@ import os
 import select
 import signal
 from types import FrameType
+from typing import Any
 
 from parquetry.schemas.errors import ExitCode
 
@@ -22,7 +23,7 @@ class StopSignal:
     def __init__(self) -> None:
         self.is_set = False
         self._reader, self._writer = os.pipe()
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignal:
         self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}

@@ -19,7 +19,7 @@ from parquetry.tasks.ledger.claim import Claim, CommitReply, ReleaseReply
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.shard.lease import Lease
 from parquetry.tasks.shard.shard_runner import ShardRunner
-from parquetry.tasks.shard.slot import Slot
+from parquetry.tasks.shard.worker_config import WorkerConfig
 
 log = logging.getLogger(__name__)
 #: a shard rests after a fault, twice as long after each, so that a passing fault has time to pass
@@ -47,7 +47,7 @@ class Decision:
 
 
 def decide(error: Exception, lost_before: int) -> Decision:
-    """The policy, free of effects."""
+    """What to do with a shard whose attempt raised `error`, after so many lost leases; changes nothing."""
     if isinstance(error, (LeaseLostError, BrokerUnreachableError)):
         return Decision(Verdict.DROP)
     if isinstance(error, JobStoppedError):
@@ -59,12 +59,13 @@ def decide(error: Exception, lost_before: int) -> Decision:
     return Decision(Verdict.LOSE, rest_s=min(FIRST_REST_S * 2**lost_before, LONGEST_REST_S))
 
 
-def run_claim(ledger: Ledger, claim: Claim, slot: Slot) -> None:
+def run_claim(ledger: Ledger, claim: Claim, config: WorkerConfig) -> None:
     """Run a claimed shard, tell the ledger how it ended, and end the job if that was the last one."""
     failpoint("claimed")
+    reply: CommitReply | ReleaseReply
     try:
-        with Lease(ledger, claim, slot.beat_s) as lease:
-            reply = ShardRunner(ledger, lease, slot).run()
+        with Lease(ledger, claim, config.beat_s) as lease:
+            reply = ShardRunner(ledger, lease, config).run()
         log.info("job %s shard %d: %s", claim.job, claim.shard, reply.lower())
     # whatever a shard does must not take the worker with it; it is told to the ledger, and bounded by its attempts
     except Exception as error:  # noqa: BLE001

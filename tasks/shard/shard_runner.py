@@ -22,16 +22,17 @@ from parquetry.schemas.shard import Shard, attempt_name
 from parquetry.schemas.states import JobState
 from parquetry.schemas.storage.storage import Storage, open_storage
 from parquetry.tasks.failpoints import failpoint
-from parquetry.tasks.found_part import find_part
 from parquetry.tasks.job_record import cached_record
-from parquetry.tasks.ledger.claim import Claim, CommitReply, CommittedPart, Counts, PrepareReply
+from parquetry.tasks.ledger.claim import Claim, CommitReply, PrepareReply
 from parquetry.tasks.ledger.ledger import Ledger
+from parquetry.tasks.shard.bisection import Bisection, quarantine_spec
 from parquetry.tasks.shard.lease import Lease
-from parquetry.tasks.shard.sieve import Sieve, careful
-from parquetry.tasks.shard.slot import Slot
+from parquetry.tasks.shard.worker_config import WorkerConfig
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.process.client import EngineClient
-from parquetry.workers.shards.pipeline import PartSummary, ShardProgress, run_shard
+from parquetry.workers.shards.part import find_part
+from parquetry.workers.shards.pipeline import run_shard
+from parquetry.workers.shards.progress import ShardProgress
 
 log = logging.getLogger(__name__)
 #: pause between two tries to reach a broker that does not answer
@@ -43,13 +44,17 @@ class AttemptChangedError(RetryableError):
     """The attempt {path} of shard {shard} is not what was written to it; is the disk sound?"""
 
 
+class PartVanishedError(RetryableError):
+    """The part of shard {shard} was published and is gone: {path}. Does anybody else delete files there?"""
+
+
 class ShardRunner:
     """Runs one claim. `run` returns what COMMIT said, or raises what stopped it."""
 
-    def __init__(self, ledger: Ledger, lease: Lease, slot: Slot) -> None:
+    def __init__(self, ledger: Ledger, lease: Lease, config: WorkerConfig) -> None:
         self.ledger = ledger
         self.lease = lease
-        self.slot = slot
+        self.config = config
         self.claim: Claim = lease.claim
         self.record: JobRecord = cached_record(self.claim.output, self.claim.job)
         self.shard: Shard = self.record.plan.shard(self.claim.shard)
@@ -63,27 +68,34 @@ class ShardRunner:
         failpoint("not_found")
         with self.storage.attempt(attempt_name(self.shard.index, self.claim.fence)) as attempt:
             failpoint("attempt")
-            summary = self.compute(attempt)
+            part = self.compute(attempt)
             failpoint("computed")
-            self.verify(attempt, summary)
+            self.verify(attempt, part)
             failpoint("verified")
             self.prepare()
             failpoint("prepared")
             won = self.storage.publish(attempt, self.shard.part_name)
             failpoint("published")
-        return self.commit(summary) if won else self.adopt(self.find())
+        return self.commit(part) if won else self.adopt(self.found())
 
-    def find(self) -> CommittedPart | None:
+    def find(self) -> PartRecord | None:
         """A part published by an attempt that could not report it, or by one that was faster."""
         return find_part(self.storage, self.record, self.shard.index)
 
-    def adopt(self, found: CommittedPart) -> CommitReply:
+    def found(self) -> PartRecord:
+        """The part that must be there now. Raises PartVanishedError."""
+        part = self.find()
+        if part is None:
+            raise PartVanishedError(shard=self.shard.index, path=self.storage.root.join(self.shard.part_name))
+        return part
+
+    def adopt(self, part: PartRecord) -> CommitReply:
         """Count a part that is in storage: no GPU work is needed for it."""
         failpoint("adopt")
         log.info("job %s: part of shard %d was there already", self.claim.job, self.claim.shard)
-        return self.answered(lambda: self.ledger.adopt(self.claim.job, found.part, found.counts))
+        return self.answered(lambda: self.ledger.adopt(self.claim.job, part))
 
-    def compute(self, attempt: Path) -> PartSummary:
+    def compute(self, attempt: Path) -> PartRecord:
         """Run the rows through the engine, write the attempt and read it back."""
         with self.engine() as engine:
             failpoint("engine")
@@ -96,28 +108,28 @@ class ShardRunner:
                 on_progress=self.progress,
             )
 
-    def engine(self) -> EngineClient | Sieve:
+    def engine(self) -> EngineClient | Bisection:
         """The engine of our device; a quarantined shard gets one for itself, and may outlive it."""
         spec = EngineSpec.of(self.record)
         if self.claim.lost < self.ledger.policy.max_attempts:
             return self.connect(spec)
         log.warning("job %s: shard %d runs in quarantine", self.claim.job, self.claim.shard)
         failpoint("quarantine")
-        alone = careful(spec, f"{self.claim.job}/{self.claim.shard}")
-        return Sieve(lambda: self.connect(alone))
+        alone = quarantine_spec(spec, f"{self.claim.job}/{self.claim.shard}")
+        return Bisection(lambda: self.connect(alone))
 
     def connect(self, spec: EngineSpec) -> EngineClient:
-        return EngineClient.connect(self.slot.socket, spec, on_wait=self.lease.check)
+        return EngineClient.connect(self.config.socket, spec, on_wait=self.lease.check)
 
     def progress(self, done: ShardProgress) -> None:
         failpoint("progress")
         self.lease.progress(done.rows, done.prompt_tokens + done.output_tokens)
 
-    def verify(self, attempt: Path, summary: PartSummary) -> None:
+    def verify(self, attempt: Path, part: PartRecord) -> None:
         """An attempt that is not, byte for byte, what was written and checked never gets the final name."""
         with attempt.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest != summary.sha256:
+        if digest != part.sha256:
             raise AttemptChangedError(path=attempt, shard=self.shard.index)
 
     def prepare(self) -> None:
@@ -133,22 +145,13 @@ class ShardRunner:
                 raise JobStoppedError(job=self.claim.job, state=JobState.CANCELLED)
             self.answered(self.lease.beat)
 
-    def commit(self, summary: PartSummary) -> CommitReply:
+    def commit(self, part: PartRecord) -> CommitReply:
         """Report the part we published."""
         failpoint("commit")
-        entry = self.storage.head(self.shard.part_name)
-        record = PartRecord(
-            path=self.shard.part_name,
-            shard=self.shard.index,
-            fence=self.claim.fence,
-            etag=entry.etag if entry else "",
-            **{name: getattr(summary, name) for name in ("rows", "error_rows", "size", "sha256")},
-        )
-        counts = Counts(prompt_tokens=summary.prompt_tokens, output_tokens=summary.output_tokens)
-        reply = self.answered(lambda: self.ledger.commit(self.claim, record, counts))
+        reply = self.answered(lambda: self.ledger.commit(self.claim, part))
         failpoint("committed")
         # the lease ended while we published: what counts is what is in storage, and that is ours
-        return self.adopt(self.find()) if reply is CommitReply.FENCED else reply
+        return self.adopt(self.found()) if reply is CommitReply.FENCED else reply
 
     def answered(self, ask: Callable[[], T]) -> T:
         """Ask the broker until it answers, or the lease is over."""

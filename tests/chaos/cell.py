@@ -31,9 +31,15 @@ class Cell:
     """Two shards. `run` lets each of `strikes` loose on a worker in turn, then a sound worker, then the zombies."""
 
     def __init__(
-        self, name: str, folder: Path, server: Server, slot: Path, s3: S3Server | None, spells: Mapping[int, str] = {}
+        self,
+        name: str,
+        folder: Path,
+        server: Server,
+        supervisor: Path,
+        s3: S3Server | None,
+        spells: Mapping[int, str] = {},
     ) -> None:
-        self.name, self.folder, self.server, self._slot = name, folder / name, server, slot
+        self.name, self.folder, self.server, self._supervisor = name, folder / name, server, supervisor
         self.folder.mkdir(parents=True)
         (self.folder / "model").symlink_to(folder / "model")
         self.job = Job(self.folder, server, name, "out", s3)
@@ -72,7 +78,7 @@ class Cell:
         def work() -> None:
             logging.basicConfig(stream=sys.stderr, level="INFO")
             prepare()
-            serve_until_over(self.job.id, self._slot)
+            serve_until_over(self.job.id, self._supervisor)
 
         return Forked(work, self._log, **{**self.environment, **environment})
 
@@ -108,7 +114,7 @@ class Cell:
         (self.folder / "outcome.json").write_text(json.dumps(asdict(self.outcome)))
 
 
-def serve_until_over(job: str, slot_socket: Path) -> None:
+def serve_until_over(job: str, supervisor: Path) -> None:
     """What the processes of a node do, in one: reconcile, claim, run, until nothing of the job is left."""
     from parquetry.schemas.errors import ParquetryError
     from parquetry.schemas.permit import Permit
@@ -117,27 +123,27 @@ def serve_until_over(job: str, slot_socket: Path) -> None:
     from parquetry.tasks.ledger.ledger import Ledger
     from parquetry.tasks.node.serve import serve
     from parquetry.tasks.reconciler import Reconciler
-    from parquetry.tasks.shard.slot import Slot
+    from parquetry.tasks.shard.worker_config import WorkerConfig
 
     config = settings()
-    slot = Slot(
+    config = WorkerConfig(
         worker=f"cell-{os.getpid()}",
         url=config.broker_url,
         env=config.env,
         queues=("default",),
         shards_in_flight=1,
-        socket=slot_socket,
+        socket=supervisor,
         beat_s=config.beat_interval,
     )
     ledger, reconciler = None, None
     while True:
         try:
-            ledger = ledger or Ledger(connect(slot.url), slot.env)
-            reconciler = reconciler or Reconciler(ledger, slot.url, 0.2)
+            ledger = ledger or Ledger(connect(config.url), config.env)
+            reconciler = reconciler or Reconciler(ledger, config.url, 0.2)
             if ledger.status(job).state.is_final:
                 return
             reconciler.reconcile()
-            if not serve(Permit(), slot):
+            if not serve(Permit(), config):
                 time.sleep(0.1)
         except ParquetryError as error:
             logging.warning("%s", error)

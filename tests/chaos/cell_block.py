@@ -43,9 +43,9 @@ class CellBlock:
             "PARQUETRY_LOG_LEVEL": "INFO",
             "CHAOS_MS_PER_ROW": str(ms_per_row),
         }
-        command = [sys.executable, "-P", "-m", "tests.chaos.engine_host", str(folder / "slot")]
+        command = [sys.executable, "-P", "-m", "tests.chaos.engine_host", str(folder / "device")]
         self._host = Process(command, folder / "engine.log", **self._environment)
-        wait_until(lambda: (folder / "slot" / "slot.sock").exists(), 20.0, "the engine supervisor")
+        wait_until(lambda: (folder / "device" / "supervisor.sock").exists(), 20.0, "the engine supervisor")
 
     def __enter__(self) -> Self:
         os.environ.update(self._environment)
@@ -61,8 +61,8 @@ class CellBlock:
             self.s3.stop()
 
     def cell(self, name: str, *, s3: bool = False, spells: dict[int, str] | None = None) -> Cell:
-        slot = self.folder / "slot" / "slot.sock"
-        return Cell(name, self.folder, self.server, slot, self.s3 if s3 else None, spells or {})
+        supervisor = self.folder / "device" / "supervisor.sock"
+        return Cell(name, self.folder, self.server, supervisor, self.s3 if s3 else None, spells or {})
 
     def run(self, drivers: Iterable[Callable[[], None]]) -> list[Outcome]:
         """Every driver makes a cell, works it and saves its outcome; one that breaks is an outcome too."""

@@ -40,6 +40,7 @@ class EchoEngine(Engine):
     def __init__(self, log: Path | None, ms_per_row: float) -> None:
         self._log, self._ms_per_row = log, ms_per_row
         self._waiting: deque[GenerationRequest] = deque()
+        self._num_tokens = 0
         if log is not None:
             log.mkdir(parents=True, exist_ok=True)
 
@@ -65,6 +66,9 @@ class EchoEngine(Engine):
     def describe(self) -> dict[str, str]:
         return {"backend": "echo", "attention": "none", "dtype": "none", "quantization": "none"}
 
+    def stats(self) -> dict[str, float]:
+        return {"prompt_tokens": self._num_tokens, "output_tokens": self._num_tokens, "waiting": self.num_unfinished}
+
     def _take(self) -> list[GenerationRequest]:
         batch: list[GenerationRequest] = []
         while self._waiting and len(batch) < BATCH_ROWS and sum(map(self._price_ms, batch)) < BATCH_MS:
@@ -72,6 +76,7 @@ class EchoEngine(Engine):
         return batch
 
     def _answer(self, request: GenerationRequest) -> Completion:
+        self._num_tokens += len(request.prompt_ids)
         return Completion(id=request.id, output_ids=request.prompt_ids, finish_reason="stop")
 
     def _price_ms(self, request: GenerationRequest) -> float:

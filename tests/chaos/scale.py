@@ -22,7 +22,7 @@ from parquetry.schemas.shard import InputFile, ShardPlan
 from parquetry.tasks import permits
 from parquetry.tasks.broker.connection import connect
 from parquetry.tasks.keys import DIGESTS_PER_KEY
-from parquetry.tasks.ledger.claim import Claim, Counts
+from parquetry.tasks.ledger.claim import Claim
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.ledger.policy import Policy
 from tests.chaos.fabricated import stand_in, stand_in_record
@@ -92,7 +92,7 @@ def a_million_shards(bench: Bench) -> list[Figure]:
     loaded_s = time.perf_counter() - begin
     times = _spin(ledger, CLAIMS)
     permits.top_up(ledger, bench.server.url, "default", issued_by="submit")
-    waiting = permits.outstanding(ledger, "default")
+    waiting = ledger.permits("default")
     return [
         Figure(name="1,000,000 shards loaded", value=loaded_s, bound=10.0, unit="s"),
         Figure(name="Redis, peak", value=bench.peak_mib(), bound=64.0, unit="MiB"),
@@ -110,7 +110,7 @@ def all_committed(bench: Bench) -> list[Figure]:
     for shard in range(0, MILLION, DIGESTS_PER_KEY):
         number = min(shard + DIGESTS_PER_KEY, MILLION) - 1
         last = Claim(job="generate-million", shard=number, fence=1, worker="w", output="")
-        ledger.adopt(last.job, stand_in(last, rows=1), Counts())
+        ledger.adopt(last.job, stand_in(last, rows=1))
     return [Figure(name="Redis when all 1,000,000 are committed, peak", value=bench.peak_mib(), bound=64.0, unit="MiB")]
 
 
@@ -197,7 +197,7 @@ def _spin(
 ) -> list[float]:
     """Let `slots` slots claim in turn, each committing what it held. Returns the time of every CLAIM in ms."""
     for slot in range(slots):
-        ledger.roster.announce(f"slot-{slot}", host="here", device="cpu", queues=QUEUES, slots=1)
+        ledger.roster.announce(f"slot-{slot}", host="here", device="cpu", queues=QUEUES, shards_in_flight=1)
     held: dict[str, Claim] = {}
     times = []
     for number in range(claims):
@@ -216,7 +216,7 @@ def _spin(
 
 
 def _commit(ledger: Ledger, claim: Claim) -> None:
-    ledger.commit(claim, stand_in(claim, rows=1), Counts())
+    ledger.commit(claim, stand_in(claim, rows=1))
 
 
 def _percentile(values: list[float], percent: int) -> float:

@@ -17,6 +17,7 @@ import pytest
 import redis
 
 from parquetry.tasks.broker.connection import connect
+from parquetry.tasks.keys import Keys
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.ledger.policy import Policy
 from tests.chaos.process import Process
@@ -118,16 +119,31 @@ def env() -> str:
 
 
 @pytest.fixture
-def policy() -> Policy:
-    return Policy(lease_s=60.0, max_attempts=3, starvation_s=300.0, careful_attempts=0)
+def keys(env: str) -> Keys:
+    """With `client` the way past the ledger's verbs, for tests of the protocol and of faults."""
+    return Keys(env)
 
 
 @pytest.fixture
-def ledger(client: redis.Redis, env: str, policy: Policy) -> Iterator[Ledger]:
-    ledger = Ledger(client, env, policy)
-    yield ledger
-    for key in client.scan_iter(f"{ledger.keys.prefix}*", count=1000):
-        client.delete(key)
+def wipe(client: redis.Redis, keys: Keys) -> Callable[[], None]:
+    """What a broker without an append-only file does when it is killed."""
+
+    def wipe() -> None:
+        for key in client.scan_iter(f"{keys.prefix}*", count=1000):
+            client.delete(key)
+
+    return wipe
+
+
+@pytest.fixture
+def policy() -> Policy:
+    return Policy(lease_s=60.0, max_attempts=3, starvation_s=300.0, quarantine_attempts=0)
+
+
+@pytest.fixture
+def ledger(client: redis.Redis, env: str, policy: Policy, wipe: Callable[[], None]) -> Iterator[Ledger]:
+    yield Ledger(client, env, policy)
+    wipe()
 
 
 @pytest.fixture

@@ -18,7 +18,9 @@ import pytest
 
 from parquetry.schemas.errors import EngineLostError, EngineRefusedError, EngineStartError, OtherWeightsError
 from parquetry.schemas.job import ModelSpec
+from parquetry.schemas.manifest import PartRecord
 from parquetry.schemas.settings import settings
+from parquetry.schemas.status import EngineStats
 from parquetry.workers.engine import Engine
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.process.client import EngineClient
@@ -91,7 +93,7 @@ def setting(monkeypatch) -> Iterator[Callable[..., None]]:
 def supervisor(setting) -> Iterator[EngineSupervisor]:
     setting(engine_factory=FACTORY)
     with tempfile.TemporaryDirectory(prefix="pq-") as folder:
-        supervisor = EngineSupervisor("cpu", Path(folder) / "slot")
+        supervisor = EngineSupervisor("cpu", Path(folder) / "device")
         supervisor.start()
         yield supervisor
         supervisor.stop()
@@ -245,6 +247,16 @@ def test_waiting_can_be_given_up(supervisor):
         connect(supervisor, "slow", on_wait=give_up)
 
 
+def test_an_engine_tells_its_counts_until_it_is_gone(supervisor):
+    with connect(supervisor) as client:
+        assert wait_until(lambda: supervisor.engine_stats is not None)
+        client.submit([request(1, 10)])
+        collect(client, 1)
+        assert wait_until(lambda: 0.1 <= supervisor.engine_stats.busy_seconds < 5)
+        os.kill(supervisor.engine_pid, signal.SIGKILL)
+        assert wait_until(lambda: supervisor.engine_stats is None)
+
+
 def test_models_are_switched_when_nobody_uses_the_other(supervisor):
     with connect(supervisor, "a") as client:
         pid = int(client.describe()["pid"])
@@ -288,7 +300,7 @@ def test_stopping_leaves_no_process_and_no_socket(supervisor):
 
 def test_no_supervisor():
     with pytest.raises(EngineStartError, match="no supervisor listens"):
-        EngineClient.connect(Path("/nowhere/slot.sock"), spec_of("a"))
+        EngineClient.connect(Path("/nowhere/supervisor.sock"), spec_of("a"))
 
 
 def test_only_the_devices_gpus_are_visible(setting, monkeypatch):
@@ -349,13 +361,30 @@ def test_a_shard_through_a_real_engine_process(tiny_model, tmp_path):
         try:
             with EngineClient.connect(supervisor.socket, EngineSpec.of(record)) as client:
                 summary = run_shard(record, record.plan.shard(0), fence=1, attempt=attempt, engine=client)
+                counted = stats_of(supervisor, summary)
         finally:
             supervisor.stop()
 
+    assert counted.prompt_tokens == summary.prompt_tokens
+    assert counted.computed_tokens >= counted.prompt_tokens - counted.cached_tokens
+    assert (counted.running, counted.waiting, counted.kv_use) == (0, 0, 0.0)
+    assert 0 < counted.busy_seconds <= counted.seconds
     table = pq.read_table(attempt)
     assert (summary.rows, summary.error_rows) == (6, 2)
     assert [error is None for error in table["error"].to_pylist()] == [True, False, True, True, True, False]
     assert all(reason in ("stop", "length", "error") for reason in table["finish_reason"].to_pylist())
+
+
+def stats_of(supervisor: EngineSupervisor, part: PartRecord) -> EngineStats:
+    """What the engine tells when it has told of the whole part."""
+
+    def has_all() -> bool:
+        stats = supervisor.engine_stats
+        return stats is not None and stats.output_tokens >= part.output_tokens and not stats.running
+
+    assert wait_until(has_all), supervisor.engine_stats
+    assert supervisor.engine_stats is not None
+    return supervisor.engine_stats
 
 
 def rank_of(engine_pid: int) -> int:

@@ -33,7 +33,7 @@ def lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def supervisor() -> Iterator[EngineSupervisor]:
     with tempfile.TemporaryDirectory(prefix="pq-") as folder:
-        supervisor = EngineSupervisor("cpu", Path(folder) / "slot")
+        supervisor = EngineSupervisor("cpu", Path(folder) / "device")
         supervisor.start()
         yield supervisor
         supervisor.stop()

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from parquetry.tasks.broker.connection import connect
-from parquetry.tasks.broker.settings_check import what_may_be_lost
+from parquetry.tasks.broker.settings_check import durability_warnings
 from tests.chaos.input_table import write_model, write_table
 from tests.chaos.process import environment_of, wait_until
 from tests.chaos.server import Server
@@ -51,7 +51,7 @@ def test_submit_warns_on_stderr_alone(forgetful, env, tmp_path):
 def test_eviction_is_told_too(forgetful):
     with connect(forgetful.url) as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
-        sentences = what_may_be_lost(client)
+        sentences = durability_warnings(client)
     assert len(sentences) == 2
     assert "may drop the state of running jobs" in sentences[1]
     assert str(forgetful.port) in sentences[1]
@@ -59,16 +59,16 @@ def test_eviction_is_told_too(forgetful):
 
 def test_nothing_is_said_of_a_broker_that_remembers(tcp_server):
     with connect(tcp_server.url) as client:
-        assert what_may_be_lost(client) == []
+        assert durability_warnings(client) == []
 
 
 def test_nothing_is_said_of_a_private_socket(server):
     with connect(server.url) as client:
-        assert what_may_be_lost(client) == []
+        assert durability_warnings(client) == []
 
 
 def test_nothing_is_said_where_the_user_may_not_ask(forgetful):
     with connect(forgetful.url) as client:
         client.execute_command("ACL", "SETUSER", "small", "on", ">p", "~*", "+@all", "-info")
     with connect(f"redis://small:p@127.0.0.1:{forgetful.port}/0") as client:
-        assert what_may_be_lost(client) == []
+        assert durability_warnings(client) == []

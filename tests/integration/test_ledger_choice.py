@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from parquetry.tasks.ledger.claim import Claim, Counts
+from parquetry.tasks.ledger.claim import Claim
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.ledger.policy import Policy
 from tests.integration.records import make_part, make_record
@@ -16,7 +16,7 @@ QUEUES = ("default",)
 
 
 def finish(ledger: Ledger, claim: Claim) -> None:
-    ledger.commit(claim, make_part(claim.shard), Counts())
+    ledger.commit(claim, make_part(claim.shard))
 
 
 def jobs_claimed(ledger: Ledger, worker: str, count: int) -> list[str]:

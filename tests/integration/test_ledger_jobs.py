@@ -6,7 +6,7 @@ import pytest
 
 from parquetry.schemas.errors import IllegalTransitionError, UnknownJobError
 from parquetry.schemas.states import JobState
-from parquetry.tasks.ledger.claim import CommitReply, CommittedPart, Counts, ReleaseReply
+from parquetry.tasks.ledger.claim import CommitReply, ReleaseReply
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.reconciler import AUDIT_EVERY, Reconciler
 from tests.chaos.process import wait_until
@@ -24,7 +24,7 @@ def test_register_twice_changes_nothing(ledger: Ledger):
 
 
 def test_register_with_committed_parts_runs_the_others(ledger: Ledger):
-    done = [CommittedPart(part=make_part(shard, error_rows=1), counts=Counts(output_tokens=7)) for shard in (0, 2)]
+    done = [make_part(shard, error_rows=1, output_tokens=7) for shard in (0, 2)]
     ledger.register(make_record(shards=4), done=done)
     status = ledger.status("job-1")
     assert (status.shards_done, status.rows_done, status.error_rows, status.output_tokens) == (2, 20, 2, 14)
@@ -44,10 +44,10 @@ def test_status_tells_labels_and_numbers(ledger: Ledger):
     assert status.ended is None
 
 
-def test_jobs_come_newest_first(ledger: Ledger, client):
+def test_jobs_come_newest_first(ledger: Ledger, client, keys):
     for number in range(3):
         ledger.register(make_record(f"job-{number}"))
-        client.zadd(ledger.keys.jobs, {f"job-{number}": number})
+        client.zadd(keys.jobs, {f"job-{number}": number})
     assert [status.job for status in ledger.jobs()] == ["job-2", "job-1", "job-0"]
 
 
@@ -65,7 +65,7 @@ def test_paused_job_is_not_claimed_and_a_written_shard_may_be_published(ledger: 
     assert ledger.claim("w", QUEUES) is None
     assert ledger.beat(claim) == "PAUSE"
     assert ledger.prepare(claim) == "OK"
-    assert ledger.commit(claim, make_part(0), Counts()) is CommitReply.COMMITTED
+    assert ledger.commit(claim, make_part(0)) is CommitReply.COMMITTED
     ledger.set_state("job-1", JobState.RUNNING)
     assert ledger.claim("w", QUEUES).shard == 1
 
@@ -97,7 +97,7 @@ def test_part_published_before_the_cancel_counts(ledger: Ledger):
     ledger.register(make_record(shards=2))
     claim = ledger.claim("w", QUEUES)
     ledger.set_state("job-1", JobState.CANCELLED)
-    assert ledger.commit(claim, make_part(0), Counts()) is CommitReply.COMMITTED
+    assert ledger.commit(claim, make_part(0)) is CommitReply.COMMITTED
 
 
 @pytest.mark.parametrize("wanted", [JobState.RUNNING, JobState.PAUSED, JobState.CANCELLED, JobState.FAILED])
@@ -113,7 +113,7 @@ def test_retry_queues_failed_shards_only(ledger: Ledger):
     ledger.register(make_record(shards=3))
     claims = [ledger.claim("w", QUEUES) for _ in range(3)]
     assert ledger.fail(claims[0], "no: such model") is ReleaseReply.OK
-    ledger.commit(claims[1], make_part(1), Counts())
+    ledger.commit(claims[1], make_part(1))
     assert ledger.fail(claims[2], "why not") is ReleaseReply.LAST
     failures = ledger.status("job-1").failures
     assert [(f.shard, f.attempts, f.reason) for f in failures] == [(0, 1, "no: such model"), (2, 1, "why not")]
@@ -126,14 +126,14 @@ def test_retry_queues_failed_shards_only(ledger: Ledger):
     assert ledger.retry("job-1") == 0
 
 
-def test_forget_keeps_what_status_tells(ledger: Ledger, client):
+def test_forget_keeps_what_status_tells(ledger: Ledger, client, keys):
     ledger.register(make_record(shards=1))
-    ledger.commit(ledger.claim("w", QUEUES), make_part(0), Counts())
+    ledger.commit(ledger.claim("w", QUEUES), make_part(0))
     ledger.forget("job-1")
     assert list(ledger.digests.read("job-1", 1)) != [None]
     ledger.set_state("job-1", JobState.DONE)
     ledger.forget("job-1")
-    left = {key.rpartition(":")[2] for key in client.scan_iter(f"{ledger.keys.prefix}{{job-1}}:*")}
+    left = {key.rpartition(":")[2] for key in client.scan_iter(f"{keys.prefix}{{job-1}}:*")}
     assert left == {"ctl", "done"}
     assert ledger.status("job-1").rows_done == 10
 
@@ -145,27 +145,27 @@ def test_environments_do_not_see_each_other(ledger: Ledger, client, policy):
     assert other.claim("w", QUEUES) is None
 
 
-def test_census_forgets_jobs_that_need_nobody_until_they_do_again(ledger: Ledger, client):
+def test_census_forgets_jobs_that_need_nobody_until_they_do_again(ledger: Ledger, client, keys):
     for job in ("done", "failed", "cancelled"):
         ledger.register(make_record(job, shards=1))
         ledger.fail(ledger.claim("w", QUEUES), "no")
         ledger.set_state(job, JobState(job))
     assert ledger.census() == []
-    assert client.scard(ledger.keys.live) == 0
+    assert client.scard(keys.live) == 0
     ledger.retry("failed")
     ledger.set_state("cancelled", JobState.RUNNING)
     assert {entry.job for entry in ledger.census()} == {"failed", "cancelled"}
 
 
-def test_a_removed_job_leaves_no_key(ledger: Ledger, client):
+def test_a_removed_job_leaves_no_key(ledger: Ledger, client, keys):
     ledger.register(make_record(shards=3))
-    ledger.commit(ledger.claim("w", QUEUES), make_part(0), Counts())
+    ledger.commit(ledger.claim("w", QUEUES), make_part(0))
     running, failed = (ledger.claim("w", QUEUES) for _ in range(2))
     ledger.fail(failed, "no")
     assert ledger.remove("job-1")
-    assert client.keys(f"{ledger.keys.prefix}*") == [ledger.keys.worker("w")]
+    assert client.keys(f"{keys.prefix}*") == [keys.worker("w")]
     assert ledger.beat(running) == "LOST"
-    assert ledger.commit(running, make_part(running.shard), Counts()) is CommitReply.FENCED
+    assert ledger.commit(running, make_part(running.shard)) is CommitReply.FENCED
     assert ledger.claim("w", QUEUES) is None
 
 
@@ -191,19 +191,19 @@ def test_a_token_of_a_removed_job_is_not_given_again(ledger: Ledger, client):
 
 
 @pytest.mark.parametrize("state", [JobState.DONE, JobState.FAILED, JobState.CANCELLED])
-def test_jobs_that_ended_long_ago_are_forgotten(state, ledger: Ledger, client, server):
+def test_jobs_that_ended_long_ago_are_forgotten(state, ledger: Ledger, client, server, keys):
     day_ms = 86_400_000
     for job in ("old", "fresh", "running", "paused"):
         ledger.register(make_record(job))
     ledger.set_state("paused", JobState.PAUSED)
     for job, days in (("old", 31), ("fresh", 29)):
         ledger.set_state(job, state)
-        ended = int(client.hget(ledger.keys.of_job(job, "ctl"), "ended"))
-        client.hset(ledger.keys.of_job(job, "ctl"), "ended", ended - days * day_ms)
+        ended = int(client.hget(keys.of_job(job, "ctl"), "ended"))
+        client.hset(keys.of_job(job, "ctl"), "ended", ended - days * day_ms)
     for job in ledger.job_names():
-        client.zincrby(ledger.keys.jobs, -40 * day_ms, job)
+        client.zincrby(keys.jobs, -40 * day_ms, job)
     reconciler = Reconciler(ledger, server.url, 5.0)
     for _ in range(AUDIT_EVERY):
         reconciler.reconcile()
     assert sorted(ledger.job_names()) == ["fresh", "paused", "running"]
-    assert client.keys(f"{ledger.keys.prefix}{{old}}*") == []
+    assert client.keys(f"{keys.prefix}{{old}}*") == []

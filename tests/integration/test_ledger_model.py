@@ -19,7 +19,8 @@ from hypothesis.stateful import (
 
 from parquetry.schemas.states import JobState, may_become
 from parquetry.tasks.broker.connection import connect
-from parquetry.tasks.ledger.claim import Claim, Counts
+from parquetry.tasks.keys import Keys
+from parquetry.tasks.ledger.claim import Claim
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.ledger.pending import expand
 from parquetry.tasks.ledger.policy import Policy
@@ -38,12 +39,13 @@ class LedgerModel(RuleBasedStateMachine):
         super().__init__()
         self.client = connect(self.url)
         env = uuid.uuid4().hex[:12]
+        self.keys = Keys(env)
         self.ledger = Ledger(
-            self.client, env, Policy(lease_s=60, max_attempts=MAX_ATTEMPTS, starvation_s=300, careful_attempts=0)
+            self.client, env, Policy(lease_s=60, max_attempts=MAX_ATTEMPTS, starvation_s=300, quarantine_attempts=0)
         )
         #: the same, but every lease it grants is over at once
         self.hasty = Ledger(
-            self.client, env, Policy(lease_s=0, max_attempts=MAX_ATTEMPTS, starvation_s=300, careful_attempts=0)
+            self.client, env, Policy(lease_s=0, max_attempts=MAX_ATTEMPTS, starvation_s=300, quarantine_attempts=0)
         )
         self.state = JobState.RUNNING
         self.claims: list[Claim] = []
@@ -56,7 +58,7 @@ class LedgerModel(RuleBasedStateMachine):
         self.lasts = 0
 
     def teardown(self) -> None:
-        for key in self.client.scan_iter(f"{self.ledger.keys.prefix}*", count=1000):
+        for key in self.client.scan_iter(f"{self.keys.prefix}*", count=1000):
             self.client.delete(key)
         self.client.close()
 
@@ -130,11 +132,8 @@ class LedgerModel(RuleBasedStateMachine):
     @rule(data=st.data(), verified=st.booleans())
     def commit(self, data, verified: bool) -> None:
         claim = data.draw(st.sampled_from(self.claims))
-        part = make_part(claim.shard, fence=claim.fence, rows=ROWS)
-        if verified:
-            reply = self.ledger.adopt(JOB, part, Counts(output_tokens=1))
-        else:
-            reply = self.ledger.commit(claim, part, Counts(output_tokens=1))
+        part = make_part(claim.shard, fence=claim.fence, rows=ROWS, output_tokens=1)
+        reply = self.ledger.adopt(JOB, part) if verified else self.ledger.commit(claim, part)
         if claim.shard in self.done:
             assert reply == "ALREADY"
         elif not verified and not self.owns(claim):
@@ -231,7 +230,7 @@ class LedgerModel(RuleBasedStateMachine):
 
     @invariant()
     def every_shard_is_in_one_place(self) -> None:
-        keys = self.ledger.keys
+        keys = self.keys
         leased = {int(shard) for shard in self.client.zrange(keys.of_job(JOB, "lease"), 0, -1)}
         tokens = {int(shard) for shard in self.client.hkeys(keys.of_job(JOB, "tok"))}
         pending = expand(self.client.lrange(keys.of_job(JOB, "pend"), 0, -1))

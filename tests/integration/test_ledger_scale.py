@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from parquetry.schemas.shard import ShardPlan
-from parquetry.tasks.ledger.claim import CommittedPart, Counts
 from parquetry.tasks.ledger.ledger import Ledger
 from tests.integration.records import make_part, make_record
 
@@ -35,13 +34,13 @@ def test_memory_stays_below_64_mib_when_all_are_committed(ledger: Ledger, client
     ledger.register(make_record().model_copy(update={"plan": plan}))
     before = used(client)
     for shard in range(0, MILLION, 4096):
-        ledger.adopt("job-1", make_part(min(shard + 4095, MILLION - 1)), Counts())
+        ledger.adopt("job-1", make_part(min(shard + 4095, MILLION - 1)))
     assert used(client) - before < 60 * MIB
 
 
 def test_worst_case_of_recovery_is_every_other_shard(ledger: Ledger, client):
     record = make_record(shards=100_000, rows=1)
-    done = [CommittedPart(part=make_part(shard, rows=1)) for shard in range(0, 100_000, 2)]
+    done = [make_part(shard, rows=1) for shard in range(0, 100_000, 2)]
     before = used(client)
     ledger.register(record, done=done)
     assert used(client) - before < 8 * MIB

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections import Counter
@@ -11,19 +12,21 @@ import pytest
 from parquetry.schemas.shard import part_name
 from parquetry.schemas.states import JobState
 from parquetry.tasks.broker.connection import connect
-from parquetry.tasks.ledger.claim import BeatReply, Claim, CommitReply, Counts, PrepareReply, Progress, ReleaseReply
+from parquetry.tasks.ledger.claim import BeatReply, Claim, CommitReply, PrepareReply, Progress, ReleaseReply
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.ledger.policy import Policy
 from tests.integration.records import in_threads, make_part, make_record
 
 QUEUES = ("default",)
 #: a lease that is over before the next command
-INSTANT = Policy(lease_s=0.001, max_attempts=3, starvation_s=300.0, careful_attempts=0)
+INSTANT = Policy(lease_s=0.001, max_attempts=3, starvation_s=300.0, quarantine_attempts=0)
 
 
 def expired(ledger: Ledger) -> Ledger:
     """The same ledger, whose leases end at once."""
-    return Ledger(ledger.client, ledger.keys.env, INSTANT)
+    hasty = copy.copy(ledger)
+    hasty.policy = INSTANT
+    return hasty
 
 
 def claim_and_expire(ledger: Ledger, worker: str = "zombie") -> Claim:
@@ -46,7 +49,7 @@ def test_claimers_that_race_never_share_a_shard(server, ledger: Ledger):
 
     def work() -> None:
         with connect(server.url) as client:
-            mine = Ledger(client, ledger.keys.env, ledger.policy)
+            mine = Ledger(client, ledger.env, ledger.policy)
             while claim := mine.claim("w", QUEUES):
                 taken.append(claim.shard)
 
@@ -54,10 +57,10 @@ def test_claimers_that_race_never_share_a_shard(server, ledger: Ledger):
     assert sorted(taken) == list(range(200))
 
 
-def test_beat_extends_the_lease_and_shows_progress(ledger: Ledger, client):
+def test_beat_extends_the_lease_and_shows_progress(ledger: Ledger, client, keys):
     ledger.register(make_record(shards=1))
     claim = ledger.claim("w", QUEUES)
-    key = ledger.keys.of_job("job-1", "lease")
+    key = keys.of_job("job-1", "lease")
     before = client.zscore(key, "0")
     time.sleep(0.005)
     assert ledger.beat(claim, Progress(rows=7, tokens=70)) is BeatReply.OK
@@ -77,9 +80,9 @@ def test_progress_leaves_with_the_lease(ledger: Ledger):
 def test_second_commit_is_told_apart_and_counts_nothing(ledger: Ledger):
     ledger.register(make_record(shards=2))
     claim = ledger.claim("w", QUEUES)
-    counts = Counts(prompt_tokens=5, output_tokens=6)
-    assert ledger.commit(claim, make_part(0, error_rows=2), counts) is CommitReply.COMMITTED
-    assert ledger.commit(claim, make_part(0, error_rows=2), counts) is CommitReply.ALREADY
+    part = make_part(0, error_rows=2, prompt_tokens=5, output_tokens=6)
+    assert ledger.commit(claim, part) is CommitReply.COMMITTED
+    assert ledger.commit(claim, part) is CommitReply.ALREADY
     status = ledger.status("job-1")
     assert (status.rows_done, status.error_rows, status.prompt_tokens, status.output_tokens) == (10, 2, 5, 6)
     assert ledger.beat(claim) is BeatReply.LOST
@@ -93,10 +96,10 @@ def test_zombie_is_fenced_at_every_verb(ledger: Ledger):
     assert heir.fence > zombie.fence
     assert ledger.beat(zombie) is BeatReply.LOST
     assert ledger.prepare(zombie) is PrepareReply.LOST
-    assert ledger.commit(zombie, make_part(0), Counts()) is CommitReply.FENCED
+    assert ledger.commit(zombie, make_part(0)) is CommitReply.FENCED
     for give_back in (ledger.release, lambda z: ledger.lose(z, "?"), lambda z: ledger.fail(z, "?")):
         assert give_back(zombie) is ReleaseReply.LOST
-    assert ledger.commit(heir, make_part(0, fence=heir.fence), Counts()) is CommitReply.LAST
+    assert ledger.commit(heir, make_part(0, fence=heir.fence)) is CommitReply.LAST
 
 
 def test_expired_lease_counts_until_somebody_reaps_it(ledger: Ledger):
@@ -111,24 +114,24 @@ def test_expired_lease_counts_until_somebody_reaps_it(ledger: Ledger):
 def test_verified_part_in_storage_beats_every_token(ledger: Ledger):
     ledger.register(make_record(shards=2))
     holder = ledger.claim("holder", QUEUES)
-    assert ledger.adopt("job-1", make_part(0, fence=9), Counts()) is CommitReply.COMMITTED
+    assert ledger.adopt("job-1", make_part(0, fence=9)) is CommitReply.COMMITTED
     assert ledger.beat(holder) is BeatReply.LOST
-    assert ledger.commit(holder, make_part(0), Counts()) is CommitReply.ALREADY
+    assert ledger.commit(holder, make_part(0)) is CommitReply.ALREADY
 
 
 def test_adopted_shard_is_skipped_where_it_waited(ledger: Ledger):
     ledger.register(make_record(shards=3))
-    ledger.adopt("job-1", make_part(0), Counts())
-    ledger.adopt("job-1", make_part(1), Counts())
+    ledger.adopt("job-1", make_part(0))
+    ledger.adopt("job-1", make_part(1))
     assert ledger.claim("w", QUEUES).shard == 2
     assert ledger.claim("w", QUEUES) is None
 
 
-def test_commit_of_a_job_the_broker_forgot_is_fenced(ledger: Ledger):
+def test_commit_of_a_job_the_broker_forgot_is_fenced(ledger: Ledger, client, keys):
     ledger.register(make_record(shards=1))
     claim = ledger.claim("w", QUEUES)
-    ledger.client.delete(*ledger.keys.job("job-1"))
-    assert ledger.commit(claim, make_part(0), Counts()) is CommitReply.FENCED
+    client.delete(*keys.job("job-1"))
+    assert ledger.commit(claim, make_part(0)) is CommitReply.FENCED
     assert ledger.beat(claim) is BeatReply.LOST
 
 
@@ -141,10 +144,10 @@ def test_last_is_said_once_however_many_commit_at_once(server, ledger: Ledger):
 
     def work() -> None:
         with connect(server.url) as client:
-            mine = Ledger(client, ledger.keys.env, ledger.policy)
+            mine = Ledger(client, ledger.env, ledger.policy)
             while claim := take(todo, gate):
                 for _ in range(2):
-                    replies.append(mine.commit(claim, make_part(claim.shard), Counts()))
+                    replies.append(mine.commit(claim, make_part(claim.shard)))
 
     in_threads(work, 8)
     assert Counter(replies) == {"COMMITTED": 39, "LAST": 1, "ALREADY": 40}
@@ -171,7 +174,7 @@ def test_third_loss_sets_the_shard_aside_with_the_reason(ledger: Ledger):
     status = ledger.status("job-1")
     assert [(f.shard, f.attempts, f.reason) for f in status.failures] == [(0, 3, "fault 2")]
     assert (status.retries, status.shards_failed) == (2, 1)
-    assert ledger.commit(ledger.claim("w", QUEUES), make_part(1), Counts()) is CommitReply.LAST
+    assert ledger.commit(ledger.claim("w", QUEUES), make_part(1)) is CommitReply.LAST
 
 
 def test_lost_attempts_are_told_to_the_next_holder(ledger: Ledger):
@@ -215,14 +218,14 @@ def test_holdings_are_the_leases_of_one_worker(ledger: Ledger):
     assert len(ledger.holdings("other")) == 1
 
 
-def test_audit_mends_counter_and_puts_back_what_is_nowhere(ledger: Ledger, client):
+def test_audit_mends_counter_and_puts_back_what_is_nowhere(ledger: Ledger, client, keys):
     ledger.register(make_record(shards=20))
     claims = [ledger.claim("w", QUEUES) for _ in range(5)]
-    ledger.commit(claims[0], make_part(0), Counts())
+    ledger.commit(claims[0], make_part(0))
     ledger.fail(claims[1], "bad")
-    client.zrem(ledger.keys.of_job("job-1", "lease"), "3")
-    client.delete(ledger.keys.of_job("job-1", "pend"))
-    client.hset(ledger.keys.of_job("job-1", "ctl"), "done", 7)
+    client.zrem(keys.of_job("job-1", "lease"), "3")
+    client.delete(keys.of_job("job-1", "pend"))
+    client.hset(keys.of_job("job-1", "ctl"), "done", 7)
 
     audit = ledger.audit("job-1")
     # 15 that waited, and shard 3, whose token without a lease nobody would have reaped
@@ -235,13 +238,13 @@ def test_audit_mends_counter_and_puts_back_what_is_nowhere(ledger: Ledger, clien
 
 def test_reopened_shard_is_run_again(ledger: Ledger):
     ledger.register(make_record(shards=1))
-    ledger.commit(ledger.claim("w", QUEUES), make_part(0, error_rows=3), Counts())
+    ledger.commit(ledger.claim("w", QUEUES), make_part(0, error_rows=3))
     assert ledger.reopen("job-1", 0, rows=10)
     assert not ledger.reopen("job-1", 0, rows=10)
     status = ledger.status("job-1")
     assert (status.shards_done, status.rows_done, status.error_rows) == (0, 0, 0)
     assert list(ledger.digests.read("job-1", 1)) == [None]
-    assert ledger.commit(ledger.claim("w", QUEUES), make_part(0), Counts()) is CommitReply.LAST
+    assert ledger.commit(ledger.claim("w", QUEUES), make_part(0)) is CommitReply.LAST
 
 
 def test_census_lists_what_still_needs_somebody(ledger: Ledger):
@@ -259,7 +262,7 @@ def test_census_lists_what_still_needs_somebody(ledger: Ledger):
 def test_digest_tells_what_the_manifest_needs(ledger: Ledger):
     ledger.register(make_record(shards=5000, rows=1))
     part = make_part(4999, fence=77, error_rows=4)
-    ledger.adopt("job-1", part, Counts())
+    ledger.adopt("job-1", part)
     digests = list(ledger.digests.read("job-1", 5000))
     assert part.path == part_name(4999)
     assert (digests[4999].sha256, digests[4999].fence, digests[4999].error_rows) == (part.sha256, 77, 4)

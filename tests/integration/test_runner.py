@@ -21,7 +21,7 @@ from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.ledger.policy import Policy
 from parquetry.tasks.shard import outcome
 from parquetry.tasks.shard.outcome import run_claim
-from parquetry.tasks.shard.slot import Slot
+from parquetry.tasks.shard.worker_config import WorkerConfig
 from parquetry.workers.process.supervisor import EngineSupervisor
 from tests.chaos.checker import check
 from tests.integration.jobs_on_disk import ENGINE, DiskJob, make_job
@@ -41,7 +41,7 @@ def supervisor(tmp_path_factory) -> Iterator[EngineSupervisor]:
         patch.setenv("PARQUETRY_ENGINE_FACTORY", ENGINE)
         patch.setenv("PARQUETRY_ENGINE_STALL_SECONDS", "2")
         settings.cache_clear()
-        supervisor = EngineSupervisor("cpu", tmp_path_factory.mktemp("slot"))
+        supervisor = EngineSupervisor("cpu", tmp_path_factory.mktemp("device"))
         supervisor.start()
         yield supervisor
         supervisor.stop()
@@ -49,8 +49,8 @@ def supervisor(tmp_path_factory) -> Iterator[EngineSupervisor]:
 
 
 @pytest.fixture
-def slot(supervisor: EngineSupervisor, server, env: str) -> Slot:
-    return Slot(
+def config(supervisor: EngineSupervisor, server, env: str) -> WorkerConfig:
+    return WorkerConfig(
         worker="w",
         url=server.url,
         env=env,
@@ -68,9 +68,9 @@ def policy() -> Policy:
 
 
 @pytest.fixture
-def no_engine(slot: Slot) -> Slot:
-    """A slot where any work on the GPU would fail."""
-    return Slot(**{**vars(slot), "socket": Path("/nowhere/slot.sock")})
+def no_engine(config: WorkerConfig) -> WorkerConfig:
+    """A worker for whom any work on the GPU would fail."""
+    return WorkerConfig(**{**vars(config), "socket": Path("/nowhere/supervisor.sock")})
 
 
 @pytest.fixture(scope="module")
@@ -95,17 +95,17 @@ def arm(monkeypatch, tmp_path):
     return arm
 
 
-def run_one(ledger: Ledger, slot: Slot) -> Claim | None:
-    claim = ledger.claim(slot.worker, QUEUES)
+def run_one(ledger: Ledger, config: WorkerConfig) -> Claim | None:
+    claim = ledger.claim(config.worker, QUEUES)
     if claim is not None:
-        run_claim(ledger, claim, slot)
+        run_claim(ledger, claim, config)
     return claim
 
 
-def run_all(ledger: Ledger, slot: Slot, limit: int = 30) -> int:
+def run_all(ledger: Ledger, config: WorkerConfig, limit: int = 30) -> int:
     """Claim and run until there is nothing left; how many claims it took."""
     for count in range(limit):
-        if run_one(ledger, slot) is None:
+        if run_one(ledger, config) is None:
             return count
     raise AssertionError(f"still not over after {limit} claims")
 
@@ -118,9 +118,9 @@ def assert_whole(job: DiskJob, ledger: Ledger) -> None:
     assert status.shards_done == len(ledger.committed(job.name)) == len(job.parts())
 
 
-def test_job_ends_done_with_manifest_and_success(tmp_path, model, ledger: Ledger, slot: Slot):
+def test_job_ends_done_with_manifest_and_success(tmp_path, model, ledger: Ledger, config: WorkerConfig):
     job = make_job(tmp_path, ledger, model=model)
-    assert run_all(ledger, slot) == 3
+    assert run_all(ledger, config) == 3
     assert_whole(job, ledger)
     status = ledger.status(job.name)
     assert (status.rows_done, status.error_rows, status.retries) == (30, 0, 0)
@@ -128,10 +128,10 @@ def test_job_ends_done_with_manifest_and_success(tmp_path, model, ledger: Ledger
     assert not (tmp_path / "out" / "_attempts").exists()
 
 
-def test_published_but_unreported_part_is_adopted_without_an_engine(tmp_path, model, ledger, slot, no_engine, arm):
+def test_published_but_unreported_part_is_adopted_without_an_engine(tmp_path, model, ledger, config, no_engine, arm):
     job = make_job(tmp_path, ledger, model=model, rows=10)
     arm("published:raise")
-    run_one(ledger, slot)
+    run_one(ledger, config)
     assert (job.parts(), ledger.status(job.name).shards_done) == ([part_name(0)], 0)
     written = (tmp_path / "out" / part_name(0)).stat().st_mtime_ns
     run_one(ledger, no_engine)
@@ -141,69 +141,69 @@ def test_published_but_unreported_part_is_adopted_without_an_engine(tmp_path, mo
 
 
 @pytest.mark.parametrize("step", ON_THE_WAY)
-def test_fault_at_any_step_costs_one_attempt_and_no_row(step: str, tmp_path, model, ledger, slot, arm):
+def test_fault_at_any_step_costs_one_attempt_and_no_row(step: str, tmp_path, model, ledger, config, arm):
     assert step in STEPS
     job = make_job(tmp_path, ledger, model=model, rows=20)
     arm(f"{step}:raise")
     if step == "claimed":
         with pytest.raises(failpoints.FailpointError):
-            run_one(ledger, slot)
+            run_one(ledger, config)
         ledger.release(ledger.holdings("w")[0])
-    run_all(ledger, slot)
+    run_all(ledger, config)
     assert_whole(job, ledger)
 
 
 @pytest.mark.parametrize("step", ["manifest", "success", "attempts", "last"])
-def test_finalizer_that_dies_is_followed_by_another(step: str, tmp_path, model, ledger, slot, arm):
+def test_finalizer_that_dies_is_followed_by_another(step: str, tmp_path, model, ledger, config, arm):
     job = make_job(tmp_path, ledger, model=model, rows=10)
     arm(f"{step}:raise")
     with pytest.raises(failpoints.FailpointError):
-        run_one(ledger, slot)
+        run_one(ledger, config)
     assert ledger.status(job.name).state is JobState.RUNNING
     outcome.finalize(ledger, job.name)
     assert_whole(job, ledger)
 
 
-def test_zombie_that_wakes_after_its_heir_changes_nothing(tmp_path, model, ledger, slot):
+def test_zombie_that_wakes_after_its_heir_changes_nothing(tmp_path, model, ledger, config, client, keys):
     job = make_job(tmp_path, ledger, model=model, rows=20)
     zombie = ledger.claim("zombie", QUEUES)
-    ledger.client.zadd(ledger.keys.of_job(job.name, "lease"), {str(zombie.shard): 0})
+    client.zadd(keys.of_job(job.name, "lease"), {str(zombie.shard): 0})
     ledger.reap(job.name)
-    run_all(ledger, slot)
+    run_all(ledger, config)
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
-    run_claim(ledger, zombie, slot)
+    run_claim(ledger, zombie, config)
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
     assert_whole(job, ledger)
 
 
-def test_lease_lost_while_publishing_ends_in_adoption(tmp_path, model, ledger, slot, monkeypatch):
+def test_lease_lost_while_publishing_ends_in_adoption(tmp_path, model, ledger, config, monkeypatch, client, keys):
     """The zombie's part is first under the final name: it counts, and the heir's work is not written."""
     job = make_job(tmp_path, ledger, model=model, rows=10)
     claim = ledger.claim("w", QUEUES)
 
     def steal(name: str) -> None:
         if name == "published":
-            ledger.client.hset(ledger.keys.of_job(job.name, "tok"), "0", "99:heir")
+            client.hset(keys.of_job(job.name, "tok"), "0", "99:heir")
 
     monkeypatch.setattr("parquetry.tasks.shard.shard_runner.failpoint", steal)
-    run_claim(ledger, claim, slot)
+    run_claim(ledger, claim, config)
     assert_whole(job, ledger)
 
 
-def test_lease_lost_before_publishing_publishes_nothing(tmp_path, model, ledger, slot, monkeypatch):
+def test_lease_lost_before_publishing_publishes_nothing(tmp_path, model, ledger, config, monkeypatch, client, keys):
     job = make_job(tmp_path, ledger, model=model, rows=10)
     claim = ledger.claim("w", QUEUES)
 
     def steal(name: str) -> None:
         if name == "verified":
-            ledger.client.hset(ledger.keys.of_job(job.name, "tok"), "0", "99:heir")
+            client.hset(keys.of_job(job.name, "tok"), "0", "99:heir")
 
     monkeypatch.setattr("parquetry.tasks.shard.shard_runner.failpoint", steal)
-    run_claim(ledger, claim, slot)
+    run_claim(ledger, claim, config)
     assert job.parts() == []
 
 
-def test_changed_attempt_never_gets_the_final_name(tmp_path, model, ledger, slot, monkeypatch):
+def test_changed_attempt_never_gets_the_final_name(tmp_path, model, ledger, config, monkeypatch):
     job = make_job(tmp_path, ledger, model=model, rows=10)
 
     def flip(name: str) -> None:
@@ -215,57 +215,57 @@ def test_changed_attempt_never_gets_the_final_name(tmp_path, model, ledger, slot
 
     with monkeypatch.context() as patch:
         patch.setattr("parquetry.tasks.shard.shard_runner.failpoint", flip)
-        run_one(ledger, slot)
+        run_one(ledger, config)
     assert job.parts() == []
     assert ledger.status(job.name).retries == 1
-    run_all(ledger, slot)
+    run_all(ledger, config)
     assert_whole(job, ledger)
 
 
-def test_foreign_file_under_a_final_name_fails_the_shard(tmp_path, model, ledger, slot):
+def test_foreign_file_under_a_final_name_fails_the_shard(tmp_path, model, ledger, config):
     job = make_job(tmp_path, ledger, model=model, rows=20)
     job.storage.put(part_name(0), b"not a part")
-    run_all(ledger, slot)
+    run_all(ledger, config)
     status = ledger.status(job.name)
     assert (status.state, status.shards_done) == (JobState.FAILED, 1)
     assert part_name(0) in status.failures[0].reason
     assert job.storage.head(SUCCESS_FILE) is None
 
 
-def test_failed_job_is_retried_and_done(tmp_path, model, ledger, slot):
+def test_failed_job_is_retried_and_done(tmp_path, model, ledger, config):
     job = make_job(tmp_path, ledger, model=model, rows=20)
     job.storage.put(part_name(0), b"not a part")
-    run_all(ledger, slot)
+    run_all(ledger, config)
     job.storage.delete(part_name(0))
     assert ledger.retry(job.name) == 1
-    run_all(ledger, slot)
+    run_all(ledger, config)
     assert_whole(job, ledger)
 
 
-def test_changed_input_fails_the_shard_with_the_file(tmp_path, model, ledger, slot):
+def test_changed_input_fails_the_shard_with_the_file(tmp_path, model, ledger, config):
     job = make_job(tmp_path, ledger, model=model, rows=10)
     job.table.write_bytes(job.table.read_bytes() + b"x")
-    run_one(ledger, slot)
+    run_one(ledger, config)
     status = ledger.status(job.name)
     assert status.state is JobState.FAILED
     assert "in.parquet" in status.failures[0].reason
 
 
 @pytest.mark.parametrize("spell", ["KILL", "SEGV", "HANG"])
-def test_engine_that_dies_once_costs_one_attempt(spell: str, tmp_path, ledger, slot, monkeypatch):
+def test_engine_that_dies_once_costs_one_attempt(spell: str, tmp_path, ledger, config, monkeypatch):
     job = make_job(tmp_path, ledger, rows=10, spells={4: spell})
     monkeypatch.setenv("CHAOS_LOG", str(tmp_path / "log"))
-    run_all(ledger, slot)
+    run_all(ledger, config)
     assert_whole(job, ledger)
     assert ledger.status(job.name).retries == 1
 
 
 @pytest.mark.parametrize("state", [JobState.CANCELLED, JobState.PAUSED])
-def test_a_stopped_job_gets_its_running_shard_back(tmp_path, ledger, slot, monkeypatch, state):
+def test_a_stopped_job_gets_its_running_shard_back(tmp_path, ledger, config, monkeypatch, state):
     monkeypatch.setenv("CHAOS_MS_PER_ROW", "50")
     job = make_job(tmp_path, ledger, rows=400, rows_per_shard=400)
     claim = ledger.claim("w", QUEUES)
-    thread = threading.Thread(target=run_claim, args=(ledger, claim, slot))
+    thread = threading.Thread(target=run_claim, args=(ledger, claim, config))
     thread.start()
     while not ledger.status(job.name).running_rows:
         time.sleep(0.05)
@@ -277,13 +277,13 @@ def test_a_stopped_job_gets_its_running_shard_back(tmp_path, ledger, slot, monke
     assert job.parts() == []
 
 
-def test_two_at_once_write_one_part(tmp_path, model, ledger, slot):
+def test_two_at_once_write_one_part(tmp_path, model, ledger, config, client, keys):
     job = make_job(tmp_path, ledger, model=model, rows=10)
     first = ledger.claim("w", QUEUES)
-    ledger.client.zadd(ledger.keys.of_job(job.name, "lease"), {"0": 0})
+    client.zadd(keys.of_job(job.name, "lease"), {"0": 0})
     ledger.reap(job.name)
     second = ledger.claim("w", QUEUES)
-    threads = [threading.Thread(target=run_claim, args=(ledger, claim, slot)) for claim in (first, second)]
+    threads = [threading.Thread(target=run_claim, args=(ledger, claim, config)) for claim in (first, second)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -291,18 +291,18 @@ def test_two_at_once_write_one_part(tmp_path, model, ledger, slot):
     assert_whole(job, ledger)
 
 
-def test_model_folder_that_vanished_is_told(tmp_path, ledger, slot):
+def test_model_folder_that_vanished_is_told(tmp_path, ledger, config):
     job = make_job(tmp_path, ledger, rows=10)
     shutil.rmtree(tmp_path / "model")
-    run_all(ledger, slot)
+    run_all(ledger, config)
     status = ledger.status(job.name)
     assert status.state is JobState.FAILED
     assert "model" in status.failures[0].reason
 
 
-def test_manifest_agrees_with_the_files(tmp_path, model, ledger, slot):
+def test_manifest_agrees_with_the_files(tmp_path, model, ledger, config):
     job = make_job(tmp_path, ledger, model=model)
-    run_all(ledger, slot)
+    run_all(ledger, config)
     manifest = Manifest.model_validate_json(job.storage.read(MANIFEST_FILE))
     entries = {entry.path: entry for entry in job.storage.list("part-")}
     assert [part.path for part in manifest.parts] == sorted(entries)
@@ -310,10 +310,10 @@ def test_manifest_agrees_with_the_files(tmp_path, model, ledger, slot):
     assert all(entries[part.path].size == part.size for part in manifest.parts)
 
 
-def test_row_that_kills_every_engine_becomes_an_error_row(tmp_path, ledger: Ledger, slot: Slot):
+def test_row_that_kills_every_engine_becomes_an_error_row(tmp_path, ledger: Ledger, config: WorkerConfig):
     """Its neighbours, in its shard and in others, get their output."""
     job = make_job(tmp_path, ledger, rows=40, rows_per_shard=20, spells={7: "POISON", 12: "POISON"})
-    assert run_all(ledger, slot) == 2 + 3
+    assert run_all(ledger, config) == 2 + 3
     assert_whole(job, ledger)
     status = ledger.status(job.name)
     assert (status.error_rows, status.retries) == (2, 3)
@@ -322,9 +322,9 @@ def test_row_that_kills_every_engine_becomes_an_error_row(tmp_path, ledger: Ledg
     assert "alone" in errors[7]
 
 
-def test_neighbours_that_all_kill_their_engine_do_not_condemn_it(tmp_path, ledger: Ledger, slot: Slot):
+def test_neighbours_that_all_kill_their_engine_do_not_condemn_it(tmp_path, ledger: Ledger, config: WorkerConfig):
     """As when rows are sorted by length and the longest do not fit: the rest of the shard speaks for the engine."""
     job = make_job(tmp_path, ledger, rows=16, rows_per_shard=16, spells=dict.fromkeys(range(4), "POISON"))
-    run_all(ledger, slot)
+    run_all(ledger, config)
     assert_whole(job, ledger)
     assert [row for row, error in enumerate(job.column(part_name(0), "error")) if error] == [0, 1, 2, 3]

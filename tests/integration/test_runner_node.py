@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from parquetry.schemas.states import JobState
-from parquetry.tasks import permits
 from parquetry.tasks.broker.connection import connect
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.ledger.policy import Policy
@@ -90,8 +89,8 @@ def test_job_runs_and_the_node_leaves_nothing_behind(tmp_path, ledger, start):
     node = start()
     assert_whole(ledger, job)
     (worker,) = ledger.workers()
-    assert (worker.device, worker.slots, worker.queue) == ("cpu", 2, "default")
-    wait_until(lambda: permits.outstanding(ledger, "default") == 0, 10, "an empty queue")
+    assert (worker.device, worker.shards_in_flight, worker.queue) == ("cpu", 2, "default")
+    wait_until(lambda: ledger.permits("default") == 0, 10, "an empty queue")
     tree = node.tree()
     assert len(tree) >= 5
     assert node.stop(20) < 10
@@ -177,11 +176,11 @@ def test_process_killed_at_a_step(step: str, tmp_path, ledger, start):
     assert_whole(ledger, job)
 
 
-def test_lost_permits_are_replaced(tmp_path, ledger, start, client):
+def test_lost_permits_are_replaced(tmp_path, ledger, start, client, keys):
     job = make_job(tmp_path, ledger, rows=300)
     start(CHAOS_MS_PER_ROW="5")
     wait_until(lambda: ledger.status(job.name).shards_done > 2, 40, "parts")
-    client.delete(f"{ledger.keys.prefix}permits.default")
+    client.delete(f"{keys.prefix}permits.default")
     assert_whole(ledger, job)
 
 
@@ -202,12 +201,12 @@ def test_broker_that_is_killed_and_restarted_is_waited_for(tmp_path, fresh_serve
         assert node.is_alive
 
 
-def test_broker_that_restarts_empty_is_waited_for(tmp_path, ledger, start, client):
+def test_broker_that_restarts_empty_is_waited_for(tmp_path, ledger, start, client, keys):
     """FLUSHALL under a running node: recovery from storage is all it takes."""
     job = make_job(tmp_path, ledger, rows=200, rows_per_shard=20)
     start(CHAOS_MS_PER_ROW="10")
     wait_until(lambda: ledger.status(job.name).shards_done >= 2, 40, "two parts")
-    for key in client.scan_iter(f"{ledger.keys.prefix}*"):
+    for key in client.scan_iter(f"{keys.prefix}*"):
         client.delete(key)
     recover(str(tmp_path / "out"), ledger)
     assert_whole(ledger, job)

@@ -9,19 +9,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from parquetry.schemas.columns import output_schema
+from parquetry.schemas.columns import ERROR, ROW, task_fields
 from parquetry.schemas.errors import PartInvalidError
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import JOB_FILE, MANIFEST_FILE, SUCCESS_FILE, Manifest
 from parquetry.schemas.shard import part_name
 from parquetry.schemas.states import JobState
-from parquetry.tasks import permits
 from parquetry.tasks.finalize import finalize
-from parquetry.tasks.found_part import find_part
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.reconciler import AUDIT_EVERY, Reconciler
 from parquetry.tasks.recovery import NoJobHereError, recover
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.shards.part import find_part
+from parquetry.workers.shards.progress import ShardProgress
 from parquetry.workers.shards.provenance import provenance
 from parquetry.workers.shards.writer import PartWriter
 from tests.chaos.checker import check
@@ -35,8 +35,8 @@ def publish(job: DiskJob, shard: int, fence: int = 1) -> None:
     """Put a true part into storage, as a runner would that could not report it."""
     piece = job.record.plan.shard(shard)
     kept = pq.read_table(job.table).slice(piece.first_row, piece.num_rows).combine_chunks()
-    batch = echoed(kept, piece.first_row, output_schema(job.record.spec, kept.schema))
-    counts = {"rows": len(kept), "error_rows": 0, "prompt_tokens": len(kept), "output_tokens": 2 * len(kept)}
+    batch = echoed(kept, piece.first_row, pa.schema([*kept.schema, ROW, *task_fields(job.record.spec), ERROR]))
+    counts = ShardProgress(rows=len(kept), prompt_tokens=len(kept), output_tokens=2 * len(kept))
     about = provenance(job.record, piece, fence, Checkpoint.resolve(job.record.spec.model), {"backend": "echo"})
     with job.storage.attempt(f"part-{shard}.parquet") as attempt:
         writer = PartWriter(attempt, batch.schema, about)
@@ -57,21 +57,15 @@ def echoed(kept: pa.Table, first_row: int, schema: pa.Schema) -> pa.RecordBatch:
 def commit_all_but_end(job: DiskJob, ledger: Ledger) -> None:
     for shard in range(job.record.plan.num_shards):
         publish(job, shard)
-        found = find_part(job.storage, job.record, shard)
-        ledger.adopt(job.name, found.part, found.counts)
+        part = find_part(job.storage, job.record, shard)
+        ledger.adopt(job.name, part)
 
 
-def wipe(ledger: Ledger) -> None:
-    """What a broker without an append-only file does when it is killed."""
-    for key in ledger.client.scan_iter(f"{ledger.keys.prefix}*"):
-        ledger.client.delete(key)
-
-
-def test_recover_counts_what_is_there_and_runs_the_rest(tmp_path, ledger):
+def test_recover_counts_what_is_there_and_runs_the_rest(tmp_path, ledger, wipe):
     job = make_job(tmp_path, ledger, rows=40)
     publish(job, 1, fence=7)
     publish(job, 2)
-    wipe(ledger)
+    wipe()
     assert recover(str(tmp_path / "out"), ledger) == job.record
     status = ledger.status(job.name)
     assert (status.shards_done, status.rows_done, status.output_tokens) == (2, 20, 40)
@@ -79,21 +73,21 @@ def test_recover_counts_what_is_there_and_runs_the_rest(tmp_path, ledger):
     assert list(ledger.digests.read(job.name, 4))[1].fence == 7
 
 
-def test_recover_of_all_parts_ends_the_job(tmp_path, ledger):
+def test_recover_of_all_parts_ends_the_job(tmp_path, ledger, wipe):
     job = make_job(tmp_path, ledger)
     for shard in range(3):
         publish(job, shard)
-    wipe(ledger)
+    wipe()
     recover(str(tmp_path / "out"), ledger)
     assert ledger.status(job.name).state is JobState.DONE
     assert check(tmp_path / "out", job.table).violations == []
 
 
-def test_recover_of_a_finished_job_reads_no_part(tmp_path, ledger, client, monkeypatch):
+def test_recover_of_a_finished_job_reads_no_part(tmp_path, ledger, client, monkeypatch, wipe):
     job = make_job(tmp_path, ledger)
     commit_all_but_end(job, ledger)
     finalize(ledger, job.name)
-    wipe(ledger)
+    wipe()
     monkeypatch.setattr("parquetry.tasks.recovery.find_part", lambda *_: pytest.fail("a part was read"))
     for _ in range(2):
         recover(str(tmp_path / "out"), ledger)
@@ -116,10 +110,10 @@ def test_recover_refuses_a_folder_without_a_job(tmp_path, ledger):
         recover(str(tmp_path), ledger)
 
 
-def test_recover_names_a_part_that_is_none(tmp_path, ledger):
+def test_recover_names_a_part_that_is_none(tmp_path, ledger, wipe):
     job = make_job(tmp_path, ledger)
     job.storage.put(part_name(1), b"PAR1 truncated")
-    wipe(ledger)
+    wipe()
     with pytest.raises(PartInvalidError, match=part_name(1)):
         recover(str(tmp_path / "out"), ledger)
 
@@ -143,15 +137,15 @@ def test_vanished_part_is_run_again_before_the_job_ends(tmp_path, ledger):
     assert ledger.claim("w", QUEUES).shard == 1
 
 
-def test_manifest_of_parts_the_ledger_never_saw_is_read_from_them(tmp_path, ledger, client):
+def test_manifest_of_parts_the_ledger_never_saw_is_read_from_them(tmp_path, ledger, client, keys):
     job = make_job(tmp_path, ledger)
     commit_all_but_end(job, ledger)
-    client.delete(ledger.keys.digests(job.name, 0))
+    client.delete(keys.digests(job.name, 0))
     assert finalize(ledger, job.name) is JobState.DONE
     assert check(tmp_path / "out", job.table).violations == []
 
 
-def test_manifest_that_lists_other_parts_is_not_sealed(tmp_path, ledger):
+def test_manifest_that_lists_other_parts_is_not_accepted(tmp_path, ledger):
     job = make_job(tmp_path, ledger)
     commit_all_but_end(job, ledger)
     other = Manifest(job=job.name, rows=0, error_rows=0, parts=())
@@ -161,19 +155,19 @@ def test_manifest_that_lists_other_parts_is_not_sealed(tmp_path, ledger):
     assert job.storage.head(SUCCESS_FILE) is None
 
 
-def test_reconciler_reaps_tops_up_and_ends(tmp_path, server, ledger):
+def test_reconciler_reaps_tops_up_and_ends(tmp_path, server, ledger, client, keys):
     job = make_job(tmp_path, ledger)
     ledger.claim("gone", QUEUES)
-    ledger.client.zadd(ledger.keys.of_job(job.name, "lease"), {"0": 0})
-    ledger.roster.announce("w", host="h", device="cpu", queues=QUEUES, slots=4)
+    client.zadd(keys.of_job(job.name, "lease"), {"0": 0})
+    ledger.roster.announce("w", host="h", device="cpu", queues=QUEUES, shards_in_flight=4)
     reconciler = Reconciler(ledger, server.url, 5.0)
     assert reconciler.reconcile()
     status = ledger.status(job.name)
     assert (status.shards_running, status.shards_pending, status.retries) == (0, 3, 1)
-    assert permits.outstanding(ledger, "default") == 3
-    ledger.client.delete(f"{ledger.keys.prefix}permits.default")
+    assert ledger.permits("default") == 3
+    client.delete(f"{keys.prefix}permits.default")
     reconciler.reconcile()
-    assert permits.outstanding(ledger, "default") == 3
+    assert ledger.permits("default") == 3
 
     commit_all_but_end(job, ledger)
     reconciler.reconcile()
@@ -181,19 +175,19 @@ def test_reconciler_reaps_tops_up_and_ends(tmp_path, server, ledger):
     assert Path(job.storage.root.path, SUCCESS_FILE).exists()
 
 
-def test_reconciler_audits_now_and_then(tmp_path, server, ledger):
+def test_reconciler_audits_now_and_then(tmp_path, server, ledger, client, keys):
     job = make_job(tmp_path, ledger)
-    ledger.client.delete(ledger.keys.of_job(job.name, "pend"))
+    client.delete(keys.of_job(job.name, "pend"))
     reconciler = Reconciler(ledger, server.url, 5.0)
     for _ in range(AUDIT_EVERY):
         reconciler.reconcile()
     assert ledger.claim("w", QUEUES).shard == 0
 
 
-def test_one_reconciler_at_a_time(server, ledger):
-    ledger.client.set(ledger.keys.lock("reconcile"), "somebody else", px=60_000)
+def test_one_reconciler_at_a_time(server, ledger, client, keys):
+    client.set(keys.lock("reconcile"), "somebody else", px=60_000)
     assert not Reconciler(ledger, server.url, 5.0).reconcile()
-    ledger.client.delete(ledger.keys.lock("reconcile"))
+    client.delete(keys.lock("reconcile"))
     assert Reconciler(ledger, server.url, 5.0).reconcile()
 
 

@@ -17,7 +17,6 @@ from parquetry.schemas.errors import BrokerUnreachableError, InputReplacedError,
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.manifest import JobRecord
 from parquetry.schemas.states import JobState
-from parquetry.tasks import permits
 from parquetry.tasks.job_record import cached_record
 from parquetry.tasks.ledger.claim import BeatReply
 from parquetry.tasks.ledger.ledger import Ledger
@@ -59,7 +58,7 @@ def test_submitted(spec, ledger, folder, server):
     record = JobRecord.model_validate_json((folder / "out" / "_job.json").read_text())
     assert record == made.record
     assert record.plan.bounds == (0, 50, 100, 150, 200)
-    assert permits.outstanding(ledger, "default") > 0
+    assert ledger.permits("default") > 0
 
 
 def test_the_same_again_is_the_same_job(spec, ledger, folder):
@@ -83,28 +82,23 @@ def test_another_spec_on_that_output_is_refused(spec, ledger):
         submit(spec(shards={"rows": 60}), ledger)
 
 
-def test_a_queue_that_forgot_the_job_learns_of_it(spec, ledger):
+def test_a_queue_that_forgot_the_job_learns_of_it(spec, ledger, wipe):
     made = submit(spec(), ledger)
-    wipe(ledger)
+    wipe()
     assert not submit(spec(), ledger).created
     assert ledger.status(made.job).shards_pending == 4
 
 
 @pytest.mark.parametrize("again", ["submit", "recover"])
-def test_a_forgotten_optimum_job_comes_back_into_its_queue(again, spec, ledger, folder):
+def test_a_forgotten_optimum_job_comes_back_into_its_queue(again, spec, ledger, folder, wipe):
     optimum = spec(model={"id": f"{folder}/model", "backend": "optimum"})
     made = submit(optimum, ledger)
-    wipe(ledger)
+    wipe()
     if again == "submit":
         submit(optimum, ledger)
     else:
         recover(optimum.output.path, ledger)
     assert ledger.status(made.job).queue == "optimum"
-
-
-def wipe(ledger: Ledger) -> None:
-    for key in ledger.client.scan_iter(f"{ledger.keys.prefix}*"):
-        ledger.client.delete(key)
 
 
 def test_a_submission_cut_short_before_the_queue_is_completed(spec, ledger, monkeypatch):

@@ -40,10 +40,10 @@ def url(end: TlsEnd, authority: Authority) -> str:
 def test_ledger_and_permits_speak_tls(url, env):
     with connect(url) as client:
         ledger = Ledger(client, env)
-        assert ledger.scripts.url.startswith("rediss://127.0.0.1:")
+        assert ledger.url.startswith("rediss://127.0.0.1:")
         ledger.register(make_record(shards=3))
         assert permits.top_up(ledger, url, "default", issued_by="test") == 2
-        assert permits.outstanding(ledger, "default") == 2
+        assert ledger.permits("default") == 2
 
 
 def test_worker_serves_a_job_over_tls(url, env, tmp_path, start_worker):

@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from parquetry.schemas.states import JobState
+from parquetry.tasks.keys import Keys
 from parquetry.tasks.ledger.ledger import Ledger
 from tests.chaos.checker import check
 from tests.chaos.process import Process, environment_of, wait_until
@@ -67,7 +69,7 @@ def test_engine_that_never_works(factory, reason, tmp_path, server, ledger, star
 
 @pytest.mark.parametrize(("command", "state"), [("pause", JobState.PAUSED), ("cancel", JobState.CANCELLED)])
 def test_stopped_job_gives_its_shards_back_and_goes_on(
-    command, state, tmp_path, server, ledger, start_worker, parquetry
+    command, state, tmp_path, server, client, keys, ledger, start_worker, parquetry
 ):
     job = make_job(tmp_path, ledger, rows=2000, rows_per_shard=1000)
     worker = start_worker(server.url, **ENDLESS)
@@ -77,7 +79,7 @@ def test_stopped_job_gives_its_shards_back_and_goes_on(
     wait_until(lambda: ledger.status(job.name).shards_running == 0, 15, "the shards to be given back")
     status = ledger.status(job.name)
     assert (status.state, status.shards_pending, status.shards_done, status.retries) == (state, 2, 0, 0)
-    assert attempts(ledger, job) == {}
+    assert attempts(client, keys, job) == {}
     assert engine in worker.tree(), "the engine was to live on"
 
     # the same worker takes them again; another one, whose engine is faster, then ends the job
@@ -89,7 +91,7 @@ def test_stopped_job_gives_its_shards_back_and_goes_on(
     assert ledger.status(job.name).retries == 0
 
 
-def test_shards_of_a_drained_worker_are_started_by_another(tmp_path, server, ledger, start_worker):
+def test_shards_of_a_drained_worker_are_started_by_another(tmp_path, server, client, keys, ledger, start_worker):
     """The lease is a minute: only a release lets the other one have them."""
     job = make_job(tmp_path, ledger, rows=4000, rows_per_shard=1000)
     first, second = (start_worker(server.url, **ENDLESS) for _ in range(2))
@@ -102,7 +104,7 @@ def test_shards_of_a_drained_worker_are_started_by_another(tmp_path, server, led
     assert held_by(ledger, first) == set()
     waited = wait_until(lambda: held <= held_by(ledger, second) | held_by(ledger, third), 30, "the shards to be taken")
     assert waited < 10
-    assert attempts(ledger, job) == {}
+    assert attempts(client, keys, job) == {}
 
 
 @pytest.mark.parametrize("victim", ["pool child", "Celery worker"])
@@ -155,6 +157,6 @@ def held_by(ledger: Ledger, worker: Process) -> set[int]:
     return {claim.shard for name in names for claim in ledger.holdings(name)}
 
 
-def attempts(ledger: Ledger, job: DiskJob) -> dict[str, str]:
+def attempts(client: Redis, keys: Keys, job: DiskJob) -> dict[str, str]:
     """Leases lost, by shard."""
-    return ledger.client.hgetall(ledger.keys.of_job(job.name, "att"))
+    return client.hgetall(keys.of_job(job.name, "att"))

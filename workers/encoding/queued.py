@@ -79,7 +79,10 @@ class QueuedEncoder(Engine):
         return len(self._queue) + running - len(self._cancelled)
 
     def stats(self) -> dict[str, float]:
-        return dict(self._counts)
+        """As EngineStats, and `batches`; padding counts as the slots of a batch that hold no token."""
+        running = sum(len(batch.requests) for batch in self._in_flight)
+        computed = self._counts["prompt_tokens"]
+        return {**self._counts, "computed_tokens": computed, "running": running, "waiting": self._queue.num_waiting}
 
     def count_padding(self, num_slots: int) -> None:
         """Add slots that held no token."""

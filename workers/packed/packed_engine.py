@@ -227,7 +227,10 @@ class PackedEngine(Engine):
         return "; ".join(f"{what} ({why})" for what, why in self.components.taken_back.items())
 
     def stats(self) -> dict[str, float]:
-        """Counters since start; `padding_tokens` is what graph replays computed for nobody."""
+        """As EngineStats; `padding_tokens` are decodes that graph replays computed for nobody.
+
+        Beside them `steps`, and `decode_tokens`: those of the computed tokens that were one new token of a sequence.
+        """
         live: dict[str, float] = {
             "padding_tokens": self.runner.num_padding_tokens,
             "cached_tokens": self.scheduler.admission.num_cached_tokens,

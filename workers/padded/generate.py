@@ -207,7 +207,10 @@ class TransformersGenerate(Engine):
         return {"backend": "transformers", **self._about}
 
     def stats(self) -> dict[str, float]:
-        return {**self._counters, "token_budget": self._waiting.token_budget}
+        """As EngineStats, and `token_budget`; padding is that of prompts, for that of outputs is not told apart."""
+        computed = self._counters["prompt_tokens"] + self._counters["output_tokens"]
+        held = {"running": len(self._running), "waiting": len(self._waiting)}
+        return {**self._counters, **held, "computed_tokens": computed, "token_budget": self._waiting.token_budget}
 
     def close(self) -> None:
         self.model.generation_config = self._own_config

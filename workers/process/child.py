@@ -1,4 +1,4 @@
-"""An engine process as its supervisor sees it: started, loading, ready, and dead with a reason."""
+"""An engine process as its supervisor sees it: loading, ready, refused, or dead with a reason."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from parquetry.schemas.settings import cuda_visible_devices, settings
+from parquetry.schemas.status import EngineStats
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.process.messages import SWITCH
 from parquetry.workers.process.pulse import PulseReader
@@ -35,7 +36,9 @@ class EngineChild:
         self.refusal: str | None = None
         #: whether `spec` needs the weights loaded anew
         self.is_outgrown = False
-        #: what `switch` speaks through
+        #: what the engine of `spec` has counted, as of its last sign of life that told
+        self.stats: EngineStats | None = None
+        #: connection through which `switch` asks
         self._control: socket.socket | None = None
         self._log = log
         self._log_start = _trimmed_size(log)
@@ -73,7 +76,7 @@ class EngineChild:
         return bool(self._failure and self._failure["permanent"])
 
     def holds_weights_of(self, spec: EngineSpec) -> bool:
-        """Whether an engine of `spec` may stand on what this process has loaded or is loading."""
+        """Whether an engine of `spec` may use the weights that this process has loaded or is loading."""
         return self.spec.weights_key == spec.weights_key
 
     def switch(self, spec: EngineSpec) -> None:
@@ -85,6 +88,7 @@ class EngineChild:
             self._control = dial(self.socket)
         send(self._control, Frame({"op": SWITCH, "spec": spec.model_dump(mode="json")}))
         self.spec, self.is_ready, self.refusal, self._failure = spec, False, None, None
+        self.stats = None
         self._begun = time.monotonic()
 
     def read_pulse(self) -> bool:
@@ -98,6 +102,8 @@ class EngineChild:
         if message["state"] == "ready" and not self.is_ready:
             self.is_ready = True
             log.info("engine %d is ready after %.1f s", self.pid, self._last_sign - self._begun)
+        if "stats" in message and self.is_ready:
+            self.stats = EngineStats.model_validate(message["stats"])
         self.is_outgrown = self.is_outgrown or message["state"] == "outgrown"
         if message["state"] in ("failed", "refused"):
             self._failure = message
@@ -105,7 +111,7 @@ class EngineChild:
             self.refusal = str(message["reason"])
 
     def overdue(self) -> str | None:
-        """Why the process must be killed, None while there is hope."""
+        """Why the process must be killed: it is silent, or loads too long. None while it is in time."""
         now, limits = time.monotonic(), settings()
         is_settled = self.is_ready or self.refusal is not None
         if is_settled and now - self._last_sign > limits.engine_stall_seconds:
@@ -128,7 +134,7 @@ class EngineChild:
     def _explain(self, code: int) -> str:
         how = f"it was killed by {signal.Signals(-code).name}" if code < 0 else f"it ended with code {code}"
         tail = self._last_lines()
-        return f"{how}; its last words: {tail}" if tail else how
+        return f"{how}; its log ends: {tail}" if tail else how
 
     def _last_lines(self) -> str:
         with self._log.open("rb") as log:

@@ -1,4 +1,4 @@
-"""The shard runner's end of an engine: asks the slot's supervisor for it, then talks to it directly."""
+"""The shard runner's end of an engine: asks the device's supervisor for it, then talks to it directly."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from parquetry.schemas.errors import EngineLostError, EngineRefusedError, EngineStartError, ParquetryError
 from parquetry.workers.engine_spec import EngineSpec
@@ -19,27 +20,39 @@ _WAIT_S = 1.0
 _REASON_S = 5.0
 
 
+class EngineAccess(Protocol):
+    """What runs a shard's requests: an engine, or something that stands in front of several."""
+
+    def describe(self) -> dict[str, str]: ...
+
+    def submit(self, requests: Sequence[Request]) -> None: ...
+
+    def cancel(self, ids: Collection[int]) -> None: ...
+
+    def results(self, timeout: float = 0.0) -> list[Result]: ...
+
+
 class EngineClient:
     """One connection to an engine, used by one thread. Closing it cancels what is unfinished and frees the engine."""
 
-    def __init__(self, slot: socket.socket) -> None:
-        self._slot = _Link(slot)
-        self._engine: _Link | None = None
+    def __init__(self, supervisor: socket.socket) -> None:
+        self._supervisor = _Link(supervisor)
+        self._connected: _Link | None = None
         self._selector = selectors.DefaultSelector()
-        self._selector.register(slot, selectors.EVENT_READ, self._slot)
+        self._selector.register(supervisor, selectors.EVENT_READ, self._supervisor)
         self._description: dict[str, str] = {}
 
     @classmethod
-    def connect(cls, slot_socket: Path, spec: EngineSpec, *, on_wait: Callable[[], None] | None = None) -> EngineClient:
-        """Wait for an engine with `spec`, which may first have to load.
+    def connect(cls, supervisor: Path, spec: EngineSpec, *, on_wait: Callable[[], None] | None = None) -> EngineClient:
+        """Wait until the supervisor that listens at this socket has an engine with `spec`, which may have to load.
 
         `on_wait` is called about once a second meanwhile and may raise to give up. Raises EngineStartError (a passing
         fault) or EngineRefusedError (this spec will never load here).
         """
         try:
-            client = cls(dial(slot_socket))
+            client = cls(dial(supervisor))
         except OSError as error:
-            raise EngineStartError(reason=f"no supervisor listens at {slot_socket} ({error.strerror})") from None
+            raise EngineStartError(reason=f"no supervisor listens at {supervisor} ({error.strerror})") from None
         try:
             client._ask(spec, on_wait or (lambda: None))
         except BaseException:
@@ -48,23 +61,28 @@ class EngineClient:
         return client
 
     def _ask(self, spec: EngineSpec, on_wait: Callable[[], None]) -> None:
-        self._send(self._slot, Frame({"op": "ask", "spec": spec.model_dump(mode="json")}))
-        answer = self._wait_for(self._slot, on_wait).header
+        self._send(self._supervisor, Frame({"op": "ask", "spec": spec.model_dump(mode="json")}))
+        answer = self._wait_for(self._supervisor, on_wait).header
         if answer["op"] != "ready":
             raise (EngineRefusedError if answer.get("permanent") else EngineStartError)(reason=answer["reason"])
         try:
             connection = dial(Path(answer["socket"]))
         except OSError:
             raise self._lost() from None
-        self._engine = _Link(connection)
-        self._selector.register(connection, selectors.EVENT_READ, self._engine)
-        self._description = self._wait_for(self._engine, on_wait).header["describe"]
+        self._connected = _Link(connection)
+        self._selector.register(connection, selectors.EVENT_READ, self._connected)
+        self._description = self._wait_for(self._connected, on_wait).header["describe"]
 
     def _wait_for(self, link: _Link, on_wait: Callable[[], None]) -> Frame:
         while not link.frames:
             self._poll(_WAIT_S)
             on_wait()
         return link.frames.pop(0)
+
+    @property
+    def _engine(self) -> _Link:
+        assert self._connected is not None, "`connect` ends with a connection to the engine"
+        return self._connected
 
     def describe(self) -> dict[str, str]:
         """The engine's provenance: backend, attention, dtype, quantization and versions."""
@@ -82,12 +100,13 @@ class EngineClient:
     def results(self, timeout: float = 0.0) -> list[Result]:
         """What has finished, in any order; waits up to `timeout` seconds for the first. Raises EngineLostError."""
         deadline = time.monotonic() + timeout
-        while not self._engine.frames:
+        engine = self._engine
+        while not engine.frames:
             left = deadline - time.monotonic()
             self._poll(max(left, 0.0))
             if left <= 0:
                 break
-        frames, self._engine.frames = self._engine.frames, []
+        frames, engine.frames = engine.frames, []
         return [result for frame in frames if frame.header["op"] == RESULTS for result in read_results(frame)]
 
     def _poll(self, timeout: float) -> None:
@@ -95,10 +114,10 @@ class EngineClient:
             link: _Link = key.data
             if not link.read():
                 raise self._lost()
-        if self._engine is not None and self._slot.frames:
+        if self._connected is not None and self._supervisor.frames:
             raise self._lost()
 
-    def _send(self, link: _Link | None, frame: Frame) -> None:
+    def _send(self, link: _Link, frame: Frame) -> None:
         try:
             send(link.socket, frame)
         except OSError:
@@ -107,20 +126,20 @@ class EngineClient:
     def _lost(self) -> ParquetryError:
         """The error to raise, with the reason of the supervisor, who saw the engine die."""
         deadline = time.monotonic() + _REASON_S
-        while not self._slot.frames and time.monotonic() < deadline:
-            self._slot.socket.settimeout(max(deadline - time.monotonic(), 0.01))
+        while not self._supervisor.frames and time.monotonic() < deadline:
+            self._supervisor.socket.settimeout(max(deadline - time.monotonic(), 0.01))
             try:
-                if not self._slot.read():
+                if not self._supervisor.read():
                     return EngineLostError(reason="its supervisor went away")
             except TimeoutError:
                 break
-        said = next((frame.header.get("reason") for frame in self._slot.frames), None)
+        said = next((frame.header.get("reason") for frame in self._supervisor.frames), None)
         return EngineLostError(reason=said or "it closed the connection")
 
     def close(self) -> None:
         """Give the engine back. Harmless when called twice."""
         self._selector.close()
-        for link in (self._engine, self._slot):
+        for link in (self._connected, self._supervisor):
             if link is not None:
                 link.socket.close()
 

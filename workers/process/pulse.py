@@ -7,8 +7,10 @@ import os
 import time
 from collections.abc import Callable
 
+from parquetry.schemas.status import EngineStats
+
 _EVERY_S = 1.0
-#: calls this often while an engine works; engines take it to show that they are alive
+#: engines call it often while they work, to show that they are alive
 Beat = Callable[[], None]
 
 
@@ -23,12 +25,17 @@ class Pulse:
         """The engine that was asked for can be used."""
         self._write({"state": "ready"})
 
-    def beat(self) -> None:
-        """Still alive; written at most once a second, so it may be called from inner loops."""
+    def beat(self, stats: Callable[[], EngineStats] | None = None) -> None:
+        """Still alive, with what the engine has counted.
+
+        Written at most once a second, and `stats` called no more often, so it may be called from inner loops.
+        """
         now = time.monotonic()
-        if now - self._last >= _EVERY_S:
-            self._last = now
-            self._write({"state": "alive"})
+        if now - self._last < _EVERY_S:
+            return
+        self._last = now
+        counted = {"stats": stats().model_dump(exclude_defaults=True)} if stats is not None else {}
+        self._write({"state": "alive", **counted})
 
     def failed(self, reason: str, *, permanent: bool) -> None:
         """The engine ends; `permanent` means that another try would fail the same way."""

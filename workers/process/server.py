@@ -1,4 +1,4 @@
-"""Lets several connections share one engine: one thread drives it, the others only move frames."""
+"""Shares one engine among several connections: one thread drives it, the others only move frames."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ import socket
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable
+from typing import TypeVar
 
 from parquetry.schemas.errors import OtherWeightsError, PermanentError
 from parquetry.workers.engine import Engine
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.process.messages import SUBMIT, SWITCH, read_requests, result_frames
+from parquetry.workers.process.meter import Meter
 from parquetry.workers.process.pulse import Pulse
 from parquetry.workers.process.wire import Frame, FrameBuffer, WireError, pack, receive
 from parquetry.workers.request import Request, Result
 
 _IDLE_S = 0.5
+T = TypeVar("T", Request, Result)
 
 
 class _Connection:
@@ -61,7 +64,7 @@ class _Connection:
         except OSError:
             # the reader sees the same end and reports it
             pass
-        # a number that a reader still waits on must not become another client's
+        # a descriptor that the reader still waits on must not be closed, or it becomes another client's
         self._reader.join()
         self.socket.close()
 
@@ -73,8 +76,9 @@ class EngineServer:
         self._listener = listener
         self._pulse = pulse
         self._engine: Engine | None = None
+        self._meter: Meter | None = None
         self._inbox: queue.SimpleQueue[tuple[_Connection, Frame | None]] = queue.SimpleQueue()
-        #: requests that the engine was not given yet, by client, the one that came first in front
+        #: frames of requests that the engine was not given yet, by client in the order in which they came with requests
         self._waiting: dict[_Connection, deque[Frame]] = {}
         self._owners: dict[int, tuple[_Connection, int]] = {}
         self._next_id = 0
@@ -83,13 +87,14 @@ class EngineServer:
 
     def attend(self) -> None:
         """Show a sign of life and take in what clients sent. Engines call it between the layers of long work."""
-        self._pulse.beat()
-        if self._engine is not None:
+        engine = self._engine
+        self._pulse.beat(None if self._meter is None else self._meter.read)
+        if engine is not None:
             self._take_all()
-            self._feed()
+            self._feed(engine)
 
     def serve(self, spec: EngineSpec, build: Callable[[EngineSpec], Engine]) -> None:
-        """Drive the engine of `spec`, and of others that are asked for in its place; does not return."""
+        """Drive the engine of `spec`, and of those asked for after it; does not return."""
         self._start(build(spec))
         threading.Thread(target=self._accept, daemon=True).start()
         while True:
@@ -97,9 +102,9 @@ class EngineServer:
                 self._take_one(_IDLE_S)
             self.attend()
             if self._wanted is not None:
-                self._exchange(build)
-            elif self._engine is not None and self._engine.num_unfinished:
-                self._deliver(self._engine.step())
+                self._exchange(self._wanted, build)
+            elif self._engine is not None and self._meter is not None and self._engine.num_unfinished:
+                self._deliver(self._meter.step())
 
     @property
     def _has_work(self) -> bool:
@@ -109,18 +114,18 @@ class EngineServer:
         # requests come and go by the thousand; each collection would look through the model and its libraries again
         gc.collect()
         gc.freeze()
-        self._engine = engine
+        self._engine, self._meter = engine, Meter(engine)
         self._pulse.ready()
 
-    def _exchange(self, build: Callable[[EngineSpec], Engine]) -> None:
-        """Put another engine in the place of this one; those who used this one have left."""
-        spec, self._wanted = self._wanted, None
+    def _exchange(self, spec: EngineSpec, build: Callable[[EngineSpec], Engine]) -> None:
+        """Replace this engine by another; those who used this one have left."""
+        self._wanted = None
         if self._engine is not None:
             self._engine.cancel(list(self._owners))
             self._owners.clear()
             self._waiting.clear()
         # from here on there is none to hand requests to
-        self._engine = None
+        self._engine = self._meter = None
         # what is frozen is never freed
         gc.unfreeze()
         try:
@@ -171,26 +176,26 @@ class EngineServer:
             self._waiting.setdefault(connection, deque()).append(frame)
         elif frame.header["op"] == "cancel":
             while frames := self._waiting.get(connection):
-                self._hand_over(connection, frames.popleft())
+                self._hand_over(self._engine, connection, frames.popleft())
             self._cancel(connection, frame.header["ids"])
 
-    def _feed(self) -> None:
+    def _feed(self, engine: Engine) -> None:
         """Give the engine what it has use for, the oldest client's requests first.
 
         Shards so end one after the other: while one is closed and the next is opened, others' rows are computed.
         """
         for connection, frames in list(self._waiting.items()):
-            while frames and self._engine.is_hungry:
-                self._hand_over(connection, frames.popleft())
+            while frames and engine.is_hungry:
+                self._hand_over(engine, connection, frames.popleft())
 
-    def _hand_over(self, connection: _Connection, frame: Frame) -> None:
+    def _hand_over(self, engine: Engine, connection: _Connection, frame: Frame) -> None:
         try:
-            self._engine.add([self._adopt(connection, request) for request in read_requests(frame)])
+            engine.add([self._renumber(connection, request) for request in read_requests(frame)])
         except (WireError, KeyError, TypeError, ValueError):
             self._waiting.pop(connection, deque()).clear()
             connection.close()
 
-    def _adopt(self, connection: _Connection, request: Request) -> Request:
+    def _renumber(self, connection: _Connection, request: Request) -> Request:
         """The request under an id that is unique in the engine."""
         self._next_id += 1
         self._owners[self._next_id] = (connection, request.id)
@@ -217,7 +222,7 @@ class EngineServer:
                 connection.send(frame)
 
 
-def _renumbered(item: Request | Result, id: int) -> Request | Result:
+def _renumbered(item: T, id: int) -> T:
     """The item under another id. Nobody else holds it, so it need not be copied, which would cost more than reading."""
     object.__setattr__(item, "id", id)
     return item

@@ -1,4 +1,4 @@
-"""How processes of ours are started: our modules by name, leashed to this process, in a session of their own."""
+"""Starts and stops processes of ours: our modules by name, killed with this process, in a session of their own."""
 
 from __future__ import annotations
 

@@ -7,10 +7,13 @@ import selectors
 import socket
 import threading
 from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from pydantic import ValidationError
 
+from parquetry.schemas.status import EngineStats
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.process.child import EngineChild, cuda_devices, device_within
 from parquetry.workers.process.wire import Frame, FrameBuffer, WireError, listen, receive, send
@@ -21,12 +24,12 @@ _SEND_S = 2.0
 
 
 class _Client:
-    """A shard runner that asked for an engine."""
+    """A shard runner's connection."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
         self.buffer = FrameBuffer()
-        self.spec: EngineSpec | None = None
+        self.has_asked = False
 
     def tell(self, **header: object) -> None:
         try:
@@ -36,8 +39,18 @@ class _Client:
             pass
 
 
+@dataclass(frozen=True, eq=False)
+class _Ask:
+    """A client that waits for an engine with `spec`."""
+
+    client: _Client
+    spec: EngineSpec
+
+
 class EngineSupervisor:
-    """Owns one device or one group. At most one model is loaded; it is switched when nobody uses it and another is due.
+    """Owns one device or one group of devices, where at most one model is loaded.
+
+    It is exchanged when nobody uses it and another is due.
 
     Specs of equal weights are served by one process one after the other: it keeps the weights and exchanges its engine.
     Asks are served in order. A dead engine is started again by the next ask. All work is done in one thread, so
@@ -49,11 +62,11 @@ class EngineSupervisor:
         self._gpus = cuda_devices(device)
         self._folder = folder
         #: where clients ask
-        self.socket = folder / "slot.sock"
+        self.socket = folder / "supervisor.sock"
         self._started = 0
         self._engine: EngineChild | None = None
-        self._holders: set[_Client] = set()
-        self._waiting: deque[_Client] = deque()
+        self._users: set[_Client] = set()
+        self._asks: deque[_Ask] = deque()
         self._selector = selectors.DefaultSelector()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"supervisor-{device}", daemon=True)
@@ -77,15 +90,21 @@ class EngineSupervisor:
         engine = self._engine
         return None if engine is None else engine.pid
 
+    @property
+    def engine_stats(self) -> EngineStats | None:
+        """What the engine has counted, about a second ago; None while there is none or it is loading."""
+        engine = self._engine
+        return None if engine is None else engine.stats
+
     def _run(self) -> None:
         try:
             while not self._stopping.is_set():
                 for key, _ in self._selector.select(_TICK_S):
                     key.data()
                 self._watch()
-                self._serve()
+                self._answer_asks()
         finally:
-            self._shut()
+            self._close()
 
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
@@ -105,99 +124,101 @@ class EngineSupervisor:
             self._drop(client)
 
     def _ask(self, client: _Client, frame: Frame) -> None:
-        if client.spec is not None:
+        if client.has_asked:
             raise WireError("a client asks once")
+        client.has_asked = True
         spec = EngineSpec.model_validate(frame.header["spec"])
-        client.spec = spec.model_copy(update={"device": device_within(self.device)})
-        self._waiting.append(client)
+        self._asks.append(_Ask(client, spec.model_copy(update={"device": device_within(self.device)})))
 
     def _drop(self, client: _Client) -> None:
         self._selector.unregister(client.connection)
         client.connection.close()
-        self._holders.discard(client)
-        if client in self._waiting:
-            self._waiting.remove(client)
+        self._users.discard(client)
+        self._asks = deque(ask for ask in self._asks if ask.client is not client)
 
     def _watch(self) -> None:
         engine = self._engine
         if engine is None:
             return
         if not engine.read_pulse():
-            self._engine_ended(None)
+            self._end(engine)
         elif engine.is_outgrown:
             engine.end()
             self._launch(engine.spec)
         elif engine.refusal is not None:
             self._refuse(engine, engine.refusal)
         elif reason := engine.overdue():
-            self._engine_ended(reason)
+            self._end(engine, reason)
 
-    def _engine_ended(self, reason: str | None) -> None:
-        """The engine died or must die: everybody who uses or awaits it is told."""
-        engine, self._engine = self._engine, None
-        was_ready = engine.is_ready
+    def _end(self, engine: EngineChild, reason: str | None = None) -> None:
+        """Kill the engine, which may be dead already, and tell everybody who uses or awaits it.
+
+        Without a `reason` it is the one that the engine gave, or its exit code.
+        """
+        self._engine, was_ready = None, engine.is_ready
         said = engine.end()
         reason = reason or said
         log.warning("the engine of %s went away: %s", self.device, reason)
-        for client in list(self._holders):
+        for client in list(self._users):
             client.tell(op="lost", reason=reason)
             self._drop(client)
         if not was_ready:
             self._refuse(engine, reason)
 
     def _refuse(self, engine: EngineChild, reason: str) -> None:
-        for client in [client for client in self._waiting if client.spec.key == engine.spec.key]:
-            client.tell(op="failed", reason=reason, permanent=engine.is_refused)
-            self._drop(client)
+        for ask in [ask for ask in self._asks if ask.spec.key == engine.spec.key]:
+            ask.client.tell(op="failed", reason=reason, permanent=engine.is_refused)
+            self._drop(ask.client)
 
-    def _serve(self) -> None:
-        """Let in those at the head of the queue who want what is loaded; load what the head wants."""
-        while self._waiting:
-            wanted = self._waiting[0].spec
-            if self._needs_other(wanted) and (self._holders or not self._make_way(wanted)):
+    def _answer_asks(self) -> None:
+        """Give the engine to those at the head of the queue who want it as it is; load what the head wants."""
+        while self._asks:
+            engine = self._engine_for(self._asks[0].spec)
+            if engine is None or not engine.is_ready:
                 return
-            if self._engine is None:
-                self._launch(wanted)
-            if not self._engine.is_ready:
-                return
-            self._let_in(self._waiting.popleft())
+            client = self._asks.popleft().client
+            self._users.add(client)
+            client.tell(op="ready", socket=str(engine.socket))
 
-    def _needs_other(self, wanted: EngineSpec) -> bool:
-        return self._engine is not None and self._engine.spec.key != wanted.key
-
-    def _make_way(self, wanted: EngineSpec) -> bool:
-        """Have the loaded weights serve another spec, or let them go; False while that cannot be decided."""
+    def _engine_for(self, spec: EngineSpec) -> EngineChild | None:
+        """The engine of `spec`, which may still be loading; None while another one can't be given up for it."""
         engine = self._engine
-        if not engine.holds_weights_of(wanted):
-            engine.end()
-            self._engine = None
-            return True
+        if engine is None:
+            return self._launch(spec)
+        if engine.spec.key == spec.key:
+            return engine
+        if self._users:
+            return None
+        if engine.holds_weights_of(spec):
+            return engine if self._switch(engine, spec) else None
+        engine.end()
+        return self._launch(spec)
+
+    def _switch(self, engine: EngineChild, spec: EngineSpec) -> bool:
+        """Have the loaded weights serve another spec; False while the engine can't be asked to."""
         if not engine.is_ready and engine.refusal is None:
             # still loading: cheaper to wait for than to begin again
             return False
-        log.info("engine %d keeps its weights and takes attention %s", engine.pid, wanted.model.attention)
+        log.info("engine %d keeps its weights and takes attention %s", engine.pid, spec.model.attention)
         try:
-            engine.switch(wanted)
+            engine.switch(spec)
         except OSError:
             # it is dying, which its pulse is about to tell
             return False
         return True
 
-    def _launch(self, spec: EngineSpec) -> None:
+    def _launch(self, spec: EngineSpec) -> EngineChild:
         self._started += 1
         socket_path = self._folder / f"engine-{self._started}.sock"
         self._engine = EngineChild(spec, self._gpus, socket_path, self._folder / "engine.log")
         log.info("engine %d loads %s on %s", self._engine.pid, spec.model_path, self.device)
+        return self._engine
 
-    def _let_in(self, client: _Client) -> None:
-        self._holders.add(client)
-        client.tell(op="ready", socket=str(self._engine.socket))
-
-    def _shut(self) -> None:
+    def _close(self) -> None:
         if self._engine is not None:
             self._engine.end()
             self._engine = None
         for key in list(self._selector.get_map().values()):
-            key.fileobj.close()
+            cast(socket.socket, key.fileobj).close()
         self._selector.close()
         self.socket.unlink(missing_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import fields
 from typing import BinaryIO
 
 import numpy as np
@@ -13,46 +13,34 @@ import pyarrow.parquet as pq
 from parquetry.schemas.columns import ENTITIES, ERROR, ROW, task_fields
 from parquetry.schemas.errors import PartInvalidError, StorageError
 from parquetry.schemas.job import JobSpec
-from parquetry.schemas.manifest import JobRecord
-from parquetry.schemas.shard import Shard
+from parquetry.schemas.manifest import JobRecord, PartRecord
+from parquetry.schemas.shard import Shard, part_name
 from parquetry.schemas.storage.storage import Storage
+from parquetry.workers.shards.progress import ShardProgress
 from parquetry.workers.shards.provenance import from_metadata
 
 _BLOCK_BYTES = 1 << 20
-_COUNTS = ("rows", "error_rows", "prompt_tokens", "output_tokens")
+_COUNTS = tuple(field.name for field in fields(ShardProgress))
 
 
-@dataclass(frozen=True, kw_only=True)
-class PartFooter:
-    """A verified part."""
+def find_part(storage: Storage, record: JobRecord, shard: int) -> PartRecord | None:
+    """The published part of a shard, whoever published it, verified by its footer; None where there is none.
 
-    path: str
-    job: str
-    shard: int
-    fence: int
-    rows: int
-    error_rows: int
-    prompt_tokens: int
-    output_tokens: int
-    #: bytes
-    size: int
-    #: hex digest of the whole file
-    sha256: str
-    #: empty for a file that storage has not listed
-    etag: str = ""
-
-
-def verify(storage: Storage, name: str, record: JobRecord, shard: Shard) -> PartFooter:
-    """Check that the published part `name` is the shard's output, whole. Raises PartInvalidError, StorageError."""
-    entry = storage.head(name)
+    Raises PartInvalidError when a file of that name is not what the shard must hold, and StorageError.
+    """
+    entry = storage.head(part_name(shard))
     if entry is None:
-        raise PartInvalidError(path=name, shard=shard.index, reason="there is no such file")
-    with storage.open(name) as file:
-        return inspect(file, name, record, shard, etag=entry.etag)
+        return None
+    with storage.open(entry.path) as file:
+        return inspect(file, entry.path, record, record.plan.shard(shard), etag=entry.etag)
 
 
-def inspect(file: BinaryIO, name: str, record: JobRecord, shard: Shard, *, etag: str = "") -> PartFooter:
-    """Check an open part: schema, number of rows, contiguous `row`, and the footer's keys. Raises PartInvalidError."""
+def inspect(file: BinaryIO, name: str, record: JobRecord, shard: Shard, *, etag: str = "") -> PartRecord:
+    """Check an open part: schema, number of rows, contiguous `row`, and the footer's keys.
+
+    `name` is where it lies now, which errors tell; the record has the part's final name. Raises PartInvalidError,
+    StorageError.
+    """
     try:
         with pq.ParquetFile(file, pre_buffer=False) as parquet:
             keys = from_metadata(parquet.metadata.metadata)
@@ -70,17 +58,8 @@ def inspect(file: BinaryIO, name: str, record: JobRecord, shard: Shard, *, etag:
     if problem:
         raise PartInvalidError(path=name, shard=shard.index, reason=problem)
     size, digest = _digest(file)
-    counts = {key: int(keys[key]) for key in _COUNTS}
-    return PartFooter(
-        path=name,
-        job=record.job,
-        shard=shard.index,
-        fence=int(keys["fence"]),
-        size=size,
-        sha256=digest,
-        etag=etag,
-        **counts,
-    )
+    counts = {key: int(keys[key]) for key in ("fence", *_COUNTS)}
+    return PartRecord(path=shard.part_name, shard=shard.index, size=size, sha256=digest, etag=etag, **counts)
 
 
 def _schema_problem(spec: JobSpec, schema: pa.Schema) -> str | None:

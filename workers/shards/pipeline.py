@@ -15,19 +15,19 @@ import pyarrow as pa
 from parquetry.schemas.columns import ERROR, ROW
 from parquetry.schemas.errors import EngineLostError, RowError, ShardFailedError
 from parquetry.schemas.job import ModelSpec
-from parquetry.schemas.manifest import JobRecord
+from parquetry.schemas.manifest import JobRecord, PartRecord
 from parquetry.schemas.shard import Shard
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.preparation.preparation import Preparation
 from parquetry.workers.preparation.preparation_choice import choose_preparation
 from parquetry.workers.preparation.tokenization import Tokenizer, Tokens
-from parquetry.workers.process.client import EngineClient
+from parquetry.workers.process.client import EngineAccess
 from parquetry.workers.request import Request, Result
 from parquetry.workers.shards.ahead import Ahead
 from parquetry.workers.shards.answers import Answers
 from parquetry.workers.shards.chunk import Chunk, Outcome
 from parquetry.workers.shards.part import inspect
-from parquetry.workers.shards.progress import PartSummary, ShardProgress, Tally
+from parquetry.workers.shards.progress import ShardProgress, Tally
 from parquetry.workers.shards.provenance import provenance
 from parquetry.workers.shards.reader import input_schema, kept_columns, pieces, read_shard
 from parquetry.workers.shards.writer import PartWriter
@@ -52,9 +52,9 @@ def run_shard(
     *,
     fence: int,
     attempt: Path,
-    engine: EngineClient,
+    engine: EngineAccess,
     on_progress: OnProgress = lambda _: None,
-) -> PartSummary:
+) -> PartRecord:
     """Write the shard's output to `attempt` and verify it.
 
     `on_progress` is called about twice a second and may raise to stop; then, as after any error, the engine forgets
@@ -67,11 +67,11 @@ def run_shard(
         run = _ShardRun(record, shard, stages, ahead, engine, on_progress)
         try:
             counts = run.run()
-            stages.writer.close(vars(counts))
+            stages.writer.close(counts)
         except BaseException:
             run.abort()
             raise
-    return _verified(record, shard, attempt, counts)
+    return _verified(record, shard, attempt)
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class _ShardRun:
         shard: Shard,
         stages: Stages,
         ahead: Ahead[Prepared],
-        engine: EngineClient,
+        engine: EngineAccess,
         on_progress: OnProgress,
     ) -> None:
         self._fails_on_row_error = record.spec.on_row_error == "fail"
@@ -214,8 +214,7 @@ class _ShardRun:
         self._stages.writer.abort()
 
 
-def _verified(record: JobRecord, shard: Shard, attempt: Path, counts: ShardProgress) -> PartSummary:
+def _verified(record: JobRecord, shard: Shard, attempt: Path) -> PartRecord:
     """What the closed attempt holds, read back from the disk."""
     with attempt.open("rb") as file:
-        footer = inspect(file, attempt.name, record, shard)
-    return PartSummary(**vars(counts), size=footer.size, sha256=footer.sha256)
+        return inspect(file, attempt.name, record, shard)

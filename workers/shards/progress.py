@@ -1,4 +1,4 @@
-"""What a shard has done so far, and what it came to."""
+"""What a shard has done so far."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from parquetry.workers.shards.chunk import Outcome
 
 @dataclass(frozen=True, kw_only=True)
 class ShardProgress:
-    """Rows that have their answer, and the tokens they took."""
+    """Rows that have their answer, and the tokens they took; at the end the counts in the part's footer."""
 
     rows: int = 0
     error_rows: int = 0
@@ -39,18 +39,3 @@ class Tally:
             prompt_tokens=self._prompt_tokens,
             output_tokens=self._output_tokens,
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class PartSummary:
-    """A finished attempt, not yet published."""
-
-    rows: int
-    error_rows: int
-    prompt_tokens: int
-    output_tokens: int
-    #: bytes
-    size: int
-    #: hex digest of the file
-    sha256: str
-    etag: str = ""

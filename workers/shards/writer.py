@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from parquetry.workers.shards.progress import ShardProgress
 from parquetry.workers.shards.provenance import as_metadata
 
 #: a row group is written when either is reached
@@ -45,11 +47,11 @@ class PartWriter:
         self.num_rows += table.num_rows
         self._batches, self._rows, self._bytes = [], 0, 0
 
-    def close(self, counts: Mapping[str, int]) -> None:
+    def close(self, counts: ShardProgress) -> None:
         """Write the rest and the footer, with `counts` beside the provenance."""
         if self._batches:
             self._flush()
-        self._writer.add_key_value_metadata(as_metadata(counts))
+        self._writer.add_key_value_metadata(as_metadata(asdict(counts)))
         self._writer.close()
         self._sink.close()
 

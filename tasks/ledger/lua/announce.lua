@@ -1,15 +1,16 @@
 -- A worker's sign of life.
 --
 -- KEYS[1] <p>workers       ZSET  worker -> ms of its last sign of life
--- KEYS[2] <p>worker:<id>   HASH  host, device, queues, slots, model_key
+-- KEYS[2] <p>worker:<id>   HASH  host, device, queue, slots (shards in flight), engine (JSON, may be empty);
+--                                of claim.lua: model, model_key, asked
 --
 -- ARGV[1] worker   ARGV[2] ms after which a silent worker is forgotten   ARGV[3..] field and value in turn
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('ZADD', KEYS[1], now, ARGV[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2])
+local workers, worker_key, worker, forget_ms = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
+local now = now_ms()
+redis.call('ZADD', workers, now, worker)
+redis.call('ZREMRANGEBYSCORE', workers, '-inf', now - forget_ms)
 for i = 3, #ARGV, 2 do
-  redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1])
+  redis.call('HSET', worker_key, ARGV[i], ARGV[i + 1])
 end
-redis.call('PEXPIRE', KEYS[2], ARGV[2])
+redis.call('PEXPIRE', worker_key, forget_ms)
 return now

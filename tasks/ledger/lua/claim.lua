@@ -3,13 +3,7 @@
 --
 -- KEYS[1] <p>open          ZSET    running jobs with pending shards, by priority (0 first)
 -- KEYS[2] <p>worker:<id>   HASH    the worker; model and model_key tell what its engine has loaded, asked when it came last
--- <p>{job}:ctl             HASH    state, queue, model_key, served (ms of the last grant), fence
--- <p>{job}:pend            LIST    pending shards, each item "7" or an inclusive range "7-99"
--- <p>{job}:lease           ZSET    leased shard -> deadline in ms
--- <p>{job}:tok             HASH    leased shard -> "fence:worker"
--- <p>{job}:done            STRING  bitmap of committed shards
--- <p>{job}:att             HASH    shard -> leases lost so far
--- <p>{job}:bad             HASH    failed shard -> "attempts:reason"
+-- of the jobs it looks at: ctl, pend, lease, tok, done, att, bad (see job/prelude.lua)
 --
 -- ARGV[1] prefix <p>   ARGV[2] worker   ARGV[3] ttl in ms   ARGV[4] starvation bound in ms
 -- ARGV[5..] queues the worker serves
@@ -18,10 +12,9 @@
 -- a worker that claims without ever announcing itself is remembered this long
 local FORGET_MS = 3600000
 
-local open, worker_key = KEYS[1], KEYS[2]
+local open_jobs, worker_key = KEYS[1], KEYS[2]
 local prefix, worker, ttl, starve = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now = now_ms()
 
 local loaded = redis.call('HGET', worker_key, 'model_key') or ''
 
@@ -31,12 +24,12 @@ for i = 5, #ARGV do
 end
 
 local function key(job, name)
-  return prefix .. '{' .. job .. '}:' .. name
+  return job_key(prefix, job, name)
 end
 
 -- The open jobs of our queues that share the best priority.
 local function candidates()
-  local listed, found, best = redis.call('ZRANGE', open, 0, -1, 'WITHSCORES'), {}, nil
+  local listed, found, best = redis.call('ZRANGE', open_jobs, 0, -1, 'WITHSCORES'), {}, nil
   for i = 1, #listed, 2 do
     local job, priority = listed[i], tonumber(listed[i + 1])
     if best and priority > best then
@@ -138,7 +131,7 @@ local function grant(job, shard)
   local model = redis.call('HMGET', ctl, 'model', 'model_key')
   redis.call('HSET', worker_key, 'model', model[1], 'model_key', model[2])
   if redis.call('EXISTS', key(job, 'pend')) == 0 then
-    redis.call('ZREM', open, job)
+    redis.call('ZREM', open_jobs, job)
   end
   local lost = redis.call('HGET', key(job, 'att'), shard) or '0'
   return {job, shard, fence, lost, redis.call('HGET', ctl, 'output'), now + ttl}
@@ -157,5 +150,5 @@ while true do
   if shard then
     return grant(job, shard)
   end
-  redis.call('ZREM', open, job)
+  redis.call('ZREM', open_jobs, job)
 end

@@ -6,13 +6,14 @@
 --
 -- ARGV[1] ms until it is due again after the first try, twice as long after each   ARGV[2] the longest such time
 -- ARGV[3] how many seconds ahead to look for one
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local found = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now + 1000 * tonumber(ARGV[3]), 'LIMIT', 0, 1)
-if #found == 0 then
+local outbox, tries_of = KEYS[1], KEYS[2]
+local first_rest, longest_rest, ahead_s = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local now = now_ms()
+local notice = redis.call('ZRANGEBYSCORE', outbox, '-inf', now + 1000 * ahead_s, 'LIMIT', 0, 1)[1]
+if not notice then
   return nil
 end
-local tries = redis.call('HINCRBY', KEYS[2], found[1], 1)
-local rest = math.min(tonumber(ARGV[1]) * 2 ^ (tries - 1), tonumber(ARGV[2]))
-redis.call('ZADD', KEYS[1], string.format('%.0f', now + rest), found[1])
-return {found[1], tries}
+local tries = redis.call('HINCRBY', tries_of, notice, 1)
+local rest = math.min(first_rest * 2 ^ (tries - 1), longest_rest)
+redis.call('ZADD', outbox, string.format('%.0f', now + rest), notice)
+return {notice, tries}

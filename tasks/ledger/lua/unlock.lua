@@ -3,7 +3,8 @@
 -- KEYS[1] <p>lock:<name>  STRING  token of the holder
 --
 -- ARGV[1] our token
-if redis.call('GET', KEYS[1]) == ARGV[1] then
-  return redis.call('DEL', KEYS[1])
+local lock, token = KEYS[1], ARGV[1]
+if redis.call('GET', lock) == token then
+  return redis.call('DEL', lock)
 end
 return 0

@@ -41,7 +41,7 @@ def _round(arena: Arena, sample: str, number: int, outcome: Outcome) -> None:
 
     def commit(i: int) -> CommitReply:
         gate.wait()
-        return ledgers[i].commit(claims[i], parts[i], _no_tokens())
+        return ledgers[i].commit(claims[i], parts[i])
 
     with ThreadPoolExecutor(FINALIZERS) as pool:
         replies = list(pool.map(commit, range(2)))
@@ -51,9 +51,3 @@ def _round(arena: Arena, sample: str, number: int, outcome: Outcome) -> None:
         outcome.slowest_s = max(outcome.slowest_s, time.monotonic() - begin)
     outcome.require("done" in states, f"round {number}: no finalizer ended the job: {states}")
     outcome.require((arena.folder / f"fabricated-{number}" / "_SUCCESS").exists(), f"round {number}: no _SUCCESS")
-
-
-def _no_tokens():
-    from parquetry.tasks.ledger.claim import Counts
-
-    return Counts()

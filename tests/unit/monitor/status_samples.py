@@ -32,5 +32,5 @@ def job_status(**changes) -> JobStatus:
 
 def worker_status(**changes) -> WorkerStatus:
     """A live CPU slot."""
-    fields = {"worker": "w1", "host": "h", "device": "cpu", "queue": "default", "slots": 2, "seen": 1099.0}
+    fields = {"worker": "w1", "host": "h", "device": "cpu", "queue": "default", "shards_in_flight": 2, "seen": 1099.0}
     return WorkerStatus(**{**fields, **changes})

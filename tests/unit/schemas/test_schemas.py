@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from parquetry.schemas import errors
-from parquetry.schemas.columns import output_schema, reserved_names
+from parquetry.schemas.columns import ROW, reserved_names, task_fields
 from parquetry.schemas.errors import (
     BrokerUnreachableError,
     InvalidValueError,
@@ -21,9 +21,10 @@ from parquetry.schemas.errors import (
     suggestion,
 )
 from parquetry.schemas.job import JobSpec
-from parquetry.schemas.permit import MAX_PERMIT_BYTES, Permit
+from parquetry.schemas.permit import Permit
 from parquetry.schemas.settings import SettingError, load_settings
-from parquetry.schemas.states import JOB_TRANSITIONS, SHARD_TRANSITIONS, JobState, ShardState, may_become
+from parquetry.schemas.states import JOB_TRANSITIONS, JobState, may_become
+from parquetry.schemas.status import EngineStats
 
 
 class TestPermit:
@@ -33,7 +34,7 @@ class TestPermit:
 
     def test_the_longest_is_small(self):
         longest = Permit(queue="q" * 64, issued_by="w" * 64)
-        assert len(json.dumps(longest.encode())) < MAX_PERMIT_BYTES
+        assert len(json.dumps(longest.encode())) < 1024
 
     @pytest.mark.parametrize(
         "message",
@@ -59,11 +60,9 @@ class TestPermit:
 class TestStates:
     def test_every_state_has_its_transitions(self):
         assert set(JOB_TRANSITIONS) == set(JobState)
-        assert set(SHARD_TRANSITIONS) == set(ShardState)
 
     def test_done_is_the_end(self):
         assert not any(may_become(JobState.DONE, state) for state in JobState)
-        assert SHARD_TRANSITIONS[ShardState.COMMITTED] == frozenset()
 
     @pytest.mark.parametrize("state", [s for s in JobState if s is not JobState.DONE])
     def test_every_other_state_can_still_be_done(self, state):
@@ -75,6 +74,21 @@ class TestStates:
 
     def test_no_state_becomes_itself(self):
         assert not any(may_become(state, state) for state in JobState)
+
+
+class TestEngineStats:
+    def test_shares(self):
+        stats = EngineStats(
+            seconds=10, busy_seconds=4, prompt_tokens=100, cached_tokens=25, computed_tokens=90, padding_tokens=10
+        )
+        assert (stats.busy_share, stats.cached_share, stats.padding_share) == (0.4, 0.25, 0.1)
+
+    def test_shares_of_an_engine_that_has_done_nothing(self):
+        stats = EngineStats()
+        assert (stats.busy_share, stats.cached_share, stats.padding_share) == (0, 0, 0)
+
+    def test_what_only_one_engine_counts_is_left_out(self):
+        assert EngineStats.model_validate({"steps": 4, "output_tokens": 3.0}) == EngineStats(output_tokens=3)
 
 
 class TestSettings:
@@ -168,8 +182,6 @@ def make_spec(task: str, **sections) -> JobSpec:
 
 
 class TestColumns:
-    KEPT = pa.schema({"id": pa.int64()})
-
     @pytest.mark.parametrize(
         ("spec", "names"),
         [
@@ -185,13 +197,12 @@ class TestColumns:
         ],
     )
     def test_names_and_order(self, spec, names):
-        schema = output_schema(spec, self.KEPT, embedding_dim=4)
-        assert schema.names == ["id", "row", *names, "error"]
-        assert reserved_names(spec) == set(schema.names) - {"id"}
-        assert not schema.field("row").nullable
+        assert [field.name for field in task_fields(spec, embedding_dim=4)] == names
+        assert reserved_names(spec) == {"row", *names, "error"}
+        assert not ROW.nullable
 
     def test_types(self):
-        several = output_schema(make_spec("generate", generation={"n": 2, "temperature": 1.0}), self.KEPT)
+        several = pa.schema(task_fields(make_spec("generate", generation={"n": 2, "temperature": 1.0})))
         assert several.field("output").type == pa.list_(pa.string())
-        embedding = output_schema(make_spec("embed", embed={"dtype": "float32"}), self.KEPT, embedding_dim=4)
+        embedding = pa.schema(task_fields(make_spec("embed", embed={"dtype": "float32"}), embedding_dim=4))
         assert embedding.field("embedding").type == pa.list_(pa.float32(), 4)

@@ -1,6 +1,6 @@
 from parquetry.diagnosis import cards
 from parquetry.diagnosis.cards import gpu_findings
-from parquetry.finding import Level
+from parquetry.schemas.finding import Level
 from parquetry.workers import packages
 from tests.unit.fake_driver import FakeGpu, write_driver, write_program
 

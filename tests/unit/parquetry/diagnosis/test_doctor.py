@@ -5,7 +5,7 @@ import pytest
 
 from parquetry.diagnosis import doctor
 from parquetry.diagnosis.doctor import examine, is_usable, print_findings, worker_here
-from parquetry.finding import Finding, Level
+from parquetry.schemas.finding import Finding, Level
 from tests.unit.monitor.status_samples import worker_status
 
 

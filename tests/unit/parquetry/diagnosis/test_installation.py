@@ -2,7 +2,7 @@ import pytest
 
 from parquetry.diagnosis import installation
 from parquetry.diagnosis.installation import engine_packages, state_folder
-from parquetry.finding import Level
+from parquetry.schemas.finding import Level
 
 pytestmark = pytest.mark.usefixtures("fresh_settings")
 

@@ -3,7 +3,7 @@ import stat
 import pytest
 
 from parquetry.diagnosis.services import broker, storage
-from parquetry.finding import Level
+from parquetry.schemas.finding import Level
 
 pytestmark = pytest.mark.usefixtures("fresh_settings")
 

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from parquetry.schemas.columns import output_schema
+from parquetry.schemas.columns import ERROR, ROW, task_fields
 from parquetry.schemas.errors import PartInvalidError
 from parquetry.schemas.location import Location
 from parquetry.schemas.storage.storage import open_storage
-from parquetry.workers.shards.part import verify
+from parquetry.workers.shards.part import find_part
+from parquetry.workers.shards.progress import ShardProgress
+from parquetry.workers.shards.provenance import as_metadata
 from parquetry.workers.shards.writer import ROW_GROUP_ROWS, PartWriter
 from tests.unit.workers.workers_records import make_record, write_table
 
 NAME = "part-00000001.parquet"
 KEYS = {"job": "job-0123456789ab", "shard": "1", "fence": "5"}
-COUNTS = {"rows": 10, "error_rows": 1, "prompt_tokens": 20, "output_tokens": 30}
+COUNTS = ShardProgress(rows=10, error_rows=1, prompt_tokens=20, output_tokens=30)
 
 
 @pytest.fixture
@@ -28,7 +31,7 @@ def record(tmp_path):
 
 
 def part_batch(record, *, first_row: int = 10, rows: int = 10) -> pa.RecordBatch:
-    schema = output_schema(record.spec, pa.schema([pa.field("id", pa.int64())]))
+    schema = pa.schema([pa.field("id", pa.int64()), ROW, *task_fields(record.spec), ERROR])
     numbers = list(range(first_row, first_row + rows))
     values = {"id": numbers, "row": numbers, "output": ["y"] * rows, "finish_reason": ["stop"] * rows}
     columns = [pa.array(values.get(field.name, [None] * rows), field.type) for field in schema]
@@ -36,25 +39,28 @@ def part_batch(record, *, first_row: int = 10, rows: int = 10) -> pa.RecordBatch
 
 
 def write_part(path: Path, batch: pa.RecordBatch, *, keys=KEYS, counts=COUNTS) -> None:
+    if counts is None:
+        pq.write_table(pa.Table.from_batches([batch]).replace_schema_metadata(as_metadata(keys)), path)
+        return
     writer = PartWriter(path, batch.schema, keys)
     writer.write(batch)
     writer.close(counts)
 
 
 def check(folder: Path, record):
-    return verify(open_storage(Location.parse(str(folder))), NAME, record, record.plan.shard(1))
+    return find_part(open_storage(Location.parse(str(folder))), record, 1)
 
 
 def test_a_whole_part_is_verified(tmp_path, record):
     write_part(tmp_path / NAME, part_batch(record))
 
-    footer = check(tmp_path, record)
+    part = check(tmp_path, record)
 
-    assert (footer.shard, footer.fence, footer.rows, footer.error_rows) == (1, 5, 10, 1)
-    assert (footer.prompt_tokens, footer.output_tokens) == (20, 30)
-    assert footer.size == (tmp_path / NAME).stat().st_size
-    assert len(footer.sha256) == 64
-    assert footer.etag
+    assert (part.path, part.shard, part.fence, part.rows, part.error_rows) == (NAME, 1, 5, 10, 1)
+    assert (part.prompt_tokens, part.output_tokens) == (20, 30)
+    assert part.size == (tmp_path / NAME).stat().st_size
+    assert len(part.sha256) == 64
+    assert part.etag
 
 
 @pytest.mark.parametrize(
@@ -63,9 +69,9 @@ def test_a_whole_part_is_verified(tmp_path, record):
         ({**KEYS, "job": "other"}, COUNTS, {}, "belongs to job other"),
         ({**KEYS, "shard": "2"}, COUNTS, {}, "shard 2"),
         ({**KEYS, "fence": ""}, COUNTS, {}, "no fence"),
-        (KEYS, {}, {}, "no rows"),
+        (KEYS, None, {}, "no rows"),
         (KEYS, COUNTS, {"rows": 9}, "9 rows, not 10"),
-        (KEYS, {**COUNTS, "rows": 9}, {}, "not 10"),
+        (KEYS, replace(COUNTS, rows=9), {}, "not 10"),
         (KEYS, COUNTS, {"first_row": 11}, "do not run from 10 to 19"),
     ],
 )
@@ -97,9 +103,8 @@ def test_a_short_file_is_refused(tmp_path, record, length):
         check(tmp_path, record)
 
 
-def test_a_missing_part_is_refused(tmp_path, record):
-    with pytest.raises(PartInvalidError, match="no such file"):
-        check(tmp_path, record)
+def test_a_missing_part_is_not_found(tmp_path, record):
+    assert check(tmp_path, record) is None
 
 
 def test_an_aborted_attempt_is_no_parquet_file(tmp_path, record):

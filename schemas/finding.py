@@ -1,4 +1,4 @@
-"""What a look at this machine found, and what to do about it."""
+"""What a look at a machine or a broker found, and what to do about it."""
 
 from __future__ import annotations
 
@@ -22,3 +22,7 @@ class Finding:
     level: Level
     text: str
     fix: str = ""
+
+    @property
+    def is_ok(self) -> bool:
+        return self.level is Level.OK

@@ -1,4 +1,4 @@
-"""What a Celery process knows of the device it serves."""
+"""What a Celery process knows of the worker it belongs to."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
-class Slot:
-    """One device's place in the node; its prefork children share it."""
+class WorkerConfig:
+    """One worker of a node: one device and its engine, and `shards_in_flight` prefork children, which share this."""
 
     #: the name under which leases are held
     worker: str

@@ -1,4 +1,4 @@
-"""An engine client for a shard that engines keep dying on: it finds the rows to blame, and answers the others.
+"""An engine client for a quarantined shard: it finds the rows that kill engines, and answers the others.
 
 What was in flight when the engine died is halved and tried again, until one row alone has killed the engine twice;
 that row is answered with an error. A death costs one load of the model, so a bad row among n costs about log2(n) + 2.
@@ -20,35 +20,38 @@ from parquetry.workers.process.client import EngineClient
 from parquetry.workers.request import Completion, Encoding, GenerationRequest, Request, Result
 
 log = logging.getLogger(__name__)
-#: times the engine must die on a row alone: once may be chance
-PROOFS = 2
+#: times the engine must die on a row alone before the row is blamed: once may be chance
+DEATHS_TO_BLAME = 2
 #: rows blamed before any was answered that speak against the engine
-SUSPICIOUS = 3
+MAX_BLAMED_UNANSWERED = 3
 #: loads of the model one attempt may cost
 MAX_DEATHS = 64
-#: a sieve asks for an engine with less in a batch
-CAREFUL_TOKEN_BUDGET = 4096
+#: token budget of a quarantine engine when the spec leaves it open: less in a batch, less to halve
+QUARANTINE_TOKEN_BUDGET = 4096
 
 
-def careful(spec: EngineSpec, shard: str) -> EngineSpec:
+def quarantine_spec(spec: EngineSpec, shard: str) -> EngineSpec:
     """A spec of its own, so that the supervisor gives the engine to nobody else, and deaths hit no other shard.
 
     Not to another quarantined shard either: what was in flight there would be blamed for this one's rows.
     """
-    budget = (spec.token_budget or 2 * CAREFUL_TOKEN_BUDGET) // 2
+    budget = (spec.token_budget or 2 * QUARANTINE_TOKEN_BUDGET) // 2
     return spec.model_copy(update={"token_budget": max(budget, 1), "reserved_for": shard})
 
 
-class Sieve:
-    """Stands where an EngineClient would, and outlives its engines. `connect` makes a client of a fresh engine."""
+class Bisection:
+    """Used like an EngineClient, and outlives its engines. `connect` makes a client of a fresh engine."""
 
     def __init__(self, connect: Callable[[], EngineClient]) -> None:
         self._connect = connect
         self._engine = connect()
-        self._groups: deque[list[Request]] = deque()
+        #: requests that are sent together, batch after batch
+        self._batches: deque[list[Request]] = deque()
         self._in_flight: dict[int, Request] = {}
+        #: answers to requests of rows that were blamed before they were sent
         self._answers: list[Result] = []
         self._deaths_alone: Counter[int] = Counter()
+        #: why each blamed row is an error row
         self._blamed: dict[int, str] = {}
         self._has_answered = False
         self.num_deaths = 0
@@ -57,12 +60,12 @@ class Sieve:
         return self._engine.describe()
 
     def submit(self, requests: Sequence[Request]) -> None:
-        """Queue requests; one group is in flight at a time."""
-        self._groups.append(list(requests))
+        """Queue requests; one batch is in flight at a time."""
+        self._batches.append(list(requests))
 
     def cancel(self, ids: Collection[int]) -> None:
         gone = set(ids)
-        self._groups = deque([request for request in group if request.id not in gone] for group in self._groups)
+        self._batches = deque([request for request in batch if request.id not in gone] for batch in self._batches)
         self._engine.cancel(ids)
 
     def results(self, timeout: float = 0.0) -> list[Result]:
@@ -72,7 +75,7 @@ class Sieve:
             self._send_next()
             found = self._engine.results(timeout) if self._in_flight else []
         except EngineLostError as error:
-            self._mourn(error)
+            self._halve(error)
             found = []
         self._has_answered = self._has_answered or bool(found)
         for result in found:
@@ -81,16 +84,17 @@ class Sieve:
         return [*answers, *found]
 
     def _send_next(self) -> None:
-        while self._groups and not self._in_flight:
-            group = self._groups.popleft()
-            self._answers += [failure(r, self._blamed[row_of(r)]) for r in group if row_of(r) in self._blamed]
-            sound = [request for request in group if row_of(request) not in self._blamed]
+        while self._batches and not self._in_flight:
+            batch = self._batches.popleft()
+            self._answers += [failure(r, self._blamed[row_of(r)]) for r in batch if row_of(r) in self._blamed]
+            others = [request for request in batch if row_of(request) not in self._blamed]
             # noted first: an engine may die on the first request while the last is still being sent
-            self._in_flight = {request.id: request for request in sound}
-            if sound:
-                self._engine.submit(sound)
+            self._in_flight = {request.id: request for request in others}
+            if others:
+                self._engine.submit(others)
 
-    def _mourn(self, error: EngineLostError) -> None:
+    def _halve(self, error: EngineLostError) -> None:
+        """After a death of the engine: queue the two halves of what was in flight, and connect to a fresh engine."""
         self.num_deaths += 1
         if self.num_deaths > MAX_DEATHS:
             raise error
@@ -98,24 +102,24 @@ class Sieve:
         rows = list(dict.fromkeys(map(row_of, suspects)))
         log.warning("the engine died with %d rows in flight: %s", len(rows), error)
         if len(rows) == 1:
-            self._accuse(rows[0], error)
-        half = set(rows[: len(rows) // 2])
-        halves = split(suspects, half)
-        self._groups.extendleft(group for group in reversed(halves) if group)
+            self._count_death_alone(rows[0], error)
+        halves = split(suspects, set(rows[: len(rows) // 2]))
+        self._batches.extendleft(half for half in reversed(halves) if half)
         self._engine.close()
         self._engine = self._connect()
 
-    def _accuse(self, row: int, error: EngineLostError) -> None:
+    def _count_death_alone(self, row: int, error: EngineLostError) -> None:
+        """Blame the row at its second death, or the engine when it never answered anything and several are blamed."""
         self._deaths_alone[row] += 1
-        if self._deaths_alone[row] < PROOFS:
+        if self._deaths_alone[row] < DEATHS_TO_BLAME:
             return
-        self._blamed[row] = f"the engine died {PROOFS} times on this row alone. {error}"
+        self._blamed[row] = f"the engine died {DEATHS_TO_BLAME} times on this row alone. {error}"
         if self._has_answered:
             return
-        if len(self._blamed) >= SUSPICIOUS:
+        if len(self._blamed) >= MAX_BLAMED_UNANSWERED:
             raise error
         # neighbours may be bad alike: look elsewhere before the engine is suspected
-        self._groups.rotate(1)
+        self._batches.rotate(1)
 
     def close(self) -> None:
         self._engine.close()
@@ -134,7 +138,8 @@ def row_of(request: Request) -> int:
 
 def split(requests: Iterable[Request], rows: Collection[int]) -> tuple[list[Request], list[Request]]:
     """Those of `rows`, and the others."""
-    inside, outside = [], []
+    inside: list[Request] = []
+    outside: list[Request] = []
     for request in requests:
         (inside if row_of(request) in rows else outside).append(request)
     return inside, outside

@@ -1,0 +1,48 @@
+-- In front of every script about one job, after ../prelude.lua. Keys.job (tasks/keys.py) gives the keys in this order.
+--
+-- ctl        <p>{job}:ctl     HASH    state, queue, priority, model, model_key, output, notify; shards, rows, done,
+--                                     rows_done, error_rows, prompt_tokens, output_tokens, retries; fence; created,
+--                                     served (its last claim), ended: in ms
+-- pending    <p>{job}:pend    LIST    pending shards, each item "7" or an inclusive range "7-99"
+-- leases     <p>{job}:lease   ZSET    leased shard -> deadline in ms; one without a token rests until then
+-- tokens     <p>{job}:tok     HASH    leased shard -> "fence:worker"
+-- done       <p>{job}:done    STRING  bitmap, bit i set when shard i is committed
+-- attempts   <p>{job}:att     HASH    shard -> leases lost so far
+-- failures   <p>{job}:bad     HASH    failed shard -> "attempts:reason"
+-- progress   <p>{job}:run     HASH    leased shard -> "rows:tokens" finished so far
+-- open_jobs  <p>open          ZSET    running jobs with pending shards, by priority (0 first)
+-- live_jobs  <p>live          SET     jobs that may be unfinished
+-- all_jobs   <p>jobs          ZSET    every job, by creation time in ms
+-- outbox     <p>outbox        ZSET    "job state ended-ms url" -> when it is due, in ms
+-- KEYS[13..] <p>{job}:dig:<n> STRING  fixed-width digests of committed parts, where a script needs them
+--
+-- ARGV[1]    job
+local ctl, pending, leases, tokens, done, attempts, failures, progress = unpack(KEYS, 1, 8)
+local open_jobs, live_jobs, all_jobs, outbox = unpack(KEYS, 9, 12)
+local FIRST_DIGESTS = 13
+local job = ARGV[1]
+
+local function is_held(shard, token)
+  return redis.call('HGET', tokens, shard) == token
+end
+
+-- Drop a lease and all that was noted of it.
+local function end_lease(shard)
+  redis.call('ZREM', leases, shard)
+  redis.call('HDEL', tokens, shard)
+  redis.call('HDEL', progress, shard)
+end
+
+-- Let workers find the job when it runs; to be called after shards were queued.
+local function open_if_running()
+  local found = redis.call('HMGET', ctl, 'state', 'priority')
+  if found[1] == 'running' then
+    redis.call('ZADD', open_jobs, found[2], job)
+  end
+end
+
+-- Shards that are neither committed nor failed.
+local function num_left()
+  local counts = redis.call('HMGET', ctl, 'shards', 'done')
+  return counts[1] - counts[2] - redis.call('HLEN', failures)
+end

@@ -1,0 +1,39 @@
+-- Take back leases whose deadline has passed. A lease without a token only rested, so it costs no attempt.
+-- Returns {leases lost, shards failed, shards back from a rest}.
+--
+-- Touches ctl (state, priority, retries), pending, leases, tokens, attempts, failures, progress, open_jobs.
+--
+-- ARGV[2] attempts allowed   ARGV[3] leases to look at at most
+local limit, at_most = tonumber(ARGV[2]), ARGV[3]
+local num_lost, num_failed, num_rested = 0, 0, 0
+
+local function lose(shard, token)
+  local lost = redis.call('HINCRBY', attempts, shard, 1)
+  num_lost = num_lost + 1
+  if lost < limit then
+    redis.call('HINCRBY', ctl, 'retries', 1)
+    return true
+  end
+  local reason = 'its lease ended without a sign of life %d times, the last on worker %s'
+  reason = string.format(reason, lost, string.match(token, ':(.*)$') or '?')
+  redis.call('HSET', failures, shard, lost .. ':' .. reason)
+  redis.call('HDEL', attempts, shard)
+  num_failed = num_failed + 1
+  return false
+end
+
+for _, shard in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', now_ms(), 'LIMIT', 0, at_most)) do
+  local token = redis.call('HGET', tokens, shard)
+  end_lease(shard)
+  if not token then
+    num_rested = num_rested + 1
+  end
+  if not token or lose(shard, token) then
+    redis.call('LPUSH', pending, shard)
+  end
+end
+
+if redis.call('EXISTS', pending) == 1 then
+  open_if_running()
+end
+return {num_lost, num_failed, num_rested}

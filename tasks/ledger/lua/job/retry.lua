@@ -1,0 +1,23 @@
+-- Queue the failed shards again with a clean record, and run the job if it had ended as failed.
+-- Returns the number of shards queued, or nil for an unknown job.
+--
+-- Touches ctl (state, priority, ended), pending, attempts, failures, open_jobs, live_jobs.
+local state = redis.call('HGET', ctl, 'state')
+if not state then
+  return nil
+end
+local shards = redis.call('HKEYS', failures)
+for _, shard in ipairs(shards) do
+  redis.call('RPUSH', pending, shard)
+  redis.call('HDEL', attempts, shard)
+end
+redis.call('DEL', failures)
+if state == 'failed' and #shards > 0 then
+  redis.call('HSET', ctl, 'state', 'running')
+  redis.call('HDEL', ctl, 'ended')
+  redis.call('SADD', live_jobs, job)
+end
+if #shards > 0 then
+  open_if_running()
+end
+return #shards

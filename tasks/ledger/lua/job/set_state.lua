@@ -1,0 +1,37 @@
+-- Put a job into another state. Returns {1 when it is in that state now, the state it was in}, or nil for an
+-- unknown job.
+--
+-- Touches ctl (state, priority, ended, notify: URLs to be told of the end, one a line), pending, open_jobs, live_jobs,
+-- outbox.
+--
+-- ARGV[2] state wanted   ARGV[3] "1" when that state is final   ARGV[4..] states from which it may be reached
+local wanted, is_final = ARGV[2], ARGV[3] == '1'
+local state = redis.call('HGET', ctl, 'state')
+if not state or state == wanted then
+  return state and {1, state} or nil
+end
+local is_legal = false
+for i = 4, #ARGV do
+  is_legal = is_legal or ARGV[i] == state
+end
+if not is_legal then
+  return {0, state}
+end
+
+redis.call('HSET', ctl, 'state', wanted)
+if wanted ~= 'running' then
+  redis.call('ZREM', open_jobs, job)
+elseif redis.call('EXISTS', pending) == 1 then
+  open_if_running()
+end
+if is_final then
+  local now = string.format('%.0f', now_ms())
+  redis.call('HSET', ctl, 'ended', now)
+  for url in string.gmatch(redis.call('HGET', ctl, 'notify') or '', '[^\n]+') do
+    redis.call('ZADD', outbox, now, job .. ' ' .. wanted .. ' ' .. now .. ' ' .. url)
+  end
+else
+  redis.call('HDEL', ctl, 'ended')
+  redis.call('SADD', live_jobs, job)
+end
+return {1, state}

@@ -1,0 +1,36 @@
+"""Times the steps of an engine, and tells what it has counted."""
+
+from __future__ import annotations
+
+import time
+
+from parquetry.schemas.status import EngineStats
+from parquetry.workers.engine import Engine
+from parquetry.workers.request import Result
+
+
+class Meter:
+    """Takes an engine's steps. `read` may be called in the middle of one, by the thread that takes it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._begun = time.monotonic()
+        self._busy_s = 0.0
+        #: when the step under way began
+        self._step_begun: float | None = None
+
+    def step(self) -> list[Result]:
+        """One step of the engine."""
+        self._step_begun = time.monotonic()
+        try:
+            return self._engine.step()
+        finally:
+            self._busy_s += time.monotonic() - self._step_begun
+            self._step_begun = None
+
+    def read(self) -> EngineStats:
+        """The counts as they are now."""
+        now = time.monotonic()
+        under_way = 0.0 if self._step_begun is None else now - self._step_begun
+        times = {"seconds": round(now - self._begun, 3), "busy_seconds": round(self._busy_s + under_way, 3)}
+        return EngineStats.model_validate({**self._engine.stats(), **times})
