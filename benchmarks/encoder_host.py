@@ -40,7 +40,7 @@ from parquetry.schemas.job import JobSpec
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import JobRecord
 from parquetry.schemas.shard import InputFile, ShardPlan
-from parquetry.schemas.storage.storage import open_storage
+from parquetry.schemas.storage.opening import open_storage
 from parquetry.workers.process.messages import RESULTS, request_frames
 from parquetry.workers.process.server import EngineServer
 from parquetry.workers.process.wire import Frame, FrameBuffer, dial, listen, receive, send

@@ -12,7 +12,8 @@ import torch
 from encoder_files import write_tokenizer
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
-from parquetry.workers.encoding.onnx.export import ExportPlan, export
+from parquetry.workers.encoding.onnx.export import export
+from parquetry.workers.encoding.onnx.export_spec import ExportSpec
 from parquetry.workers.encoding.onnx.ort_padded import OrtOptions, OrtPaddedEncoder
 from parquetry.workers.encoding.onnx.providers import PROVIDERS
 from parquetry.workers.encoding.queued import QueuedEncoder
@@ -136,7 +137,7 @@ class Sides:
         """The engine of `onnx_padded`."""
         on_cpu = self.device == "cpu"
         dtype = "float32" if on_cpu else "float16"
-        plan = ExportPlan(task="classify", dtype=dtype, quantization=quantization, attention=attention)
+        plan = ExportSpec(task="classify", dtype=dtype, quantization=quantization, attention=attention)
         path = export(self.folder, self.folder / f"onnx-{dtype}-{quantization}-{attention}", plan)
         provider = PROVIDERS["cpu" if on_cpu else "cuda"]
         return OrtPaddedEncoder(path, self._options(provider, "int8" if quantization == "int8" else dtype))
@@ -149,7 +150,7 @@ class Sides:
         """The engine of `onnx_packed`."""
         from parquetry.workers.encoding.onnx.ort_packed import OrtPackedEncoder
 
-        plan = ExportPlan(task="classify", form="packed", dtype="float16")
+        plan = ExportSpec(task="classify", form="packed", dtype="float16")
         path = export(self.folder, self.folder / "onnx-packed", plan)
         return OrtPackedEncoder(path, self._options(PROVIDERS["cuda"], "float16"), self.device)
 

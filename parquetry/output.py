@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 
 from parquetry.schemas.errors import BadInputError
 from parquetry.schemas.location import Location
-from parquetry.schemas.storage.storage import Storage, open_storage
+from parquetry.schemas.storage.opening import open_storage
+from parquetry.schemas.storage.storage import Storage
 
 _PART = re.compile(r"part-\d{8,}\.parquet")
 

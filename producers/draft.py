@@ -12,7 +12,8 @@ from parquetry.schemas.errors import OutputTakenError
 from parquetry.schemas.job import JobSpec, ModelSpec
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import JobRecord
-from parquetry.schemas.storage.storage import Storage, open_storage
+from parquetry.schemas.storage.opening import open_storage
+from parquetry.schemas.storage.storage import Storage
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from parquetry.producers.listing import FoundFile
 from parquetry.schemas.errors import UnreadableFileError
 from parquetry.schemas.formats import open_text
-from parquetry.schemas.storage.storage import open_storage
+from parquetry.schemas.storage.opening import open_storage
 
 
 @dataclass(frozen=True)

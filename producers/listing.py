@@ -12,7 +12,8 @@ from urllib.parse import unquote
 from parquetry.schemas.errors import InputNotFoundError, UnreadableFileError
 from parquetry.schemas.formats import Format, format_of
 from parquetry.schemas.location import Location
-from parquetry.schemas.storage.storage import Entry, open_storage
+from parquetry.schemas.storage.opening import open_storage
+from parquetry.schemas.storage.storage import Entry
 
 _MAGIC = re.compile(r"[*?\[]")
 _COMPRESSED = re.compile(r"\.(jsonl|csv)\.(gz|zst|bz2|xz|lz4)$")

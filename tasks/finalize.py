@@ -11,7 +11,8 @@ from parquetry.schemas.manifest import MANIFEST_FILE, SUCCESS_FILE, JobRecord, M
 from parquetry.schemas.shard import part_name
 from parquetry.schemas.states import JobState
 from parquetry.schemas.status import JobStatus
-from parquetry.schemas.storage.storage import Entry, Storage, open_storage
+from parquetry.schemas.storage.opening import open_storage
+from parquetry.schemas.storage.storage import Entry, Storage
 from parquetry.tasks.failpoints import failpoint
 from parquetry.tasks.job_record import read_record
 from parquetry.tasks.ledger.claim import Digest

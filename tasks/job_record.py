@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from parquetry.schemas.errors import OutputTakenError, UnreadableFileError
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import JOB_FILE, JobRecord
-from parquetry.schemas.storage.storage import Storage, open_storage
+from parquetry.schemas.storage.opening import open_storage
+from parquetry.schemas.storage.storage import Storage
 
 
 def read_record(storage: Storage, job: str | None = None) -> JobRecord:

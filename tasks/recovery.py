@@ -12,7 +12,8 @@ from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import JOB_FILE, MANIFEST_FILE, SUCCESS_FILE, JobRecord, Manifest, PartRecord
 from parquetry.schemas.shard import part_name
 from parquetry.schemas.states import JobState
-from parquetry.schemas.storage.storage import Storage, open_storage
+from parquetry.schemas.storage.opening import open_storage
+from parquetry.schemas.storage.storage import Storage
 from parquetry.tasks.finalize import finalize
 from parquetry.tasks.job_record import read_record
 from parquetry.tasks.ledger.job_entry import queue_of

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from parquetry.schemas.errors import UnusableEnvironmentError
 from parquetry.schemas.settings import cuda_visible_devices
-from parquetry.workers.loading.card import Card, cpu_card
+from parquetry.workers.card import Card, cpu_card
 
 PROGRAM = "nvidia-smi"
 QUERY = ("--query-gpu=uuid,compute_cap,memory.total,driver_version,name", "--format=csv,noheader,nounits")

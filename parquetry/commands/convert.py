@@ -45,12 +45,12 @@ def export(
     _check_target(target)
     from parquetry.schemas.job import ModelSpec
     from parquetry.workers.checkpoint.checkpoint import Checkpoint
-    from parquetry.workers.encoding.onnx.export import ExportPlan
     from parquetry.workers.encoding.onnx.export import export as write
+    from parquetry.workers.encoding.onnx.export_spec import ExportSpec
 
     checkpoint = Checkpoint.resolve(ModelSpec(id=model))
     attention: Literal["plain", "fused"] = "plain" if plain else "fused"
-    plan = ExportPlan(**_precision(dtype, packed), attention=attention, **_purpose(checkpoint, task))
+    plan = ExportSpec(**_precision(dtype, packed), attention=attention, **_purpose(checkpoint, task))
     # libraries warn of what an export does not need; whatever matters is an error
     logging.disable(logging.WARNING)
     try:

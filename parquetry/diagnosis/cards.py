@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 
 from parquetry.schemas.finding import Finding, Level
+from parquetry.workers.card import Card, cpu_card
 from parquetry.workers.gpus import Gpu, GpuQueryError, visible_gpus
 from parquetry.workers.loading.abilities import Ability, attentions, quantizations
-from parquetry.workers.loading.card import Card, cpu_card
 from parquetry.workers.loading.figures import speed_warning
 
 

@@ -11,7 +11,7 @@ from parquetry.schemas.errors import ParquetryError, redact
 from parquetry.schemas.finding import Finding, Level
 from parquetry.schemas.location import Location
 from parquetry.schemas.settings import settings
-from parquetry.schemas.storage.storage import open_storage
+from parquetry.schemas.storage.opening import open_storage
 
 
 def broker() -> Iterator[Finding]:

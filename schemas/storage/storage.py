@@ -85,15 +85,3 @@ class Storage(ABC):
         """Raise PutIfAbsentError when the second create of one file reported success."""
         if second_create:
             raise PutIfAbsentError(path=self.root, reason="a second create of the same file succeeded")
-
-
-def open_storage(location: Location) -> Storage:
-    """The storage of a folder; nothing is read or created yet."""
-    # the object-store client is loaded only where one is used
-    if location.is_local:
-        from parquetry.schemas.storage.local import LocalStorage
-
-        return LocalStorage(location)
-    from parquetry.schemas.storage.object_store import ObjectStorage
-
-    return ObjectStorage(location)

@@ -20,7 +20,8 @@ from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import JobRecord, PartRecord
 from parquetry.schemas.shard import Shard, attempt_name
 from parquetry.schemas.states import JobState
-from parquetry.schemas.storage.storage import Storage, open_storage
+from parquetry.schemas.storage.opening import open_storage
+from parquetry.schemas.storage.storage import Storage
 from parquetry.tasks.failpoints import failpoint
 from parquetry.tasks.job_record import cached_record
 from parquetry.tasks.ledger.claim import Claim, CommitReply, PrepareReply

@@ -20,7 +20,8 @@ from transformers import (
 )
 
 from parquetry.workers.checkpoint.dense import DenseLayer
-from parquetry.workers.encoding.onnx.export import ExportPlan, export
+from parquetry.workers.encoding.onnx.export import export
+from parquetry.workers.encoding.onnx.export_spec import ExportSpec
 from parquetry.workers.encoding.onnx.ort_padded import OrtOptions, OrtPaddedEncoder
 from parquetry.workers.encoding.rows import RowLimits
 from parquetry.workers.encoding.token_pooling import pool
@@ -108,13 +109,13 @@ def checkpoint(tmp_path_factory) -> Path:
 def test_onnx_packed_labels_of_tokens_agree(checkpoint, labels, tmp_path):
     from parquetry.workers.encoding.onnx.ort_packed import OrtPackedEncoder
 
-    path = export(checkpoint, tmp_path / "onnx", ExportPlan(task="classify", form="packed", dtype="float16"))
+    path = export(checkpoint, tmp_path / "onnx", ExportSpec(task="classify", form="packed", dtype="float16"))
     require_same_labels(rows_of(OrtPackedEncoder(path, onnx_options(), "cuda:0"), requests_of(150)), labels)
 
 
 @needs_onnx_cuda
 def test_onnx_padded_labels_of_tokens_agree(checkpoint, labels, tmp_path):
-    path = export(checkpoint, tmp_path / "onnx", ExportPlan(task="classify", dtype="float16"))
+    path = export(checkpoint, tmp_path / "onnx", ExportSpec(task="classify", dtype="float16"))
     require_same_labels(rows_of(OrtPaddedEncoder(path, onnx_options()), requests_of(150)), labels)
 
 

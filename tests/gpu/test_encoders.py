@@ -12,7 +12,8 @@ from transformers import ModernBertForSequenceClassification as ModernBert
 
 from parquetry.workers.encoding.attention import attend_runs
 from parquetry.workers.encoding.device_batch import layout_of, upload
-from parquetry.workers.encoding.onnx.export import ExportPlan, export
+from parquetry.workers.encoding.onnx.export import export
+from parquetry.workers.encoding.onnx.export_spec import ExportSpec
 from parquetry.workers.encoding.onnx.ort_padded import OrtOptions, OrtPaddedEncoder
 from parquetry.workers.encoding.row_batch import pack
 from parquetry.workers.encoding.rows import RowLimits
@@ -129,7 +130,7 @@ def onnx_options(precision: str) -> OrtOptions:
 
 @pytest.fixture(scope="module")
 def packed_file(checkpoint, tmp_path_factory) -> Path:
-    plan = ExportPlan(task="classify", form="packed", dtype="float16")
+    plan = ExportSpec(task="classify", form="packed", dtype="float16")
     return export(checkpoint, tmp_path_factory.mktemp("packed") / "onnx", plan)
 
 
@@ -143,7 +144,7 @@ def test_onnx_packed_agrees(packed_file, requests, expected):
 
 @needs_onnx_cuda
 def test_onnx_padded_agrees(checkpoint, tmp_path, requests, expected):
-    path = export(checkpoint, tmp_path / "onnx", ExportPlan(task="classify", dtype="float16"))
+    path = export(checkpoint, tmp_path / "onnx", ExportSpec(task="classify", dtype="float16"))
     found = values_of(OrtPaddedEncoder(path, onnx_options("float16")), requests)
     assert np.abs(found - expected).max() < 2e-2
 
@@ -157,7 +158,7 @@ def test_onnx_logits_of_a_whole_bert_are_those_of_float32(tmp_path, requests, fo
     model = BertForSequenceClassification(BertConfig(vocab_size=VOCAB, num_labels=3, problem_type="regression")).eval()
     model.save_pretrained(tmp_path / "bert")
     exact = values_of(PackedEncoder(model.cuda(), EncodeTask(task="classify"), token_budget=8192), requests)
-    plan = ExportPlan(task="classify", form=form, dtype="float16")
+    plan = ExportSpec(task="classify", form=form, dtype="float16")
     path, options = export(tmp_path / "bert", tmp_path / "onnx", plan), onnx_options("float16")
     engine = OrtPackedEncoder(path, options, "cuda:0") if form == "packed" else OrtPaddedEncoder(path, options)
     assert np.abs(values_of(engine, requests) - exact).max() < 2e-3

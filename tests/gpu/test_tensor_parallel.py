@@ -19,7 +19,6 @@ from parquetry.schemas.errors import EngineLostError
 from parquetry.workers.process.client import EngineClient
 from parquetry.workers.process.supervisor import EngineSupervisor
 from parquetry.workers.request import Completion, GenerationRequest
-from tests.models import weight_bytes
 from tests.unit.workers.parallel.shared_models import (
     EXPERTS,
     LENGTHS,

@@ -13,7 +13,8 @@ from parquetry.producers.submission import prepare
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import JOB_FILE, JobRecord
-from parquetry.schemas.storage.storage import Storage, open_storage
+from parquetry.schemas.storage.opening import open_storage
+from parquetry.schemas.storage.storage import Storage
 from parquetry.tasks.ledger.ledger import Ledger
 from tests.chaos.input_table import write_model, write_table
 

@@ -16,7 +16,8 @@ import httpx
 import pytest
 
 from parquetry.schemas.location import Location
-from parquetry.schemas.storage.storage import Storage, open_storage
+from parquetry.schemas.storage.opening import open_storage
+from parquetry.schemas.storage.storage import Storage
 from tests.unit.schemas.storage_cases import StorageCases
 
 AZURITE = shutil.which("azurite-blob")

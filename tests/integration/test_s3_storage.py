@@ -18,7 +18,8 @@ from parquetry.schemas.errors import PutIfAbsentError, StorageError
 from parquetry.schemas.job import InputSpec
 from parquetry.schemas.location import Location
 from parquetry.schemas.storage import object_store as object_storage
-from parquetry.schemas.storage.storage import Storage, open_storage
+from parquetry.schemas.storage.opening import open_storage
+from parquetry.schemas.storage.storage import Storage
 from parquetry.workers.preparation.images.image_reader import ImageReader
 from parquetry.workers.preparation.images.image_roots import ImageRoots
 from tests.unit.schemas.storage_cases import StorageCases

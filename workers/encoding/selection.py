@@ -18,7 +18,7 @@ from parquetry.workers.engine_spec import EngineSpec
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from parquetry.workers.encoding.onnx.export import ExportPlan
+    from parquetry.workers.encoding.onnx.export_spec import ExportSpec
 
 log = logging.getLogger(__name__)
 
@@ -86,11 +86,12 @@ def onnx_encoder(spec: EngineSpec, checkpoint: Checkpoint, about: dict[str, str]
 
 
 def _packed_onnx(spec: EngineSpec, checkpoint: Checkpoint, about: dict[str, str]) -> Engine | None:
-    from parquetry.workers.encoding.onnx.export import ExportPlan, exported
+    from parquetry.workers.encoding.onnx.export import exported
+    from parquetry.workers.encoding.onnx.export_spec import ExportSpec
     from parquetry.workers.encoding.onnx.ort_packed import OrtPackedEncoder
 
     try:
-        plan = ExportPlan(task=spec.task, form="packed", dtype="float16", pooling=pooling_of(spec, checkpoint))
+        plan = ExportSpec(task=spec.task, form="packed", dtype="float16", pooling=pooling_of(spec, checkpoint))
         path = exported(checkpoint, plan)
         options = _options(spec, checkpoint, PROVIDERS["cuda"], "float16")
         return OrtPackedEncoder(path, options, spec.device, about)
@@ -99,8 +100,8 @@ def _packed_onnx(spec: EngineSpec, checkpoint: Checkpoint, about: dict[str, str]
         return None
 
 
-def _padded_plan(spec: EngineSpec, checkpoint: Checkpoint, provider: str) -> ExportPlan:
-    from parquetry.workers.encoding.onnx.export import ExportPlan
+def _padded_plan(spec: EngineSpec, checkpoint: Checkpoint, provider: str) -> ExportSpec:
+    from parquetry.workers.encoding.onnx.export_spec import ExportSpec
 
     quantization = spec.model.quantization
     if quantization not in ("none", "int8"):
@@ -111,7 +112,7 @@ def _padded_plan(spec: EngineSpec, checkpoint: Checkpoint, provider: str) -> Exp
         remedy = "leave model.quantization out for float16, or set PARQUETRY_ONNX_PROVIDER=cpu"
         raise UnsupportedOptionError(option=f"model.quantization int8 on {provider}", reason=f"{reason}; {remedy}")
     is_half = quantization == "none" and provider != PROVIDERS["cpu"]
-    return ExportPlan(
+    return ExportSpec(
         task=spec.task,
         form="padded",
         dtype="float16" if is_half else "float32",

@@ -23,7 +23,7 @@ from parquetry.workers.loading.model import load_model
 from parquetry.workers.loading.parallelism import check_parallel
 from parquetry.workers.loading.plan import LoadingPlan
 from parquetry.workers.packed.packed_engine import PackedEngine
-from parquetry.workers.packed.together import GroupRunner
+from parquetry.workers.packed.together import RankGroupRunner
 from parquetry.workers.parallel.group import SOLO, RankGroup, use_group
 from parquetry.workers.parallel.ranks import Ranks, Report
 from parquetry.workers.parallel.shards import take_over
@@ -68,7 +68,7 @@ def _lead(spec: EngineSpec, store: Path, report: Report, beat: Beat) -> Engine:
             ranks.settle()
         ranks.dismiss()
         raise
-    assert isinstance(engine.runner, GroupRunner)
+    assert isinstance(engine.runner, RankGroupRunner)
     engine.runner.outbox = ranks.outbox
     leading = LeadingEngine(engine, ranks)
     precision = LoadingPlan(spec.model, Checkpoint.resolve(spec.model)).precision(engine.device.type)

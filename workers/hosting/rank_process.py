@@ -45,7 +45,7 @@ def follow(options: argparse.Namespace, pulse: Pulse) -> None:
     # the imports here load torch
     from parquetry.workers.engine import UnsupportedModel
     from parquetry.workers.hosting.group_loading import load_rank
-    from parquetry.workers.packed.together import GroupRunner
+    from parquetry.workers.packed.together import RankGroupRunner
 
     spec = EngineSpec.model_validate_json(options.spec)
     inbox = Inbox(Connection(options.inbox, writable=False), pulse.beat)
@@ -56,7 +56,7 @@ def follow(options: argparse.Namespace, pulse: Pulse) -> None:
         inbox.receive()
         return
     pulse.ready()
-    assert isinstance(engine.runner, GroupRunner)
+    assert isinstance(engine.runner, RankGroupRunner)
     engine.runner.follow(inbox)
 
 

@@ -9,8 +9,8 @@ from typing import get_args
 
 from parquetry.schemas.errors import MissingPackageError, ParquetryError
 from parquetry.schemas.job import Attention, ModelSpec, Quantization
+from parquetry.workers.card import Card
 from parquetry.workers.loading.attention_choice import AttentionLimits, check_attention
-from parquetry.workers.loading.card import Card
 from parquetry.workers.loading.quantization import check_quantization
 
 

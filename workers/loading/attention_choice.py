@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from parquetry.schemas.errors import UnsupportedAttentionError
 from parquetry.schemas.job import Attention
-from parquetry.workers.loading.card import Card
+from parquetry.workers.card import Card
 from parquetry.workers.loading.precision import HALF
 from parquetry.workers.packages import require
 

@@ -14,11 +14,11 @@ from transformers.utils import logging as transformers_logging
 from parquetry.schemas.errors import OtherWeightsError
 from parquetry.schemas.job import Task
 from parquetry.schemas.settings import settings
+from parquetry.workers.card import Card, cards
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.loading.adapter_bank import attach
 from parquetry.workers.loading.attention_choice import AttentionLimits, use_attention
-from parquetry.workers.loading.card import Card, cards
 from parquetry.workers.loading.figures import speed_warning
 from parquetry.workers.loading.merged_adapter import merge
 from parquetry.workers.loading.placement import Placement, device_key

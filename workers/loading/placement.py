@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from parquetry.schemas.errors import InvalidValueError, ModelTooLargeError, UnsupportedQuantizationError
 from parquetry.schemas.job import ModelSpec
+from parquetry.workers.card import Card
 from parquetry.workers.loading.byte_size import format_bytes, parse_bytes
-from parquetry.workers.loading.card import Card
 
 Device = int | str
 #: share of a device that weights may take when the job sets no limit; the rest is for activations and the KV cache

@@ -13,12 +13,12 @@ from parquetry.schemas.errors import (
     UnusableModelError,
 )
 from parquetry.schemas.job import ModelSpec
+from parquetry.workers.card import Card
 from parquetry.workers.checkpoint.adapter import Adapter
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.tensor_headers import TensorHeader, read_headers, wrapper_prefix
 from parquetry.workers.engine_spec import OTHER_RUNTIMES
 from parquetry.workers.loading.attention_choice import PACKED_ONLY, PADDED_ONLY, AttentionLimits, check_attention
-from parquetry.workers.loading.card import Card
 from parquetry.workers.loading.footprint import DTYPE_BYTES, expanded_bytes, loaded_bytes
 from parquetry.workers.loading.parallelism import check_parallel
 from parquetry.workers.loading.placement import (

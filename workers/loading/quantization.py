@@ -8,8 +8,8 @@ from typing import Any
 
 from parquetry.schemas.errors import UnsupportedQuantizationError
 from parquetry.schemas.job import ModelSpec
+from parquetry.workers.card import Card
 from parquetry.workers.engine_spec import int8_threshold
-from parquetry.workers.loading.card import Card
 from parquetry.workers.packages import require
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from parquetry.schemas.errors import UnsupportedQuantizationError
-from parquetry.workers.loading.card import Card
+from parquetry.workers.card import Card
 from parquetry.workers.packages import require
 
 

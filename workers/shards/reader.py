@@ -23,7 +23,8 @@ from parquetry.schemas.job import JobSpec
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import JobRecord
 from parquetry.schemas.shard import InputFile, Shard, Slice
-from parquetry.schemas.storage.storage import Storage, open_storage
+from parquetry.schemas.storage.opening import open_storage
+from parquetry.schemas.storage.storage import Storage
 from parquetry.workers.preparation.template import Template
 
 #: rows and bytes of one batch: enough that what a batch costs besides its rows does not count, few enough that answers

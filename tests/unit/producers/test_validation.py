@@ -30,7 +30,7 @@ from parquetry.schemas.errors import (
 )
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.location import Location
-from parquetry.schemas.storage.storage import open_storage
+from parquetry.schemas.storage.opening import open_storage
 from tests.unit.workers.tiny_model import WINDOW, make_model
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from parquetry.schemas.errors import LocationError, PutIfAbsentError, StorageError
 from parquetry.schemas.location import Location
-from parquetry.schemas.storage.storage import Storage, open_storage
+from parquetry.schemas.storage.opening import open_storage
+from parquetry.schemas.storage.storage import Storage
 from tests.unit.schemas.storage_cases import StorageCases
 
 

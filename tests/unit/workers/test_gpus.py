@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from parquetry.workers.card import Card, cpu_card
 from parquetry.workers.gpus import GpuQueryError, smallest_gpu_bytes, visible_gpus
-from parquetry.workers.loading.card import Card, cpu_card
 from tests.unit.fake_driver import FakeGpu, write_driver, write_program
 
 BIG = FakeGpu()

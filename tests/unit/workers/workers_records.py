@@ -14,7 +14,7 @@ from parquetry.schemas.job import JobSpec
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import JobRecord
 from parquetry.schemas.shard import InputFile, ShardPlan
-from parquetry.schemas.storage.storage import open_storage
+from parquetry.schemas.storage.opening import open_storage
 from parquetry.workers.engine import Engine
 from parquetry.workers.request import Request, Result
 

@@ -10,17 +10,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from parquetry.schemas.errors import MissingPackageError, UnsupportedOptionError
-from parquetry.schemas.job import Task
+from parquetry.schemas.errors import MissingPackageError
 from parquetry.schemas.settings import settings
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
-from parquetry.workers.checkpoint.pooling import modes_of
+from parquetry.workers.encoding.onnx.export_spec import ExportSpec
 from parquetry.workers.encoding.onnx.model_file import FACTS_NAME, is_ours, own_file
-from parquetry.workers.processor import this_processor
 
 log = logging.getLogger(__name__)
 
@@ -29,50 +26,7 @@ FILE_NAME = "model.onnx"
 _EXPORT_VERSION = 3
 
 
-def int8_weight_bits() -> Literal[7, 8]:
-    """Bits of int8 weights whose products this machine's processor adds up without loss."""
-    return 7 if this_processor().saturates_int8 else 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportPlan:
-    """What the file computes. Equal plans over equal weights give one file."""
-
-    task: Task
-    #: packed: rows end to end, for the CUDA provider; padded: rows in a rectangle, for every provider
-    form: Literal["padded", "packed"] = "padded"
-    dtype: Literal["float32", "float16"] = "float32"
-    #: how embeddings are pooled, for task embed: a mode of `parquetry.workers.checkpoint.pooling`
-    pooling: str = "mean"
-    #: int8: matrix products in 8 bits, activations scaled as they come (CPU)
-    quantization: Literal["none", "int8"] = "none"
-    #: of int8 weights; where sums of 8-bit products are cut off, 7 bits are as many as stay exact
-    weight_bits: Literal[7, 8] = field(default_factory=int8_weight_bits)
-    #: fused: attention as ONNX Runtime's own operator; plain: ONNX's operators alone, for providers that compile
-    attention: Literal["fused", "plain"] = "fused"
-
-    def __post_init__(self) -> None:
-        if self.quantization == "int8" and (self.form, self.dtype) != ("padded", "float32"):
-            reason = "ONNX int8 is made of the padded float32 graph, which runs on CPUs"
-            raise UnsupportedOptionError(option=f"quantization int8 with {self.form} {self.dtype}", reason=reason)
-        if self.form == "packed" and self.dtype != "float16":
-            raise UnsupportedOptionError(option=f"a packed {self.dtype} graph", reason="the packed operator is float16")
-        if self.form == "packed" and self.task == "embed" and "max" in modes_of(self.pooling):
-            raise UnsupportedOptionError(option="embed.pooling max", reason="the packed ONNX graph cannot express it")
-        if self.form == "packed" and self.attention == "plain":
-            raise UnsupportedOptionError(option="a packed plain graph", reason="packed attention is a fused operator")
-
-    def graph(self) -> dict[str, Any]:
-        """What of the plan makes a difference to the file: classify and score share their logits."""
-        found = asdict(self)
-        if self.task != "embed":
-            found.update(task="logits", pooling=None)
-        if self.quantization != "int8":
-            del found["weight_bits"]
-        return found
-
-
-def export(model_path: str | Path, target: str | Path, plan: ExportPlan) -> Path:
+def export(model_path: str | Path, target: str | Path, plan: ExportSpec) -> Path:
     """Export the checkpoint in folder `model_path` into folder `target`; returns the ONNX file.
 
     The file's answers on a few rows are compared with the model's before it is given its name. Raises
@@ -87,7 +41,7 @@ def export(model_path: str | Path, target: str | Path, plan: ExportPlan) -> Path
     return folder / FILE_NAME
 
 
-def exported(checkpoint: Checkpoint, plan: ExportPlan) -> Path:
+def exported(checkpoint: Checkpoint, plan: ExportSpec) -> Path:
     """The ONNX file of a checkpoint: its own folder's, or the state folder's, exported first when it is in neither."""
     beside = own_file(checkpoint.folder)
     if beside is not None and is_ours(beside) and _is_of(beside, checkpoint, plan):
@@ -99,7 +53,7 @@ def exported(checkpoint: Checkpoint, plan: ExportPlan) -> Path:
     return folder / FILE_NAME
 
 
-def content_key(checkpoint: Checkpoint, plan: ExportPlan) -> str:
+def content_key(checkpoint: Checkpoint, plan: ExportSpec) -> str:
     """24 hex digits that change with the weights, the config, the plan and what exports."""
     import torch
     import transformers
@@ -109,7 +63,7 @@ def content_key(checkpoint: Checkpoint, plan: ExportPlan) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def _is_of(file: Path, checkpoint: Checkpoint, plan: ExportPlan) -> bool:
+def _is_of(file: Path, checkpoint: Checkpoint, plan: ExportSpec) -> bool:
     """Whether an export beside the weights was made from these weights, for this plan."""
     facts = describe(file)
     return (facts.get("graph"), facts.get("weights")) == (plan.graph(), checkpoint.weights_fingerprint)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from parquetry.schemas.errors import UnsupportedOptionError
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.encoding.model_class import model_class
+from parquetry.workers.encoding.onnx.export_spec import ExportSpec
 from parquetry.workers.encoding.onnx.exported_graphs import PackedGraph, PaddedGraph, fused_reason, takes_types
 from parquetry.workers.encoding.onnx.graph_fusing import fuse_for_runtime
 from parquetry.workers.encoding.onnx.known_rows import KnownRows
@@ -27,16 +28,13 @@ from parquetry.workers.encoding.row_batch import pack, pad
 from parquetry.workers.loading.pretrained import read_model
 from parquetry.workers.request import EncodeRequest
 
-if TYPE_CHECKING:
-    from parquetry.workers.encoding.onnx.export import ExportPlan
-
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
 _OUTPUT = {True: "sentence_embedding", False: "logits"}
 #: rows of the trace and of the comparison
 _KNOWN_LENS = (12, 7, 3)
 
 
-def write_export(folder: Path, file: Path, plan: ExportPlan) -> None:
+def write_export(folder: Path, file: Path, plan: ExportSpec) -> None:
     """Write the ONNX file, `export.json` and `known_rows.npz` beside it."""
     model = _load(folder, plan)
     positions = Positions.of(model)
@@ -57,7 +55,7 @@ def write_export(folder: Path, file: Path, plan: ExportPlan) -> None:
     (file.parent / FACTS_NAME).write_text(json.dumps(facts, indent=2, sort_keys=True), encoding="utf-8")
 
 
-def trace(model: PreTrainedModel, file: Path, plan: ExportPlan, known: KnownRows, position_start: int = 0) -> None:
+def trace(model: PreTrainedModel, file: Path, plan: ExportSpec, known: KnownRows, position_start: int = 0) -> None:
     """Write `file` with every dimension of rows and tokens left open."""
     pooling = plan.pooling if plan.task == "embed" else None
     is_fused = plan.attention == "fused" and fused_reason(model) is None
@@ -120,7 +118,7 @@ def _is_large(file: Path) -> bool:
     return data.is_file() and data.stat().st_size > 7_000_000_000
 
 
-def _load(folder: Path, plan: ExportPlan) -> PreTrainedModel:
+def _load(folder: Path, plan: ExportSpec) -> PreTrainedModel:
     checkpoint = Checkpoint(folder, str(folder))
     kind = model_class(plan.task, checkpoint)
     model = read_model(kind, checkpoint, task=plan.task, dtype=torch.float32, local_files_only=True)
@@ -131,7 +129,7 @@ def _load(folder: Path, plan: ExportPlan) -> PreTrainedModel:
 
 
 def _feeds(
-    model: PreTrainedModel, plan: ExportPlan, requests: list[EncodeRequest], position_start: int
+    model: PreTrainedModel, plan: ExportSpec, requests: list[EncodeRequest], position_start: int
 ) -> dict[str, np.ndarray]:
     with_types = takes_types(model)
     if plan.form == "packed":
@@ -139,7 +137,7 @@ def _feeds(
     return padded_feeds(pad(requests, own_pad_id(model) or 0, with_types=with_types))
 
 
-def _known_rows(model: PreTrainedModel, plan: ExportPlan, max_tokens: int | None) -> KnownRows:
+def _known_rows(model: PreTrainedModel, plan: ExportSpec, max_tokens: int | None) -> KnownRows:
     """A few rows and what the model itself makes of each alone, in float32."""
     random = np.random.default_rng(0)
     longest = max_tokens or max(_KNOWN_LENS)
@@ -152,7 +150,7 @@ def _known_rows(model: PreTrainedModel, plan: ExportPlan, max_tokens: int | None
     return KnownRows(requests, np.concatenate(values))
 
 
-def _value(model: PreTrainedModel, plan: ExportPlan, ids: Tensor) -> np.ndarray:
+def _value(model: PreTrainedModel, plan: ExportSpec, ids: Tensor) -> np.ndarray:
     """(1, num_labels) logits, those of the tokens (num_tokens, num_labels), or (1, dim) embedding of one row."""
     out: Any = model(input_ids=ids)
     if plan.task != "embed":

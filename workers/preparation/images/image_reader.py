@@ -13,7 +13,8 @@ from parquetry.schemas.errors import RowError
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import JobRecord
 from parquetry.schemas.settings import settings
-from parquetry.schemas.storage.storage import Storage, open_storage
+from parquetry.schemas.storage.opening import open_storage
+from parquetry.schemas.storage.storage import Storage
 from parquetry.workers.preparation.images.image_column import Reference
 from parquetry.workers.preparation.images.image_roots import ImageRoots
 from parquetry.workers.preparation.images.web_images import WebImages, is_web

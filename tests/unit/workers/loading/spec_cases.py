@@ -7,8 +7,8 @@ import struct
 from pathlib import Path
 
 from parquetry.schemas.job import ModelSpec
+from parquetry.workers.card import Card
 from parquetry.workers.engine_spec import EngineSpec
-from parquetry.workers.loading.card import Card
 
 GIB = 1 << 30
 CPU = Card("cpu", "CPU", None, 64 * GIB)

@@ -15,7 +15,8 @@ from parquetry.schemas.errors import UnusableModelError
 from parquetry.schemas.job import ModelSpec
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.tensor_headers import wrapper_prefix
-from parquetry.workers.encoding.onnx.export import ExportPlan, export
+from parquetry.workers.encoding.onnx.export import export
+from parquetry.workers.encoding.onnx.export_spec import ExportSpec
 from parquetry.workers.engine import Engine
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.hosting.engine_choice import load_engine
@@ -126,12 +127,12 @@ def test_what_a_vector_depends_on_may_not(embedder, tmp_path, part):
 def test_an_export_has_all_of_its_weights_too(embedder, tmp_path):
     bare = renamed(embedder, tmp_path / "bare", lambda name: None if "layer.1" in name else name)
     with pytest.raises(UnusableModelError, match="of the weights that task embed needs"):
-        export(bare, tmp_path / "onnx", ExportPlan(task="embed"))
+        export(bare, tmp_path / "onnx", ExportSpec(task="embed"))
 
 
 def test_an_export_takes_wrappers_off(embedder, tmp_path):
     wrapped = renamed(embedder, tmp_path / "model", lambda name: f"_orig_mod.{name}")
-    export(wrapped, tmp_path / "onnx", ExportPlan(task="embed"))
+    export(wrapped, tmp_path / "onnx", ExportSpec(task="embed"))
     shutil.copytree(tmp_path / "onnx", wrapped, dirs_exist_ok=True)
     np.testing.assert_allclose(answer(wrapped, "embed", backend="onnxruntime"), answer(embedder, "embed"), atol=1e-4)
 

@@ -20,7 +20,6 @@ from parquetry.workers.hosting.leading import LeadingEngine
 from parquetry.workers.packed.scheduling.blocks import BlockPool
 from parquetry.workers.packed.scheduling.scheduler import Scheduler
 from parquetry.workers.request import GenerationRequest
-from tests.models import weight_bytes
 from tests.unit.workers.parallel.shared_models import (
     LENGTHS,
     load_one,

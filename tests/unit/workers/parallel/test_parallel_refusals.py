@@ -9,11 +9,11 @@ import pytest
 
 from parquetry.schemas.errors import ModelTooLargeError, UnsupportedOptionError
 from parquetry.schemas.job import ModelSpec
+from parquetry.workers.card import Card
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.engine import Engine
 from parquetry.workers.hosting.eligibility import why_not_parallel
 from parquetry.workers.hosting.group_loading import load_group
-from parquetry.workers.loading.card import Card
 from parquetry.workers.loading.parallelism import UnevenSharesError, check_parallel
 from parquetry.workers.loading.placement import place_share
 from parquetry.workers.parallel.shards import generic

@@ -12,7 +12,7 @@ import pytest
 from parquetry.schemas.columns import ERROR, ROW, task_fields
 from parquetry.schemas.errors import PartInvalidError
 from parquetry.schemas.location import Location
-from parquetry.schemas.storage.storage import open_storage
+from parquetry.schemas.storage.opening import open_storage
 from parquetry.workers.shards.part import find_part
 from parquetry.workers.shards.progress import ShardProgress
 from parquetry.workers.shards.provenance import as_metadata

@@ -16,9 +16,9 @@ from parquetry.schemas.job import ModelSpec
 from parquetry.schemas.settings import OnnxProvider
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.dense import DenseLayer
-from parquetry.workers.encoding.onnx import export as export_module
-from parquetry.workers.encoding.onnx import providers
-from parquetry.workers.encoding.onnx.export import ExportPlan, content_key, export, exported
+from parquetry.workers.encoding.onnx import export_spec, providers
+from parquetry.workers.encoding.onnx.export import content_key, export, exported
+from parquetry.workers.encoding.onnx.export_spec import ExportSpec
 from parquetry.workers.encoding.onnx.known_rows import KnownRows
 from parquetry.workers.encoding.onnx.model_file import OnnxFile, UnsafeOnnxError
 from parquetry.workers.encoding.onnx.ort_padded import OrtOptions, OrtPaddedEncoder
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 @pytest.fixture(scope="module")
 def exported_folder(classifier, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exports") / "classifier"
-    export(classifier, folder, ExportPlan(task="classify"))
+    export(classifier, folder, ExportSpec(task="classify"))
     return folder
 
 
@@ -60,7 +60,7 @@ def small_graph(path, location):
 
 
 def test_a_second_export_of_the_same_content_is_none(classifier, state, exported_folder, monkeypatch):
-    checkpoint, plan = Checkpoint.resolve(ModelSpec(id=str(classifier))), ExportPlan(task="classify")
+    checkpoint, plan = Checkpoint.resolve(ModelSpec(id=str(classifier))), ExportSpec(task="classify")
     shutil.copytree(exported_folder, state / "onnx" / content_key(checkpoint, plan))
     monkeypatch.setattr("parquetry.workers.encoding.onnx.exporting.write_export", None)
     assert exported(checkpoint, plan).is_file()
@@ -68,7 +68,7 @@ def test_a_second_export_of_the_same_content_is_none(classifier, state, exported
 
 def test_the_key_changes_with_the_plan(classifier):
     checkpoint = Checkpoint.resolve(ModelSpec(id=str(classifier)))
-    plans = [ExportPlan(task="classify"), ExportPlan(task="embed"), ExportPlan(task="classify", quantization="int8")]
+    plans = [ExportSpec(task="classify"), ExportSpec(task="embed"), ExportSpec(task="classify", quantization="int8")]
     assert len({content_key(checkpoint, plan) for plan in plans}) == 3
 
 
@@ -159,7 +159,7 @@ def test_windows_and_positions_survive_the_export(name, attention, tmp_path):
     model = tiny_model(name)
     model.config.problem_type = "regression"
     model.save_pretrained(tmp_path / "model")
-    path = export(tmp_path / "model", tmp_path / "onnx", ExportPlan(task="classify", attention=attention))
+    path = export(tmp_path / "model", tmp_path / "onnx", ExportSpec(task="classify", attention=attention))
     nodes = onnx.load(str(path), load_external_data=False).graph.node
     is_fused = attention == "fused" and name == "roberta"
     assert {node.domain for node in nodes} == ({"", "com.microsoft"} if is_fused else {""})
@@ -187,7 +187,7 @@ def test_cuda_without_its_runtime_names_the_extra():
 
 def test_int8_is_of_the_padded_float32_graph():
     with pytest.raises(UnsupportedOptionError, match="padded float32"):
-        ExportPlan(task="classify", form="packed", dtype="float16", quantization="int8")
+        ExportSpec(task="classify", form="packed", dtype="float16", quantization="int8")
 
 
 #: what a processor without and with VNNI is to int8
@@ -197,16 +197,16 @@ PROCESSORS = {7: Processor("x86_64", frozenset({"avx2"})), 8: Processor("x86_64"
 def test_the_processor_decides_the_bits_of_int8_once(classifier, monkeypatch):
     checkpoint, plans = Checkpoint.resolve(ModelSpec(id=str(classifier))), []
     for bits, processor in PROCESSORS.items():
-        monkeypatch.setattr(export_module, "this_processor", lambda processor=processor: processor)
-        plans.append(ExportPlan(task="classify", quantization="int8"))
+        monkeypatch.setattr(export_spec, "this_processor", lambda processor=processor: processor)
+        plans.append(ExportSpec(task="classify", quantization="int8"))
         assert plans[-1].weight_bits == plans[-1].graph()["weight_bits"] == bits
-        assert "weight_bits" not in ExportPlan(task="classify").graph()
+        assert "weight_bits" not in ExportSpec(task="classify").graph()
     assert len({content_key(checkpoint, plan) for plan in plans}) == 2
 
 
 @pytest.mark.parametrize("bits", PROCESSORS)
 def test_int8_is_right_with_either_choice(classifier, state, monkeypatch, bits):
-    monkeypatch.setattr(export_module, "this_processor", lambda: PROCESSORS[bits])
+    monkeypatch.setattr(export_spec, "this_processor", lambda: PROCESSORS[bits])
     engine, requests = (
         BackEnd("onnx-int8", "onnxruntime", quantization="int8").engine(classifier, "classify"),
         rows(64, 150),
@@ -239,7 +239,7 @@ def test_a_file_whose_answers_are_off_is_refused(exported_folder):
 
 
 def test_a_packed_export_has_the_fused_operator(classifier, tmp_path):
-    path = export(classifier, tmp_path / "packed", ExportPlan(task="classify", form="packed", dtype="float16"))
+    path = export(classifier, tmp_path / "packed", ExportSpec(task="classify", form="packed", dtype="float16"))
     graph = onnx.load(str(path), load_external_data=False).graph
     assert sum(node.op_type == "PackedMultiHeadAttention" for node in graph.node) == 2
     named = {value.name for value in graph.input}
@@ -270,7 +270,7 @@ def test_a_packed_export_of_token_labels(tmp_path):
     from tests.models import write_token_classifier
 
     folder = write_token_classifier(tmp_path / "model")
-    path = export(folder, tmp_path / "packed", ExportPlan(task="classify", form="packed", dtype="float16"))
+    path = export(folder, tmp_path / "packed", ExportSpec(task="classify", form="packed", dtype="float16"))
     (logits,) = onnx.load(str(path), load_external_data=False).graph.output
     assert [dim.dim_value for dim in logits.type.tensor_type.shape.dim] == [0, 6]
     # 12, 7 and 3 tokens

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from parquetry.workers.encoding.onnx.export import ExportPlan
+from parquetry.workers.encoding.onnx.export_spec import ExportSpec
 from parquetry.workers.encoding.onnx.exporting import trace
 from parquetry.workers.encoding.onnx.fused_attention import key_lengths
 from parquetry.workers.encoding.onnx.graph_fusing import fuse_for_runtime
@@ -59,7 +59,7 @@ def test_a_fused_graph_computes_the_same(tmp_path, family, extra, gelu, num_fold
     model = with_biases(family, **extra)
     want, file = expected(model), tmp_path / "model.onnx"
     keys = [module for name, module in model.named_modules() if name.endswith((".key", ".k_lin"))]
-    trace(model, file, ExportPlan(task="classify"), KnownRows(REQUESTS, want))
+    trace(model, file, ExportSpec(task="classify"), KnownRows(REQUESTS, want))
     feeds = padded_feeds(pad(REQUESTS, model.config.pad_token_id or 0, with_types=False))
     session = open_session(file, "CPUExecutionProvider")
     inputs = {one.name for one in session.get_inputs()}
@@ -72,7 +72,7 @@ def test_a_fused_graph_computes_the_same(tmp_path, family, extra, gelu, num_fold
 
 def test_a_plain_graph_has_no_operator_of_the_runtimes_own(tmp_path):
     model = with_biases("bert")
-    trace(model, tmp_path / "model.onnx", ExportPlan(task="classify", attention="plain"), KnownRows(REQUESTS, None))
+    trace(model, tmp_path / "model.onnx", ExportSpec(task="classify", attention="plain"), KnownRows(REQUESTS, None))
     assert not {"BiasGelu", "FastGelu", "MultiHeadAttention"} & set(operators(tmp_path / "model.onnx"))
 
 
