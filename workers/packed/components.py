@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel
@@ -14,6 +15,7 @@ from parquetry.workers.loading.adapter_bank import AdapterBank
 from parquetry.workers.packed.attention.backend_choice import choose_backend
 from parquetry.workers.packed.attention.hook import IMPLEMENTATION, AttentionBackend
 from parquetry.workers.packed.attention.kv_cache import LayerShape, attach_caches, detach_caches
+from parquetry.workers.packed.attention.windows import short_windows
 from parquetry.workers.packed.checks.attention_layers import find_attention_layers
 from parquetry.workers.packed.checks.paged_check import PagedCheck
 from parquetry.workers.packed.checks.sharing_check import can_share
@@ -62,11 +64,19 @@ class Components:
         """Raises UnsupportedModel when the hook cannot serve the model, which then is as it came."""
         with unanimous(group):
             layers = find_attention_layers(model)
-            checks = PagedCheck.of(model, layers, tokenizer, AdapterBank.of(model), options.num_lanes, max_model_len)
+            make_checks = partial(
+                PagedCheck.of, model, layers, tokenizer, AdapterBank.of(model), options.num_lanes, max_model_len
+            )
+            checks = make_checks()
+            with short_windows(model, layers):
+                short_checks = make_checks() if outgrown(layers, checks) else []
         with ExitStack() as undo:
             hook(model, layers, undo)
             backend = choose_backend(options.attention, model.device)
             runner = make_runner(model, backend, options, group, max_model_len)
+            attach_small_caches(runner, layers, checks)
+            with short_windows(model, layers):
+                check_packed(runner, short_checks)
             num_blocks, changes = make_ready(runner, layers, checks, options, max_model_len, undo)
             max_blocks = runner.forward.device_lanes.tables.shape[1]
             pool = BlockPool(num_blocks, runner.forward.device_lanes.block_size)
@@ -100,7 +110,6 @@ def make_ready(
     """Check the runner on a small cache, speed it up, then size the cache by what is left; returns its blocks."""
     forward = runner.forward
     model, block_size = forward.model, forward.device_lanes.block_size
-    attach_caches(layers, max(check.num_blocks(block_size) for check in checks), block_size, model.device)
     check_packed(runner, checks)
     changes = Changes(forward, checks, undo)
     speed_up(changes, model, layers, options, is_shared=forward.group.size > 1)
@@ -109,6 +118,19 @@ def make_ready(
     runner.graphs = capture_graphs(changes, forward, options, num_blocks)
     undo.callback(setattr, runner, "graphs", None)
     return num_blocks, changes
+
+
+def outgrown(layers: Sequence[LayerShape], checks: Sequence[PagedCheck]) -> bool:
+    """Whether windows are longer than every prompt of the checks, which then say nothing of them."""
+    longest = max(len(tokens) for check in checks for tokens in check.prompts)
+    return any(layer.module.packed_window >= longest for layer in layers)
+
+
+def attach_small_caches(runner: ModelRunner, layers: Sequence[LayerShape], checks: Sequence[PagedCheck]) -> None:
+    """Give the layers what the checks need."""
+    lanes = runner.forward.device_lanes
+    num_blocks = max(check.num_blocks(lanes.block_size) for check in checks)
+    attach_caches(layers, num_blocks, lanes.block_size, lanes.device)
 
 
 def check_packed(runner: ModelRunner, checks: Sequence[PagedCheck]) -> None:

@@ -205,7 +205,9 @@ def hook(
     """query, key, value (1, heads, num_tokens, head_dim); returns (1, num_tokens, num_heads, value_dim)."""
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     scale = float(scaling) if scaling is not None else q.shape[-1] ** -0.5
-    window, softcap = int(sliding_window or 0), float(softcap or 0.0)
+    # what the stock masks show, where they have been read, else what the class says
+    window = int(getattr(module, "packed_window", sliding_window) or 0)
+    softcap = float(softcap or 0.0)
     if torch.compiler.is_compiling():
         op = torch.ops.parquetry.packed_attention
         return op(q, k, v, module.packed_keys, module.packed_values, s_aux, scale, window, softcap)[None], None

@@ -15,6 +15,7 @@ from parquetry.workers.engine import UnsupportedModel
 from parquetry.workers.packed.attention.hook import IMPLEMENTATION, AttentionSpec, recording
 from parquetry.workers.packed.attention.kv_cache import LayerShape
 from parquetry.workers.packed.attention.sdpa import attend_segment
+from parquetry.workers.packed.attention.windows import read_windows
 
 #: lengths of the two prompts that layers are found with; the longer one outgrows no positional table in use
 NUM_TOKENS = (7, 12)
@@ -60,6 +61,7 @@ def find_attention_layers(model: PreTrainedModel) -> list[LayerShape]:
         raise UnsupportedModel(f"{type(model).__name__} does not route its attention through the attention interface")
     if len(recorder.layers) != expected or len({id(layer.module) for layer in recorder.layers}) != expected:
         raise UnsupportedModel(f"the attention hook ran {len(recorder.layers)} times for {expected} layers")
+    read_windows(model, recorder.layers)
     return recorder.layers
 
 

@@ -38,6 +38,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2": {},
     "qwen3": {"head_dim": 8},
     "qwen3_moe": {**MOE, "head_dim": 8},
+    # these two draw their windows into the mask alone
+    "qwen2_moe": {**MOE, **SLIDING, "use_sliding_window": True, "shared_expert_intermediate_size": 24},
+    "phimoe": {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 6},
     "gemma": {"head_dim": 8},
     "gemma2": {**SLIDING, "head_dim": 8, "attn_logit_softcapping": 5.0, "query_pre_attn_scalar": 8},
     "gemma3_text": {**SLIDING, "head_dim": 8, "query_pre_attn_scalar": 8},
@@ -66,6 +69,8 @@ REFUSED: dict[str, dict[str, Any]] = {
     "bloom": {"n_head": 4, "n_layer": 2},
     "mpt": {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 128},
     "gptj": {**GPT, "rotary_dim": 4},
+    # which keys a query sees depends on the values
+    "doge": {"keep_window_size": 6},
     "mamba2": {"num_heads": 4, "head_dim": 16, "state_size": 8, "n_groups": 1},
 }
 
