@@ -170,11 +170,6 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return AutoTokenizer.from_pretrained(folder)
 
 
-def weight_bytes(model: torch.nn.Module) -> int:
-    """Bytes of a model's weights, shared ones counted once."""
-    return sum(weight.numel() * weight.element_size() for weight in model.parameters())
-
-
 def _bert_config(vocab_size: int) -> BertConfig:
     return BertConfig(
         vocab_size=vocab_size,

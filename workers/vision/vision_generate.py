@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 from parquetry.schemas.errors import RowError
 from parquetry.workers.padded.generate import MAX_ROWS, TransformersGenerate, failed
@@ -22,8 +21,6 @@ _WAIT_S = 1.0
 
 class VisionGenerate(TransformersGenerate):
     """Length-sorted batches of prompts with images, whose tokens count for lengths and for the token budget."""
-
-    _model: PreTrainedModel
 
     def __init__(self, *args: Any, make: Callable[[VisionRequest], Row], max_model_len: int, **options: Any) -> None:
         """`make` is called in threads and may raise RowError; `max_model_len` bounds prompt and output together."""
