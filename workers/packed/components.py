@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,6 +20,7 @@ from parquetry.workers.packed.checks.attention_layers import find_attention_laye
 from parquetry.workers.packed.checks.paged_check import PagedCheck
 from parquetry.workers.packed.checks.sharing_check import can_share
 from parquetry.workers.packed.forward import Forward
+from parquetry.workers.packed.long_rope import RowLengths, choose_by_row, short_switch, switch_of
 from parquetry.workers.packed.memory import fit_num_blocks
 from parquetry.workers.packed.options import PackedOptions
 from parquetry.workers.packed.runner import ModelRunner
@@ -68,14 +69,16 @@ class Components:
                 PagedCheck.of, model, layers, tokenizer, AdapterBank.of(model), options.num_lanes, max_model_len
             )
             checks = make_checks()
-            with short_windows(model, layers):
-                short_checks = make_checks() if outgrown(layers, checks) else []
+            is_outgrown = outgrown(model, layers, checks)
+            with shortened_limits(model, layers):
+                short_checks = make_checks() if is_outgrown else []
         with ExitStack() as undo:
             hook(model, layers, undo)
+            lengths = choose_by_row(model, undo)
             backend = choose_backend(options.attention, model.device)
-            runner = make_runner(model, backend, options, group, max_model_len)
+            runner = make_runner(model, backend, lengths, options, group, max_model_len)
             attach_small_caches(runner, layers, checks)
-            with short_windows(model, layers):
+            with shortened_limits(model, layers):
                 check_packed(runner, short_checks)
             num_blocks, changes = make_ready(runner, layers, checks, options, max_model_len, undo)
             max_blocks = runner.forward.device_lanes.tables.shape[1]
@@ -93,14 +96,15 @@ def hook(model: PreTrainedModel, layers: Sequence[LayerShape], undo: ExitStack) 
 
 
 def make_runner(
-    model: PreTrainedModel, backend: AttentionBackend, options: PackedOptions, group: RankGroup, max_model_len: int
-) -> ModelRunner:
+    model: PreTrainedModel, backend: AttentionBackend, lengths: RowLengths, options: PackedOptions, group: RankGroup,
+    max_model_len: int,
+) -> ModelRunner:  # fmt: skip
     """The runner of one device, or of this rank."""
     block_size = options.block_size or backend.block_size
     lanes = DeviceLanes(options.num_lanes, -(-max_model_len // block_size), block_size, model.device)
     sampler = Sampler(options.num_lanes, vocab_size(model), model.device)
     runner_type = ModelRunner if group.size == 1 else RankGroupRunner
-    return runner_type(Forward(model, backend, lanes, sampler, group))
+    return runner_type(Forward(model, backend, lanes, sampler, lengths, group))
 
 
 def make_ready(
@@ -120,10 +124,18 @@ def make_ready(
     return num_blocks, changes
 
 
-def outgrown(layers: Sequence[LayerShape], checks: Sequence[PagedCheck]) -> bool:
-    """Whether windows are longer than every prompt of the checks, which then say nothing of them."""
+def outgrown(model: PreTrainedModel, layers: Sequence[LayerShape], checks: Sequence[PagedCheck]) -> bool:
+    """Whether windows are longer than every prompt of the checks, which then say nothing of them; or rows short."""
     longest = max(len(tokens) for check in checks for tokens in check.prompts)
-    return any(layer.module.packed_window >= longest for layer in layers)
+    limits = [layer.module.packed_window for layer in layers] + [switch_of(model.config.get_text_config()) or 0]
+    return any(limit >= longest for limit in limits)
+
+
+@contextmanager
+def shortened_limits(model: PreTrainedModel, layers: Sequence[LayerShape]) -> Iterator[None]:
+    """Windows are short, and rows long, from a few tokens on."""
+    with short_windows(model, layers), short_switch(model.config.get_text_config()):
+        yield
 
 
 def attach_small_caches(runner: ModelRunner, layers: Sequence[LayerShape], checks: Sequence[PagedCheck]) -> None:
@@ -159,6 +171,7 @@ def make_scheduler(
         full_step=full_step(backend, device, forward.model.config.get_text_config().hidden_size),
         prefix_cache=options.prefix_cache,
         prefix_groups=PrefixGroups(options.num_lanes, pool.block_size) if shares else None,
+        rope_switch=switch_of(forward.model.config.get_text_config()),
     )
 
 

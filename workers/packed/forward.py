@@ -25,6 +25,7 @@ class Forward:
         backend: AttentionBackend,
         lanes: DeviceLanes,
         sampler: Sampler,
+        lengths: RowLengths,
         group: RankGroup = SOLO,
     ) -> None:
         self.model = model
@@ -33,10 +34,12 @@ class Forward:
         self.sampler = sampler
         self.group = group
         self.adapters = AdapterBank.of(model)
+        self.lengths = lengths
 
     def logits(self, step: StepTensors) -> Tensor:
         """Logits (num_sampled, vocab) of the rows to sample."""
-        with computing(self.backend, step.attention), self.adapters.choosing(step.adapters):
+        rows = self.adapters.choosing(step.adapters), self.lengths.choosing(step.are_long)
+        with computing(self.backend, step.attention), rows[0], rows[1]:
             return self.model(
                 input_ids=step.input_ids[None],
                 position_ids=step.position_ids[None],

@@ -60,7 +60,8 @@ class GraphInputs:
             shared=self._shared_keys(size) if is_shared else None,
         )
         ids, adapters = self.device_lanes.tokens[lanes], self.device_lanes.adapters[lanes]
-        return StepTensors(ids, positions, attention, 0, lanes, next_positions, adapters)
+        are_long = self.device_lanes.are_long[lanes]
+        return StepTensors(ids, positions, attention, 0, lanes, next_positions, adapters, are_long)
 
     def _shared_keys(self, size: int) -> SharedKeys:
         tiles = max_tiles(size)

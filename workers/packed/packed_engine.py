@@ -21,6 +21,7 @@ from parquetry.workers.packed.attention.hook import IMPLEMENTATION
 from parquetry.workers.packed.checks.attention_layers import find_attention_layers
 from parquetry.workers.packed.components import Components, make_grammars, model_length, vocab_size
 from parquetry.workers.packed.intake import Intake
+from parquetry.workers.packed.long_rope import longest_row
 from parquetry.workers.packed.options import PackedOptions
 from parquetry.workers.packed.runner import InFlight
 from parquetry.workers.packed.sampling.sampler import SamplingMode, sampling_mode
@@ -64,7 +65,8 @@ class PackedEngine(Engine):
         self.model = model
         self.group = group
         self.device: torch.device = model.device
-        self.max_model_len = self.options.max_model_len or model_length(model)
+        longest = self.options.max_model_len or model_length(model)
+        self.max_model_len = longest_row(model.config.get_text_config(), longest)
         self._eos_ids = np.asarray(sorted(eos_ids), dtype=np.int32)
         self._sequences: dict[int, Sequence] = {}
         self._pending: tuple[InFlight, ...] = ()

@@ -22,6 +22,8 @@ class DeviceLanes:
         self.tables = torch.zeros(num_lanes + 1, max_blocks, dtype=torch.int32, device=device)
         #: number of each lane's adapter
         self.adapters = torch.zeros(num_lanes + 1, dtype=torch.int64, device=device)
+        #: whether each lane's row has the rotary frequencies of long rows
+        self.are_long = torch.zeros(num_lanes + 1, dtype=torch.bool, device=device)
 
     def set_blocks(self, lanes: Tensor, columns: Tensor, blocks: Tensor) -> None:
         """Note that `blocks` (n,) int32 are those of `lanes` at `columns` of their tables, (n,) int64 each."""
@@ -39,8 +41,9 @@ class StepTensors:
     sample_rows: Tensor | int
     sample_lanes: Tensor
     sample_positions: Tensor
-    #: (num_tokens,) number of each token's adapter
+    #: (num_tokens,) number of each token's adapter, and whether it belongs to a long row
     adapters: Tensor
+    are_long: Tensor
 
 
 @dataclass
@@ -83,9 +86,10 @@ def table_entries(batch: Batch) -> list[np.ndarray]:
     return [np.concatenate(part) for part in (lanes, columns, blocks)]
 
 
-def adapter_entries(batch: Batch) -> list[np.ndarray]:
-    """(lane, number of its adapter) of every admitted sequence, as two arrays."""
-    return [np.asarray(part, np.int32) for part in zip(*((s.lane, s.adapter) for s in batch.admitted), strict=True)]
+def row_entries(batch: Batch) -> list[np.ndarray]:
+    """(lane, number of its adapter, whether it is a long row) of every admitted sequence, as three arrays."""
+    rows = ((s.lane, s.adapter, s.is_long) for s in batch.admitted)
+    return [np.asarray(column, np.int32) for column in zip(*rows, strict=True)]
 
 
 class StepBuilder:
@@ -99,8 +103,9 @@ class StepBuilder:
         if batch.admitted:
             lanes, columns, blocks = upload(table_entries(batch), self.device_lanes.device)
             self.device_lanes.set_blocks(lanes.long(), columns.long(), blocks)
-            admitted, numbers = upload(adapter_entries(batch), self.device_lanes.device)
+            admitted, numbers, are_long = upload(row_entries(batch), self.device_lanes.device)
             self.device_lanes.adapters[admitted.long()] = numbers.long()
+            self.device_lanes.are_long[admitted.long()] = are_long.bool()
         host = self._host_arrays(batch)
         sent = dict(zip(host, upload(list(host.values()), self.device_lanes.device), strict=True))
         n = len(batch.decode_lanes)
@@ -118,8 +123,10 @@ class StepBuilder:
         )
         rows = sent["sample_rows"].long()
         ids = torch.cat([self.device_lanes.tokens[lanes], sent["chunk_ids"].long()])
-        adapters = self.device_lanes.adapters[sent["token_lanes"].long()]
-        return StepTensors(ids, positions, attention, rows, sent["sample_lanes"].long(), positions[rows] + 1, adapters)
+        owners, next_positions = sent["token_lanes"].long(), positions[rows] + 1
+        adapters, are_long = self.device_lanes.adapters[owners], self.device_lanes.are_long[owners]
+        sampled = sent["sample_lanes"].long()
+        return StepTensors(ids, positions, attention, rows, sampled, next_positions, adapters, are_long)
 
     def _host_arrays(self, batch: Batch) -> dict[str, np.ndarray]:
         chunks = batch.chunks
@@ -161,7 +168,7 @@ class StepBuilder:
         rows = torch.arange(num_sampled, device=device) % num_tokens
         padding = torch.full_like(rows, len(self.device_lanes.tokens) - 1)
         nothing = torch.zeros_like(positions)
-        return StepTensors(nothing, positions, attention, rows, padding, rows, nothing)
+        return StepTensors(nothing, positions, attention, rows, padding, rows, nothing, nothing.bool())
 
     @staticmethod
     def _prefill_tensors(batch: Batch, sent: dict[str, Tensor]) -> PrefillTensors:

@@ -20,6 +20,7 @@ from parquetry.workers.packed.attention.kv_cache import LayerShape
 from parquetry.workers.packed.checks.attention_layers import attention_implementation
 from parquetry.workers.packed.compile import decoder_layers
 from parquetry.workers.packed.forward import Forward
+from parquetry.workers.packed.long_rope import switch_of
 from parquetry.workers.packed.scheduling.batch import Batch, PrefillChunk
 from parquetry.workers.packed.scheduling.sequence import Sequence as PackedSequence
 from parquetry.workers.packed.step_tensors import StepBuilder, StepTensors
@@ -41,6 +42,8 @@ class PagedCheck:
     runs: list[PromptRun]
     #: the adapter that was on, 0 for the model as it is
     adapter: int = 0
+    #: tokens up to which rows are short, where rotary frequencies depend on it
+    rope_switch: int | None = None
 
     @classmethod
     def of(
@@ -56,14 +59,15 @@ class PagedCheck:
         layers = decoder_layers(model, attention)
         if layers is None:
             raise UnsupportedModel(f"{type(model).__name__} keeps its layers in no list, so they cannot be checked")
+        config = model.config.get_text_config()
         lengths = [min(length, max_model_len) for length in NUM_TOKENS[model.device.type]][:num_lanes]
-        prompts = check_prompts(tokenizer, model.config.get_text_config().vocab_size, lengths)
+        prompts = check_prompts(tokenizer, config.vocab_size, lengths)
         checks = []
         for number in sorted({0, len(adapters.names)}):
             chosen = adapters.choosing(torch.tensor([number], device=model.device) if number else None)
             with attention_implementation(model, "eager"), chosen:
                 runs = run_stock(model, layers, prompts, shared=(adapters,))
-            checks.append(cls(layers, model.get_output_embeddings(), runs, number))
+            checks.append(cls(layers, model.get_output_embeddings(), runs, number, switch_of(config)))
         return checks
 
     def num_blocks(self, block_size: int) -> int:
@@ -93,6 +97,8 @@ class PagedCheck:
     def steps(self, forward: Forward) -> Iterator[tuple[list[Span], StepTensors]]:
         """What each step computes, and its tensors; every token keeps its logits."""
         sequences = check_sequences(self.prompts, forward.device_lanes.block_size, self.adapter)
+        for sequence in sequences:
+            sequence.is_long = self.rope_switch is not None and sequence.num_tokens > self.rope_switch
         for number, spans in enumerate(steps([len(tokens) for tokens in self.prompts])):
             yield spans, self._step(forward, sequences, spans, is_first=number == 0)
 

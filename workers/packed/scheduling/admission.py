@@ -24,6 +24,7 @@ class Admission:
         max_model_len: int,
         prefix_cache: bool = True,
         prefix_groups: PrefixGroups | None = None,
+        rope_switch: int | None = None,
         waiting: WaitingQueue | None = None,
     ) -> None:
         """`prefix_groups` are told of every sequence that begins. `waiting` None: a queue sorted by prefixes."""
@@ -32,6 +33,7 @@ class Admission:
         self.max_model_len = max_model_len
         self.prefix_cache = prefix_cache
         self.prefix_groups = prefix_groups
+        self.rope_switch = rope_switch
         self.num_cached_tokens = 0
         self._waiting = WaitingQueue(grouped=prefix_cache) if waiting is None else waiting
 
@@ -46,6 +48,7 @@ class Admission:
     def add(self, sequence: Sequence) -> str | None:
         """Queue a sequence; why it can never run, and is not queued, or None."""
         reason = self._misfit(sequence)
+        sequence.is_long = self.rope_switch is not None and sequence.num_tokens > self.rope_switch
         if reason is None:
             self._waiting.append(sequence)
         return reason
@@ -104,7 +107,7 @@ class Admission:
         if not self.prefix_cache:
             return []
         if sequence.keys is None:
-            sequence.keys = chain_block_keys(sequence.tokens, self.pool.block_size, sequence.adapter)
+            sequence.keys = chain_block_keys(sequence.tokens, self.pool.block_size, sequence.kind)
         # The last token is always computed: its logits are what the prefill is for.
         return self.pool.match(sequence.keys[: (sequence.num_tokens - 1) // self.pool.block_size])
 

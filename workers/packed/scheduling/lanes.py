@@ -76,6 +76,12 @@ class LaneTable:
         """Those of `lanes` whose next token needs another block."""
         return lanes[self.computed[lanes] == self.num_blocks[lanes] * block_size]
 
+    def is_known(self, lane: int) -> bool:
+        """Whether the host has seen every token of a decoding lane, the one that it computes next included."""
+        sequence = self.sequences[lane]
+        assert sequence is not None
+        return sequence.num_prompt_tokens + int(self.num_outputs[lane]) == int(self.computed[lane]) + 1
+
     def longest_first(self, lanes: np.ndarray) -> np.ndarray:
         """The same lanes, those with the most computed tokens first."""
         return lanes[np.argsort(-self.computed[lanes], kind="stable")]

@@ -33,18 +33,26 @@ class Scheduler:
         full_step: int | None = None,
         prefix_cache: bool = True,
         prefix_groups: PrefixGroups | None = None,
+        rope_switch: int | None = None,
     ) -> None:
         """Steps of more than `full_step` tokens are cut to multiples of it; None keeps prompts whole instead.
 
-        `prefix_groups` are kept for an engine that can read a shared prefix once.
+        `prefix_groups` are kept for an engine that can read a shared prefix once. Beyond `rope_switch` tokens a row has
+        other rotary frequencies, so that all of it is computed anew when it gets there.
         """
         self.pool = pool
         self.lane_table = lanes
         self.token_budget = token_budget
         self.full_step = full_step
         self.prefix_groups = prefix_groups
+        self.rope_switch = rope_switch
         self.admission = Admission(
-            pool, lanes, max_model_len=max_model_len, prefix_cache=prefix_cache, prefix_groups=prefix_groups
+            pool,
+            lanes,
+            max_model_len=max_model_len,
+            prefix_cache=prefix_cache,
+            prefix_groups=prefix_groups,
+            rope_switch=rope_switch,
         )
         #: lane -> sequence, oldest admission first
         self.running: dict[int, Sequence] = {}
@@ -67,11 +75,30 @@ class Scheduler:
         """The next step, or None when nothing can be computed now."""
         lanes = self.lane_table
         # Longest context first: attention programs start in this order, so the last ones to end are short.
-        decodes, shared = self._arrange(lanes.longest_first(self._grow(lanes.unfinished(self._decoding))))
+        decodes = self._grow(self._short_enough(lanes.unfinished(self._decoding)))
+        decodes, shared = self._arrange(lanes.longest_first(decodes))
         batch = Batch(decodes, lanes.computed[decodes], lanes.last_block[decodes], [], shared=shared)
         lanes.advance(decodes)
         self._fill(batch, self._num_wanted(len(decodes)) - len(decodes))
         return batch if len(decodes) or batch.chunks else None
+
+    def _short_enough(self, decodes: np.ndarray) -> np.ndarray:
+        """The decodes whose next token does not make a short row a long one.
+
+        The others wait until the host knows all of their tokens, and start again as long rows.
+        """
+        if self.rope_switch is None:
+            return decodes
+        crossing = [
+            lane
+            for lane in decodes[self.lane_table.computed[decodes] == self.rope_switch].tolist()
+            if not self.running[lane].is_long
+        ]
+        for lane in filter(self.lane_table.is_known, crossing):
+            sequence = self.running[lane]
+            self.preempt(sequence)
+            sequence.is_long = True
+        return decodes[~np.isin(decodes, crossing)] if crossing else decodes
 
     def _arrange(self, decodes: np.ndarray) -> tuple[np.ndarray, SharedPrefix | None]:
         if self.prefix_groups is None:

@@ -16,7 +16,7 @@ class Sequence:
     the sequence holds a lane, its newest outputs live in the lane table.
     """
 
-    __slots__ = ("adapter", "blocks", "grammar", "keys", "lane", "matcher", "request", "tokens")
+    __slots__ = ("adapter", "blocks", "grammar", "is_long", "keys", "lane", "matcher", "request", "tokens")
 
     def __init__(self, request: GenerationRequest, adapter: int = 0) -> None:
         """`adapter` is the number of the request's adapter in the model's bank."""
@@ -24,6 +24,8 @@ class Sequence:
         self.adapter = adapter
         self.tokens = np.asarray(request.prompt_ids, dtype=np.int32)
         self.lane = -1
+        #: whether it has the rotary frequencies of long rows, with a model that has two sets
+        self.is_long = False
         self.blocks: list[int] = []
         self.keys: list[bytes] | None = None
         self.matcher: StopMatcher | None = None
@@ -31,11 +33,16 @@ class Sequence:
 
     def __getstate__(self) -> tuple:
         """What another rank needs of it: what looks at its tokens one by one stays where the scheduler is."""
-        return self.request, self.adapter, self.tokens, self.lane, self.blocks
+        return self.request, self.adapter, self.tokens, self.lane, self.is_long, self.blocks
 
     def __setstate__(self, state: tuple) -> None:
-        self.request, self.adapter, self.tokens, self.lane, self.blocks = state
+        self.request, self.adapter, self.tokens, self.lane, self.is_long, self.blocks = state
         self.keys = self.matcher = self.grammar = None
+
+    @property
+    def kind(self) -> int:
+        """What its keys and values depend on besides its tokens: the adapter, and whether it is a long row."""
+        return 2 * self.adapter + self.is_long
 
     @property
     def num_prompt_tokens(self) -> int:

@@ -86,5 +86,5 @@ class WaitingQueue:
 
 
 def prefix_key(sequence: Sequence) -> bytes:
-    """Bytes that compare as the adapter does, and then the first MAX_KEY_TOKENS of the prompt."""
-    return np.append(sequence.adapter, sequence.tokens[:MAX_KEY_TOKENS]).astype(">u4").tobytes()
+    """Bytes that compare as the adapter and the kind of row do, and then the first MAX_KEY_TOKENS of the prompt."""
+    return np.append(sequence.kind, sequence.tokens[:MAX_KEY_TOKENS]).astype(">u4").tobytes()
