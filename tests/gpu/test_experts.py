@@ -48,7 +48,7 @@ def make_batch(kind: str, num_tokens: int, dtype: torch.dtype) -> tuple[Tensor, 
     return torch.randn(num_tokens, 256).cuda().to(dtype), ids.cuda(), weights.cuda().to(dtype)
 
 
-# 4,000 tokens are many rows an expert, which torch multiplies where it can
+# 4,000 tokens are placed in parts, and experts have more rows than a tile
 @torch.inference_mode()
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("num_tokens", [1, 33, 300, 4000])

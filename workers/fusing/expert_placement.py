@@ -32,7 +32,7 @@ def place_experts(ids: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor
 
 
 @place_experts.register_fake
-def _(ids, num_experts):
+def _(ids: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor]:
     num_pairs = ids.numel()
     pairs, slots = (ids.new_empty(num_pairs, dtype=torch.int32) for _ in range(2))
     return pairs, slots, ids.new_empty(num_experts, dtype=torch.int32)
@@ -59,5 +59,5 @@ def sum_experts(rows: Tensor, slots: Tensor, ends: Tensor, weights: Tensor, bias
 
 
 @sum_experts.register_fake
-def _(rows, slots, ends, weights, bias, ids):
+def _(rows: Tensor, slots: Tensor, ends: Tensor, weights: Tensor, bias: Tensor | None, ids: Tensor) -> Tensor:
     return rows.new_empty(ids.shape[0], rows.shape[1])
