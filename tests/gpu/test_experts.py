@@ -14,7 +14,7 @@ from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts
 
 from parquetry.workers.fusing.experts import IMPLEMENTATION, experts_forward, reason_against, use_expert_kernels
-from parquetry.workers.packed.checks.hooked_layers import relative_error
+from parquetry.workers.packed.checks.sharing_check import relative_error
 from parquetry.workers.packed.options import PackedOptions
 from parquetry.workers.packed.packed_engine import PackedEngine
 from parquetry.workers.request import GenerationRequest, SamplingParams

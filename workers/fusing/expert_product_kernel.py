@@ -1,14 +1,17 @@
 """A Triton kernel for products of experts: where rows are few, it takes about as long as reading the weights once.
 
-A program holds one tile of one expert's outputs, for all rows of that expert or a share of them: how many there are is
-known on the card alone, and an expert without rows costs nothing. Tokens are gathered as they are loaded, and the gate
-follows in registers. Rows do not depend on one another, nor on where they lie: each is the sum over its inputs in one
-fixed order.
+A program holds one tile of one expert's outputs, for all rows of that expert or some tiles of them: how many there are
+is known on the card alone, and an expert without rows costs nothing. Tokens are gathered as they are loaded, and the
+gate follows in registers. Rows do not depend on one another, nor on where they lie: each is the sum over its inputs in
+one fixed order.
 """
+
+# Triton reads the annotations of a kernel's arguments itself
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -91,10 +94,10 @@ def _product_kernel(
         weight_ptr + expert_at * expert_stride + offsets[:, None] * input_stride + column[None, :] * width_stride
     )
     for start in range(first + tl.program_id(1) * rows, end, rows * tl.num_programs(1)):
-        slot = start + tl.arange(0, rows)
-        in_rows = slot < end
-        row = tl.load(pairs_ptr + slot, mask=in_rows, other=0) // top_k if top_k else slot
-        x_at = x_ptr + row.to(tl.int64)[:, None] * num_inputs + offsets[None, :]
+        row = start + tl.arange(0, rows)
+        in_rows = row < end
+        from_row = tl.load(pairs_ptr + row, mask=in_rows, other=0) // top_k if top_k else row
+        x_at = x_ptr + from_row.to(tl.int64)[:, None] * num_inputs + offsets[None, :]
         acc = tl.zeros([width, rows] if is_turned else [rows, width], tl.float32)
         for at in range(0, num_inputs, inputs):
             real = offsets < num_inputs - at
@@ -114,7 +117,7 @@ def _product_kernel(
             out = activation_of(acc, alpha, activation)
             output = turn
         kept = in_rows[:, None] & (output < num_outputs)[None, :]
-        out_at = out_ptr + slot.to(tl.int64)[:, None] * num_outputs + output[None, :]
+        out_at = out_ptr + row.to(tl.int64)[:, None] * num_outputs + output[None, :]
         tl.store(out_at, out.to(out_ptr.dtype.element_ty), mask=kept)
 
 
@@ -128,7 +131,8 @@ def fitting(launch: Launch, device: torch.device) -> Launch:
     """With as many loads in flight as the card's shared memory holds; Hopper's holds all of `LAUNCHES`."""
     if device.type != "cuda":
         return launch
-    room = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+    properties: Any = torch.cuda.get_device_properties(device)
+    room = properties.shared_memory_per_block_optin
     stage = 2 * (launch.rows + launch.width) * launch.inputs
     return launch._replace(num_stages=max(1, min(launch.num_stages, room // stage)))
 
@@ -142,9 +146,9 @@ def multiply(
     launch = fitting(launch or choose_launch(num_pairs, num_experts), x.device)
     num_outputs = gate.num_outputs(num_columns)
     out = x.new_empty(num_pairs, num_outputs)
-    # where there are many rows, programs share those of one expert, with a quarter more for busier ones
-    num_splits = triton.cdiv(5 * num_pairs, 4 * num_experts * launch.rows)
-    _product_kernel[triton.cdiv(num_columns, launch.width), num_splits, num_experts](
+    # programs for an expert's rows on average and a quarter more; for busier ones each takes several tiles
+    num_row_tiles = triton.cdiv(5 * num_pairs, 4 * num_experts * launch.rows)
+    _product_kernel[triton.cdiv(num_columns, launch.width), num_row_tiles, num_experts](
         x, weight, weight if bias is None else bias, pairs, ends, out, num_inputs, num_outputs,
         *weight.stride(), gate.alpha, gate.limit, gate.shift,
         rows=launch.rows, width=launch.width, inputs=launch.inputs, top_k=top_k, has_bias=bias is not None,

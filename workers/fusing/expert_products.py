@@ -20,11 +20,11 @@ def multiply_experts(
     top_k: int,
     gate: str,
 ) -> Tensor:
-    """Each slot's row times its expert's weight (num_experts, width, inputs), plus its bias, through a gate (its word).
+    """Each row times its expert's weight (num_experts, width, inputs), plus its bias, through a gate (its word).
 
-    With a `top_k` x is (num_tokens, inputs), each slot taking its token's row; with 0 it is (num_slots, inputs). pairs
+    With a `top_k` x is (num_tokens, inputs), and each row is that of its token; with 0 it is (num_rows, inputs). pairs
     and ends are those of `place_experts`. A weight that `is_transposed` is (num_experts, inputs, width). Returns
-    (num_slots, outputs); rows of other ranks' slots are left as they are in memory.
+    (num_rows, outputs); those of other ranks' pairs are left as they are in memory.
     """
     weight = weight if is_transposed else weight.transpose(1, 2)
     if x.is_cuda:

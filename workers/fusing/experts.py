@@ -25,27 +25,26 @@ REPLACED = "grouped_mm"
 def experts_forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
     """hidden_states (num_tokens, hidden) through the experts top_k_index (num_tokens, top_k), weighted and summed.
 
-    Its rows do not depend on one another: which slots a token's experts get is a matter of its neighbours, but a row
-    of a product is computed in the same way in every slot, and the sum runs in the order of the top k.
+    Tokens do not depend on one another: which rows of the products a token has is a matter of its neighbours, but a
+    row is computed in the same way wherever it is, and the sum runs in the order of the top k.
     """
     if not getattr(self, "runs_expert_kernels", False):
         return grouped_mm_experts_forward(self, hidden_states, top_k_index, top_k_weights)
     ops, ids, gate = torch.ops.parquetry, top_k_index.contiguous(), self.expert_gate
     up, up_bias = (self.gate_up_proj, "gate_up_proj_bias") if self.has_gate else (self.up_proj, "up_proj_bias")
-    x = hidden_states.to(up.dtype)
-    pairs, slots, ends = ops.place_experts(ids, self.num_experts)
-    bias = getattr(self, up_bias) if self.has_bias else None
+    pairs, rows, ends = ops.place_experts(ids, self.num_experts)
     placed = (pairs, ends, self.is_transposed)
-    rows = ops.multiply_experts(x, up, bias, *placed, ids.shape[1], gate or OPEN)
+    bias = getattr(self, up_bias) if self.has_bias else None
+    inner = ops.multiply_experts(hidden_states.to(up.dtype), up, bias, *placed, ids.shape[1], gate or OPEN)
     if gate is None:
-        rows = self._apply_gate(rows) if self.has_gate else self.act_fn(rows)
+        inner = self._apply_gate(inner) if self.has_gate else self.act_fn(inner)
     bias = self.down_proj_bias if self.has_bias else None
-    if not has_norm(self):
-        # the sum adds the bias on its way
-        rows = ops.multiply_experts(rows, self.down_proj, None, *placed, 0, OPEN)
-        return ops.sum_experts(rows, slots, ends, top_k_weights, bias, ids).to(hidden_states.dtype)
-    rows = self.post_expert_norm(ops.multiply_experts(rows, self.down_proj, bias, *placed, 0, OPEN))
-    return ops.sum_experts(rows, slots, ends, top_k_weights, None, ids).to(hidden_states.dtype)
+    is_normed = has_norm(self)
+    # but for a norm, the sum adds the bias on its way
+    outer = ops.multiply_experts(inner, self.down_proj, bias if is_normed else None, *placed, 0, OPEN)
+    if is_normed:
+        outer, bias = self.post_expert_norm(outer), None
+    return ops.sum_experts(outer, rows, ends, top_k_weights, bias, ids).to(hidden_states.dtype)
 
 
 def has_norm(experts: Any) -> bool:

@@ -23,7 +23,7 @@ from parquetry.workers.fusing.expert_gates import ACTIVATIONS, Gate, apply_gate 
 from parquetry.workers.fusing.expert_placement import place_experts, sum_experts  # noqa: E402
 from parquetry.workers.fusing.expert_product_kernel import LAUNCHES, Launch, choose_launch, fitting, multiply  # noqa: E402
 from parquetry.workers.fusing.expert_products import multiply_one_by_one  # noqa: E402
-from parquetry.workers.packed.checks.hooked_layers import relative_error  # noqa: E402
+from parquetry.workers.packed.checks.sharing_check import relative_error  # noqa: E402
 
 #: the interpreter computes with numpy, which warns of what kernels do on purpose
 pytestmark = [
@@ -67,14 +67,14 @@ def test_any_batch_is_placed_as_without_kernels(kind: str, num_tokens: int, top_
 
 
 @pytest.mark.parametrize("kind", ROUTINGS)
-def test_many_pairs_are_counted_in_parts(kind: str) -> None:
-    """Three parts, the last of them ragged; and int32 ids."""
+def test_many_pairs_are_counted_in_tiles(kind: str) -> None:
+    """Three tiles, the last of them ragged; and int32 ids."""
     ids, _ = make_routing(kind, 2100, 4, 6)
     got, want = expert_kernels.place(ids.to(DEVICE, torch.int32), 6), place_experts(ids, 6)
     assert all(torch.equal(mine.cpu(), theirs) for mine, theirs in zip(got, want, strict=True))
 
 
-def test_parts_grow_so_that_their_counts_fit() -> None:
+def test_tiles_grow_so_that_their_counts_fit() -> None:
     ids, _ = make_routing("skewed", 70_000, 1, 2)
     got, want = expert_kernels.place(ids.to(DEVICE), 2), place_experts(ids, 2)
     assert all(torch.equal(mine.cpu(), theirs) for mine, theirs in zip(got, want, strict=True))
@@ -85,13 +85,13 @@ def test_parts_grow_so_that_their_counts_fit() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, HALF])
 def test_sums_are_those_without_kernels(kind: str, has_bias: bool, dtype: torch.dtype) -> None:
     ids, weights = make_routing(kind, 7, 3, 5)
-    _, slots, ends = place_experts(ids, 5)
-    rows, bias = torch.randn(21, 1100).to(dtype), torch.randn(5, 1100).to(dtype) if has_bias else None
-    rows[int(ends[-1]) :] = float("nan")
-    want = sum_experts(rows, slots, ends, weights, bias, ids)
+    _, rows, ends = place_experts(ids, 5)
+    products, bias = torch.randn(21, 1100).to(dtype), torch.randn(5, 1100).to(dtype) if has_bias else None
+    products[int(ends[-1]) :] = float("nan")
+    want = sum_experts(products, rows, ends, weights, bias, ids)
     bias = None if bias is None else bias.to(DEVICE)
-    rows, slots, ends, weights, ids = on_device(rows, slots, ends, weights.to(dtype), ids)
-    got = expert_kernels.weigh(rows, slots, ends, weights, bias, ids)
+    products, rows, ends, weights, ids = on_device(products, rows, ends, weights.to(dtype), ids)
+    got = expert_kernels.weigh(products, rows, ends, weights, bias, ids)
     assert got.dtype == dtype and relative_error(got.cpu(), want) < 3 * LIMIT
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +20,7 @@ from parquetry.workers.fusing.expert_gates import OPEN, Gate
 from parquetry.workers.fusing.experts import IMPLEMENTATION, experts_forward, has_experts, use_expert_kernels
 from parquetry.workers.packed.options import PackedOptions
 from parquetry.workers.packed.packed_engine import PackedEngine
-from parquetry.workers.packed.startup import try_change
+from parquetry.workers.packed.startup import Changes, use_experts
 from tests.unit.workers.fusing.expert_batches import ROUTINGS, make_routing
 from tests.unit.workers.packed.packed_families import (
     make_prompts,
@@ -165,11 +167,14 @@ def test_a_model_writes_the_tokens_of_its_own_generate(family: str) -> None:
     prompts = make_prompts(3, 17, 40, 1)
     expected = reference_outputs(model, prompts, 8)
     engine = PackedEngine(model, None, [], PackedOptions(block_size=8, token_budget=24, num_blocks=40))
-    undo = try_change(model, engine.runner, "experts kernels", lambda: change(model))
+    undo = ExitStack()
+    changes = Changes(engine.runner.forward, engine.components.checks, undo)
+    changes.make("experts kernels", partial(use_experts, model))
+    assert changes.taken_back == {}
     assert model.config._experts_implementation == IMPLEMENTATION
     done = run_all(engine, make_requests(prompts, max_new_tokens=8))
     assert [done[i].output_ids.tolist() for i in range(len(prompts))] == expected
-    undo()
+    undo.close()
     assert model.config._experts_implementation == "grouped_mm"
 
 
