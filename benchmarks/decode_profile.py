@@ -35,8 +35,8 @@ def steady_batch(engine: PackedEngine, size: int, context: int) -> Batch:
     per_lane = -(-context // block_size)
     blocks = torch.randperm(engine.pool.num_blocks)[: size * per_lane].view(size, per_lane).to(tables)
     tables[:size, :per_lane] = blocks
-    tokens = engine.runner.lanes.tokens
-    tokens[:size] = torch.randint(0, engine.runner.sampler.vocab_size, (size,)).to(tokens)
+    tokens = engine.runner.forward.device_lanes.tokens
+    tokens[:size] = torch.randint(0, engine.model.config.vocab_size, (size,)).to(tokens)
     lanes = np.arange(size, dtype=np.int32)
     return Batch(lanes, np.full(size, context - 1, dtype=np.int32), blocks[:, -1].cpu().numpy(), [])
 
@@ -44,11 +44,11 @@ def steady_batch(engine: PackedEngine, size: int, context: int) -> Batch:
 def seconds_per_step(engine: PackedEngine, batch: Batch, steps: int = 20) -> float:
     """Mean over replays of the same step."""
     for _ in range(3):
-        engine.runner.graphs.replay(batch, SamplingMode.GREEDY)
+        engine.runner.graphs.tokens(batch, SamplingMode.GREEDY)
     torch.cuda.synchronize()
     start = time.perf_counter()
     for _ in range(steps):
-        engine.runner.graphs.replay(batch, SamplingMode.GREEDY)
+        engine.runner.graphs.tokens(batch, SamplingMode.GREEDY)
     torch.cuda.synchronize()
     return (time.perf_counter() - start) / steps
 
@@ -56,7 +56,7 @@ def seconds_per_step(engine: PackedEngine, batch: Batch, steps: int = 20) -> flo
 def kernel_times(engine: PackedEngine, batch: Batch) -> Counter[str]:
     """Microseconds per kernel name in one replay."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        engine.runner.graphs.replay(batch, SamplingMode.GREEDY)
+        engine.runner.graphs.tokens(batch, SamplingMode.GREEDY)
         torch.cuda.synchronize()
     times: Counter[str] = Counter()
     for event in profile.events():

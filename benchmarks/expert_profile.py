@@ -124,19 +124,19 @@ def parts(experts: nn.Module, batch: Batch) -> dict[str, float]:
     """Microseconds of each operator, of the layer through ours, and through `grouped_mm` compiled."""
     x, ids, weights = batch
     ops = torch.ops.parquetry
-    pairs, slots, ends = ops.place_experts(ids, experts.num_experts)
+    pairs, rows, ends = ops.place_experts(ids, experts.num_experts)
     biases = (experts.gate_up_proj_bias, experts.down_proj_bias) if experts.has_bias else (None, None)
-    placed = (ids, pairs, ends, experts.is_transposed)
-    rows = ops.multiply_experts(x, experts.gate_up_proj, biases[0], *placed, True, experts.expert_gate)
-    out = ops.multiply_experts(rows, experts.down_proj, None, *placed, False, OPEN)
+    placed, top_k = (pairs, ends, experts.is_transposed), ids.shape[1]
+    products = ops.multiply_experts(x, experts.gate_up_proj, biases[0], *placed, top_k, experts.expert_gate)
+    out = ops.multiply_experts(products, experts.down_proj, None, *placed, 0, OPEN)
     compiled = torch.compile(experts, dynamic=False) if torch.cuda.is_available() else experts
     return {
         "place": microseconds(lambda: ops.place_experts(ids, experts.num_experts)),
         "up, gate": microseconds(
-            lambda: ops.multiply_experts(x, experts.gate_up_proj, biases[0], *placed, True, experts.expert_gate)
+            lambda: ops.multiply_experts(x, experts.gate_up_proj, biases[0], *placed, top_k, experts.expert_gate)
         ),
-        "down": microseconds(lambda: ops.multiply_experts(rows, experts.down_proj, None, *placed, False, OPEN)),
-        "sum": microseconds(lambda: ops.sum_experts(out, slots, ends, weights, biases[1], ids)),
+        "down": microseconds(lambda: ops.multiply_experts(products, experts.down_proj, None, *placed, 0, OPEN)),
+        "sum": microseconds(lambda: ops.sum_experts(out, rows, ends, weights, biases[1], ids)),
         "all": microseconds(lambda: run(experts, IMPLEMENTATION, batch)),
         "grouped_mm": microseconds(lambda: run(compiled, "grouped_mm", batch)),
     }

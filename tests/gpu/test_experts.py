@@ -14,7 +14,7 @@ from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts
 
 from parquetry.workers.fusing.experts import IMPLEMENTATION, experts_forward, reason_against, use_expert_kernels
-from parquetry.workers.packed.checks.hooked_layers import relative_error
+from parquetry.workers.packed.checks.sharing_check import relative_error
 from parquetry.workers.packed.options import PackedOptions
 from parquetry.workers.packed.packed_engine import PackedEngine
 from parquetry.workers.request import GenerationRequest, SamplingParams
@@ -48,7 +48,7 @@ def make_batch(kind: str, num_tokens: int, dtype: torch.dtype) -> tuple[Tensor, 
     return torch.randn(num_tokens, 256).cuda().to(dtype), ids.cuda(), weights.cuda().to(dtype)
 
 
-# 4,000 tokens are many rows an expert, which torch multiplies where it can
+# 4,000 tokens are placed in parts, and experts have more rows than a tile
 @torch.inference_mode()
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("num_tokens", [1, 33, 300, 4000])

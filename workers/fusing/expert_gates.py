@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 #: name -> function of (x, alpha)
@@ -68,7 +68,7 @@ def apply_gate(rows: Tensor, gate: Gate) -> Tensor:
     return (act(first, gate.alpha) * (second + gate.shift)).to(rows.dtype)
 
 
-def recognise(experts: nn.Module, device: torch.device) -> Gate | None:
+def recognise(experts: Any, device: torch.device) -> Gate | None:
     """The gate that computes what the module's own does, or None.
 
     Classes name their activations in many ways and override the gate as they like, so both are tried on numbers.
@@ -95,7 +95,7 @@ def probe() -> Tensor:
     return torch.cat([near, far])
 
 
-def candidates(experts: nn.Module) -> Iterator[Gate]:
+def candidates(experts: Any) -> Iterator[Gate]:
     """Gates with the numbers that the module holds; plain ones first."""
     names = [name for name in ACTIVATIONS if name != "none"]
     if not experts.has_gate:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,38 +22,37 @@ IMPLEMENTATION = "parquetry_experts"
 REPLACED = "grouped_mm"
 
 
-def experts_forward(self: nn.Module, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+def experts_forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
     """hidden_states (num_tokens, hidden) through the experts top_k_index (num_tokens, top_k), weighted and summed.
 
-    Its rows do not depend on one another: which slots a token's experts get is a matter of its neighbours, but a row
-    of a product is computed in the same way in every slot, and the sum runs in the order of the top k.
+    Tokens do not depend on one another: which rows of the products a token has is a matter of its neighbours, but a
+    row is computed in the same way wherever it is, and the sum runs in the order of the top k.
     """
     if not getattr(self, "runs_expert_kernels", False):
         return grouped_mm_experts_forward(self, hidden_states, top_k_index, top_k_weights)
     ops, ids, gate = torch.ops.parquetry, top_k_index.contiguous(), self.expert_gate
     up, up_bias = (self.gate_up_proj, "gate_up_proj_bias") if self.has_gate else (self.up_proj, "up_proj_bias")
-    x = hidden_states.to(up.dtype)
-    pairs, slots, ends = ops.place_experts(ids, self.num_experts)
+    pairs, rows, ends = ops.place_experts(ids, self.num_experts)
+    placed = (pairs, ends, self.is_transposed)
     bias = getattr(self, up_bias) if self.has_bias else None
-    placed = (ids, pairs, ends, self.is_transposed)
-    rows = ops.multiply_experts(x, up, bias, *placed, True, gate or OPEN)
+    inner = ops.multiply_experts(hidden_states.to(up.dtype), up, bias, *placed, ids.shape[1], gate or OPEN)
     if gate is None:
-        rows = self._apply_gate(rows) if self.has_gate else self.act_fn(rows)
+        inner = self._apply_gate(inner) if self.has_gate else self.act_fn(inner)
     bias = self.down_proj_bias if self.has_bias else None
-    if not has_norm(self):
-        # the sum adds the bias on its way
-        rows = ops.multiply_experts(rows, self.down_proj, None, *placed, False, OPEN)
-        return ops.sum_experts(rows, slots, ends, top_k_weights, bias, ids).to(hidden_states.dtype)
-    rows = self.post_expert_norm(ops.multiply_experts(rows, self.down_proj, bias, *placed, False, OPEN))
-    return ops.sum_experts(rows, slots, ends, top_k_weights, None, ids).to(hidden_states.dtype)
+    is_normed = has_norm(self)
+    # but for a norm, the sum adds the bias on its way
+    outer = ops.multiply_experts(inner, self.down_proj, bias if is_normed else None, *placed, 0, OPEN)
+    if is_normed:
+        outer, bias = self.post_expert_norm(outer), None
+    return ops.sum_experts(outer, rows, ends, top_k_weights, bias, ids).to(hidden_states.dtype)
 
 
-def has_norm(experts: nn.Module) -> bool:
+def has_norm(experts: Any) -> bool:
     """Whether each expert's output is normed before it is weighted; transformers 5.17 knows no such classes."""
     return getattr(experts, "has_post_expert_norm", False)
 
 
-def expert_layers(model: nn.Module) -> list[nn.Module]:
+def expert_layers(model: nn.Module) -> list[Any]:
     """The modules whose class transformers dispatches through an experts interface."""
     return [module for module in model.modules() if hasattr(module, "is_concatenated") and hasattr(module, "down_proj")]
 
@@ -62,7 +62,7 @@ def has_experts(model: nn.Module) -> bool:
     return bool(expert_layers(model))
 
 
-def reason_against(experts: nn.Module) -> str | None:
+def reason_against(experts: Any) -> str | None:
     """Why our operators cannot serve a module, or None."""
     weights = [experts.gate_up_proj if experts.has_gate else experts.up_proj, experts.down_proj]
     if any(type(weight) is not nn.Parameter or not weight.is_floating_point() for weight in weights):
@@ -76,7 +76,7 @@ def reason_against(experts: nn.Module) -> str | None:
     return None
 
 
-def use_expert_kernels(model: nn.Module) -> Callable[[], None] | None:
+def use_expert_kernels(model: Any) -> Callable[[], None] | None:
     """Run a model's experts through our operators; returns what undoes it, or None where no layer can be served.
 
     All layers of a model or none: they share one name in its config. Why none is logged.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,9 +21,9 @@ from parquetry.workers.fusing.expert_choice import choose_experts  # noqa: E402
 from parquetry.workers.fusing.expert_choice_kernel import choose  # noqa: E402
 from parquetry.workers.fusing.expert_gates import ACTIVATIONS, Gate, apply_gate  # noqa: E402
 from parquetry.workers.fusing.expert_placement import place_experts, sum_experts  # noqa: E402
-from parquetry.workers.fusing.expert_product_kernel import LAUNCHES, choose_launch, multiply  # noqa: E402
+from parquetry.workers.fusing.expert_product_kernel import LAUNCHES, Launch, choose_launch, fitting, multiply  # noqa: E402
 from parquetry.workers.fusing.expert_products import multiply_one_by_one  # noqa: E402
-from parquetry.workers.packed.checks.hooked_layers import relative_error  # noqa: E402
+from parquetry.workers.packed.checks.sharing_check import relative_error  # noqa: E402
 
 #: the interpreter computes with numpy, which warns of what kernels do on purpose
 pytestmark = [
@@ -66,14 +67,14 @@ def test_any_batch_is_placed_as_without_kernels(kind: str, num_tokens: int, top_
 
 
 @pytest.mark.parametrize("kind", ROUTINGS)
-def test_many_pairs_are_counted_in_parts(kind: str) -> None:
-    """Three parts, the last of them ragged; and int32 ids."""
+def test_many_pairs_are_counted_in_tiles(kind: str) -> None:
+    """Three tiles, the last of them ragged; and int32 ids."""
     ids, _ = make_routing(kind, 2100, 4, 6)
     got, want = expert_kernels.place(ids.to(DEVICE, torch.int32), 6), place_experts(ids, 6)
     assert all(torch.equal(mine.cpu(), theirs) for mine, theirs in zip(got, want, strict=True))
 
 
-def test_parts_grow_so_that_their_counts_fit() -> None:
+def test_tiles_grow_so_that_their_counts_fit() -> None:
     ids, _ = make_routing("skewed", 70_000, 1, 2)
     got, want = expert_kernels.place(ids.to(DEVICE), 2), place_experts(ids, 2)
     assert all(torch.equal(mine.cpu(), theirs) for mine, theirs in zip(got, want, strict=True))
@@ -84,44 +85,33 @@ def test_parts_grow_so_that_their_counts_fit() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, HALF])
 def test_sums_are_those_without_kernels(kind: str, has_bias: bool, dtype: torch.dtype) -> None:
     ids, weights = make_routing(kind, 7, 3, 5)
-    _, slots, ends = place_experts(ids, 5)
-    rows, bias = torch.randn(21, 1100).to(dtype), torch.randn(5, 1100).to(dtype) if has_bias else None
-    rows[int(ends[-1]) :] = float("nan")
-    want = sum_experts(rows, slots, ends, weights, bias, ids)
+    _, rows, ends = place_experts(ids, 5)
+    products, bias = torch.randn(21, 1100).to(dtype), torch.randn(5, 1100).to(dtype) if has_bias else None
+    products[int(ends[-1]) :] = float("nan")
+    want = sum_experts(products, rows, ends, weights, bias, ids)
     bias = None if bias is None else bias.to(DEVICE)
-    rows, slots, ends, weights, ids = on_device(rows, slots, ends, weights.to(dtype), ids)
-    got = expert_kernels.weigh(rows, slots, ends, weights, bias, ids)
+    products, rows, ends, weights, ids = on_device(products, rows, ends, weights.to(dtype), ids)
+    got = expert_kernels.weigh(products, rows, ends, weights, bias, ids)
     assert got.dtype == dtype and relative_error(got.cpu(), want) < 3 * LIMIT
 
 
-@pytest.mark.parametrize("gate", [Gate("silu", True), GPT_OSS, Gate("gelu", True, limit=1.0), Gate("relu2"), Gate()])
-@pytest.mark.parametrize("has_bias", [True, False])
-def test_gates_are_those_without_kernels(gate: Gate, has_bias: bool) -> None:
-    ids, _ = make_routing("sentinels", 6, 2, 4)
-    pairs, *_ = place_experts(ids, 4)
-    rows, bias = torch.randn(12, 2060).to(HALF) * 4, torch.randn(4, 2060).to(HALF) if has_bias else None
-    added = rows.float()
-    if bias is not None:
-        added += bias[ids.view(-1)[pairs.long()].clamp(max=3)].float()
-    want = apply_gate(added, gate)
-    rows, ids, pairs = on_device(rows, ids, pairs)
-    got = expert_kernels.activate(rows, None if bias is None else bias.to(DEVICE), ids, pairs, gate)
-    assert relative_error(got.cpu(), want) < LIMIT
-
-
-@pytest.mark.parametrize("name", ACTIVATIONS)
-def test_every_activation(name: str) -> None:
-    rows = torch.linspace(-9, 9, 512).view(4, 128)
-    pairs = torch.arange(4, device=DEVICE)
-    got = expert_kernels.activate(rows.to(DEVICE), None, pairs, pairs, Gate(name))
-    torch.testing.assert_close(got.cpu(), apply_gate(rows, Gate(name)), rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("gate", [*(Gate(name) for name in ACTIVATIONS), GPT_OSS, Gate("gelu", True, limit=1.0)])
+def test_every_gate_follows_its_product(gate: Gate) -> None:
+    """One input that is 1, so that the products are the weights."""
+    values = torch.linspace(-9, 9, 256)
+    pairs, ends = torch.zeros(1, dtype=torch.int32), torch.ones(1, dtype=torch.int32)
+    x, weight, pairs, ends = on_device(torch.ones(1, 1), values.view(1, 1, -1), pairs, ends)
+    got = multiply(x, weight, None, pairs, ends, 1, gate, Launch(16, 64, 16, 4, 2))
+    torch.testing.assert_close(got.cpu(), apply_gate(values[None], gate), rtol=2e-3, atol=2e-3)
 
 
 def test_nan_does_not_hide_behind_a_limit() -> None:
-    rows = torch.tensor([[float("nan"), 1.0, 1.0, float("nan"), 1.0, 1.0]], device=DEVICE)
-    pair = torch.zeros(1, dtype=torch.int32, device=DEVICE)
-    got = expert_kernels.activate(rows, None, pair, pair, GPT_OSS)
-    assert got.isnan().tolist() == [[True, True, False]]
+    bias = torch.tensor([[float("nan"), 1.0, 1.0, float("nan"), 1.0, 1.0]]).to(HALF)
+    pairs, ends = torch.zeros(1, dtype=torch.int32), torch.ones(1, dtype=torch.int32)
+    x, weight, bias, pairs, ends = on_device(
+        torch.ones(1, 8).to(HALF), torch.zeros(1, 8, 6).to(HALF), bias, pairs, ends
+    )
+    assert multiply(x, weight, bias, pairs, ends, 1, GPT_OSS).isnan().tolist() == [[True, True, False]]
 
 
 def product_error(
@@ -171,8 +161,15 @@ def test_turned_products_are_the_same(gate: Gate, monkeypatch: pytest.MonkeyPatc
 
 
 def test_launches_depend_on_shapes_alone() -> None:
-    # 1, 64, 256 and 1,024 rows of 8 experts in 128
-    assert [choose_launch(8 * rows, 128).rows for rows in (1, 64, 256, 1024)] == [16, 16, 32, 128]
+    # 1, 64, 256, 512, 1,024 and 1,025 rows of 8 experts in 128
+    chosen = [LAUNCHES.index(choose_launch(8 * rows, 128)) for rows in (1, 64, 256, 512, 1024, 1025)]
+    assert chosen == [0, 0, 1, 2, 3, 4]
+
+
+def test_loads_in_flight_fit_the_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    properties = SimpleNamespace(shared_memory_per_block_optin=101_376)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: properties)
+    assert [fitting(launch, torch.device("cuda")).num_stages for launch in LAUNCHES] == [4, 4, 3, 3, 2]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, HALF])
