@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from parquetry.workers.loading.adapter_bank import AdapterBank
 from parquetry.workers.packed.attention.hook import AttentionBackend, computing
+from parquetry.workers.packed.long_rope import RowLengths
 from parquetry.workers.packed.sampling.sampler import Sampler, SamplingMode
 from parquetry.workers.packed.step_tensors import Candidates, DeviceLanes, StepTensors
 from parquetry.workers.parallel.group import SOLO, RankGroup
