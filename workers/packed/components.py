@@ -127,7 +127,8 @@ def make_ready(
 def outgrown(model: PreTrainedModel, layers: Sequence[LayerShape], checks: Sequence[PagedCheck]) -> bool:
     """Whether windows are longer than every prompt of the checks, which then say nothing of them; or rows short."""
     longest = max(len(tokens) for check in checks for tokens in check.prompts)
-    limits = [layer.module.packed_window for layer in layers] + [switch_of(model.config.get_text_config()) or 0]
+    windows: list[int] = [getattr(layer.module, "packed_window", 0) for layer in layers]
+    limits = [*windows, switch_of(model.config.get_text_config()) or 0]
     return any(limit >= longest for limit in limits)
 
 

@@ -42,11 +42,14 @@ class RowLengths:
 class RowRope(nn.Module):
     """Stands where a model's rotary embedding stood."""
 
-    def __init__(self, stock: Any, lengths: RowLengths) -> None:
+    short_freq: Tensor
+    long_freq: Tensor
+
+    def __init__(self, stock: Any, switch: int, lengths: RowLengths) -> None:
+        """`stock` is the embedding it stands for, `switch` the tokens up to which a row is short."""
         super().__init__()
         self.lengths = lengths
-        self.attention_scaling = stock.attention_scaling
-        switch = switch_of(stock.config)
+        self.attention_scaling = float(stock.attention_scaling)
         long, _ = ROPE_INIT_FUNCTIONS["longrope"](stock.config, stock.inv_freq.device, seq_len=switch + 1)
         self.register_buffer("short_freq", stock.original_inv_freq.to(stock.inv_freq.device), persistent=False)
         self.register_buffer("long_freq", long, persistent=False)
@@ -87,13 +90,14 @@ def longest_row(config: PreTrainedConfig, max_model_len: int) -> int:
 def choose_by_row(model: PreTrainedModel, undo: ExitStack) -> RowLengths:
     """Give a model whose rotary embeddings depend on the length ours."""
     lengths = RowLengths()
-    if switch_of(model.config.get_text_config()) is None:
+    switch = switch_of(model.config.get_text_config())
+    if switch is None:
         return lengths
     owners = [(owner, name, child) for owner in model.modules() for name, child in owner.named_children()]
     for owner, name, child in owners:
         if getattr(child, "rope_type", None) == "longrope":
             undo.callback(setattr, owner, name, child)
-            setattr(owner, name, RowRope(child, lengths))
+            setattr(owner, name, RowRope(child, switch, lengths))
     return lengths
 
 
