@@ -135,7 +135,7 @@ def test_prefixes_that_are_read_once_follow_the_eager_model(family: str, monkeyp
     sampling = SamplingParams(max_new_tokens=24)
     requests = [GenerationRequest(id=i, row=i, prompt_ids=ids, params=sampling) for i, ids in enumerate(prompts)]
     done = run_all(engine, requests)
-    kinds = list(engine.runner.graphs._graphs)
+    kinds = engine.runner.graphs.kinds
     engine.close()
     assert any(kind.is_shared for kind in kinds)
     gaps = np.concatenate([greedy_gaps(model, r, c.output_ids) for r, c in zip(requests, done, strict=True)])
@@ -155,7 +155,7 @@ def test_a_long_prefix_shared_by_many_rows_is_read_once_without_being_asked() ->
         for i in range(64)
     ]
     done = run_all(engine, requests)
-    kinds = list(engine.runner.graphs._graphs)
+    kinds = engine.runner.graphs.kinds
     engine.close()
     assert any(kind.is_shared for kind in kinds)
     gaps = np.concatenate([greedy_gaps(model, r, c.output_ids) for r, c in zip(requests, done, strict=True)])

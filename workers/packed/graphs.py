@@ -54,6 +54,11 @@ class DecodeGraphs:
         # One for all: every stream brings a matmul workspace and a part of the allocator's memory of its own.
         self._stream = torch.cuda.Stream()
 
+    @property
+    def kinds(self) -> list[Kind]:
+        """What has been captured, in order."""
+        return list(self._graphs)
+
     def prepare(self) -> None:
         """Capture the greedy ladder, largest first so that smaller ones reuse its memory, and check it."""
         for size in reversed(self.sizes):

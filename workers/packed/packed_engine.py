@@ -73,7 +73,7 @@ class PackedEngine(Engine):
         self._ready: list[Completion] = []
         self._counters: Counter[str] = Counter()
         on_cuda = self.device.type == "cuda"
-        self._lookahead = on_cuda if self.options.lookahead is None else self.options.lookahead
+        self.lookahead = on_cuda if self.options.lookahead is None else self.options.lookahead
         self.components = Components.build(model, tokenizer, self.options, group, self.max_model_len)
         self.runner, self.scheduler = self.components.runner, self.components.scheduler
         self.pool, self.lane_table = self.components.pool, self.components.lane_table
@@ -114,7 +114,7 @@ class PackedEngine(Engine):
         """Launch the next step, collect the one before it, return what finished."""
         launched = self._launch()
         collectable, self._pending = self._pending, launched
-        if not self._lookahead:
+        if not self.lookahead:
             collectable, self._pending = launched, ()
         for in_flight in collectable:
             self._collect(in_flight)

@@ -92,7 +92,7 @@ class RankGroupRunner(ModelRunner):
         """As ModelRunner's. `is_void` of the result says whether any rank ran out of memory in the step."""
         self._tell(Step(batch, mode, allow is not None))
         masks = None if allow is None else Masks(lambda: self._share(allow()), lambda: self._tell(NO_MASKS))
-        outputs, flag = self._take(batch, mode, masks)
+        outputs, flag = self.take(batch, mode, masks)
         self.num_steps += 1
         if self.num_steps % COMPARE_EVERY == 0:
             self._tell(Compare())
@@ -118,9 +118,9 @@ class RankGroupRunner(ModelRunner):
                 self.compare()
             else:
                 masks = Masks(lambda: receive_masks(inbox), inbox.receive) if message.has_masks else None
-                self._take(message.batch, message.mode, masks)
+                self.take(message.batch, message.mode, masks)
 
-    def _take(self, batch: Batch, mode: SamplingMode, masks: Masks | None) -> tuple[Sampled | None, Tensor | None]:
+    def take(self, batch: Batch, mode: SamplingMode, masks: Masks | None) -> tuple[Sampled | None, Tensor | None]:
         """One step of this rank: its outputs, None after an out-of-memory; and how many ranks had one.
 
         A replayed graph allocates nothing, so that nobody asks. What else there is may run out of memory.

@@ -85,6 +85,11 @@ class EngineServer:
         #: the spec to exchange the engine for, once the step that is being computed is over
         self._wanted: EngineSpec | None = None
 
+    @property
+    def num_waiting(self) -> int:
+        """Frames of requests that the engine has not been given yet."""
+        return sum(map(len, self._waiting.values()))
+
     def attend(self) -> None:
         """Show a sign of life and take in what clients sent. Engines call it between the layers of long work."""
         engine = self._engine

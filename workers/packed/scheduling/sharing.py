@@ -89,11 +89,11 @@ class PrefixGroups:
             return lanes, None
         # groups first, one after the other
         order = np.argsort(np.where(is_group, np.arange(len(blocks)), len(blocks))[positions], kind="stable")
-        tiles = _tiles(sizes[is_group])
+        tiles = tiles_of(sizes[is_group])
         return lanes[order], SharedPrefix(shared[order].astype(np.int32), *tiles)
 
 
-def _tiles(sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def tiles_of(sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """First row and number of rows of every tile, for groups of `sizes` that lie one after the other from row 0."""
     starts = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes)])
     firsts = [np.arange(start, stop, TILE_ROWS) for start, stop in pairwise(starts.tolist())]

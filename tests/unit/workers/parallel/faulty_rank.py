@@ -48,8 +48,8 @@ class Faults:
         self.runner, self.due, self.now = runner, faults(), ""
         self.steps = 0
         sampler = runner.forward.sampler
-        self.take, self.sample = runner._take, sampler.sample
-        runner._take, sampler.sample = self.count, self.fail_in_sampler
+        self.take, self.sample = runner.take, sampler.sample
+        runner.take, sampler.sample = self.count, self.fail_in_sampler
         self.compare, self.has_masked_fault = runner.compare, "replay" in os.environ["PARQUETRY_TEST_FAULTS"]
         if self.has_masked_fault:
             runner.compare = self.compare_and_replay

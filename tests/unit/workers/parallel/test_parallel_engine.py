@@ -108,14 +108,14 @@ def test_a_shared_prefix_is_computed_once(one: Engine, two: LeadingEngine) -> No
 def test_preemption(one: Engine, two: LeadingEngine, lookahead: bool) -> None:
     requests = make_requests(*LENGTHS, max_new_tokens=60, temperature=0.7)
     packed = two.engine
-    kept = packed.pool, packed.scheduler, packed._lookahead
-    packed.pool, packed._lookahead = BlockPool(8, packed.pool.block_size), lookahead
+    kept = packed.pool, packed.scheduler, packed.lookahead
+    packed.pool, packed.lookahead = BlockPool(8, packed.pool.block_size), lookahead
     packed.scheduler = Scheduler(packed.pool, packed.lane_table, token_budget=64, max_model_len=packed.max_model_len)
     try:
         assert outputs(run_all(two, requests)) == outputs(run_all(one, requests))
         assert two.stats()["preemptions"] > 0
     finally:
-        packed.pool, packed.scheduler, packed._lookahead = kept
+        packed.pool, packed.scheduler, packed.lookahead = kept
         # its blocks were written to under other numbers
         packed.pool.forget_all()
 

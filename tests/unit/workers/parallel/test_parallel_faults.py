@@ -38,7 +38,7 @@ def test_out_of_memory_on_any_rank_then_other_tokens_on_one(tmp_path: Path, monk
         packed = engine.engine
         # the token budget shrinks with every fault, and is 64 here
         packed.scheduler.token_budget = 64 * 2**6
-        packed._lookahead = True
+        packed.lookahead = True
         assert outputs(run_all(engine, requests)) == expected
         assert (engine.stats()["out_of_memory"], packed.scheduler.token_budget) == (3, 64 * 2**3)
 

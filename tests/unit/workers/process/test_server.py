@@ -124,9 +124,9 @@ def test_the_oldest_clients_rows_come_first(
     first.submit(100, 2)
     wait_until_sated(engine)
     second.submit(200, 6)
-    wait_until(lambda: sum(map(len, server._waiting.values())) == 6)
+    wait_until(lambda: server.num_waiting == 6)
     first.submit(102, 6)
-    wait_until(lambda: sum(map(len, server._waiting.values())) == 12)
+    wait_until(lambda: server.num_waiting == 12)
     engine.may_begin.set()
 
     assert first.results(8) == {number: 5.0 * (100 + number) for number in range(8)}
@@ -154,7 +154,7 @@ def test_a_client_that_leaves_takes_its_rows_along(
     first, second = clients
     first.submit(100, 8)
     wait_until_sated(engine)
-    wait_until(lambda: sum(map(len, server._waiting.values())) == 6)
+    wait_until(lambda: server.num_waiting == 6)
     first.socket.close()
     wait_until(lambda: engine.num_unfinished == 0)
     second.submit(200, 2)

@@ -142,7 +142,7 @@ def test_looking_in_vain_becomes_rare(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_tile_of_any_grouping_fits_the_captured_grid() -> None:
     for sizes in ([8] * 12, [33, 9], [8], [64, 40, 8]):
-        _, counts = sharing._tiles(np.array(sizes))
+        _, counts = sharing.tiles_of(np.array(sizes))
         assert len(counts) <= max_tiles(sum(sizes))
         assert counts.sum() == sum(sizes)
 
