@@ -72,11 +72,11 @@ def plan(spec: SpecLike) -> Plan:
     return made(as_spec(spec))
 
 
-def trial(spec: SpecLike, rows: int) -> pa.Table:
+def preview(spec: SpecLike, rows: int) -> pa.Table:
     """The output of the job's first `rows` rows, run for real on this machine and kept nowhere."""
-    from parquetry.local.trial import run_rows
+    from parquetry.local.preview import preview_rows
 
-    return run_rows(as_spec(spec), rows)
+    return preview_rows(as_spec(spec), rows)
 
 
 def recover(output: str, *, broker_url: str | None = None) -> Job:

@@ -14,7 +14,7 @@ from parquetry.schemas.storage.storage import Storage
 _MAX_NAMED = 3
 
 
-def read_record(storage: Storage) -> JobRecord | None:
+def find_record(storage: Storage) -> JobRecord | None:
     """The job whose output this is, None when it is nobody's. Raises OutputTakenError when that cannot be told."""
     data = storage.try_read(JOB_FILE)
     if data is None:

@@ -98,7 +98,7 @@ def dashboard(
 
 
 def doctor(
-    output: Annotated[str | None, typer.Option(help="Also probe this output folder or URI.")] = None,
+    output: Annotated[str | None, typer.Option(help="Also check this output folder or URI.")] = None,
     worker: Annotated[bool, typer.Option("--worker", help="Only check that a worker of this host is alive.")] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -52,7 +52,7 @@ def run_job(spec: JobSpec, *, workers: int | None = None, show: bool = False) ->
     from parquetry.tasks.webhooks import deliver_due
 
     started = time.monotonic()
-    with broker() as (url, ledger):
+    with open_broker() as (url, ledger):
         job = submit(spec, ledger, broker_url=url).job
         before = take_up(ledger, job)
         after, log = before, None
@@ -74,7 +74,7 @@ def run_job(spec: JobSpec, *, workers: int | None = None, show: bool = False) ->
 
 
 @contextmanager
-def broker() -> Iterator[tuple[str, Ledger]]:
+def open_broker() -> Iterator[tuple[str, Ledger]]:
     """The configured broker, or an embedded one for as long as the context lasts."""
     with ExitStack() as stack:
         url = settings().broker_url or stack.enter_context(embedded_server())

@@ -29,7 +29,7 @@ class Claim:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class LeaseProgress:
     """How far a running shard is."""
 
     rows: int = 0

@@ -19,7 +19,7 @@ class Notice:
 
     job: str
     state: JobState
-    #: ms since the epoch, on the clock of Redis
+    #: ms since the Unix epoch, on the clock of Redis
     ended_ms: int
     url: str
     #: how often it was taken, this time included

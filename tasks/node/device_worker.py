@@ -14,7 +14,7 @@ from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.node.noted_claims import orphans
 from parquetry.tasks.node.stall_check import STALL_S, StallCheck
 from parquetry.workers.process.leash import leashed
-from parquetry.workers.process.start import python
+from parquetry.workers.process.start import module_command
 from parquetry.workers.process.supervisor import EngineSupervisor
 
 log = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ class DeviceWorker:
 
     def _command(self) -> list[str]:
         return [
-            *python("parquetry.tasks.node.celery_main", "--worker", self.name),
+            *module_command("parquetry.tasks.node.celery_main", "--worker", self.name),
             *("--queues", ",".join(self._queues), "--shards-in-flight", str(self._shards_in_flight)),
             *("--socket", str(self._supervisor.socket)),
             *("--niceness", str(CARD_NICENESS if self.device.startswith("cuda") else 0)),

@@ -10,7 +10,7 @@ from typing import Any
 _IDLE_S = 1.0
 
 
-class Outbox:
+class StepSender:
     """Rank 0's ends."""
 
     def __init__(self, connections: Sequence[Connection]) -> None:
@@ -28,19 +28,19 @@ class Outbox:
             connection.close()
 
 
-class Inbox:
-    """Another rank's end. `beat` is called about once a second while it waits, and at every message."""
+class StepReceiver:
+    """Another rank's end. `send_pulse` is called about once a second while it waits, and at every message."""
 
-    def __init__(self, connection: Connection, beat: Callable[[], None]) -> None:
+    def __init__(self, connection: Connection, send_pulse: Callable[[], None]) -> None:
         self._connection = connection
-        self._beat = beat
+        self._send_pulse = send_pulse
 
     def receive(self) -> Any:
         """The next message, None when rank 0 has closed its end."""
         try:
             while not self._connection.poll(_IDLE_S):
-                self._beat()
-            self._beat()
+                self._send_pulse()
+            self._send_pulse()
             # it comes from the process that started this one, over a pipe nobody else has
             return pickle.loads(self._connection.recv_bytes())  # noqa: S301
         except (EOFError, ConnectionResetError):

@@ -66,7 +66,7 @@ class TextPreparation(Preparation):
 
     @staticmethod
     def _filled(inputs: Sequence[object], encoded: Sequence[Tokens | RowError]) -> list[Tokens | RowError]:
-        """The tokens of the inputs that were encoded, in the places of these; the other inputs are errors."""
+        """The tokens of the inputs that were encoded, at their indices; the other inputs are errors."""
         found = iter(encoded)
         return [value if isinstance(value, RowError) else require_tokens(next(found)) for value in inputs]
 
