@@ -42,7 +42,7 @@ class JobProgress:
 
     @classmethod
     def of(cls, statuses: Sequence[JobStatus]) -> JobProgress:
-        """JobProgress at the last of `statuses`, which are in time order and of one job; at least one."""
+        """Progress at the last of `statuses`: at least one, all of one job, in time order."""
         last = statuses[-1]
         rate = _mean_rate(last) if last.state.is_final else smoothed_rate(statuses)
         return cls(

@@ -66,7 +66,7 @@ def run(spec: SpecLike, *, workers: int | None = None, show: bool = False) -> Jo
 
 
 def plan(spec: SpecLike) -> Plan:
-    """What a job would be: rows, shards, tokens, memory. Nothing is written, and no broker is needed."""
+    """A job's rows, shards, estimated tokens and memory. Nothing is written, and no broker is needed."""
     from parquetry.producers.planning import plan as made
 
     return made(as_spec(spec))

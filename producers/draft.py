@@ -1,4 +1,4 @@
-"""A job before it is one: its spec with absolute locations, the id that follows from it, and its output folder."""
+"""A job that is not submitted yet: its spec with absolute locations, its id, and its output folder."""
 
 from __future__ import annotations
 

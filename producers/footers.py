@@ -18,7 +18,7 @@ from parquetry.schemas.storage.opening import open_storage
 
 @dataclass(frozen=True)
 class FileFacts:
-    """One input file, looked into."""
+    """What one input file holds."""
 
     file: FoundFile
     #: the columns of the file, then its hive partition columns as strings

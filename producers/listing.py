@@ -31,7 +31,7 @@ class Source:
 
     @classmethod
     def parse(cls, text: str) -> Source:
-        """Raises LocationError. A local path that exists is itself, whatever characters it has."""
+        """Raises LocationError. A local path that exists is taken literally, with its `*` and `?`."""
         magic = _MAGIC.search(text)
         if magic is None or os.path.exists(text):
             return cls(text, _location(text))
@@ -66,7 +66,7 @@ class Source:
 
 @dataclass(frozen=True)
 class FoundFile:
-    """One input file before it was looked into."""
+    """One input file as it was listed."""
 
     location: Location
     entry: Entry

@@ -24,7 +24,7 @@ MAX_SAMPLED_ROWS = 256
 
 
 class Plan(BaseModel):
-    """What a job would be. Token counts are estimates from some rows; nothing was written or queued."""
+    """Size, estimated tokens and memory of a job that is not submitted. Nothing was written or queued."""
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
 

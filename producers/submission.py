@@ -1,4 +1,4 @@
-"""Submitting a job: `_job.json` in the output first, the queue second, and the same job again as often as you like."""
+"""Submitting a job: `_job.json` in the output first, the queue second. Idempotent."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Submission:
-    """What became of a spec."""
+    """A submitted job."""
 
     job: str
     record: JobRecord

@@ -1,4 +1,4 @@
-"""The end of a job: the manifest, then `_SUCCESS`. Safe to run twice, by two, and again after a crash at any line."""
+"""The end of a job: the manifest, then `_SUCCESS`. May run twice, in two processes, and after a crash at any line."""
 
 from __future__ import annotations
 

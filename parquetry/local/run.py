@@ -82,7 +82,7 @@ def open_broker() -> Iterator[tuple[str, Ledger]]:
 
 
 def take_up(ledger: Ledger, job: str) -> JobStatus:
-    """Running a job means wanting it done: one that was paused, cancelled or failed is taken up again."""
+    """Resume a job that was paused or cancelled, and retry one that failed."""
     status = ledger.status(job)
     if status.state in (JobState.PAUSED, JobState.CANCELLED):
         ledger.set_state(job, JobState.RUNNING)

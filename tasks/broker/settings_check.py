@@ -75,7 +75,7 @@ def _version(client: redis.Redis) -> Finding:
 
 
 def is_fixed(version: str, fixed_in: Releases) -> bool:
-    """Whether a release has the fix; one that tells no version gets the benefit of the doubt."""
+    """Whether a release has the fix; one without a version number counts as fixed."""
     numbers = tuple(int(number) for number in version.split(".") if number.isdigit())
     if not numbers:
         return True

@@ -206,7 +206,7 @@ class Ledger:
         return Reaped(lost=lost, failed=failed, rested=rested)
 
     def audit(self, job: str) -> Audit:
-        """Mend counters, and queue shards that are neither pending, leased, committed nor failed.
+        """Repair counters, and queue shards that are neither pending, leased, committed nor failed.
 
         Raises UnknownJobError.
         """

@@ -127,7 +127,7 @@ class ShardRunner:
         self.lease.progress(done.rows, done.prompt_tokens + done.output_tokens)
 
     def verify(self, attempt: Path, part: PartRecord) -> None:
-        """An attempt that is not, byte for byte, what was written and checked never gets the final name."""
+        """Raise AttemptChangedError unless the attempt's bytes are still those that were written and checked."""
         with attempt.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != part.sha256:

@@ -121,6 +121,7 @@ def serve_until_over(job: str, supervisor: Path) -> None:
     from parquetry.schemas.settings import settings
     from parquetry.tasks.broker.connection import connect
     from parquetry.tasks.ledger.ledger import Ledger
+    from parquetry.tasks.node.serve import serve_shard
     from parquetry.tasks.reconciler import Reconciler
     from parquetry.tasks.shard.worker_config import WorkerConfig
 

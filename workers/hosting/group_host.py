@@ -13,7 +13,7 @@ from parquetry.workers.process.pulse import SendPulse
 
 
 class RankGroupHost:
-    """Stands where a ModelHost stands for one device."""
+    """For a device group what ModelHost is for one device."""
 
     def __init__(self, folder: Path, report: Report, send_pulse: SendPulse) -> None:
         self._folder, self._report, self._send_pulse = folder, report, send_pulse

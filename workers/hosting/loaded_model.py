@@ -1,4 +1,4 @@
-"""What every engine on a loaded model needs besides: signs of life from its layers, and its provenance."""
+"""What every engine on a loaded model needs: pulses from within its layers, and its provenance."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from parquetry.workers.process.pulse import SendPulse
 
 
 def pulse_in_layers(model: PreTrainedModel, send_pulse: SendPulse) -> None:
-    """Show life before every layer: on a slow device one forward pass may take longer than a stall is allowed to."""
+    """Send a pulse before every layer: on a slow device one forward pass may outlast the stall limit."""
     hooks = []
     for module in model.modules():
         if isinstance(module, nn.ModuleList):

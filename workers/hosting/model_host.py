@@ -29,7 +29,7 @@ class ModelHost:
         self._loaded: tuple[PreTrainedModel, EngineSpec] | None = None
 
     def build(self, spec: EngineSpec) -> Engine:
-        """The engine of a spec; the one before it must be idle, and is of no use from here on.
+        """The engine of a spec; the engine before it must be idle, and is closed.
 
         Raises what `load_engine` raises, after which another spec may still be built, and OtherWeightsError when the
         weights at hand cannot serve this one.

@@ -1,4 +1,4 @@
-"""Whether this processor computes in bfloat16 faster than in float32: by its instructions, then by a stopwatch."""
+"""Whether this processor computes in bfloat16 faster than in float32: by its instructions, then by timing."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Bf16Verdict:
 
 @lru_cache(maxsize=1)
 def cpu_bf16() -> Bf16Verdict:
-    """The verdict on this machine; the same for as long as the process lives."""
+    """The verdict on this machine; timed at most once a process."""
     return judge(this_cpu())
 
 
 def judge(processor: Cpu) -> Bf16Verdict:
-    """The verdict on a processor that is this machine's.
+    """The verdict on this machine's processor.
 
     Without the instructions bfloat16 is emulated, slowly. With them it may be as well, where the system or torch does
     not use them, so one product is timed in both.

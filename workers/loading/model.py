@@ -83,7 +83,7 @@ def _placed(
 
 
 def quieten() -> None:
-    """Keep progress bars, and lines that one matrix product after the other repeats, out of the worker's log."""
+    """Keep progress bars and bitsandbytes' line for every matrix product out of the worker's log."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""What loading one model comes to, and every refusal that needs no weights."""
+"""What one model needs to be loaded (dtype, bytes, devices), and every refusal that needs no weights."""
 
 from __future__ import annotations
 

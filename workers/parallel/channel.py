@@ -1,4 +1,4 @@
-"""What rank 0 tells the others, over a pipe to each that only these processes hold."""
+"""The steps that rank 0 sends to the other ranks, over a pipe to each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _IDLE_S = 1.0
 
 
 class StepSender:
-    """Rank 0's ends."""
+    """Rank 0's ends of the pipes."""
 
     def __init__(self, connections: Sequence[Connection]) -> None:
         self._connections = list(connections)
@@ -23,13 +23,13 @@ class StepSender:
             connection.send_bytes(data)
 
     def close(self) -> None:
-        """The others see the end of what they follow."""
+        """Every other rank's `receive` returns None from now on."""
         for connection in self._connections:
             connection.close()
 
 
 class StepReceiver:
-    """Another rank's end. `send_pulse` is called about once a second while it waits, and at every message."""
+    """Another rank's end of its pipe. `send_pulse` is called each second while it waits, and at every message."""
 
     def __init__(self, connection: Connection, send_pulse: Callable[[], None]) -> None:
         self._connection = connection

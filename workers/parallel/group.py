@@ -40,8 +40,8 @@ class Collective:
 class RankGroup:
     """This process as one of the ranks. Every method is called by all of them, in the same order.
 
-    `forward` is what one forward pass exchanges, noted once by `learn`. A rank that cannot finish a pass drains what is
-    left of it, so that the others do not wait for it for ever.
+    `forward` is what one forward pass exchanges, recorded once by `learn`. A rank that cannot finish a pass drains
+    what is left of it, so that the others do not wait for ever.
     """
 
     rank: int = 0
@@ -96,7 +96,7 @@ class RankGroup:
         return shares.movedim(0, -2).flatten(-2)[..., :width]
 
     def all_agree(self, ok: bool) -> bool:
-        """Whether all ranks say so."""
+        """Whether `ok` is true on every rank."""
         return bool(self.minimum(int(ok)))
 
     def minimum(self, number: int) -> int:
@@ -123,15 +123,15 @@ class RankGroup:
         return numbers.tolist()
 
     def begin(self, *, is_replayed: bool) -> None:
-        """A pass starts; the exchanges of a replayed graph are all made, or none, and not seen from here."""
+        """Start a pass. The exchanges of a replayed graph happen on the device, all or none, and count as done."""
         self.num_done = len(self.forward) if is_replayed else 0
 
     def learn(self) -> None:
-        """Note what the next forward pass exchanges, until `learned`."""
+        """Record the exchanges of the next forward pass, until `learned`."""
         self._exchanged = []
 
     def learned(self, num_tokens: int) -> None:
-        """The pass that was noted had `num_tokens` tokens, and sampled another number of rows."""
+        """Keep what was recorded: exchanges of `num_tokens` rows are per token, the others per sampled row."""
         exchanged, self._exchanged = self._exchanged or [], None
         self.forward = []
         for kind, shape, dtype in exchanged:

@@ -92,7 +92,7 @@ class Rank:
         return None if code is None or code >= 0 else signal.Signals(-code).name
 
     def explain(self) -> str:
-        """Why it is dead. What it said itself tells more than the signal that may have ended it afterwards."""
+        """Why it ended: its own last message, else the signal that killed it."""
         if self.failure is not None:
             return f"{self.name}: {self.failure['reason']}"
         if killer := self.killed_by():

@@ -17,7 +17,7 @@ _SIZES = ((48, 40), (40, 200))
 
 
 def has_known_layout(processor: RowProcessor) -> bool:
-    """Whether rows may share a batch. A processor that cannot make the batch of the check is none that we know."""
+    """Whether rows may share a batch. False also when the processor cannot make the batch of the check."""
     tokenizer = processor.processor.tokenizer
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

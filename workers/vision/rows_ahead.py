@@ -74,7 +74,7 @@ class RowsAhead:
         return found
 
     def release(self, rows: Sequence[Made]) -> None:
-        """These rows are used up; every sample of a row counts its row."""
+        """Free the bytes of these rows; a row counts once for each of its samples."""
         self.held_bytes -= sum(map(_size, rows))
         self.fill()
 
