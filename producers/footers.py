@@ -60,7 +60,7 @@ def _parquet_facts(file: FoundFile, stream: BinaryIO, columns: Collection[str] |
 def _row_group_bytes(row_group: pq.RowGroupMetaData, columns: Collection[str] | None) -> int:
     column_chunks = (row_group.column(index) for index in range(row_group.num_columns))
     read = (c for c in column_chunks if columns is None or c.path_in_schema.partition(".")[0] in columns)
-    return sum(chunk.total_uncompressed_size for chunk in read)
+    return sum(column_chunk.total_uncompressed_size for column_chunk in read)
 
 
 def _text_facts(file: FoundFile, stream: BinaryIO, columns: Collection[str] | None) -> FileFacts:

@@ -54,7 +54,7 @@ def _device_reason(model: PreTrainedModel) -> str | None:
         return f"the varlen kernels take head sizes in steps of 8 up to 256, not {head_dim}"
     grouped = getattr(config, "num_key_value_heads", None) not in (None, config.num_attention_heads)
     if model.dtype == torch.float32 and (grouped or sliding_window_of(model)):
-        return "float32 on a GPU packs neither sliding windows nor grouped heads; choose bfloat16 or float16"
+        return "float32 on a GPU packs neither sliding windows nor query groups; choose bfloat16 or float16"
     return None
 
 

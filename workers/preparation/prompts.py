@@ -115,7 +115,7 @@ def prompt_limit(spec: JobSpec, checkpoint: Checkpoint) -> int:
         room = checkpoint.output_context_window - 2
         _require_room(wanted, room + 1, f"the model's decoder has room for {room} tokens")
         return context_window
-    _require_room(wanted, context_window, f"the model's window is {context_window} tokens, prompt included")
+    _require_room(wanted, context_window, f"the model's context window is {context_window} tokens, prompt included")
     return context_window - wanted
 
 

@@ -28,7 +28,7 @@ class TextPreparation(Preparation):
         if spec.task == "embed" and checkpoint.lowercases:
             tokenizer.lowercase()
         self._limit, self._truncate = checkpoint.context_window, section.truncate
-        self._why = f" into the model's window; shorten the text, or set {spec.task}.truncate: right"
+        self._why = f" into the model's context window; shorten the text, or set {spec.task}.truncate: right"
         self._tokenizer = tokenizer
         self._spans = spec.task == "classify" and checkpoint.is_token_classifier
 
