@@ -35,8 +35,8 @@ class BatchForm:
     """How rows share a batch."""
 
     cost: Cost
-    #: batches whose rows are sorted together. A client's first rows may be in its last batch, so a sorting window should
-    #: be a small part of what clients hand over ahead.
+    #: batches whose rows are sorted together. A client's first rows may be in its last batch, so a sorting window
+    #: should be a small part of what clients hand over ahead.
     sorting_window: int
 
 
