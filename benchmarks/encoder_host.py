@@ -63,11 +63,11 @@ def shard_runner(rows: list[np.ndarray], folder: Path) -> Callable[..., None]:
         created="2026-01-02T03:04:05+00:00",
         spec=JobSpec.parse({**spec, "model": {"id": str(model)}, "classify": {"all_scores": True}}),
         model_path=str(model),
-        plan=ShardPlan(files=(file,), bounds=(0, len(rows))),
+        shard_plan=ShardPlan(files=(file,), bounds=(0, len(rows))),
     )
 
     def run(client, number: int = 0) -> None:
-        run_shard(record, record.plan.shard(0), fence=1, attempt=folder / f"attempt-{number}", engine=client)
+        run_shard(record, record.shard_plan.shard(0), fence=1, attempt=folder / f"attempt-{number}", engine=client)
 
     return run
 

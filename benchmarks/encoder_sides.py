@@ -137,8 +137,8 @@ class Sides:
         """The engine of `onnx_padded`."""
         on_cpu = self.device == "cpu"
         dtype = "float32" if on_cpu else "float16"
-        plan = ExportSpec(task="classify", dtype=dtype, quantization=quantization, attention=attention)
-        path = export(self.folder, self.folder / f"onnx-{dtype}-{quantization}-{attention}", plan)
+        spec = ExportSpec(task="classify", dtype=dtype, quantization=quantization, attention=attention)
+        path = export(self.folder, self.folder / f"onnx-{dtype}-{quantization}-{attention}", spec)
         provider = PROVIDERS["cpu" if on_cpu else "cuda"]
         return OrtPaddedEncoder(path, self._options(provider, "int8" if quantization == "int8" else dtype))
 
@@ -150,8 +150,8 @@ class Sides:
         """The engine of `onnx_packed`."""
         from parquetry.workers.encoding.onnx.ort_packed import OrtPackedEncoder
 
-        plan = ExportSpec(task="classify", form="packed", dtype="float16")
-        path = export(self.folder, self.folder / "onnx-packed", plan)
+        spec = ExportSpec(task="classify", form="packed", dtype="float16")
+        path = export(self.folder, self.folder / "onnx-packed", spec)
         return OrtPackedEncoder(path, self._options(PROVIDERS["cuda"], "float16"), self.device)
 
     def _options(self, provider: str, precision: str) -> OrtOptions:

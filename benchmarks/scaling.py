@@ -106,8 +106,8 @@ def measure(args: argparse.Namespace, devices: list[str], folder: Path) -> dict[
     """Start an engine a device, run the rows through them together, and end them."""
     spec = EngineSpec(task="generate", model_path=str(folder), model=ModelSpec(id=str(folder)))
     with ExitStack() as stack:
-        slots = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pq-bench-")))
-        supervisors = [EngineSupervisor(device, slots / str(i)) for i, device in enumerate(devices)]
+        folders = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pq-bench-")))
+        supervisors = [EngineSupervisor(device, folders / str(i)) for i, device in enumerate(devices)]
         for supervisor in supervisors:
             stack.callback(supervisor.stop)
             supervisor.start()

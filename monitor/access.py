@@ -42,7 +42,7 @@ def allowed_hosts(token: str | None) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Gate:
+class AccessGate:
     """The secrets of one dashboard process. `token` None lets everybody in who can reach the page."""
 
     token: str | None

@@ -17,7 +17,7 @@ JOB_LABELS = ("job", "task", "model", "queue")
 GAUGES = (
     ("parquetry_job_rows", "Input rows of the job", "rows"),
     ("parquetry_job_running_rows", "Rows finished inside running shards", "running_rows"),
-    ("parquetry_job_created_seconds", "When the job was registered, seconds since the epoch", "created"),
+    ("parquetry_job_created_seconds", "When the job was registered, seconds since the Unix epoch", "created"),
 )
 COUNTERS = (
     ("parquetry_job_rows_done", "Committed rows", "rows_done"),
@@ -61,17 +61,19 @@ def job_metrics(jobs: list[JobStatus]) -> Iterator[Metric]:
 
 
 def worker_metrics(workers: Iterable[WorkerStatus]) -> Iterator[Metric]:
-    """Slots and last sign of life of every worker."""
+    """Shards in flight and last sign of life of every worker."""
     labels = ("worker", "host", "device", "queue")
-    slots = GaugeMetricFamily("parquetry_worker_slots", "Shards the worker may run at once", labels=labels)
+    in_flight = GaugeMetricFamily(
+        "parquetry_worker_shards_in_flight", "Shards the worker may run at once", labels=labels
+    )
     seen = GaugeMetricFamily(
-        "parquetry_worker_seen_seconds", "Last sign of life, seconds since the epoch", labels=labels
+        "parquetry_worker_seen_seconds", "Last sign of life, seconds since the Unix epoch", labels=labels
     )
     for worker in workers:
         values = [getattr(worker, label) for label in labels]
-        slots.add_metric(values, worker.shards_in_flight)
+        in_flight.add_metric(values, worker.shards_in_flight)
         seen.add_metric(values, worker.seen)
-    yield from (slots, seen)
+    yield from (in_flight, seen)
 
 
 def _labels(job: JobStatus) -> list[str]:

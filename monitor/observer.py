@@ -6,7 +6,7 @@ import threading
 import time
 from typing import Any, Protocol
 
-from parquetry.monitor.progress import History, Progress
+from parquetry.monitor.job_progress import History, JobProgress
 from parquetry.schemas.states import JobState
 from parquetry.schemas.status import JobStatus, WorkerStatus
 
@@ -29,7 +29,7 @@ class JobLedger(Protocol):
 
 
 class Observer:
-    """Keeps each job's recent samples, however many pages are open."""
+    """Keeps each job's recent statuses, however many pages are open."""
 
     def __init__(self, ledger: JobLedger) -> None:
         self.ledger = ledger
@@ -50,10 +50,10 @@ class Observer:
         """One job. Raises UnknownJobError."""
         status = self.ledger.status(name)
         with self._lock:
-            return describe(status, self._sample(status))
+            return describe_job(status, self._progress(status))
 
     def workers(self) -> list[dict[str, Any]]:
-        """Live worker slots as plain data."""
+        """Live workers as plain data."""
         return [worker.model_dump(mode="json") for worker in self.ledger.workers()]
 
     def forget(self) -> None:
@@ -65,16 +65,16 @@ class Observer:
         statuses = [self._with_reasons(status) for status in self.ledger.jobs()]
         known = {status.job for status in statuses}
         self._histories = {job: history for job, history in self._histories.items() if job in known}
-        return [describe(status, self._sample(status)) for status in statuses]
+        return [describe_job(status, self._progress(status)) for status in statuses]
 
     def _with_reasons(self, status: JobStatus) -> JobStatus:
         # a list of jobs comes without the reasons of failed shards
         return self.ledger.status(status.job) if status.shards_failed and not status.failures else status
 
-    def _sample(self, status: JobStatus) -> Progress:
+    def _progress(self, status: JobStatus) -> JobProgress:
         return self._histories.setdefault(status.job, History()).add(status)
 
 
-def describe(status: JobStatus, progress: Progress) -> dict[str, Any]:
+def describe_job(status: JobStatus, progress: JobProgress) -> dict[str, Any]:
     """What `--json` and the page's API show of a job."""
     return {**status.model_dump(mode="json"), "progress": progress.as_dict()}

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from parquetry.monitor.access import COOKIE, Gate, allowed_hosts, require_token
+from parquetry.monitor.access import COOKIE, AccessGate, allowed_hosts, require_token
 from parquetry.monitor.metrics import render
 from parquetry.monitor.observer import JobLedger, Observer
 from parquetry.schemas.errors import BadInputError, ParquetryError, UnknownJobError, UnusableEnvironmentError
@@ -49,7 +49,7 @@ class BindError(UnusableEnvironmentError):
 
 def create_app(ledger: JobLedger, token: str | None = None) -> Starlette:
     """The ASGI application. With a token every page but /login and /healthz asks for it."""
-    return Dashboard(Observer(ledger), Gate(token)).app
+    return Dashboard(Observer(ledger), AccessGate(token)).app
 
 
 def serve(ledger: JobLedger, *, host: str, port: int, token: str | None, announce: Callable[[str], object]) -> None:
@@ -78,7 +78,7 @@ def _listen(host: str, port: int) -> socket.socket:
 class Dashboard:
     """The routes over one observer and one gate."""
 
-    def __init__(self, observer: Observer, gate: Gate) -> None:
+    def __init__(self, observer: Observer, gate: AccessGate) -> None:
         self.observer = observer
         self.gate = gate
 

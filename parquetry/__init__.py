@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from parquetry.schemas import __version__
 
 if TYPE_CHECKING:
-    from parquetry.api import Job, jobs, plan, recover, run, submit, trial
+    from parquetry.api import Job, jobs, plan, preview, recover, run, submit
     from parquetry.schemas.errors import ParquetryError
 
-__all__ = ["Job", "ParquetryError", "__version__", "jobs", "plan", "recover", "run", "submit", "trial"]
+__all__ = ["Job", "ParquetryError", "__version__", "jobs", "plan", "preview", "recover", "run", "submit"]
 
 
 def __getattr__(name: str) -> Any:

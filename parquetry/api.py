@@ -66,17 +66,17 @@ def run(spec: SpecLike, *, workers: int | None = None, show: bool = False) -> Jo
 
 
 def plan(spec: SpecLike) -> Plan:
-    """What a job would be: rows, shards, tokens, memory. Nothing is written, and no broker is needed."""
+    """A job's rows, shards, estimated tokens and memory. Nothing is written, and no broker is needed."""
     from parquetry.producers.planning import plan as made
 
     return made(as_spec(spec))
 
 
-def trial(spec: SpecLike, rows: int) -> pa.Table:
+def preview(spec: SpecLike, rows: int) -> pa.Table:
     """The output of the job's first `rows` rows, run for real on this machine and kept nowhere."""
-    from parquetry.local.trial import run_rows
+    from parquetry.local.preview import preview_rows
 
-    return run_rows(as_spec(spec), rows)
+    return preview_rows(as_spec(spec), rows)
 
 
 def recover(output: str, *, broker_url: str | None = None) -> Job:

@@ -1,4 +1,4 @@
-"""A job before it is one: its spec with absolute locations, the id that follows from it, and its output folder."""
+"""A job that is not submitted yet: its spec with absolute locations, its id, and its output folder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parquetry.producers.listing import Source
-from parquetry.producers.output_folder import read_record
+from parquetry.producers.output_folder import find_record
 from parquetry.schemas.errors import OutputTakenError
 from parquetry.schemas.job import JobSpec, ModelSpec
 from parquetry.schemas.location import Location
@@ -34,7 +34,7 @@ class Draft:
 
     def read_record(self) -> JobRecord | None:
         """This job's record in its output, None when the output is nobody's. Raises OutputTakenError."""
-        record = read_record(self.output)
+        record = find_record(self.output)
         if record is not None and record.job != self.job:
             raise OutputTakenError(path=self.output.root, job=record.job)
         return record

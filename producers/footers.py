@@ -18,20 +18,20 @@ from parquetry.schemas.storage.opening import open_storage
 
 @dataclass(frozen=True)
 class FileFacts:
-    """One input file, looked into."""
+    """What one input file holds."""
 
     file: FoundFile
     #: the columns of the file, then its hive partition columns as strings
     schema: pa.Schema
     own_columns: frozenset[str]
-    #: rows of each row group in order; one group for a text file
-    group_rows: list[int]
+    #: rows of each row group in order; one for a text file
+    row_group_rows: list[int]
     #: uncompressed bytes of the columns that are read
     data_bytes: int
 
     @property
     def num_rows(self) -> int:
-        return sum(self.group_rows)
+        return sum(self.row_group_rows)
 
     @property
     def partitions(self) -> dict[str, str]:
@@ -52,15 +52,15 @@ def read_facts(file: FoundFile, columns: Collection[str] | None) -> FileFacts:
 def _parquet_facts(file: FoundFile, stream: BinaryIO, columns: Collection[str] | None) -> FileFacts:
     with pq.ParquetFile(stream) as parquet:
         metadata, own = parquet.metadata, parquet.schema_arrow
-    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
-    data_bytes = sum(_group_bytes(group, columns) for group in groups)
-    return _facts(file, own, [group.num_rows for group in groups], data_bytes)
+    row_groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    data_bytes = sum(_row_group_bytes(row_group, columns) for row_group in row_groups)
+    return _facts(file, own, [row_group.num_rows for row_group in row_groups], data_bytes)
 
 
-def _group_bytes(group: pq.RowGroupMetaData, columns: Collection[str] | None) -> int:
-    chunks = (group.column(index) for index in range(group.num_columns))
-    read = (c for c in chunks if columns is None or c.path_in_schema.partition(".")[0] in columns)
-    return sum(chunk.total_uncompressed_size for chunk in read)
+def _row_group_bytes(row_group: pq.RowGroupMetaData, columns: Collection[str] | None) -> int:
+    column_chunks = (row_group.column(index) for index in range(row_group.num_columns))
+    read = (c for c in column_chunks if columns is None or c.path_in_schema.partition(".")[0] in columns)
+    return sum(column_chunk.total_uncompressed_size for column_chunk in read)
 
 
 def _text_facts(file: FoundFile, stream: BinaryIO, columns: Collection[str] | None) -> FileFacts:
@@ -77,13 +77,13 @@ def _batch_bytes(batch: pa.RecordBatch, columns: Collection[str] | None) -> int:
     return sum(column.nbytes for name, column in pairs if columns is None or name in columns)
 
 
-def _facts(file: FoundFile, schema: pa.Schema, group_rows: list[int], data_bytes: int) -> FileFacts:
+def _facts(file: FoundFile, schema: pa.Schema, row_group_rows: list[int], data_bytes: int) -> FileFacts:
     twice = [name for name, times in Counter(schema.names).items() if times > 1]
     if twice:
         raise UnreadableFileError(path=file.path, reason=f"it has more than one column named {twice[0]!r}")
     from_path = [pa.field(name, pa.string()) for name in file.partitions if name not in schema.names]
     full = pa.schema([*(field.remove_metadata() for field in schema), *from_path])
-    return FileFacts(file, full, frozenset(schema.names), group_rows, data_bytes)
+    return FileFacts(file, full, frozenset(schema.names), row_group_rows, data_bytes)
 
 
 def _reason(error: Exception) -> str:

@@ -29,7 +29,7 @@ class InputTable:
     #: every column of the first file, read or not
     columns: tuple[str, ...]
     #: rows of each row group of each file
-    group_rows: list[list[int]]
+    row_group_rows: list[list[int]]
     #: mean uncompressed bytes of a row, in the columns that are read
     row_bytes: float
 
@@ -54,7 +54,7 @@ def find_inputs(spec: InputSpec) -> InputTable:
         files=tuple(_input_file(fact) for fact in facts),
         schema=_common_schema(facts, spec.columns),
         columns=tuple(facts[0].schema.names),
-        group_rows=[fact.group_rows for fact in facts],
+        row_group_rows=[fact.row_group_rows for fact in facts],
         row_bytes=sum(fact.data_bytes for fact in facts) / num_rows,
     )
 

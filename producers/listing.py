@@ -31,7 +31,7 @@ class Source:
 
     @classmethod
     def parse(cls, text: str) -> Source:
-        """Raises LocationError. A local path that exists is itself, whatever characters it has."""
+        """Raises LocationError. A local path that exists is taken literally, with its `*` and `?`."""
         magic = _MAGIC.search(text)
         if magic is None or os.path.exists(text):
             return cls(text, _location(text))
@@ -49,10 +49,10 @@ class Source:
 
     def matches(self, path: str) -> bool:
         """Whether a path below `base` belongs to it: the pattern fits, and nothing is hidden or starts with `_`."""
-        parts = path.split("/")
-        if any(part.startswith((".", "_")) for part in parts):
+        segments = path.split("/")
+        if any(segment.startswith((".", "_")) for segment in segments):
             return False
-        return self.pattern is None or _fits(parts, self.pattern.split("/"))
+        return self.pattern is None or _fits(segments, self.pattern.split("/"))
 
     def may_hold(self, folder: Location) -> bool:
         """Whether files written into `folder` would become input."""
@@ -66,7 +66,7 @@ class Source:
 
 @dataclass(frozen=True)
 class FoundFile:
-    """One input file before it was looked into."""
+    """One input file as it was listed."""
 
     location: Location
     entry: Entry
@@ -141,13 +141,13 @@ def _checked(location: Location) -> Location:
 
 
 def _partitions(path: str) -> dict[str, str]:
-    pairs = (part.partition("=") for part in path.split("/")[:-1])
+    pairs = (segment.partition("=") for segment in path.split("/")[:-1])
     return {key: unquote(value) for key, equals, value in pairs if key and equals}
 
 
-def _fits(parts: list[str], pattern: list[str]) -> bool:
+def _fits(segments: list[str], pattern: list[str]) -> bool:
     if not pattern:
-        return not parts
+        return not segments
     if pattern[0] == "**":
-        return any(_fits(parts[skipped:], pattern[1:]) for skipped in range(len(parts) + 1))
-    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
+        return any(_fits(segments[skipped:], pattern[1:]) for skipped in range(len(segments) + 1))
+    return bool(segments) and fnmatchcase(segments[0], pattern[0]) and _fits(segments[1:], pattern[1:])

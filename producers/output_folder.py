@@ -1,4 +1,4 @@
-"""The output folder before a job runs: whose it is, and that nothing in it can be mistaken for a part."""
+"""Checks of an output folder before a job runs: whose it is, and that nothing in it could pass for a part."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from parquetry.schemas.storage.storage import Storage
 _MAX_NAMED = 3
 
 
-def read_record(storage: Storage) -> JobRecord | None:
-    """The job whose output this is, None when it is nobody's. Raises OutputTakenError when that cannot be told."""
+def find_record(storage: Storage) -> JobRecord | None:
+    """The job that the folder belongs to, None without a `_job.json`. Raises OutputTakenError if unreadable."""
     data = storage.try_read(JOB_FILE)
     if data is None:
         return None
@@ -31,7 +31,7 @@ def read_record(storage: Storage) -> JobRecord | None:
 def require_empty(storage: Storage) -> None:
     """Raise OutputNotEmptyError when the folder holds files; hidden ones and old attempts do not count.
 
-    Nor does a folder with a job in it: another submission came between, and whoever puts `_job.json` finds out.
+    A folder with a `_job.json` passes: another submission was faster, and our own `_job.json` will be refused.
     """
     foreign = [entry.path for entry in storage.list() if not _is_harmless(entry.path)]
     if foreign and JOB_FILE not in foreign:

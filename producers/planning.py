@@ -1,4 +1,4 @@
-"""A job before it is submitted: its size, a tokenized sample, and whether the weights fit the card."""
+"""A job before it is submitted: its size, some rows tokenized, and whether the weights fit the card."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from parquetry.producers.prompt_sample import PromptSample, sample_prompts
+from parquetry.producers.sampled_prompts import SampledPrompts, read_sampled_prompts
 from parquetry.producers.submission import prepare
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.manifest import JobRecord
@@ -16,15 +16,15 @@ from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.generation_defaults import generation_defaults
 from parquetry.workers.gpus import GpuQueryError, smallest_gpu_bytes
 from parquetry.workers.loading.figures import speed_warning
+from parquetry.workers.loading.needs import LoadingNeeds
 from parquetry.workers.loading.placement import WEIGHT_SHARE
-from parquetry.workers.loading.plan import LoadingPlan
 from parquetry.workers.shards.reader import kept_columns
 
-SAMPLE_ROWS = 256
+MAX_SAMPLED_ROWS = 256
 
 
 class Plan(BaseModel):
-    """What a job would be. Token counts are estimates from a sample; nothing was written or queued."""
+    """Size, estimated tokens and memory of a job that is not submitted. Nothing was written or queued."""
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
 
@@ -62,15 +62,15 @@ class Plan(BaseModel):
     warnings: tuple[str, ...] = ()
 
 
-def plan(spec: JobSpec, *, sample_rows: int = SAMPLE_ROWS, device_bytes: int | None = None) -> Plan:
-    """Validate the spec, count, and tokenize up to `sample_rows` rows from all over the input.
+def plan(spec: JobSpec, *, max_sampled_rows: int = MAX_SAMPLED_ROWS, device_bytes: int | None = None) -> Plan:
+    """Validate the spec, count, and tokenize up to `max_sampled_rows` rows from all over the input.
 
     `device_bytes` is the memory of the device to plan for, by default that of this machine's smallest GPU. Raises what
     `submission.prepare` raises.
     """
     record = prepare(spec)
     checkpoint = Checkpoint.resolve(record.spec.model)
-    sample = sample_prompts(record, checkpoint, sample_rows)
+    sampled = read_sampled_prompts(record, checkpoint, max_sampled_rows)
     warnings = _warnings(record.spec)
     if device_bytes is None:
         try:
@@ -79,7 +79,7 @@ def plan(spec: JobSpec, *, sample_rows: int = SAMPLE_ROWS, device_bytes: int | N
             warnings = (*warnings, f"whether the weights fit is not known: {error}")
     return Plan(
         **_job_facts(record),
-        **_token_facts(record, sample),
+        **_token_facts(record, sampled),
         **_weight_facts(record, checkpoint, device_bytes),
         context_window=checkpoint.context_window,
         model_defaults=_model_defaults(record.spec, checkpoint),
@@ -92,7 +92,7 @@ def _model_defaults(spec: JobSpec, checkpoint: Checkpoint) -> tuple[str, ...]:
 
 
 def _job_facts(record: JobRecord) -> dict[str, Any]:
-    spec, shards = record.spec, record.plan
+    spec, shards = record.spec, record.shard_plan
     return {
         "job": record.job,
         "task": spec.task,
@@ -106,21 +106,21 @@ def _job_facts(record: JobRecord) -> dict[str, Any]:
     }
 
 
-def _token_facts(record: JobRecord, sample: PromptSample) -> dict[str, Any]:
-    generation, rows = record.spec.generation, record.plan.num_rows
+def _token_facts(record: JobRecord, sampled: SampledPrompts) -> dict[str, Any]:
+    generation, rows = record.spec.generation, record.shard_plan.num_rows
     output_tokens = generation.max_new_tokens * generation.n if record.spec.task == "generate" else 0
     return {
-        "sampled_rows": sample.num_rows,
-        "sampled_error_rows": sample.num_errors,
-        "mean_prompt_tokens": sample.mean,
-        "max_prompt_tokens": sample.longest,
-        "prompt_tokens": round(sample.mean * rows),
+        "sampled_rows": sampled.num_rows,
+        "sampled_error_rows": sampled.num_errors,
+        "mean_prompt_tokens": sampled.mean,
+        "max_prompt_tokens": sampled.longest,
+        "prompt_tokens": round(sampled.mean * rows),
         "max_output_tokens": output_tokens * rows,
     }
 
 
 def _weight_facts(record: JobRecord, checkpoint: Checkpoint, device_bytes: int | None) -> dict[str, Any]:
-    needed = LoadingPlan(record.spec.model, checkpoint).needed_bytes("cuda")
+    needed = LoadingNeeds(record.spec.model, checkpoint).needed_bytes("cuda")
     return {
         "weight_bytes": checkpoint.weight_bytes,
         "device_weight_bytes": needed,

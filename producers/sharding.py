@@ -8,7 +8,7 @@ from itertools import accumulate
 
 from parquetry.schemas.job import JobSpec
 
-#: a shard may be this part shorter or longer than asked for, to end where a row group ends
+#: a shard may be this fraction shorter or longer than asked for, to end where a row group ends
 TOLERANCE = 0.25
 
 # What `rows: auto` assumes of an engine, on the slow side of one data-centre GPU with a model of a few billion
@@ -26,13 +26,13 @@ _MIN_ROWS = {"generate": 64, "classify": 512, "score": 512, "embed": 512}
 _MAX_ROWS = 100_000
 
 
-def cut(group_rows: Sequence[Sequence[int]], rows_per_shard: int, limit: int | None = None) -> tuple[int, ...]:
+def cut(row_group_rows: Sequence[Sequence[int]], rows_per_shard: int, limit: int | None = None) -> tuple[int, ...]:
     """Bounds of the shards: ascending, first 0, last the number of rows (at most `limit`).
 
     A shard has `rows_per_shard` rows, or up to a quarter more or less where that makes it end with a row group, so
-    that fewer groups are read twice. The last shard may be shorter still.
+    that fewer row groups are read twice. The last shard may be shorter still.
     """
-    ends = sorted(set(accumulate(rows for groups in group_rows for rows in groups)) - {0})
+    ends = sorted(set(accumulate(rows for counts in row_group_rows for rows in counts)) - {0})
     total = ends[-1] if ends else 0
     total = total if limit is None else min(total, limit)
     ends = [*ends[: bisect_left(ends, total)], total]

@@ -1,4 +1,4 @@
-"""Submitting a job: `_job.json` in the output first, the queue second, and the same job again as often as you like."""
+"""Submitting a job: `_job.json` in the output first, the queue second. Idempotent."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Submission:
-    """What became of a spec."""
+    """A submitted job."""
 
     job: str
     record: JobRecord
@@ -77,7 +77,7 @@ def make_record(draft: Draft) -> JobRecord:
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         spec=draft.spec,
         model_path=checked.checkpoint.reference,
-        plan=cut_shards(checked),
+        shard_plan=cut_shards(checked),
     )
 
 
@@ -90,14 +90,14 @@ def cut_shards(checked: CheckedJob) -> ShardPlan:
         rows = rows_auto(spec, num_rows=limit, row_bytes=table.row_bytes)
     starts = accumulate((file.num_rows for file in table.files), initial=0)
     used = tuple(file for file, start in zip(table.files, starts, strict=False) if start < limit)
-    return ShardPlan(files=used, bounds=cut(table.group_rows, rows, limit))
+    return ShardPlan(files=used, bounds=cut(table.row_group_rows, rows, limit))
 
 
 def _create(draft: Draft, ledger: Ledger, known: JobStatus | None) -> JobRecord | None:
     """The record that is now in the output, None when another submission put its own there first."""
     record = make_record(draft)
     require_empty(draft.output)
-    draft.output.probe()
+    draft.output.check_put_if_absent()
     if known:
         log.warning("the output %s of job %s is gone; the job starts over", draft.output.root, draft.job)
         # before the record is there: whoever comes after a crash between the two finds a queue that knows nothing;

@@ -27,7 +27,7 @@ from parquetry.workers.checkpoint.cross_encoder import require_own_scores, score
 from parquetry.workers.checkpoint.pooling import Pooling
 from parquetry.workers.grammar.grammar import Grammar
 from parquetry.workers.grammar.vocabulary import read_vocabulary
-from parquetry.workers.loading.plan import LoadingPlan
+from parquetry.workers.loading.needs import LoadingNeeds
 from parquetry.workers.preparation.chat import ChatTemplate
 from parquetry.workers.preparation.images.image_column import check_image_type
 from parquetry.workers.preparation.prompts import prompt_limit
@@ -133,7 +133,7 @@ def _check_structs(key: str, column: str, schema: pa.Schema, form: str) -> None:
 
 def _check_model(spec: JobSpec) -> Checkpoint:
     checkpoint = Checkpoint.resolve(spec.model)
-    LoadingPlan(spec.model, checkpoint).check()
+    LoadingNeeds(spec.model, checkpoint).check()
     if spec.task == "generate":
         _check_generator(spec, checkpoint)
         prompt_limit(spec, checkpoint)
@@ -175,7 +175,9 @@ def _check_vision(spec: JobSpec, checkpoint: Checkpoint, chat: ChatTemplate | No
         reason = "its folder has no preprocessor_config.json; save its processor beside it with save_pretrained"
         raise UnsupportedOptionError(option=option, reason=reason)
     if chat is not None and not chat.shows_images:
-        reason = "its chat template has no place for images; set prompt.chat: false, and write the format yourself"
+        reason = (
+            "its chat template has no placeholder for images; set prompt.chat: false, and write the format yourself"
+        )
         raise UnsupportedOptionError(option=option, reason=reason)
     if spec.model.backend == "packed":
         reason = "the packed engine reads text alone; set model.backend to auto"

@@ -22,7 +22,7 @@ class PromptSpec(Section):
     image: str | None = None
     #: auto uses the model's chat template when it has one
     chat: Literal["auto"] | bool = "auto"
-    #: what happens to a prompt longer than the model's window allows
+    #: what happens to a prompt longer than the model's context window allows
     truncate: Literal["error", "left", "right"] = "error"
     #: variables of the model's chat template, such as enable_thinking
     chat_template_kwargs: dict[str, Any] = Field(default={})

@@ -17,7 +17,7 @@ FORMAT_VERSION = 1
 class JobRecord(BaseModel):
     """The content of `_job.json`: enough to rebuild the job in an empty Redis."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True, serialize_by_alias=True)
 
     version: int = FORMAT_VERSION
     job: str
@@ -25,7 +25,8 @@ class JobRecord(BaseModel):
     spec: JobSpec
     #: the model folder or hub commit the id resolved to at submit
     model_path: str
-    plan: ShardPlan
+    #: named plan in the file
+    shard_plan: ShardPlan = Field(alias="plan")
 
 
 class PartRecord(BaseModel):

@@ -29,7 +29,7 @@ class JobStatus(BaseModel):
     output: str
     queue: str
     priority: int
-    #: seconds since the epoch, Redis clock
+    #: seconds since the Unix epoch, Redis clock
     created: float
     #: Redis clock now
     now: float
@@ -113,7 +113,7 @@ class WorkerStatus(BaseModel):
     #: how many it runs at once
     shards_in_flight: int
     model: str | None = None
-    #: seconds since the epoch of its last sign of life, Redis clock
+    #: seconds since the Unix epoch of its last sign of life, Redis clock
     seen: float
     #: of the engine that is loaded, None while there is none or it tells nothing yet
     engine: EngineStats | None = None

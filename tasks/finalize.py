@@ -1,4 +1,4 @@
-"""The end of a job: the manifest, then `_SUCCESS`. Safe to run twice, by two, and again after a crash at any line."""
+"""The end of a job: the manifest, then `_SUCCESS`. May run twice, in two processes, and after a crash at any line."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def publish_manifest(ledger: Ledger, job: str, storage: Storage) -> bool:
     """Write manifest and `_SUCCESS`, and remove attempts; False when a part has vanished and its shard was queued."""
     record = read_record(storage, job)
     entries = {entry.path: entry for entry in storage.list("part-")}
-    if missing := [shard for shard in range(record.plan.num_shards) if part_name(shard) not in entries]:
+    if missing := [shard for shard in range(record.shard_plan.num_shards) if part_name(shard) not in entries]:
         _reopen(ledger, record, missing)
         return False
     failpoint("manifest")
@@ -71,11 +71,11 @@ def publish_manifest(ledger: Ledger, job: str, storage: Storage) -> bool:
 def _reopen(ledger: Ledger, record: JobRecord, missing: list[int]) -> None:
     log.error("job %s: %d committed parts have vanished from %s", record.job, len(missing), record.spec.output.path)
     for shard in missing:
-        ledger.reopen(record.job, shard, record.plan.shard(shard).num_rows)
+        ledger.reopen(record.job, shard, record.shard_plan.shard(shard).num_rows)
 
 
 def _manifest(ledger: Ledger, record: JobRecord, storage: Storage, entries: dict[str, Entry]) -> Manifest:
-    if extra := sorted(set(entries) - {part_name(shard) for shard in range(record.plan.num_shards)}):
+    if extra := sorted(set(entries) - {part_name(shard) for shard in range(record.shard_plan.num_shards)}):
         log.warning("%s holds %d parts that are not of job %s", record.spec.output.path, len(extra), record.job)
     parts = tuple(_parts(ledger, record, storage, entries))
     return Manifest(
@@ -87,8 +87,8 @@ def _manifest(ledger: Ledger, record: JobRecord, storage: Storage, entries: dict
 
 
 def _parts(ledger: Ledger, record: JobRecord, storage: Storage, entries: dict[str, Entry]) -> Iterator[PartRecord]:
-    bounds = record.plan.bounds
-    for shard, digest in enumerate(ledger.digests.read(record.job, record.plan.num_shards)):
+    bounds = record.shard_plan.bounds
+    for shard, digest in enumerate(ledger.digests.read(record.job, record.shard_plan.num_shards)):
         if digest is None:
             # committed before this broker knew the job: the part itself has to be read
             yield _found(storage, record, shard)

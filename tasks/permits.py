@@ -1,4 +1,4 @@
-"""Permits: tiny Celery messages that wake a worker. Written to the broker by task name, with no Celery in sight."""
+"""Permits: tiny Celery messages that wake a worker. Written to the broker by task name, without Celery."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PUBLISH_RETRIES = 3
 
 
 def issue(url: str, queue: str, count: int, *, env: str | None = None, issued_by: str = "submit") -> None:
-    """Publish permits. A lost one costs seconds, one too many an empty claim. Raises BrokerUnreachableError."""
+    """Publish permits. A lost one is replaced soon, one too many claims nothing. Raises BrokerUnreachableError."""
     permit = Permit(queue=queue, issued_by=issued_by)
     with _producer(url, env or settings().env) as producer:
         for _ in range(count):
@@ -53,7 +53,7 @@ def _producer(url: str, env: str) -> Iterator[Producer]:
 
 
 def wanted(*, pending: int, in_flight: int) -> int:
-    """How many permits a queue should have: no more than it has shards, one when nobody is there to take it."""
+    """How many permits a queue should have: for its shards in flight, at least one, and no more than are pending."""
     return min(pending, PERMITS_PER_SHARD * max(in_flight, 1))
 
 

@@ -71,7 +71,7 @@ def _register_done(ledger: Ledger, record: JobRecord, queue: str, manifest: Mani
 def _count_parts(ledger: Ledger, record: JobRecord, storage: Storage, queue: str, *, known: bool) -> None:
     counted = ledger.committed(record.job) if known else set()
     present = {entry.path for entry in storage.list("part-")}
-    shards = [s for s in range(record.plan.num_shards) if s not in counted and part_name(s) in present]
+    shards = [s for s in range(record.shard_plan.num_shards) if s not in counted and part_name(s) in present]
     found = _read_parts(storage, record, shards)
     if not ledger.register(record, queue, done=found):
         for part in found:

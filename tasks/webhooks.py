@@ -71,7 +71,7 @@ def _post(notice: Notice, body: bytes) -> str | None:
 
 
 def headers(id: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """Headers of one notice; `timestamp` is in seconds since the epoch."""
+    """Headers of one notice; `timestamp` is in seconds since the Unix epoch."""
     secret = settings().webhook_secret
     assert secret is not None
     signature = sign(secret.get_secret_value(), id, timestamp, body)

@@ -25,7 +25,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-WINDOW = 256
+CONTEXT_WINDOW = 256
 LABELS = ["negative", "neutral", "positive"]
 ENTITY_LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "MISC"]
 CHAT_TEMPLATE = (
@@ -41,7 +41,7 @@ _CORPUS = [
 ]
 
 
-def write_causal_lm(folder: Path, *, chat: bool = True, window: int = WINDOW) -> Path:
+def write_causal_lm(folder: Path, *, chat: bool = True, window: int = CONTEXT_WINDOW) -> Path:
     """A two-layer Llama with grouped heads over a byte-level BPE tokenizer."""
     tokenizer = byte_tokenizer(chat=chat)
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in ("<s>", "<|im_end|>", "<pad>")}

@@ -43,7 +43,7 @@ def write_vision_lm(folder: Path, family: str = "llava", *, chat: bool = True) -
         file = folder / "tokenizer_config.json"
         _write_json(file, {**json.loads(file.read_text()), "extra_special_tokens": names})
     if chat:
-        template = VISION_CHAT_TEMPLATE.replace("<image>", PLACES.get(family, "<image>"))
+        template = VISION_CHAT_TEMPLATE.replace("<image>", PLACEHOLDERS.get(family, "<image>"))
         (folder / "chat_template.jinja").write_text(template)
     return folder
 
@@ -60,7 +60,7 @@ _VISION_TOKENS = [
 ]  # fmt: skip
 _QWEN = "<|vision_start|><|image_pad|><|vision_end|>"
 #: what a chat template writes where an image stands, for families that have no <image>
-PLACES = {"qwen2_vl": _QWEN, "qwen2_5_vl": _QWEN, "qwen3_vl": _QWEN, "gemma3": "<start_of_image>"}
+PLACEHOLDERS = {"qwen2_vl": _QWEN, "qwen2_5_vl": _QWEN, "qwen3_vl": _QWEN, "gemma3": "<start_of_image>"}
 
 
 def _text_config(tokenizer: PreTrainedTokenizerFast) -> dict[str, object]:

@@ -14,7 +14,7 @@ class UnsupportedModel(ValueError):
 
 
 class Engine(ABC):
-    """One model on one device (or one group of devices).
+    """One model on one device (or one device group).
 
     An engine never fails a batch for one row: a request it cannot serve comes back as a result with `error` set.
     It is driven by one thread, which alternates `add` and `step`.
@@ -23,7 +23,7 @@ class Engine(ABC):
     #: whether `close` leaves the model as it was, so that another engine can be put on it
     gives_model_back = False
     #: what whoever loaded the engine adds to its provenance
-    notes: Mapping[str, str] = MappingProxyType({})
+    provenance_notes: Mapping[str, str] = MappingProxyType({})
 
     @abstractmethod
     def add(self, requests: Sequence[Request]) -> None:

@@ -16,7 +16,7 @@ OTHER_RUNTIMES: dict[str, tuple[str, ...]] = {"onnxruntime": ("none", "int8"), "
 
 
 class EngineSpec(BaseModel):
-    """One model, one task, one device or one group of devices."""
+    """One model, one task, one device or one device group."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -33,7 +33,7 @@ class EngineSpec(BaseModel):
     images: bool = False
     #: numbers of an embedding that are kept, None for all (or what the model says)
     dimensions: int | None = None
-    #: "cpu" or "cuda:0"; "cuda:0,1" is a group of two cards, and "cpu:0,1" two ranks on the CPU
+    #: "cpu" or "cuda:0"; "cuda:0,1" is a device group of two cards, and "cpu:0,1" two ranks on the CPU
     device: str = "cpu"
     #: tokens one batch may hold, None lets the engine choose
     token_budget: int | None = None

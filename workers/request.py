@@ -59,7 +59,7 @@ class VisionRequest(GenerationRequest):
     prompt_ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
     #: the prompt, with the model's placeholder where each image belongs; a plain one without any gets them in front
     text: str
-    #: encoded image files, in the order of their places
+    #: encoded image files, in the order of their placeholders
     images: tuple[bytes, ...] = ()
     #: whether no chat template has written the text
     is_plain: bool = False

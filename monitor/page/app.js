@@ -94,7 +94,7 @@ function jobCard(job) {
   bar.max = 1;
   bar.value = job.progress.fraction;
   bar.setAttribute("aria-label", `rows of ${job.job}`);
-  card.append(head, bar, numbers(job), element("p", "place", `${job.task} with ${job.model} into ${job.output}`));
+  card.append(head, bar, numbers(job), element("p", "about", `${job.task} with ${job.model} into ${job.output}`));
   if (job.failures.length) card.append(failures(job));
   return card;
 }

@@ -50,11 +50,11 @@ def export(
 
     checkpoint = Checkpoint.resolve(ModelSpec(id=model))
     attention: Literal["plain", "fused"] = "plain" if plain else "fused"
-    plan = ExportSpec(**_precision(dtype, packed), attention=attention, **_purpose(checkpoint, task))
+    spec = ExportSpec(**_precision(dtype, packed), attention=attention, **_purpose(checkpoint, task))
     # libraries warn of what an export does not need; whatever matters is an error
     logging.disable(logging.WARNING)
     try:
-        print(f"Wrote {write(checkpoint.folder, target, plan)}")
+        print(f"Wrote {write(checkpoint.folder, target, spec)}")
     except OSError as error:
         raise ExportTargetError(path=target, reason=error.strerror or str(error)) from None
 
@@ -68,7 +68,7 @@ def _check_target(target: Path) -> None:
 
 
 def _precision(dtype: Dtype | None, packed: bool) -> dict[str, Any]:
-    """Form, dtype and quantization of the plan; packed is float16 unless something else is asked for."""
+    """Form, dtype and quantization of the export; packed is float16 unless something else is asked for."""
     chosen = dtype or ("float16" if packed else "float32")
     form = "packed" if packed else "padded"
     if chosen == "int8":
@@ -77,7 +77,7 @@ def _precision(dtype: Dtype | None, packed: bool) -> dict[str, Any]:
 
 
 def _purpose(checkpoint: Checkpoint, task: EncoderTask | None) -> dict[str, Any]:
-    """Task and pooling of the plan. Raises UnsupportedOptionError when the model has no head for the task."""
+    """Task and pooling of the export. Raises UnsupportedOptionError when the model has no head for the task."""
     is_classifier = "SequenceClassification" in checkpoint.architecture or checkpoint.is_token_classifier
     task = task or ("classify" if is_classifier else "embed")
     if task == "embed":

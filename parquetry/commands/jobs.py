@@ -65,12 +65,12 @@ def _watch_bars(job: Job, interval: float) -> JobState:
 
 
 def _watch_json(job: Job, interval: float) -> JobState:
-    from parquetry.monitor.observer import describe
-    from parquetry.monitor.progress import History
+    from parquetry.monitor.job_progress import History
+    from parquetry.monitor.observer import describe_job
 
     history = History()
     for now in job.follow(interval):
-        print(json.dumps(describe(now, history.add(now)), ensure_ascii=False), flush=True)
+        print(json.dumps(describe_job(now, history.add(now)), ensure_ascii=False), flush=True)
     return now.state
 
 
@@ -117,20 +117,20 @@ def _confirm(job: Job, *, as_json: bool) -> None:
 
 
 def _show(now: JobStatus, *, as_json: bool) -> None:
-    from parquetry.monitor.progress import Progress
+    from parquetry.monitor.job_progress import JobProgress
     from parquetry.terminal.display import console, failure_lines, print_json, status_table
 
     if as_json:
         print_json(_as_dict(now))
         return
     screen = console()
-    screen.print(status_table(now, Progress.of([now])))
+    screen.print(status_table(now, JobProgress.of([now])))
     for line in failure_lines(now):
         screen.print(line)
 
 
 def _as_dict(now: JobStatus) -> dict[str, Any]:
-    from parquetry.monitor.observer import describe
-    from parquetry.monitor.progress import Progress
+    from parquetry.monitor.job_progress import JobProgress
+    from parquetry.monitor.observer import describe_job
 
-    return describe(now, Progress.of([now]))
+    return describe_job(now, JobProgress.of([now]))

@@ -64,7 +64,7 @@ def check_queues(names: tuple[str, ...]) -> None:
 
 
 def share_cores(engines: int) -> None:
-    """Several engines on the CPU share its cores out, or they would all wait for each other's threads."""
+    """Give each of several CPU engines its share of the cores: more threads than cores slow all of them down."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if engines > 1:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // engines)))
@@ -98,7 +98,7 @@ def dashboard(
 
 
 def doctor(
-    output: Annotated[str | None, typer.Option(help="Also probe this output folder or URI.")] = None,
+    output: Annotated[str | None, typer.Option(help="Also check this output folder or URI.")] = None,
     worker: Annotated[bool, typer.Option("--worker", help="Only check that a worker of this host is alive.")] = False,
     as_json: AsJson = False,
 ) -> None:

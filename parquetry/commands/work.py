@@ -58,7 +58,7 @@ def plan(
 
     wanted = load_spec(spec, overrides or ())
     made = api.plan(wanted)
-    print_plan(made, api.trial(wanted, rows) if rows else None, as_json=as_json)
+    print_plan(made, api.preview(wanted, rows) if rows else None, as_json=as_json)
 
 
 def submit(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -> None:

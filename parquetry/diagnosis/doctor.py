@@ -17,18 +17,18 @@ STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.UNUSABLE: "bold red"
 
 
 def examine(output: str | None) -> list[Finding]:
-    """Every finding about this machine; `output` adds the put-if-absent probe of that folder."""
+    """Every finding about this machine; `output` adds the put-if-absent check of that folder."""
     looks = [python, packages, engine_packages, cpu, gpu_findings, onnx_providers, state_folder, broker]
     findings = [finding for look in looks for finding in look()]
     return [*findings, *storage(output)] if output is not None else findings
 
 
 def worker_here() -> list[Finding]:
-    """Whether a worker of this host beats: what a container's health check asks."""
+    """Whether a worker of this host is alive: what a container's health check asks."""
     host = socket.gethostname()
     count = sum(worker.host == host for worker in open_ledger().workers())
     if count:
-        return [Finding("worker", Level.OK, f"{count} slots of {host} are alive")]
+        return [Finding("worker", Level.OK, f"{count} workers of {host} are alive")]
     return [Finding("worker", Level.UNUSABLE, f"no worker of {host} is alive", "start one: parquetry worker")]
 
 

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 
 from parquetry.schemas.finding import Finding, Level
 from parquetry.schemas.settings import settings
-from parquetry.workers.processor import this_processor
+from parquetry.workers.cpu import this_cpu
 
 #: packages of the base install whose versions matter most
 BASE = ("celery", "kombu", "redis", "pyarrow", "obstore", "pydantic", "tokenizers")
@@ -47,7 +47,7 @@ def engine_packages() -> Iterator[Finding]:
 
 def cpu() -> Iterator[Finding]:
     """What this processor computes well, which decides dtypes and quantization on it."""
-    yield Finding("cpu", Level.OK, this_processor().summary)
+    yield Finding("cpu", Level.OK, this_cpu().summary)
 
 
 def onnx_providers() -> Iterator[Finding]:

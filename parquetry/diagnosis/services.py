@@ -21,8 +21,8 @@ def broker() -> Iterator[Finding]:
 
 
 def storage(output: str) -> Iterator[Finding]:
-    """Whether the folder or URI refuses to create what exists; what the probe made is gone afterwards."""
-    yield from _guarded("storage", lambda: _probe(output))
+    """Whether the folder or URI refuses to create what exists; what the check made is gone afterwards."""
+    yield from _guarded("storage", lambda: _check_storage(output))
 
 
 def _embedded_broker() -> Iterator[Finding]:
@@ -39,11 +39,11 @@ def _configured_broker(url: str) -> Iterator[Finding]:
         yield replace(finding, name=f"broker {finding.name}")
 
 
-def _probe(output: str) -> Iterator[Finding]:
+def _check_storage(output: str) -> Iterator[Finding]:
     location = Location.parse(output)
     created = _missing_folders(Path(location.path)) if location.is_local else []
     try:
-        open_storage(location).probe()
+        open_storage(location).check_put_if_absent()
     finally:
         for folder in created:
             folder.rmdir() if folder.is_dir() and not any(folder.iterdir()) else None

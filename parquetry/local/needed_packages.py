@@ -1,4 +1,4 @@
-"""What a back end cannot do without, asked for before a worker is started that could only fail."""
+"""The packages a back end needs, checked before a worker is started."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NEEDED = {
 
 
 def require_engine(backend: str) -> None:
-    """Raises MissingPackageError now, where the worker could only fail shard after shard."""
+    """Raise MissingPackageError before a worker is started that would fail every shard."""
     needed, extra = NEEDED.get(backend, NEEDED["auto"])
     for package in needed:
         if find_spec(package) is None:

@@ -52,7 +52,7 @@ def run_job(spec: JobSpec, *, workers: int | None = None, show: bool = False) ->
     from parquetry.tasks.webhooks import deliver_due
 
     started = time.monotonic()
-    with broker() as (url, ledger):
+    with open_broker() as (url, ledger):
         job = submit(spec, ledger, broker_url=url).job
         before = take_up(ledger, job)
         after, log = before, None
@@ -74,7 +74,7 @@ def run_job(spec: JobSpec, *, workers: int | None = None, show: bool = False) ->
 
 
 @contextmanager
-def broker() -> Iterator[tuple[str, Ledger]]:
+def open_broker() -> Iterator[tuple[str, Ledger]]:
     """The configured broker, or an embedded one for as long as the context lasts."""
     with ExitStack() as stack:
         url = settings().broker_url or stack.enter_context(embedded_server())
@@ -82,7 +82,7 @@ def broker() -> Iterator[tuple[str, Ledger]]:
 
 
 def take_up(ledger: Ledger, job: str) -> JobStatus:
-    """Running a job means wanting it done: one that was paused, cancelled or failed is taken up again."""
+    """Resume a job that was paused or cancelled, and retry one that failed."""
     status = ledger.status(job)
     if status.state in (JobState.PAUSED, JobState.CANCELLED):
         ledger.set_state(job, JobState.RUNNING)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from parquetry.output import head
 from parquetry.schemas.states import JobState
-from parquetry.terminal.display import console, duration, failure_lines, number, safe_text, sample_table
+from parquetry.terminal.display import console, duration, failure_lines, number, rows_table, safe_text
 
 if TYPE_CHECKING:
     from parquetry.local.run import FinishedRun
@@ -18,7 +18,7 @@ def run_as_dict(finished: FinishedRun) -> dict[str, Any]:
     return {**status, "rows_added": finished.rows_added, "seconds": round(finished.seconds, 3)}
 
 
-def print_run(finished: FinishedRun, sample_rows: int) -> None:
+def print_run(finished: FinishedRun, shown_rows: int) -> None:
     """Where the output lies, what it holds, and its first rows."""
     screen = console()
     screen.print(headline(finished))
@@ -27,9 +27,9 @@ def print_run(finished: FinishedRun, sample_rows: int) -> None:
         screen.print(line)
     if finished.status.state is JobState.FAILED:
         screen.print(f"The same command tries the failed shards again. The worker's log: {finished.log}")
-    rows = head(finished.status.output, sample_rows)
+    rows = head(finished.status.output, shown_rows)
     if rows is not None and rows.num_rows:
-        screen.print(sample_table(rows))
+        screen.print(rows_table(rows))
 
 
 def headline(finished: FinishedRun) -> str:

@@ -41,7 +41,7 @@ class WorkerCommand:
     def arguments(self) -> list[str]:
         """The command line."""
         cpu = [] if self.cpu_engines is None else ["--cpu-engines", str(self.cpu_engines)]
-        return child.python("parquetry", "worker", "--queues", self.queue, *cpu)
+        return child.module_command("parquetry", "worker", "--queues", self.queue, *cpu)
 
 
 class LocalWorker:

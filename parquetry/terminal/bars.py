@@ -12,7 +12,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Column
 from rich.text import Text
 
-from parquetry.monitor.progress import History, Progress
+from parquetry.monitor.job_progress import History, JobProgress
 from parquetry.schemas.status import JobStatus
 from parquetry.terminal.display import duration, number
 
@@ -98,7 +98,7 @@ class _Numbers(TextColumn):
         return Text(task.fields["numbers"])
 
 
-def summary(status: JobStatus, progress: Progress) -> str:
+def summary(status: JobStatus, progress: JobProgress) -> str:
     """Rows, speed, time left and failures in one line."""
     texts = [f"{progress.rows_done:,}/{progress.rows:,} rows"]
     if progress.rows_per_s is not None:

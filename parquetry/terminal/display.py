@@ -1,4 +1,4 @@
-"""How statuses, workers and sample rows look in a terminal. Text from data is shown, never obeyed."""
+"""How statuses, workers and rows look in a terminal. Text from data is shown, never obeyed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from parquetry.monitor.progress import Progress
+from parquetry.monitor.job_progress import JobProgress
 from parquetry.schemas.states import JobState
 from parquetry.schemas.status import JobStatus, WorkerStatus
 
@@ -25,7 +25,7 @@ STATE_STYLES = {
 }
 MAX_CELL = 200
 SHOWN_FAILURES = 5
-#: columns a sample leaves out
+#: columns that `rows_table` leaves out
 COUNT_COLUMNS = ("finish_reason", "prompt_tokens", "output_tokens")
 
 
@@ -84,14 +84,14 @@ def jobs_table(jobs: Iterable[JobStatus]) -> Table:
 
 def workers_table(workers: Iterable[WorkerStatus]) -> Table:
     """One line a worker."""
-    table = Table("worker", "device", "queue", "slots", "model", box=None, pad_edge=False)
+    table = Table("worker", "device", "queue", "shards at once", "model", box=None, pad_edge=False)
     for worker in workers:
         cells = (worker.worker, worker.device, worker.queue, str(worker.shards_in_flight), worker.model or "-")
         table.add_row(*(Text(safe_text(cell)) for cell in cells))
     return table
 
 
-def status_table(status: JobStatus, progress: Progress) -> Table:
+def status_table(status: JobStatus, progress: JobProgress) -> Table:
     """One job's numbers, a name and a value a line."""
     table = Table("", "", box=None, show_header=False, pad_edge=False)
     for name, value in _numbers(status, progress).items():
@@ -99,7 +99,7 @@ def status_table(status: JobStatus, progress: Progress) -> Table:
     return table
 
 
-def _numbers(status: JobStatus, progress: Progress) -> dict[str, str]:
+def _numbers(status: JobStatus, progress: JobProgress) -> dict[str, str]:
     waiting = f"{status.shards_running:,} running, {status.shards_pending:,} waiting, {status.shards_failed:,} failed"
     return {
         "job": status.job,
@@ -132,7 +132,7 @@ def _shards(shards: list[int]) -> str:
     return f"{'shard' if len(shards) == 1 else 'shards'} {shown}{f' and {more} more' if more > 0 else ''}"
 
 
-def sample_table(rows: pa.Table) -> Table:
+def rows_table(rows: pa.Table) -> Table:
     """Rows of the output, long cells cut; counts, and an empty error column, make room for the text."""
     table = Table(show_lines=True)
     hidden = {*COUNT_COLUMNS, *(["error"] if _all_null(rows, "error") else [])}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from parquetry.terminal.display import console, print_json, safe_text, sample_table
+from parquetry.terminal.display import console, print_json, rows_table, safe_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from parquetry.producers.planning import Plan
 
 
-def print_plan(plan: Plan, sample: pa.Table | None, *, as_json: bool) -> None:
-    """The plan line by line, then the sample; or both as JSON."""
+def print_plan(plan: Plan, preview: pa.Table | None, *, as_json: bool) -> None:
+    """The plan line by line, then the preview; or both as JSON."""
     numbers = plan.model_dump(mode="json")
     if as_json:
-        print_json(numbers if sample is None else {**numbers, "sample": sample.to_pylist()})
+        print_json(numbers if preview is None else {**numbers, "sample": preview.to_pylist()})
         return
     screen = console()
     warnings = numbers.pop("warnings")
@@ -25,8 +25,8 @@ def print_plan(plan: Plan, sample: pa.Table | None, *, as_json: bool) -> None:
         screen.print(f"{name.replace('_', ' '):<{width}}  {_shown(value)}")
     for warning in warnings:
         screen.print(f"warning: {safe_text(warning, limit=1000)}")
-    if sample is not None:
-        screen.print(sample_table(sample))
+    if preview is not None:
+        screen.print(rows_table(preview))
 
 
 def _shown(value: Any) -> str:

@@ -125,19 +125,22 @@ class LocalStorage(Storage):
         with _translated("deleting", folder):
             shutil.rmtree(folder, ignore_errors=not folder.exists())
 
-    def probe(self) -> None:
+    def check_put_if_absent(self) -> None:
         if self._root.exists() and not self._root.is_dir():
             raise LocationError(uri=self.root, reason="it is a file, not a folder")
         # beside a folder that is not there yet: a refused job must leave no trace
         near = next(folder for folder in (self._root, *self._root.parents) if folder.is_dir())
-        with _translated("writing", near), tempfile.TemporaryDirectory(dir=near, prefix=".parquetry-probe-") as name:
+        with (
+            _translated("writing", near),
+            tempfile.TemporaryDirectory(dir=near, prefix=".parquetry-check-") as name,
+        ):
             folder = Path(name)
-            (folder / "attempt").write_bytes(b"probe")
+            (folder / "attempt").write_bytes(b"check")
             try:
                 _link(folder / "attempt", folder / "final")
             except OSError as error:
                 raise PutIfAbsentError(path=self.root, reason=f"hard links fail: {error.strerror}") from error
-            (folder / "second").write_bytes(b"probe")
+            (folder / "second").write_bytes(b"check")
             self.require_refusal(second_create=_link(folder / "second", folder / "final"))
 
     def _path(self, path: str) -> Path:

@@ -40,7 +40,7 @@ class ObjectFile(io.RawIOBase):
         length = min(len(view), self._size - self._position)
         if length <= 0:
             return 0
-        with translated("reading", self._key):
+        with storage_errors("reading", self._key):
             data = obstore.get_range(self._store, self._key, start=self._position, length=length)
         view[: len(data)] = memoryview(data)
         self._position += len(data)
@@ -48,7 +48,7 @@ class ObjectFile(io.RawIOBase):
 
 
 @contextmanager
-def translated(operation: str, path: object) -> Iterator[None]:
+def storage_errors(operation: str, path: object) -> Iterator[None]:
     """Raises StorageError for whatever the client raises."""
     try:
         yield

@@ -22,12 +22,12 @@ from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store
 from parquetry.schemas.errors import PutIfAbsentError, StorageError
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import ATTEMPTS_FOLDER
-from parquetry.schemas.storage.object_file import ObjectFile, first_line, translated
+from parquetry.schemas.storage.object_file import ObjectFile, first_line, storage_errors
 from parquetry.schemas.storage.storage import Entry, Storage
 
-#: files up to this many bytes are created by one conditional put, larger ones are uploaded in pieces and then copied
+#: files up to this many bytes are created by one conditional put, larger ones by a multipart upload and a copy
 MAX_SINGLE_PUT = 64 << 20
-_PART_BYTES = 16 << 20
+_UPLOAD_PART_BYTES = 16 << 20
 _RETRIES = {"max_retries": 4, "retry_timeout": timedelta(seconds=60)}
 _CLIENT = {"connect_timeout": "10s", "timeout": "300s"}
 
@@ -37,12 +37,12 @@ class ObjectStorage(Storage):
 
     def __init__(self, root: Location) -> None:
         super().__init__(root)
-        with translated("opening", root):
+        with storage_errors("opening", root):
             self._store = _open_store(root)
 
     def list(self, prefix: str = "") -> list[Entry]:
         folder = self._key(prefix.rpartition("/")[0])
-        with translated("listing", self.root):
+        with storage_errors("listing", self.root):
             found = [self._entry(meta) for page in obstore.list(self._store, folder or None) for meta in page]
         return sorted((e for e in found if e.path.startswith(prefix)), key=lambda entry: entry.path)
 
@@ -51,14 +51,14 @@ class ObjectStorage(Storage):
         return Entry(path=path, size=meta["size"], etag=(meta["e_tag"] or meta["version"] or "").strip('"'))
 
     def head(self, path: str) -> Entry | None:
-        with translated("looking up", self.root.join(path)):
+        with storage_errors("looking up", self.root.join(path)):
             try:
                 return self._entry(obstore.head(self._store, self._key(path)))
             except FileNotFoundError:
                 return None
 
     def try_read(self, path: str) -> bytes | None:
-        with translated("reading", self.root.join(path)):
+        with storage_errors("reading", self.root.join(path)):
             try:
                 return bytes(obstore.get(self._store, self._key(path)).bytes())
             except FileNotFoundError:
@@ -71,11 +71,11 @@ class ObjectStorage(Storage):
         return ObjectFile(self._store, self._key(path), size=entry.size)  # type: ignore[return-value]
 
     def put(self, path: str, data: bytes) -> None:
-        with translated("writing", self.root.join(path)):
+        with storage_errors("writing", self.root.join(path)):
             obstore.put(self._store, self._key(path), data)
 
     def put_if_absent(self, path: str, data: bytes) -> bool:
-        with translated("writing", self.root.join(path)):
+        with storage_errors("writing", self.root.join(path)):
             return self._create(self._key(path), data)
 
     def _create(self, key: str, data: bytes | Path) -> bool:
@@ -91,17 +91,17 @@ class ObjectStorage(Storage):
             yield Path(folder) / Path(name).name
 
     def publish(self, attempt: Path, name: str) -> bool:
-        with translated("publishing", self.root.join(name)):
+        with storage_errors("publishing", self.root.join(name)):
             if attempt.stat().st_size <= MAX_SINGLE_PUT:
                 return self._create(self._key(name), attempt)
             # a taken name is seen before the upload, and decided by the copy
             return self.head(name) is None and self._stage_and_copy(attempt, self._key(name))
 
     def _stage_and_copy(self, attempt: Path, key: str) -> bool:
-        # an upload in pieces cannot be conditional here, a copy can
+        # a multipart upload cannot be conditional here, a copy can
         staged = self._key(f"{ATTEMPTS_FOLDER}/{uuid.uuid4().hex}-{attempt.name}")
         try:
-            obstore.put(self._store, staged, attempt, use_multipart=True, chunk_size=_PART_BYTES)
+            obstore.put(self._store, staged, attempt, use_multipart=True, chunk_size=_UPLOAD_PART_BYTES)
             return self._copy(staged, key)
         finally:
             self._remove(staged)
@@ -114,7 +114,7 @@ class ObjectStorage(Storage):
         return True
 
     def delete(self, path: str) -> None:
-        with translated("deleting", self.root.join(path)):
+        with storage_errors("deleting", self.root.join(path)):
             self._remove(self._key(path))
 
     def _remove(self, key: str) -> None:
@@ -127,12 +127,12 @@ class ObjectStorage(Storage):
         for entry in self.list(f"{ATTEMPTS_FOLDER}/"):
             self.delete(entry.path)
 
-    def probe(self) -> None:
-        name = self._key(f"{ATTEMPTS_FOLDER}/probe-{uuid.uuid4().hex}")
-        with translated("writing", self.root):
+    def check_put_if_absent(self) -> None:
+        name = self._key(f"{ATTEMPTS_FOLDER}/check-{uuid.uuid4().hex}")
+        with storage_errors("writing", self.root):
             try:
-                self._create(name, b"probe")
-                self.require_refusal(second_create=self._create(name, b"probe"))
+                self._create(name, b"check")
+                self.require_refusal(second_create=self._create(name, b"check"))
                 self._copy(name, f"{name}-copy")
                 self.require_refusal(second_create=self._copy(name, f"{name}-copy"))
             except NotImplementedError as error:

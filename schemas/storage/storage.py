@@ -71,7 +71,7 @@ class Storage(ABC):
         """Remove what attempts left behind; for a job that has ended."""
 
     @abstractmethod
-    def probe(self) -> None:
+    def check_put_if_absent(self) -> None:
         """Create one file twice, clean up, and raise PutIfAbsentError unless the second create was refused."""
 
     def read(self, path: str) -> bytes:

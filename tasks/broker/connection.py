@@ -137,7 +137,7 @@ def server_info(client: redis.Redis, section: str) -> dict[str, Any]:
         return {}
 
 
-def describe(client: redis.Redis) -> str:
+def address_of(client: redis.Redis) -> str:
     """Where a client is connected to, without its password."""
     options = client.connection_pool.connection_kwargs
     if "path" in options:

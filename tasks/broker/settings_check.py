@@ -5,7 +5,7 @@ from __future__ import annotations
 import redis
 
 from parquetry.schemas.finding import Finding, Level
-from parquetry.tasks.broker.connection import connect, describe, server_info, translated
+from parquetry.tasks.broker.connection import address_of, connect, server_info, translated
 
 #: release by its series
 Releases = dict[int, tuple[int, ...]]
@@ -28,7 +28,7 @@ def durability_warnings(client: redis.Redis) -> list[str]:
     # a server on a socket serves this machine alone, and `run` starts its own
     if "path" in client.connection_pool.connection_kwargs:
         return []
-    url = describe(client)
+    url = address_of(client)
     with translated(url):
         findings = [_persistence(client), _eviction(client)]
     return [f"The broker {url}: {f.name} {f.text}; {f.fix}." for f in findings if not f.is_ok]
@@ -75,7 +75,7 @@ def _version(client: redis.Redis) -> Finding:
 
 
 def is_fixed(version: str, fixed_in: Releases) -> bool:
-    """Whether a release has the fix; one that tells no version gets the benefit of the doubt."""
+    """Whether a release has the fix; one without a version number counts as fixed."""
     numbers = tuple(int(number) for number in version.split(".") if number.isdigit())
     if not numbers:
         return True

@@ -24,12 +24,12 @@ class Claim:
 
     @property
     def token(self) -> str:
-        """What proves the ownership in Redis."""
+        """What a beat, a release or a commit must match in Redis."""
         return f"{self.fence}:{self.worker}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class LeaseProgress:
     """How far a running shard is."""
 
     rows: int = 0
@@ -83,7 +83,7 @@ class Reaped:
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """What was found wrong with a job's counters, and mended."""
+    """What was wrong with a job's counters, and is repaired."""
 
     #: bitmap minus counter
     done_off: int

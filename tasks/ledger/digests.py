@@ -31,9 +31,9 @@ class Digests:
     def read(self, job: str, num_shards: int) -> Iterator[Digest | None]:
         """One a shard in order; None where nothing is known."""
         for first in range(0, num_shards, DIGESTS_PER_KEY):
-            chunk = self._ask("GET", self._keys.digests(job, first))
+            stored = self._ask("GET", self._keys.digests(job, first))
             for index in range(min(DIGESTS_PER_KEY, num_shards - first)):
-                yield Digest.unpack(chunk[index * Digest.num_bytes : (index + 1) * Digest.num_bytes])
+                yield Digest.unpack(stored[index * Digest.num_bytes : (index + 1) * Digest.num_bytes])
 
     def error_rows(self, job: str, shard: int) -> int:
         """Error rows of one committed part, 0 when nothing is known of it."""

@@ -22,8 +22,8 @@ from parquetry.tasks.ledger.claim import (
     Claim,
     CommitReply,
     Digest,
+    LeaseProgress,
     PrepareReply,
-    Progress,
     Reaped,
     ReleaseReply,
     Unfinished,
@@ -84,7 +84,7 @@ class Ledger:
         """Enter a job whose `done` parts are committed. False, and nothing changed, when it is known already."""
         done = list(done)
         shards = {part.shard for part in done}
-        items = list(pending_items(record.plan.num_shards, shards))
+        items = list(pending_items(record.shard_plan.num_shards, shards))
         fields = job_entry.ctl_fields(record, queue, done)
         flat = [item for pair in fields.items() for item in pair]
         args = (to_bitmap(shards), len(items), *items, *flat)
@@ -158,7 +158,7 @@ class Ledger:
         job, shard, fence, lost, output, _deadline = reply
         return Claim(job=job, shard=int(shard), fence=int(fence), worker=worker, output=output, lost=int(lost))
 
-    def beat(self, claim: Claim, progress: Progress = Progress()) -> BeatReply:  # noqa: B008  (frozen)
+    def beat(self, claim: Claim, progress: LeaseProgress = LeaseProgress()) -> BeatReply:  # noqa: B008  (frozen)
         """Renew the lease and tell how far the shard is."""
         numbers = (progress.rows, progress.tokens)
         return BeatReply(self._job("beat", claim.job, claim.shard, claim.token, self.policy.lease_ms, *numbers))
@@ -206,7 +206,7 @@ class Ledger:
         return Reaped(lost=lost, failed=failed, rested=rested)
 
     def audit(self, job: str) -> Audit:
-        """Mend counters, and queue shards that are neither pending, leased, committed nor failed.
+        """Repair counters, and queue shards that are neither pending, leased, committed nor failed.
 
         Raises UnknownJobError.
         """

@@ -1,4 +1,4 @@
-"""Locks that end by themselves: they keep two from doing the same work, and nothing's correctness rests on them."""
+"""Locks with a time limit. They save double work; correctness does not depend on them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Notices of ended jobs that somebody asked for: written by the script that ends the job, taken until delivered."""
+"""Webhook notices of ended jobs: written by the script that ends the job, handed out until they are delivered."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Notice:
 
     job: str
     state: JobState
-    #: ms since the epoch, on the clock of Redis
+    #: ms since the Unix epoch, on the clock of Redis
     ended_ms: int
     url: str
     #: how often it was taken, this time included
@@ -36,14 +36,14 @@ class Notice:
 
 
 class Outbox:
-    """Raises BrokerUnreachableError, as every verb of the ledger."""
+    """The notices that wait for delivery. Every verb raises BrokerUnreachableError."""
 
     def __init__(self, scripts: Scripts, keys: Keys) -> None:
         self._scripts = scripts
         self._keys = [keys.outbox, keys.outbox_tries]
 
     def take(self, *, ahead_s: int = 0) -> Notice | None:
-        """A notice that is due, or will be in `ahead_s`; it comes up again, later, unless it is done."""
+        """A notice that is due, or will be in `ahead_s`; it is handed out again later, until `done`."""
         reply = self._scripts("outbox_take", self._keys, [FIRST_REST_MS, LONGEST_REST_MS, ahead_s])
         if reply is None:
             return None

@@ -39,7 +39,7 @@ class Roster:
             "host": host,
             "device": device,
             "queue": ",".join(queues),
-            "slots": shards_in_flight,
+            "shards_in_flight": shards_in_flight,
             "engine": counted,
         }
         flat = [item for pair in fields.items() for item in pair]
@@ -47,7 +47,7 @@ class Roster:
         self._scripts("announce", keys, [worker, int(FORGET_S * 1000), *flat])
 
     def last_claim(self, worker: str) -> str | None:
-        """When a worker last asked for a shard, whether it got one or not: ms since the epoch, None if it never did."""
+        """When a worker last asked for a shard, successfully or not: ms since the Unix epoch, None if it never did."""
         with translated(self._scripts.url):
             return cast("str | None", self._scripts.client.hget(self._keys.worker(worker), "asked"))
 
@@ -69,14 +69,14 @@ class Roster:
 
 
 def _worker(
-    name: str, seen_ms: str, host: str, device: str, queue: str, slots: str, model: str, engine: str
+    name: str, seen_ms: str, host: str, device: str, queue: str, shards_in_flight: str, model: str, engine: str
 ) -> WorkerStatus:
     return WorkerStatus(
         worker=name,
         host=host,
         device=device,
         queue=queue,
-        shards_in_flight=int(slots),
+        shards_in_flight=int(shards_in_flight),
         model=model or None,
         seen=int(seen_ms) / 1000,
         engine=EngineStats.model_validate_json(engine) if engine else None,

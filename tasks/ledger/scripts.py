@@ -9,7 +9,7 @@ from typing import Any
 
 import redis
 
-from parquetry.tasks.broker.connection import describe, translated
+from parquetry.tasks.broker.connection import address_of, translated
 
 
 @lru_cache
@@ -29,7 +29,7 @@ class Scripts:
 
     def __init__(self, client: redis.Redis) -> None:
         self.client = client
-        self.url = describe(client)
+        self.url = address_of(client)
         self._known: dict[str, Callable[..., Any]] = {}
 
     def __call__(self, name: str, keys: list[str], args: list[Any]) -> Any:

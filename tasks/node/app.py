@@ -1,4 +1,4 @@
-"""The Celery app: it carries wake-ups, and nothing that may not be lost or doubled."""
+"""The Celery app: its messages only wake workers, and may be lost or doubled."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.node.noted_claims import orphans
 from parquetry.tasks.node.stall_check import STALL_S, StallCheck
 from parquetry.workers.process.leash import leashed
-from parquetry.workers.process.start import python
+from parquetry.workers.process.start import module_command
 from parquetry.workers.process.supervisor import EngineSupervisor
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class DeviceWorker:
         )
 
     def give_back_orphans(self, ledger: Ledger) -> None:
-        """Let others have at once the shards of child processes that died; their leases could last for a minute."""
+        """Release the shards of child processes that died, instead of waiting for their leases to end."""
         for note, claim in orphans(self._folder / "claims"):
             log.error("job %s shard %d: the process that ran it died", claim.job, claim.shard)
             ledger.lose(claim, "the process that ran it died")
@@ -101,7 +101,7 @@ class DeviceWorker:
     def drain(self) -> None:
         """Celery's warm shutdown: no more permits, and an end when the running shards have ended.
 
-        Not the soft one, which always sleeps out its whole time; how long a shard may take is the node's to say.
+        Not Celery's soft shutdown, which always waits its whole time: the node decides how long a shard may take.
         """
         if process := self._running():
             process.send_signal(signal.SIGTERM)
@@ -125,7 +125,7 @@ class DeviceWorker:
 
     def _command(self) -> list[str]:
         return [
-            *python("parquetry.tasks.node.celery_main", "--worker", self.name),
+            *module_command("parquetry.tasks.node.celery_main", "--worker", self.name),
             *("--queues", ",".join(self._queues), "--shards-in-flight", str(self._shards_in_flight)),
             *("--socket", str(self._supervisor.socket)),
             *("--niceness", str(CARD_NICENESS if self.device.startswith("cuda") else 0)),

@@ -39,14 +39,14 @@ def serve_permit(message: object) -> None:
     if _config is None:
         raise RuntimeError("this process serves no device")
     try:
-        serve(Permit.decode(message), _config)
+        serve_shard(Permit.decode(message), _config)
     except PermitFormatError as error:
         log.error("%s", error)
     except ParquetryError as error:
         log.warning("a permit was not served: %s", error)
 
 
-def serve(permit: Permit, config: WorkerConfig) -> bool:
+def serve_shard(permit: Permit, config: WorkerConfig) -> bool:
     """Claim and run one shard; False when there was none."""
     ledger = _ledger(config.url, config.env)
     claim = ledger.claim(config.worker, (permit.queue,))

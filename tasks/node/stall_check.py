@@ -36,7 +36,7 @@ class StallCheck:
         return self._clock() - self._since > STALL_S
 
     def reset(self) -> None:
-        """Begin anew, with a worker that was just started."""
+        """Start again for a worker that was just started."""
         self._since = None
 
     def _has_reason(self, ledger: Ledger) -> bool:

@@ -31,9 +31,9 @@ QUARANTINE_TOKEN_BUDGET = 4096
 
 
 def quarantine_spec(spec: EngineSpec, shard: str) -> EngineSpec:
-    """A spec of its own, so that the supervisor gives the engine to nobody else, and deaths hit no other shard.
+    """A spec that no other shard asks for, so that its engine serves this shard alone and its deaths hit no other.
 
-    Not to another quarantined shard either: what was in flight there would be blamed for this one's rows.
+    Two quarantined shards share none either: a death could not be traced to the rows of one of them.
     """
     budget = (spec.token_budget or 2 * QUARANTINE_TOKEN_BUDGET) // 2
     return spec.model_copy(update={"token_budget": max(budget, 1), "reserved_for": shard})

@@ -10,7 +10,7 @@ from typing import Self
 from parquetry.schemas.errors import BrokerUnreachableError, JobStoppedError, LeaseLostError, ParquetryError
 from parquetry.schemas.states import JobState
 from parquetry.tasks.failpoints import failpoint
-from parquetry.tasks.ledger.claim import BeatReply, Claim, Progress
+from parquetry.tasks.ledger.claim import BeatReply, Claim, LeaseProgress
 from parquetry.tasks.ledger.ledger import Ledger
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ class Lease:
         self._ledger = ledger
         self.claim = claim
         self._beat_s = beat_s
-        self._progress = Progress()
+        self._progress = LeaseProgress()
         self._renewed = time.monotonic()
         self._verdict: ParquetryError | None = None
         self._left = threading.Event()
@@ -52,7 +52,7 @@ class Lease:
 
     def progress(self, rows: int, tokens: int = 0) -> None:
         """Note how far the shard is, for the next beat. Raises as `check` does."""
-        self._progress = Progress(rows=rows, tokens=tokens)
+        self._progress = LeaseProgress(rows=rows, tokens=tokens)
         self.check()
 
     def beat(self) -> None:

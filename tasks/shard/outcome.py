@@ -42,6 +42,8 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Decision:
+    """A verdict, and for how many seconds the shard rests before it may be claimed again."""
+
     verdict: Verdict
     rest_s: float = 0.0
 

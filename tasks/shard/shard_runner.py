@@ -33,7 +33,7 @@ from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.process.client import EngineClient
 from parquetry.workers.shards.part import find_part
 from parquetry.workers.shards.pipeline import run_shard
-from parquetry.workers.shards.progress import ShardProgress
+from parquetry.workers.shards.shard_progress import ShardProgress
 
 log = logging.getLogger(__name__)
 #: pause between two tries to reach a broker that does not answer
@@ -58,7 +58,7 @@ class ShardRunner:
         self.config = config
         self.claim: Claim = lease.claim
         self.record: JobRecord = cached_record(self.claim.output, self.claim.job)
-        self.shard: Shard = self.record.plan.shard(self.claim.shard)
+        self.shard: Shard = self.record.shard_plan.shard(self.claim.shard)
         self.storage: Storage = open_storage(Location.parse(self.claim.output))
 
     def run(self) -> CommitReply:
@@ -127,7 +127,7 @@ class ShardRunner:
         self.lease.progress(done.rows, done.prompt_tokens + done.output_tokens)
 
     def verify(self, attempt: Path, part: PartRecord) -> None:
-        """An attempt that is not, byte for byte, what was written and checked never gets the final name."""
+        """Raise AttemptChangedError unless the attempt's bytes are still those that were written and checked."""
         with attempt.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != part.sha256:

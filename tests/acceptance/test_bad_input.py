@@ -15,7 +15,7 @@ CASES = {
     "template syntax": (["prompt.template={{ text"], "line 1"),
     "undefined variable": (["prompt.template={{ txet }}"], "did you mean 'text'"),
     "no new tokens": (["generation.max_new_tokens=0"], "generation.max_new_tokens is 0"),
-    "beyond the window": (["generation.max_new_tokens=1000000"], "the model's window"),
+    "beyond the window": (["generation.max_new_tokens=1000000"], "the model's context window"),
     "output inside input": (["input.path=folder", "output.path=folder/out"], "lies inside the input"),
     "no safetensors": (["model.id=pickled"], ".safetensors"),
     "unknown quantization": (["model.quantization=int3"], "model.quantization"),

@@ -121,7 +121,7 @@ def serve_until_over(job: str, supervisor: Path) -> None:
     from parquetry.schemas.settings import settings
     from parquetry.tasks.broker.connection import connect
     from parquetry.tasks.ledger.ledger import Ledger
-    from parquetry.tasks.node.serve import serve
+    from parquetry.tasks.node.serve import serve_shard
     from parquetry.tasks.reconciler import Reconciler
     from parquetry.tasks.shard.worker_config import WorkerConfig
 
@@ -143,7 +143,7 @@ def serve_until_over(job: str, supervisor: Path) -> None:
             if ledger.status(job).state.is_final:
                 return
             reconciler.reconcile()
-            if not serve(Permit(), config):
+            if not serve_shard(Permit(), config):
                 time.sleep(0.1)
         except ParquetryError as error:
             logging.warning("%s", error)

@@ -44,7 +44,7 @@ def stand_in_record(folder: Path, output: Path, job: str, *, priority: int = 5, 
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         spec=JobSpec.parse(spec),
         model_path=str(folder / model),
-        plan=ShardPlan(files=(source,), bounds=(0, ROWS // 2, ROWS)),
+        shard_plan=ShardPlan(files=(source,), bounds=(0, ROWS // 2, ROWS)),
     )
 
 

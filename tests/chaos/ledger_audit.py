@@ -21,17 +21,17 @@ def audit(client: redis.Redis, env: str, job: str, parts: int | None = None) -> 
     found = []
     if int(ctl["done"]) != len(committed) or parts not in (None, len(committed)):
         found.append(f"I5: counter {ctl['done']}, bitmap {len(committed)}, parts {parts}")
-    return found + _places(client, base, committed, int(ctl["shards"]))
+    return found + _held_once(client, base, committed, int(ctl["shards"]))
 
 
-def _places(client: redis.Redis, base: str, committed: set[int], shards: int) -> list[str]:
+def _held_once(client: redis.Redis, base: str, committed: set[int], shards: int) -> list[str]:
     leased = [int(shard) for shard in client.zrange(base + "lease", 0, -1)]
     failed = [int(shard) for shard in client.hkeys(base + "bad")]
     # a part adopted while its shard waited leaves an entry behind, which CLAIM skips
     pending = [shard for shard in _pending(client, base) if shard not in committed]
-    places = Counter([*pending, *leased, *failed, *committed])
-    twice = [shard for shard, count in places.items() if count > 1]
-    nowhere = [shard for shard in range(shards) if not places[shard]]
+    counts = Counter([*pending, *leased, *failed, *committed])
+    twice = [shard for shard, count in counts.items() if count > 1]
+    nowhere = [shard for shard in range(shards) if not counts[shard]]
     found = [f"I6: shards {twice[:3]} are in two places"] if twice else []
     return found + ([f"I6: shards {nowhere[:3]} are nowhere"] if nowhere else [])
 

@@ -1,7 +1,7 @@
 """The ledger at the size it is meant for: `python -m tests.chaos.scale` prints one line a bound.
 
-A million shards, two hundred simulated slots, jobs of equal and of unequal priority, and models that stay loaded. The
-slots are simulated: one claims, commits and claims again, as fast as one client can, so a claim's time is the time of
+A million shards, two hundred simulated workers, jobs of equal and of unequal priority, and models that stay loaded. The
+workers are simulated: one claims, commits and claims again, as fast as one client can, so a claim's time is the time of
 one script on a server that is never idle.
 """
 
@@ -29,7 +29,7 @@ from tests.chaos.fabricated import stand_in, stand_in_record
 from tests.chaos.server import Server
 
 MILLION = 1_000_000
-SLOTS = 200
+WORKERS = 200
 CLAIMS = 20_000
 QUEUES = ("default",)
 MIB = 1 << 20
@@ -69,7 +69,7 @@ class Bench:
         record = stand_in_record(self.folder, self.folder / job, job, priority=priority, model=model)
         source = InputFile(path=str(self.folder / "none.parquet"), num_rows=shards, size=1, etag="1")
         plan = ShardPlan(files=(source,), bounds=tuple(range(shards + 1)))
-        ledger.register(record.model_copy(update={"plan": plan}))
+        ledger.register(record.model_copy(update={"shard_plan": plan}))
 
     def peak_mib(self) -> float:
         return self.client.info("memory")["used_memory_peak"] / MIB
@@ -85,7 +85,7 @@ def main() -> int:
 
 
 def a_million_shards(bench: Bench) -> list[Figure]:
-    """Load one job of a million shards, run a part of it on two hundred slots, and count the permits."""
+    """Load one job of a million shards, run a part of it on two hundred workers, and count the permits."""
     ledger = bench.ledger()
     begin = time.perf_counter()
     bench.add(ledger, "generate-million", MILLION)
@@ -96,9 +96,9 @@ def a_million_shards(bench: Bench) -> list[Figure]:
     return [
         Figure(name="1,000,000 shards loaded", value=loaded_s, bound=10.0, unit="s"),
         Figure(name="Redis, peak", value=bench.peak_mib(), bound=64.0, unit="MiB"),
-        Figure(name=f"CLAIM with {SLOTS} slots, median", value=_percentile(times, 50), bound=10.0, unit="ms"),
-        Figure(name=f"CLAIM with {SLOTS} slots, p99", value=_percentile(times, 99), bound=10.0, unit="ms"),
-        Figure(name="permits in the broker", value=waiting, bound=2 * SLOTS, unit="permits"),
+        Figure(name=f"CLAIM with {WORKERS} workers, median", value=_percentile(times, 50), bound=10.0, unit="ms"),
+        Figure(name=f"CLAIM with {WORKERS} workers, p99", value=_percentile(times, 99), bound=10.0, unit="ms"),
+        Figure(name="permits in the broker", value=waiting, bound=2 * WORKERS, unit="permits"),
     ]
 
 
@@ -129,7 +129,7 @@ def half_recovered(bench: Bench) -> list[Figure]:
 
 
 def fairness(bench: Bench) -> list[Figure]:
-    """Five jobs of equal priority and one model share the slots evenly."""
+    """Five jobs of equal priority and one model share the workers evenly."""
     ledger = bench.ledger()
     for number in range(5):
         bench.add(ledger, f"generate-fair-{number}", CLAIMS)
@@ -152,7 +152,7 @@ def priorities(bench: Bench) -> list[Figure]:
 
 
 def affinity(bench: Bench) -> list[Figure]:
-    """Two models: slots keep theirs, but one that has its model and plenty to do still turns to others in time."""
+    """Two models: workers keep theirs, but one that has its model and plenty to do still turns to others in time."""
     ledger = bench.ledger()
     for name in ("a", "b"):
         bench.add(ledger, f"generate-{name}", 2 * CLAIMS, model=name)
@@ -163,17 +163,17 @@ def affinity(bench: Bench) -> list[Figure]:
     starvation_s = 1.0
     waited_s = _wait_of_newcomer(bench, bench.ledger(starvation_s=starvation_s))
     return [
-        Figure(name="claims that change a slot's model", value=share, bound=5.0, unit="%"),
+        Figure(name="claims that change a worker's model", value=share, bound=5.0, unit="%"),
         Figure(
-            name="a job waits for the one slot of another model", value=waited_s, bound=starvation_s + 0.5, unit="s"
+            name="a job waits for the one worker of another model", value=waited_s, bound=starvation_s + 0.5, unit="s"
         ),
     ]
 
 
 def _wait_of_newcomer(bench: Bench, ledger: Ledger) -> float:
-    """Seconds until a job whose model is not loaded gets the only slot, whose own job has plenty."""
+    """Seconds until a job whose model is not loaded gets the only worker, whose own job has plenty."""
     bench.add(ledger, "generate-resident", 2 * CLAIMS, model="a")
-    _spin(ledger, 1, slots=1)
+    _spin(ledger, 1, workers=1)
     bench.add(ledger, "generate-newcomer", 10, model="b")
     begin, first = time.perf_counter(), []
 
@@ -182,7 +182,7 @@ def _wait_of_newcomer(bench: Bench, ledger: Ledger) -> float:
             first.append(time.perf_counter() - begin)
 
     while not first and time.perf_counter() - begin < 30.0:
-        _spin(ledger, 10, seen=look, slots=1)
+        _spin(ledger, 10, seen=look, workers=1)
     return first[0] if first else float("inf")
 
 
@@ -193,15 +193,15 @@ def _count_switch(claim: Claim, last: dict[str, str], switches: Counter) -> None
 
 
 def _spin(
-    ledger: Ledger, claims: int, *, seen: Callable[[Claim], None] = lambda claim: None, slots: int = SLOTS
+    ledger: Ledger, claims: int, *, seen: Callable[[Claim], None] = lambda claim: None, workers: int = WORKERS
 ) -> list[float]:
-    """Let `slots` slots claim in turn, each committing what it held. Returns the time of every CLAIM in ms."""
-    for slot in range(slots):
-        ledger.roster.announce(f"slot-{slot}", host="here", device="cpu", queues=QUEUES, shards_in_flight=1)
+    """Let `workers` workers claim in turn, each committing what it held. Returns the time of every CLAIM in ms."""
+    for worker in range(workers):
+        ledger.roster.announce(f"worker-{worker}", host="here", device="cpu", queues=QUEUES, shards_in_flight=1)
     held: dict[str, Claim] = {}
     times = []
     for number in range(claims):
-        worker = f"slot-{number % slots}"
+        worker = f"worker-{number % workers}"
         if worker in held:
             _commit(ledger, held.pop(worker))
         begin = time.perf_counter()

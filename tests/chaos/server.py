@@ -68,8 +68,18 @@ class Server:
 
     def _options(self) -> list[str]:
         kept = ("--appendonly", "yes", "--appendfsync", "everysec") if self._persistent else ("--appendonly", "no")
-        place = ("--dir", str(self.folder), "--bind", "127.0.0.1", "--port", str(self.port))
-        return [*place, *kept, "--save", "", "--loglevel", "warning", "--maxmemory-policy", "noeviction", *self._extra]
+        address = ("--dir", str(self.folder), "--bind", "127.0.0.1", "--port", str(self.port))
+        return [
+            *address,
+            *kept,
+            "--save",
+            "",
+            "--loglevel",
+            "warning",
+            "--maxmemory-policy",
+            "noeviction",
+            *self._extra,
+        ]
 
 
 def find_server() -> str:
@@ -84,6 +94,6 @@ def find_server() -> str:
 
 def free_port() -> int:
     """A port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

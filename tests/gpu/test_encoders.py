@@ -11,7 +11,7 @@ from transformers import BertConfig, BertForSequenceClassification, ModernBertCo
 from transformers import ModernBertForSequenceClassification as ModernBert
 
 from parquetry.workers.encoding.attention import attend_runs
-from parquetry.workers.encoding.device_batch import layout_of, upload
+from parquetry.workers.encoding.device_batch import copy_to_device, layout_of
 from parquetry.workers.encoding.onnx.export import export
 from parquetry.workers.encoding.onnx.export_spec import ExportSpec
 from parquetry.workers.encoding.onnx.ort_padded import OrtOptions, OrtPaddedEncoder
@@ -88,7 +88,7 @@ def test_float32_on_the_card_agrees(requests, expected):
     assert relative(values_of(engine, requests), expected) < 1e-2
 
 
-def test_local_windows_agree():
+def test_sliding_windows_agree():
     requests = requests_of(100, 900)
     expected = values_of(PackedEncoder(modernbert(), EncodeTask(task="classify")), requests)
     engine = PackedEncoder(modernbert().to(torch.bfloat16).cuda(), EncodeTask(task="classify"), token_budget=16384)
@@ -105,7 +105,7 @@ def test_captured_batches_of_other_lengths_stay_right(requests, expected):
 def test_upload_keeps_every_part():
     batch = pack(requests_of(20), with_types=True)
     layout = layout_of(batch)
-    buffer = upload(layout.host(batch, 2), torch.device("cuda"))
+    buffer = copy_to_device(layout.host(batch, 2), torch.device("cuda"))
     ids, positions, types, table, count = (part.cpu().numpy() for part in buffer.split(layout.sizes))
     np.testing.assert_array_equal(ids, batch.input_ids)
     np.testing.assert_array_equal(positions, batch.positions(2))
@@ -130,8 +130,8 @@ def onnx_options(precision: str) -> OrtOptions:
 
 @pytest.fixture(scope="module")
 def packed_file(checkpoint, tmp_path_factory) -> Path:
-    plan = ExportSpec(task="classify", form="packed", dtype="float16")
-    return export(checkpoint, tmp_path_factory.mktemp("packed") / "onnx", plan)
+    spec = ExportSpec(task="classify", form="packed", dtype="float16")
+    return export(checkpoint, tmp_path_factory.mktemp("packed") / "onnx", spec)
 
 
 @needs_onnx_cuda
@@ -158,8 +158,8 @@ def test_onnx_logits_of_a_whole_bert_are_those_of_float32(tmp_path, requests, fo
     model = BertForSequenceClassification(BertConfig(vocab_size=VOCAB, num_labels=3, problem_type="regression")).eval()
     model.save_pretrained(tmp_path / "bert")
     exact = values_of(PackedEncoder(model.cuda(), EncodeTask(task="classify"), token_budget=8192), requests)
-    plan = ExportSpec(task="classify", form=form, dtype="float16")
-    path, options = export(tmp_path / "bert", tmp_path / "onnx", plan), onnx_options("float16")
+    spec = ExportSpec(task="classify", form=form, dtype="float16")
+    path, options = export(tmp_path / "bert", tmp_path / "onnx", spec), onnx_options("float16")
     engine = OrtPackedEncoder(path, options, "cuda:0") if form == "packed" else OrtPaddedEncoder(path, options)
     assert np.abs(values_of(engine, requests) - exact).max() < 2e-3
 

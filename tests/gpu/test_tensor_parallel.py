@@ -95,7 +95,7 @@ def test_float32_tokens_are_those_of_one_card(
         got = [run_all(engine, batch) for batch in batches]
         assert [outputs(done) for done in got] == [outputs(done) for done in want]
         np.testing.assert_allclose(got[2][0].logprobs, want[2][0].logprobs, atol=1e-3)
-        engine.engine.runner.outbox.send(compare())
+        engine.engine.runner.step_sender.send(compare())
         engine.engine.runner.compare()
         engine.check_integrity()
     finally:

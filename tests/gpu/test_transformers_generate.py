@@ -16,7 +16,7 @@ from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.hosting.engine_choice import load_engine
 from parquetry.workers.preparation.tokenization import Tokenizer
 from parquetry.workers.request import Completion, GenerationRequest, Request, SamplingParams, VisionRequest
-from tests.vision_models import PLACES, VISION_FAMILIES, write_vision_lm
+from tests.vision_models import PLACEHOLDERS, VISION_FAMILIES, write_vision_lm
 
 pytestmark = [
     pytest.mark.gpu,
@@ -43,7 +43,7 @@ def complete(engine: Engine, requests: list[Request]) -> list[Completion]:
 
 
 def require_same_but_for_ties(found: np.ndarray, output: object, prefix: int) -> None:
-    """The tokens of eager generate, up to the first place where it wavered itself."""
+    """The tokens of eager generate, up to the first token where it wavered itself."""
     expected = output.sequences[0, prefix:].tolist()
     for step, (mine, theirs) in enumerate(zip(found.tolist(), expected, strict=False)):
         if mine == theirs:
@@ -96,11 +96,11 @@ def test_vision_models_equal_eager_generate(tmp_path, family):
     from tests.unit.workers.preparation.images.images import png
 
     folder = write_vision_lm(tmp_path / family, family)
-    place = PLACES.get(family, "<image>")
+    placeholder = PLACEHOLDERS.get(family, "<image>")
     files = [png(20, 30), png(40, 33, 1), png(30, 90, 2), png(64, 64, 3)]
     params = SamplingParams(max_new_tokens=NUM_TOKENS)
     requests: list[Request] = [
-        VisionRequest(id=i, text=place + text, images=(file,), params=params)
+        VisionRequest(id=i, text=placeholder + text, images=(file,), params=params)
         for i, (text, file) in enumerate(zip(TEXTS, files, strict=True))
     ]
 

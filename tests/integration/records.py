@@ -33,7 +33,7 @@ def make_record(
     )
     file = InputFile(path="/in.parquet", num_rows=shards * rows, size=1, etag="e")
     plan = ShardPlan(files=(file,), bounds=tuple(range(0, shards * rows + 1, rows)))
-    return JobRecord(job=job, created="2026-01-01T00:00:00Z", spec=spec, model_path=f"/models/{model}", plan=plan)
+    return JobRecord(job=job, created="2026-01-01T00:00:00Z", spec=spec, model_path=f"/models/{model}", shard_plan=plan)
 
 
 def make_part(shard: int, *, fence: int = 1, rows: int = 10, error_rows: int = 0, **tokens: int) -> PartRecord:

@@ -75,4 +75,4 @@ class TestAzure(StorageCases):
 
 
 def test_the_probe_passes(storage: Storage):
-    storage.probe()
+    storage.check_put_if_absent()

@@ -91,7 +91,7 @@ def test_permit_on_the_wire_is_small_json_and_names_no_shard(server, ledger: Led
     assert ledger.permits("gpu") == 2
 
 
-def test_permits_are_topped_up_to_twice_the_slots(server, ledger: Ledger, client, keys):
+def test_permits_are_topped_up_to_twice_the_shards_in_flight(server, ledger: Ledger, client, keys):
     ledger.register(make_record(shards=100))
     announce(ledger, "a", 3)
     announce(ledger, "b", 2)

@@ -360,7 +360,7 @@ def test_a_shard_through_a_real_engine_process(tiny_model, tmp_path):
         supervisor.start()
         try:
             with EngineClient.connect(supervisor.socket, EngineSpec.of(record)) as client:
-                summary = run_shard(record, record.plan.shard(0), fence=1, attempt=attempt, engine=client)
+                summary = run_shard(record, record.shard_plan.shard(0), fence=1, attempt=attempt, engine=client)
                 counted = stats_of(supervisor, summary)
         finally:
             supervisor.stop()
@@ -406,12 +406,12 @@ def test_an_engine_of_two_ranks_dies_whole_and_comes_back(tiny_model, tmp_path):
             engine = supervisor.engine_pid
             os.kill(rank_of(engine), signal.SIGKILL)
             with client, pytest.raises(EngineLostError, match=r"rank 1 \(cpu\) was killed by SIGKILL"):
-                run_shard(record, record.plan.shard(0), fence=1, attempt=tmp_path / "lost.parquet", engine=client)
+                run_shard(record, record.shard_plan.shard(0), fence=1, attempt=tmp_path / "lost.parquet", engine=client)
             assert wait_until(lambda: not is_alive(engine))
 
             with EngineClient.connect(supervisor.socket, EngineSpec.of(record)) as client:
                 attempt = tmp_path / "attempt.parquet"
-                summary = run_shard(record, record.plan.shard(0), fence=2, attempt=attempt, engine=client)
+                summary = run_shard(record, record.shard_plan.shard(0), fence=2, attempt=attempt, engine=client)
                 assert (summary.rows, summary.error_rows) == (8, 0)
                 assert from_metadata(pq.read_schema(attempt).metadata)["tensor_parallel"] == "2"
                 rank = rank_of(supervisor.engine_pid)

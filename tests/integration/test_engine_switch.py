@@ -71,7 +71,7 @@ def test_attention_changes_and_the_weights_stay(supervisor: EngineSupervisor, lm
         record = make_record([source], model={"id": str(lm), **model}, generation=generation)
         attempt = tmp_path / f"{number}.parquet"
         with EngineClient.connect(supervisor.socket, EngineSpec.of(record)) as client:
-            run_shard(record, record.plan.shard(0), fence=1, attempt=attempt, engine=client)
+            run_shard(record, record.shard_plan.shard(0), fence=1, attempt=attempt, engine=client)
             pids.add(supervisor.engine_pid)
         about = from_metadata(pq.read_metadata(attempt).metadata)
         assert (about["backend"], about["attention"]) == ran

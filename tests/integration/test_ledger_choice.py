@@ -20,7 +20,7 @@ def finish(ledger: Ledger, claim: Claim) -> None:
 
 
 def jobs_claimed(ledger: Ledger, worker: str, count: int) -> list[str]:
-    """What one worker with one slot is given, shard after shard."""
+    """What one worker with one shard at a time is given, shard after shard."""
     jobs = []
     for _ in range(count):
         claim = ledger.claim(worker, QUEUES)
@@ -58,25 +58,25 @@ def test_only_the_queues_asked_for(ledger: Ledger):
 
 
 @pytest.mark.parametrize("num_jobs", [2, 3, 4, 7])
-def test_equal_jobs_share_200_slots_within_five_percent(ledger: Ledger, num_jobs: int):
+def test_equal_jobs_share_200_workers_within_five_percent(ledger: Ledger, num_jobs: int):
     for number in range(num_jobs):
         ledger.register(make_record(f"job-{number}", shards=1000))
-    claims = [ledger.claim(f"w{slot}", QUEUES) for slot in range(200)]
+    claims = [ledger.claim(f"w{worker}", QUEUES) for worker in range(200)]
     for round_number in range(300):
-        slot = round_number * 7 % 200
-        finish(ledger, claims[slot])
-        claims[slot] = ledger.claim(f"w{slot}", QUEUES)
+        worker = round_number * 7 % 200
+        finish(ledger, claims[worker])
+        claims[worker] = ledger.claim(f"w{worker}", QUEUES)
         share = Counter(claim.job for claim in claims)
         assert max(share.values()) - min(share.values()) <= max(1, 0.05 * 200 / num_jobs)
 
 
 def test_late_job_reaches_its_share_even_against_another_model(ledger: Ledger):
     ledger.register(make_record("early", shards=1000, model="a"))
-    claims = [ledger.claim(f"w{slot}", QUEUES) for slot in range(100)]
+    claims = [ledger.claim(f"w{worker}", QUEUES) for worker in range(100)]
     ledger.register(make_record("late", shards=1000, model="b"))
-    for slot in range(100):
-        finish(ledger, claims[slot])
-        claims[slot] = ledger.claim(f"w{slot}", QUEUES)
+    for worker in range(100):
+        finish(ledger, claims[worker])
+        claims[worker] = ledger.claim(f"w{worker}", QUEUES)
     share = Counter(claim.job for claim in claims)
     assert share["late"] == pytest.approx(50, abs=2)
 
@@ -84,13 +84,13 @@ def test_late_job_reaches_its_share_even_against_another_model(ledger: Ledger):
 def test_shares_once_even_cost_no_further_loads(ledger: Ledger):
     for model in "ab":
         ledger.register(make_record(f"job-{model}", shards=1000, model=model))
-    claims = [ledger.claim(f"w{slot}", QUEUES) for slot in range(20)]
+    claims = [ledger.claim(f"w{worker}", QUEUES) for worker in range(20)]
     switches = 0
     for round_number in range(200):
-        slot = round_number * 7 % 20
-        finish(ledger, claims[slot])
-        before, claims[slot] = claims[slot], ledger.claim(f"w{slot}", QUEUES)
-        switches += before.job != claims[slot].job
+        worker = round_number * 7 % 20
+        finish(ledger, claims[worker])
+        before, claims[worker] = claims[worker], ledger.claim(f"w{worker}", QUEUES)
+        switches += before.job != claims[worker].job
     assert switches == 0
 
 

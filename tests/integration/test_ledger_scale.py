@@ -14,7 +14,7 @@ MIB = 1 << 20
 
 @pytest.fixture(scope="module")
 def plan() -> ShardPlan:
-    return make_record(shards=MILLION, rows=1).plan
+    return make_record(shards=MILLION, rows=1).shard_plan
 
 
 def used(client) -> int:
@@ -23,7 +23,7 @@ def used(client) -> int:
 
 def test_a_million_shards_load_in_one_command_and_a_few_bytes(ledger: Ledger, client, plan):
     before, calls = used(client), client.info("commandstats")["cmdstat_rpush"]["calls"]
-    ledger.register(make_record().model_copy(update={"plan": plan}))
+    ledger.register(make_record().model_copy(update={"shard_plan": plan}))
     assert used(client) - before < MIB
     assert client.info("commandstats")["cmdstat_rpush"]["calls"] - calls == 1
     assert ledger.status("job-1").shards_pending == MILLION
@@ -31,7 +31,7 @@ def test_a_million_shards_load_in_one_command_and_a_few_bytes(ledger: Ledger, cl
 
 def test_memory_stays_below_64_mib_when_all_are_committed(ledger: Ledger, client, plan):
     """The far end of a job: everything counted, digests kept for the manifest."""
-    ledger.register(make_record().model_copy(update={"plan": plan}))
+    ledger.register(make_record().model_copy(update={"shard_plan": plan}))
     before = used(client)
     for shard in range(0, MILLION, 4096):
         ledger.adopt("job-1", make_part(min(shard + 4095, MILLION - 1)))

@@ -12,7 +12,7 @@ import pytest
 from parquetry.schemas.shard import part_name
 from parquetry.schemas.states import JobState
 from parquetry.tasks.broker.connection import connect
-from parquetry.tasks.ledger.claim import BeatReply, Claim, CommitReply, PrepareReply, Progress, ReleaseReply
+from parquetry.tasks.ledger.claim import BeatReply, Claim, CommitReply, LeaseProgress, PrepareReply, ReleaseReply
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.ledger.policy import Policy
 from tests.integration.records import in_threads, make_part, make_record
@@ -63,7 +63,7 @@ def test_beat_extends_the_lease_and_shows_progress(ledger: Ledger, client, keys)
     key = keys.of_job("job-1", "lease")
     before = client.zscore(key, "0")
     time.sleep(0.005)
-    assert ledger.beat(claim, Progress(rows=7, tokens=70)) is BeatReply.OK
+    assert ledger.beat(claim, LeaseProgress(rows=7, tokens=70)) is BeatReply.OK
     assert client.zscore(key, "0") > before
     status = ledger.status("job-1")
     assert (status.running_rows, status.rows_done) == (7, 0)
@@ -72,7 +72,7 @@ def test_beat_extends_the_lease_and_shows_progress(ledger: Ledger, client, keys)
 def test_progress_leaves_with_the_lease(ledger: Ledger):
     ledger.register(make_record(shards=1))
     claim = ledger.claim("w", QUEUES)
-    ledger.beat(claim, Progress(rows=7))
+    ledger.beat(claim, LeaseProgress(rows=7))
     ledger.release(claim)
     assert ledger.status("job-1").running_rows == 0
 

@@ -21,8 +21,8 @@ from parquetry.tasks.reconciler import AUDIT_EVERY, Reconciler
 from parquetry.tasks.recovery import NoJobHereError, recover
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.shards.part import find_part
-from parquetry.workers.shards.progress import ShardProgress
 from parquetry.workers.shards.provenance import provenance
+from parquetry.workers.shards.shard_progress import ShardProgress
 from parquetry.workers.shards.writer import PartWriter
 from tests.chaos.checker import check
 from tests.integration.jobs_on_disk import DiskJob, make_job
@@ -33,11 +33,11 @@ QUEUES = ("default",)
 
 def publish(job: DiskJob, shard: int, fence: int = 1) -> None:
     """Put a true part into storage, as a runner would that could not report it."""
-    piece = job.record.plan.shard(shard)
-    kept = pq.read_table(job.table).slice(piece.first_row, piece.num_rows).combine_chunks()
-    batch = echoed(kept, piece.first_row, pa.schema([*kept.schema, ROW, *task_fields(job.record.spec), ERROR]))
+    part_shard = job.record.shard_plan.shard(shard)
+    kept = pq.read_table(job.table).slice(part_shard.first_row, part_shard.num_rows).combine_chunks()
+    batch = echoed(kept, part_shard.first_row, pa.schema([*kept.schema, ROW, *task_fields(job.record.spec), ERROR]))
     counts = ShardProgress(rows=len(kept), prompt_tokens=len(kept), output_tokens=2 * len(kept))
-    about = provenance(job.record, piece, fence, Checkpoint.resolve(job.record.spec.model), {"backend": "echo"})
+    about = provenance(job.record, part_shard, fence, Checkpoint.resolve(job.record.spec.model), {"backend": "echo"})
     with job.storage.attempt(f"part-{shard}.parquet") as attempt:
         writer = PartWriter(attempt, batch.schema, about)
         writer.write(batch)
@@ -55,7 +55,7 @@ def echoed(kept: pa.Table, first_row: int, schema: pa.Schema) -> pa.RecordBatch:
 
 
 def commit_all_but_end(job: DiskJob, ledger: Ledger) -> None:
-    for shard in range(job.record.plan.num_shards):
+    for shard in range(job.record.shard_plan.num_shards):
         publish(job, shard)
         part = find_part(job.storage, job.record, shard)
         ledger.adopt(job.name, part)

@@ -133,7 +133,7 @@ def test_probe_names_a_store_that_overwrites(storage, monkeypatch):
 
     monkeypatch.setattr(object_storage.obstore, "put", forgetful)
     with pytest.raises(PutIfAbsentError, match="second create"):
-        storage.probe()
+        storage.check_put_if_absent()
     monkeypatch.undo()
 
 
@@ -167,7 +167,7 @@ def test_inputs_in_a_bucket(s3, storage):
     assert [file.path for file in table.files] == [
         f"s3://{BUCKET}/some/out/in/lang={language}/data.parquet" for language in ("de", "en")
     ]
-    assert table.group_rows == [[2, 1], [2, 1]]
+    assert table.row_group_rows == [[2, 1], [2, 1]]
     assert table.schema.names == ["text", "lang"]
     assert table.files[1].partitions == {"lang": "en"}
     glob = find_inputs(InputSpec(path=f"s3://{BUCKET}/some/**/*.parquet"))

@@ -57,7 +57,7 @@ def test_submitted(spec, ledger, folder, server):
     assert (status.state, status.shards, status.rows, status.queue) == (JobState.RUNNING, 4, 200, "default")
     record = JobRecord.model_validate_json((folder / "out" / "_job.json").read_text())
     assert record == made.record
-    assert record.plan.bounds == (0, 50, 100, 150, 200)
+    assert record.shard_plan.bounds == (0, 50, 100, 150, 200)
     assert ledger.permits("default") > 0
 
 

@@ -105,7 +105,7 @@ def test_drain_fits_the_grace_period():
 
 def test_the_grafana_dashboard_asks_for_metrics_that_exist():
     from parquetry.monitor.metrics import render
-    from tests.unit.monitor.status_samples import job_status, worker_status
+    from tests.unit.monitor.made_statuses import job_status, worker_status
 
     exposed = render([job_status()], [worker_status()]).decode()
     dashboard = json.loads((ROOT / "deploy/grafana/dashboards/parquetry.json").read_text())

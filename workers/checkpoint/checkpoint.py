@@ -17,7 +17,7 @@ from parquetry.schemas.errors import (
 )
 from parquetry.schemas.job import ModelSpec
 from parquetry.schemas.settings import settings
-from parquetry.workers.checkpoint.context_window import UNBOUNDED, output_window, positions, tokenizer_limit
+from parquetry.workers.checkpoint.context_window import UNBOUNDED, output_context_window, positions, tokenizer_limit
 from parquetry.workers.checkpoint.gguf import gguf_file, unpacked
 from parquetry.workers.checkpoint.hub import download
 from parquetry.workers.checkpoint.pooling import Pooling, dense_files, transformer_settings
@@ -130,9 +130,9 @@ class Checkpoint:
         return any((self.folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
 
     @property
-    def output_window(self) -> int:
+    def output_context_window(self) -> int:
         """Tokens an encoder-decoder's decoder may hold."""
-        return output_window(self.text_config)
+        return output_context_window(self.text_config)
 
     @property
     def is_token_classifier(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-#: the window of a model without a limit of its own
+#: the context window of a model without a limit of its own
 UNBOUNDED = 1 << 20
 #: config keys that hold the number of positions, in the order they are looked up
 _KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "n_ctx")
@@ -29,7 +29,7 @@ def positions(config: Mapping[str, Any]) -> int | None:
     return count
 
 
-def output_window(text_config: Mapping[str, Any]) -> int:
+def output_context_window(text_config: Mapping[str, Any]) -> int:
     """Tokens an encoder-decoder's decoder may hold; relative positions, as in T5, set no bound."""
     return _first(text_config, _DECODER_KEYS) or UNBOUNDED
 

@@ -23,7 +23,7 @@ from parquetry.schemas.settings import settings
 from parquetry.workers.checkpoint.weights import fingerprint
 from parquetry.workers.packages import require
 from parquetry.workers.process.leash import leashed
-from parquetry.workers.process.start import python
+from parquetry.workers.process.start import module_command
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def _unpack(file: Path, folder: Path) -> None:
     log.info("unpacking %s to %s; this happens once", file, folder)
     aside = folder.with_suffix(".partial")
     shutil.rmtree(aside, ignore_errors=True)
-    command = python("parquetry.workers.loading.gguf_conversion", str(file), str(aside))
+    command = module_command("parquetry.workers.loading.gguf_conversion", str(file), str(aside))
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(leashed(command), capture_output=True, text=True, env=environment)
     if done.returncode:

@@ -45,7 +45,7 @@ class _Current:
 
 
 @contextmanager
-def computing(segments: Segments) -> Iterator[None]:
+def within_rows(segments: Segments) -> Iterator[None]:
     """Make the hook keep queries inside the rows of `segments`."""
     previous, _Current.segments = _Current.segments, segments
     try:
@@ -59,21 +59,21 @@ def num_calls() -> int:
     return _Current.num_calls
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int, causal: bool) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, sliding_window: int, causal: bool) -> Tensor:
     """q (num_tokens, heads, dim), k and v (num_tokens, kv_heads, dim) of the current batch; returns the shape of q.
 
-    A query sees keys at a distance below `window` (0: all), of earlier tokens only when `causal`.
+    A query sees keys at a distance below `sliding_window` (0: all), of earlier tokens only when `causal`.
     """
     segments = _Current.segments
     assert segments is not None, "the packed hook ran outside a batch"
     _Current.num_calls += 1
     if not q.is_cuda:
-        return attend_runs(q, k, v, segments.runs, scale, window, causal)
+        return attend_runs(q, k, v, segments.runs, scale, sliding_window, causal)
     if q.dtype == torch.float32:
         return _attend_efficient(q, k, v, segments, scale, causal)
     if serves_tiles(segments.max_seqlen, q.shape[-1]):
-        return _attend_tiles(q, k, v, segments, scale, window, causal)
-    return _attend_flash(q, k, v, segments, scale, window, causal)
+        return _attend_tiles(q, k, v, segments, scale, sliding_window, causal)
+    return _attend_flash(q, k, v, segments, scale, sliding_window, causal)
 
 
 def serves_tiles(max_seqlen: int, head_dim: int) -> bool:
@@ -81,7 +81,7 @@ def serves_tiles(max_seqlen: int, head_dim: int) -> bool:
     return _HAS_TRITON and max_seqlen <= LONGEST_TILED and head_dim <= 128
 
 
-def attention_name(device: torch.device, dtype: torch.dtype) -> str:
+def kernel_name(device: torch.device, dtype: torch.dtype) -> str:
     """What `attend` uses, for provenance."""
     if device.type != "cuda":
         return "sdpa, rows of equal length together"
@@ -91,49 +91,49 @@ def attention_name(device: torch.device, dtype: torch.dtype) -> str:
 
 
 def attend_runs(
-    q: Tensor, k: Tensor, v: Tensor, runs: list[tuple[int, int]], scale: float, window: int, causal: bool
+    q: Tensor, k: Tensor, v: Tensor, runs: list[tuple[int, int]], scale: float, sliding_window: int, causal: bool
 ) -> Tensor:
     """SDPA over each run of equally long rows: no padding, and few calls where rows are short."""
     outs, start = [], 0
     for count, length in runs:
         tokens = slice(start, start + count * length)
         queries, keys, values = (x[tokens].unflatten(0, (count, length)).transpose(1, 2) for x in (q, k, v))
-        outs.append(_attend_rows(queries, keys, values, scale, window, causal).transpose(1, 2).flatten(0, 1))
+        outs.append(_attend_rows(queries, keys, values, scale, sliding_window, causal).transpose(1, 2).flatten(0, 1))
         start = tokens.stop
     return torch.cat(outs)
 
 
-def _attend_rows(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int, causal: bool) -> Tensor:
+def _attend_rows(q: Tensor, k: Tensor, v: Tensor, scale: float, sliding_window: int, causal: bool) -> Tensor:
     length = q.shape[2]
-    banded = 0 < window < length
-    mask = _band(length, window, causal, q.device) if banded else None
+    banded = 0 < sliding_window < length
+    mask = _band(length, sliding_window, causal, q.device) if banded else None
     grouped = q.shape[1] != k.shape[1]
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=causal and not banded, scale=scale, enable_gqa=grouped
     )
 
 
-def _band(length: int, window: int, causal: bool, device: torch.device) -> Tensor:
+def _band(length: int, sliding_window: int, causal: bool, device: torch.device) -> Tensor:
     """(length, length) bool."""
     at = torch.arange(length, device=device)
     distance = at[:, None] - at[None, :]
-    return (distance < window) & (distance >= 0) if causal else distance.abs() < window
+    return (distance < sliding_window) & (distance >= 0) if causal else distance.abs() < sliding_window
 
 
 def _attend_tiles(
-    q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float, window: int, causal: bool
+    q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float, sliding_window: int, causal: bool
 ) -> Tensor:
     from parquetry.workers.encoding.triton_varlen import varlen_attention
 
-    return varlen_attention(q, k, v, segments.table, segments.num_tiles, segments.tile, scale, window, causal)
+    return varlen_attention(q, k, v, segments.table, segments.num_tiles, segments.tile, scale, sliding_window, causal)
 
 
 def _attend_flash(
-    q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float, window: int, causal: bool
+    q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float, sliding_window: int, causal: bool
 ) -> Tensor:
     cu, longest = segments.cu_seqlens, segments.max_seqlen
-    # a window no row outgrows is no window; the kernel without one is faster
-    left = window - 1 if 0 < window < longest else -1
+    # a sliding window that no row outgrows is none; the kernel without one is faster
+    left = sliding_window - 1 if 0 < sliding_window < longest else -1
     return torch.ops.aten._flash_attention_forward(
         q, k, v, cu, cu, longest, longest, 0.0, causal, False,
         scale=scale, window_size_left=left, window_size_right=0 if causal else left,
@@ -141,7 +141,7 @@ def _attend_flash(
 
 
 def _attend_efficient(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float, causal: bool) -> Tensor:
-    """float32, which flash attention does not take; windows and grouped heads are refused at load."""
+    """float32, which flash attention does not take; sliding windows and query groups are refused at load."""
     cu, longest = segments.cu_seqlens, segments.max_seqlen
     out = torch.ops.aten._efficient_attention_forward(
         q[None], k[None], v[None], None, cu, cu, longest, longest, 0.0, int(causal), scale=scale
@@ -151,17 +151,17 @@ def _attend_efficient(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale
 
 # opaque, so that a compiled layer neither traces into the kernels nor is compiled anew for every batch
 @torch.library.custom_op("parquetry::encoder_attention", mutates_args=())
-def encoder_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int, causal: bool) -> Tensor:
+def encoder_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, sliding_window: int, causal: bool) -> Tensor:
     """`attend` as an operator."""
-    return attend(q, k, v, scale, window, causal).contiguous()
+    return attend(q, k, v, scale, sliding_window, causal).contiguous()
 
 
 @encoder_attention.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int, causal: bool) -> Tensor:
+def _(q: Tensor, k: Tensor, v: Tensor, scale: float, sliding_window: int, causal: bool) -> Tensor:
     return q.new_empty(q.shape)
 
 
-def hook(
+def encoder_hook(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -181,4 +181,4 @@ def hook(
     return call(q, k, v, scale, int(sliding_window or 0), causal)[None], None
 
 
-AttentionInterface.register(IMPLEMENTATION, hook)
+AttentionInterface.register(IMPLEMENTATION, encoder_hook)

@@ -22,7 +22,7 @@ def layers_of(model: PreTrainedModel) -> list[nn.Module]:
     return []
 
 
-def compile_layers(model: PreTrainedModel) -> bool:
+def compile_encoder(model: PreTrainedModel) -> bool:
     """Compile every block, and the embeddings, for any number of tokens; False when there is no list of blocks."""
     layers = layers_of(model)
     embeddings = getattr(model.base_model, "embeddings", None)

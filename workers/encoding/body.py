@@ -9,9 +9,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from parquetry.schemas.errors import EngineRefusedError
-from parquetry.workers.encoding.attention import IMPLEMENTATION, computing
-from parquetry.workers.encoding.checks import check_packed, stock_attention
-from parquetry.workers.encoding.device_batch import DeviceBatch, HostSegments, layout_of, upload
+from parquetry.workers.encoding.attention import IMPLEMENTATION, within_rows
+from parquetry.workers.encoding.checks import check_packed_rows, stock_attention
+from parquetry.workers.encoding.device_batch import DeviceBatch, HostSegments, copy_to_device, layout_of
 from parquetry.workers.encoding.positions import Positions
 from parquetry.workers.encoding.row_batch import PackedBatch
 from parquetry.workers.encoding.rows import RowLimits
@@ -35,7 +35,7 @@ class PackedBody:
         own = model.config._attn_implementation
         body = cls(model)
         try:
-            check_packed(model, body)
+            check_packed_rows(model, body)
         except (EngineRefusedError, RuntimeError) as error:
             # the caller may still want to run the model padded
             model.set_attn_implementation(own)
@@ -47,18 +47,18 @@ class PackedBody:
     def __call__(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         """The last hidden states (num_tokens, dim), and cu_seqlens (num_rows + 1,) on the device."""
         layout, segments = layout_of(batch), self.segments(batch)
-        buffer = upload(layout.host(batch, self.positions.start), self.device)
+        buffer = copy_to_device(layout.host(batch, self.positions.start), self.device)
         return self.forward(layout.split(buffer, segments)), segments.cu_seqlens
 
     def segments(self, batch: PackedBatch) -> HostSegments:
         """Where the batch's rows are."""
-        return HostSegments(upload(batch.cu_seqlens, self.device), batch.max_seqlen, batch.runs)
+        return HostSegments(copy_to_device(batch.cu_seqlens, self.device), batch.max_seqlen, batch.runs)
 
     def forward(self, batch: DeviceBatch) -> Tensor:
         """(num_tokens, dim) hidden states of a batch that is on the device."""
         # segment ids are always given: some models would otherwise slice a table no longer than their longest row
         inputs: dict[str, Any] = {"token_type_ids": batch.types} if self._takes_types else {}
-        with computing(batch.segments):
+        with within_rows(batch.segments):
             out = self._module(input_ids=batch.ids, position_ids=batch.positions, attention_mask=None, **inputs)
         return out.last_hidden_state[0]
 

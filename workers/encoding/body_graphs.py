@@ -11,7 +11,7 @@ from torch import Tensor
 from parquetry.schemas.errors import EngineRefusedError
 from parquetry.workers.encoding.attention import LONGEST_TILED, serves_tiles
 from parquetry.workers.encoding.body import PackedBody
-from parquetry.workers.encoding.device_batch import HostSegments, Layout, upload
+from parquetry.workers.encoding.device_batch import HostSegments, Layout, copy_to_device
 from parquetry.workers.encoding.row_batch import PackedBatch
 from parquetry.workers.encoding.tiles import tile_shape
 
@@ -63,7 +63,7 @@ class BodyGraphs:
 
     def _capture(self, layout: Layout, values: np.ndarray, segments: HostSegments, batch: PackedBatch) -> None:
         """Run once to compile and to have something to compare with, then capture and compare."""
-        buffer = upload(values, self._body.device)
+        buffer = copy_to_device(values, self._body.device)
         # the kernel reads the rows from the tile table, so the graph must not depend on this batch's longest row
         segments = HostSegments(segments.cu_seqlens, LONGEST_TILED, [])
         stream = torch.cuda.Stream()

@@ -22,8 +22,8 @@ from parquetry.workers.request import EncodeRequest
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 8e-2}
 #: by how much, relative to its size, a row may change with its neighbours; equal shapes run equal kernels
 ISOLATION = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}
-#: a local window beyond this is not outgrown by the rows of the check, which would take longer than loading the model
-_LONGEST_WINDOW = 512
+#: a sliding window beyond this is not outgrown by the rows of the check, which would take longer than loading the model
+_LONGEST_SLIDING_WINDOW = 512
 
 
 class Body(Protocol):
@@ -53,12 +53,12 @@ def _device_reason(model: PreTrainedModel) -> str | None:
     if head_dim % 8 or head_dim > 256:
         return f"the varlen kernels take head sizes in steps of 8 up to 256, not {head_dim}"
     grouped = getattr(config, "num_key_value_heads", None) not in (None, config.num_attention_heads)
-    if model.dtype == torch.float32 and (grouped or local_window(model)):
-        return "float32 on a GPU packs neither sliding windows nor grouped heads; choose bfloat16 or float16"
+    if model.dtype == torch.float32 and (grouped or sliding_window_of(model)):
+        return "float32 on a GPU packs neither sliding windows nor query groups; choose bfloat16 or float16"
     return None
 
 
-def check_packed(model: PreTrainedModel, body: Body) -> None:
+def check_packed_rows(model: PreTrainedModel, body: Body) -> None:
     """Compare packed rows with rows alone under the model's own attention. Raises EngineRefusedError.
 
     Also counts hook calls, and checks that a row does not change with its neighbours: a layer that mixes rows moves
@@ -130,9 +130,9 @@ def stock_attention(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _check_rows(model: PreTrainedModel, max_tokens: int | None) -> tuple[list[EncodeRequest], list[EncodeRequest]]:
-    """Two batches of the same lengths that share their first row; it outgrows the local window, if there is one."""
-    window = local_window(model)
-    longest = 12 + (2 * window if window <= _LONGEST_WINDOW else 0)
+    """Two batches of the same lengths that share their first row; it outgrows the sliding window, if there is one."""
+    width = sliding_window_of(model)
+    longest = 12 + (2 * width if width <= _LONGEST_SLIDING_WINDOW else 0)
     longest = min(longest, max_tokens or longest)
     lens = [longest, max(1, longest - 3), max(1, longest // 2)]
     random = np.random.default_rng(0)
@@ -143,8 +143,8 @@ def _check_rows(model: PreTrainedModel, max_tokens: int | None) -> tuple[list[En
     return requests[:3], [requests[0], *requests[3:]]
 
 
-def local_window(model: PreTrainedModel) -> int:
-    """Tokens a local layer sees to each side; 0 when all layers see everything."""
+def sliding_window_of(model: PreTrainedModel) -> int:
+    """Tokens that a layer with a sliding window sees to each side; 0 when all layers see everything."""
     kinds = getattr(model.config, "layer_types", None) or []
-    window = getattr(model.config, "sliding_window", None) or 0
-    return int(window) if not kinds or "sliding_attention" in kinds else 0
+    width = getattr(model.config, "sliding_window", None) or 0
+    return int(width) if not kinds or "sliding_attention" in kinds else 0

@@ -77,7 +77,7 @@ def layout_of(batch: PackedBatch) -> Layout:
     return Layout(batch.num_tokens, int((-(-batch.lens // tile.rows)).sum()), tile)
 
 
-def upload(array: np.ndarray, device: torch.device) -> Tensor:
+def copy_to_device(array: np.ndarray, device: torch.device) -> Tensor:
     """Copy to the device; from pinned memory and without waiting on a GPU."""
     host = torch.from_numpy(array)
     return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host

@@ -63,8 +63,8 @@ class _Lookups(TorchFunctionMode):
             self._note(args[0], args[1])
         return func(*args, **(kwargs or {}))
 
-    def _note(self, places: Tensor, table: Tensor) -> None:
-        # some models pad the row to their window first
-        first = places.reshape(-1)[:_NUM_TOKENS].tolist()
+    def _note(self, indices: Tensor, table: Tensor) -> None:
+        # some models pad the row to their sliding window first
+        first = indices.reshape(-1)[:_NUM_TOKENS].tolist()
         if first == list(range(first[0], first[0] + _NUM_TOKENS)):
             self.found.append(Positions(first[0], table.shape[0] - first[0]))

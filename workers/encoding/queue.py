@@ -1,4 +1,4 @@
-"""Requests waiting for a batch: refused ones set aside, the others sorted by length inside a window."""
+"""Requests waiting for a batch: refused ones set aside, the others sorted by length inside a sorting window."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from parquetry.workers.request import EncodeRequest, Encoding
 
-#: tokens and rectangles (num_batches,) of batches to the slots they take; neither grows without the other
+#: tokens and rectangles (num_batches,) of batches to their tokens, padding included; neither grows without the other
 Cost = Callable[[np.ndarray, np.ndarray], np.ndarray]
 _NOTHING = np.empty(0, np.float32)
 
@@ -21,12 +21,12 @@ def refused(request_id: int, reason: str) -> Encoding:
 
 
 def packed_cost(totals: np.ndarray, rectangles: np.ndarray) -> np.ndarray:
-    """Slots of packed batches: their tokens."""
+    """Tokens of packed batches: their rows' own."""
     return totals
 
 
 def padded_cost(totals: np.ndarray, rectangles: np.ndarray) -> np.ndarray:
-    """Slots of padded batches: the rectangles around their rows."""
+    """Tokens of padded batches, padding included: the rectangles around their rows."""
     return rectangles
 
 
@@ -35,22 +35,22 @@ class BatchForm:
     """How rows share a batch."""
 
     cost: Cost
-    #: batches whose rows are sorted together. None of a client's rows are complete in its order before the whole window
-    #: is, so a window should be a small part of what clients hand over ahead.
-    window: int
+    #: batches whose rows are sorted together. A client's first rows may be in its last batch, so a sorting window
+    #: should be a small part of what clients hand over ahead.
+    sorting_window: int
 
 
 #: sorted only so that kernels find rows of a kind
 PACKED = BatchForm(packed_cost, 4)
-#: texts of mixed lengths are padded by 2.5% in windows of 64 batches, 5% of 32, 8% of 16
+#: texts of mixed lengths are padded by 2.5% in sorting windows of 64 batches, 5% of 32, 8% of 16
 PADDED = BatchForm(padded_cost, 64)
 
 
 class EncodeQueue:
-    """Forms batches of `budget` slots.
+    """Forms batches of `budget` tokens, padding included.
 
-    Rows are sorted inside a window, and a window is finished before the next is opened, so no row waits for ever.
-    Windows are walked in alternating directions: what is left of one begins the next instead of a batch of its own.
+    Rows are sorted inside a sorting window, and one is finished before the next is opened, so no row waits for ever.
+    They are walked in alternating directions: what is left of one begins the next instead of a batch of its own.
     """
 
     def __init__(self, budget: int, form: BatchForm, check: Callable[[EncodeRequest], str | None]) -> None:
@@ -60,7 +60,7 @@ class EncodeQueue:
         self._arrived: deque[EncodeRequest] = deque()
         self._num_arrived_tokens = 0
         #: sorted, shortest first
-        self._window: list[EncodeRequest] = []
+        self._sorted: list[EncodeRequest] = []
         #: (num_rows,) int64, their tokens
         self._lens = np.empty(0, np.int64)
         self._longest_first = False
@@ -72,16 +72,16 @@ class EncodeQueue:
     @property
     def num_waiting(self) -> int:
         """Requests that a batch can be made of."""
-        return len(self._arrived) + len(self._window)
+        return len(self._arrived) + len(self._sorted)
 
     @property
     def is_hungry(self) -> bool:
-        """Whether less than a window's rows wait for the next one to be opened."""
-        return self._num_arrived_tokens < self._window_tokens
+        """Whether less than a sorting window's rows wait for the next one to be opened."""
+        return self._num_arrived_tokens < self._sorting_window_tokens
 
     @property
-    def _window_tokens(self) -> int:
-        return self._form.window * self.budget
+    def _sorting_window_tokens(self) -> int:
+        return self._form.sorting_window * self.budget
 
     def add(self, requests: Sequence[EncodeRequest]) -> None:
         """Take requests; one that the model cannot serve becomes an error result."""
@@ -99,14 +99,14 @@ class EncodeQueue:
 
     def put_back(self, requests: Sequence[EncodeRequest]) -> None:
         """Return a batch that could not be computed."""
-        self._set_window([*self._window, *requests])
+        self._sort([*self._sorted, *requests])
 
     def cancel(self, ids: Collection[int]) -> None:
         """Forget these requests."""
         gone = set(ids)
         self._arrived = deque(r for r in self._arrived if r.id not in gone)
         self._num_arrived_tokens = sum(len(r.token_ids) for r in self._arrived)
-        self._set_window([r for r in self._window if r.id not in gone])
+        self._sort([r for r in self._sorted if r.id not in gone])
         self._refused = [r for r in self._refused if r.id not in gone]
 
     def take_refused(self) -> list[Encoding]:
@@ -117,27 +117,27 @@ class EncodeQueue:
     def take_batch(self) -> list[EncodeRequest]:
         """Rows of similar length that fit the budget, longest first; at least one when any waits."""
         if self._arrived and self._lens.sum() < self.budget:
-            self._open_window()
+            self._open_sorting_window()
         count = self._num_fitting()
-        taken = slice(len(self._window) - count, None) if self._longest_first else slice(count)
-        batch = self._window[taken][::-1]
-        del self._window[taken]
+        taken = slice(len(self._sorted) - count, None) if self._longest_first else slice(count)
+        batch = self._sorted[taken][::-1]
+        del self._sorted[taken]
         self._lens = np.delete(self._lens, taken)
         return batch
 
-    def _open_window(self) -> None:
+    def _open_sorting_window(self) -> None:
         arrived, num_tokens = [], 0
-        while self._arrived and num_tokens < self._window_tokens:
+        while self._arrived and num_tokens < self._sorting_window_tokens:
             arrived.append(self._arrived.popleft())
             num_tokens += len(arrived[-1].token_ids)
         self._num_arrived_tokens -= num_tokens
-        self._set_window([*self._window, *arrived])
+        self._sort([*self._sorted, *arrived])
         self._longest_first = not self._longest_first
 
-    def _set_window(self, requests: list[EncodeRequest]) -> None:
+    def _sort(self, requests: list[EncodeRequest]) -> None:
         lens = np.fromiter((len(request.token_ids) for request in requests), np.int64, len(requests))
         order = np.argsort(lens, kind="stable")
-        self._window, self._lens = [requests[place] for place in order.tolist()], lens[order]
+        self._sorted, self._lens = [requests[index] for index in order.tolist()], lens[order]
 
     def _num_fitting(self) -> int:
         """How many rows of the end that is taken from fit the budget; at least one of any."""

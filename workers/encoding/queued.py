@@ -23,7 +23,7 @@ class BatchTooLargeError(Exception):
 
 
 @dataclass(frozen=True, eq=False)
-class InFlight:
+class LaunchedBatch:
     """A batch the device is working on."""
 
     requests: list[EncodeRequest]
@@ -40,7 +40,7 @@ class QueuedEncoder(Engine):
     def __init__(self, limits: RowLimits, budget: int, form: BatchForm) -> None:
         self.limits = limits
         self._queue = EncodeQueue(budget, form, limits.reason)
-        self._in_flight: deque[InFlight] = deque()
+        self._in_flight: deque[LaunchedBatch] = deque()
         self._cancelled: set[int] = set()
         self._counts = {"prompt_tokens": 0.0, "padding_tokens": 0.0, "batches": 0.0}
 
@@ -79,14 +79,14 @@ class QueuedEncoder(Engine):
         return len(self._queue) + running - len(self._cancelled)
 
     def stats(self) -> dict[str, float]:
-        """As EngineStats, and `batches`; padding counts as the slots of a batch that hold no token."""
+        """As EngineStats, and `batches`; padding counts in tokens."""
         running = sum(len(batch.requests) for batch in self._in_flight)
         computed = self._counts["prompt_tokens"]
         return {**self._counts, "computed_tokens": computed, "running": running, "waiting": self._queue.num_waiting}
 
-    def count_padding(self, num_slots: int) -> None:
-        """Add slots that held no token."""
-        self._counts["padding_tokens"] += num_slots
+    def count_padding(self, num_tokens: int) -> None:
+        """Add padding tokens of a batch."""
+        self._counts["padding_tokens"] += num_tokens
 
     def _launch_next(self) -> None:
         requests = self._without_unknown_ids(self._queue.take_batch())
@@ -97,7 +97,7 @@ class QueuedEncoder(Engine):
         except BatchTooLargeError:
             self._shrink(requests)
             return
-        self._in_flight.append(InFlight(requests, handle))
+        self._in_flight.append(LaunchedBatch(requests, handle))
         self._counts["batches"] += 1
         self._counts["prompt_tokens"] += sum(len(r.token_ids) for r in requests)
 

@@ -43,13 +43,13 @@ class PackedBatch:
         return np.concatenate(([0], np.cumsum(self.lens))).astype(np.int32)
 
     def last_tokens(self, pad_id: int | None) -> np.ndarray:
-        """(num_rows,) int64: place of each row's last token that is not `pad_id`; its first where all tokens are."""
+        """(num_rows,) int64: index of each row's last token that is not `pad_id`; its first where all tokens are."""
         ends = self.cu_seqlens[1:].astype(np.int64) - 1
         if pad_id is None or not (self.input_ids[ends] == pad_id).any():
             return ends
-        places = np.where(self.input_ids != pad_id, np.arange(self.num_tokens), 0)
+        indices = np.where(self.input_ids != pad_id, np.arange(self.num_tokens), 0)
         begins = self.cu_seqlens[:-1]
-        return np.maximum(np.maximum.reduceat(places, begins), begins)
+        return np.maximum(np.maximum.reduceat(indices, begins), begins)
 
     def positions(self, start: int) -> np.ndarray:
         """(num_tokens,) int32, counted from `start` in every row."""
@@ -78,7 +78,7 @@ class PaddedBatch:
 
     @property
     def num_padding(self) -> int:
-        """Slots that hold no token."""
+        """Padding tokens."""
         return int(self.input_ids.size - self.lens.sum())
 
 

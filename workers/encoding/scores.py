@@ -23,7 +23,7 @@ def scores(logits: np.ndarray, activation: Activation) -> np.ndarray:
     return logits
 
 
-def token_labels(logits: np.ndarray) -> np.ndarray:
+def likeliest_labels(logits: np.ndarray) -> np.ndarray:
     """(num_tokens, num_labels) logits to (num_tokens, 2) float32: the likeliest label's number, and its probability."""
     found = scores(logits, "softmax")
     return np.stack([found.argmax(1).astype(np.float32), found.max(1)], axis=1)

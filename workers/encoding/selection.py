@@ -78,11 +78,11 @@ def onnx_encoder(spec: EngineSpec, checkpoint: Checkpoint, about: dict[str, str]
         packed = _packed_onnx(spec, checkpoint, about)
         if packed is not None:
             return packed
-    plan = _padded_plan(spec, checkpoint, provider)
-    precision: Precision = plan.dtype
-    if plan.quantization == "int8":
-        precision, about = "int8", {**about, "int8_weights": f"{plan.weight_bits} bits"}
-    return OrtPaddedEncoder(exported(checkpoint, plan), _options(spec, checkpoint, provider, precision), about)
+    export = _padded_export(spec, checkpoint, provider)
+    precision: Precision = export.dtype
+    if export.quantization == "int8":
+        precision, about = "int8", {**about, "int8_weights": f"{export.weight_bits} bits"}
+    return OrtPaddedEncoder(exported(checkpoint, export), _options(spec, checkpoint, provider, precision), about)
 
 
 def _packed_onnx(spec: EngineSpec, checkpoint: Checkpoint, about: dict[str, str]) -> Engine | None:
@@ -91,8 +91,8 @@ def _packed_onnx(spec: EngineSpec, checkpoint: Checkpoint, about: dict[str, str]
     from parquetry.workers.encoding.onnx.ort_packed import OrtPackedEncoder
 
     try:
-        plan = ExportSpec(task=spec.task, form="packed", dtype="float16", pooling=pooling_of(spec, checkpoint))
-        path = exported(checkpoint, plan)
+        export = ExportSpec(task=spec.task, form="packed", dtype="float16", pooling=pooling_of(spec, checkpoint))
+        path = exported(checkpoint, export)
         options = _options(spec, checkpoint, PROVIDERS["cuda"], "float16")
         return OrtPackedEncoder(path, options, spec.device, about)
     except (UnsupportedOptionError, EngineRefusedError) as error:
@@ -100,7 +100,7 @@ def _packed_onnx(spec: EngineSpec, checkpoint: Checkpoint, about: dict[str, str]
         return None
 
 
-def _padded_plan(spec: EngineSpec, checkpoint: Checkpoint, provider: str) -> ExportSpec:
+def _padded_export(spec: EngineSpec, checkpoint: Checkpoint, provider: str) -> ExportSpec:
     from parquetry.workers.encoding.onnx.export_spec import ExportSpec
 
     quantization = spec.model.quantization

@@ -24,8 +24,8 @@ def _pool(hidden: Tensor, cu_seqlens: Tensor, mode: str) -> Tensor:
         return hidden[cu_seqlens[1:].long() - 1]
     if mode == "mean":
         # one pass over the tokens, with sums in float32 whatever they are stored in
-        places = torch.arange(len(hidden), dtype=torch.int32, device=hidden.device)
-        return embedding_bag(places, hidden, cu_seqlens, mode="mean", include_last_offset=True)
+        indices = torch.arange(len(hidden), dtype=torch.int32, device=hidden.device)
+        return embedding_bag(indices, hidden, cu_seqlens, mode="mean", include_last_offset=True)
     lens = cu_seqlens.diff().long()
     # float32 sums: bfloat16 ones lose the small terms of long rows
     values = hidden.float()

@@ -14,12 +14,12 @@ from transformers import PreTrainedModel
 from parquetry.schemas.errors import EngineRefusedError
 from parquetry.schemas.job import Task
 from parquetry.workers.checkpoint.dense import DenseLayer
-from parquetry.workers.encoding.attention import attention_name
-from parquetry.workers.encoding.block_layers import compile_layers
+from parquetry.workers.encoding.attention import kernel_name
+from parquetry.workers.encoding.block_layers import compile_encoder
 from parquetry.workers.encoding.body import PackedBody, limits_of
 from parquetry.workers.encoding.body_graphs import BodyGraphs
 from parquetry.workers.encoding.checks import require_unchanged, unsupported_reason
-from parquetry.workers.encoding.device_batch import upload
+from parquetry.workers.encoding.device_batch import copy_to_device
 from parquetry.workers.encoding.families import head_dim_of
 from parquetry.workers.encoding.heads import OwnHead
 from parquetry.workers.encoding.label_scores import choose_activation, label_scores, token_labels
@@ -98,7 +98,7 @@ class PackedEncoder(QueuedEncoder):
         """Larger kernels, compiled blocks, captured batches."""
         budget = self._queue.budget
         require_unchanged(model, self._body, budget, lambda: fuse(model))
-        require_unchanged(model, self._body, budget, lambda: compile_layers(model))
+        require_unchanged(model, self._body, budget, lambda: compile_encoder(model))
         self._queue.budget = best_num_tokens(self._body, budget, self.limits.vocab_size)
         return BodyGraphs(self._body, self._queue.budget, head_dim_of(model.config))
 
@@ -125,7 +125,7 @@ class PackedEncoder(QueuedEncoder):
 
     def _last_tokens(self, batch: PackedBatch) -> Tensor:
         """For decoders, whose own classes pass over padding ids at the end of a row, even real ones."""
-        return upload(batch.last_tokens(self._pad_id), self.device)
+        return copy_to_device(batch.last_tokens(self._pad_id), self.device)
 
     def _hidden(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         if self._graphs is None or not self._graphs.takes(batch):
@@ -147,7 +147,7 @@ class PackedEncoder(QueuedEncoder):
             "transformers": transformers.__version__,
             **self._about,
             **self._facts(),
-            "attention": attention_name(self.device, self._body.dtype),
+            "attention": kernel_name(self.device, self._body.dtype),
             "compiled": "no" if self._graphs is None else "blocks, graphs",
         }
 

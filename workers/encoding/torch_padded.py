@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from parquetry.workers.encoding.device_batch import upload
+from parquetry.workers.encoding.device_batch import copy_to_device
 from parquetry.workers.encoding.queue import PADDED
 from parquetry.workers.encoding.queued import BatchTooLargeError, QueuedEncoder
 from parquetry.workers.encoding.readback import Readback
@@ -92,7 +92,7 @@ class TorchEncoder(QueuedEncoder):
             arrays["input_ids"][index, :length], arrays["attention_mask"][index, :length] = request.token_ids, 1
             if self.limits.has_types and request.token_type_ids is not None:
                 arrays["token_type_ids"][index, :length] = request.token_type_ids
-        return {name: upload(array, self._model.device) for name, array in arrays.items()}
+        return {name: copy_to_device(array, self._model.device) for name, array in arrays.items()}
 
     def _fill_id(self, batch: list[EncodeRequest]) -> int:
         if self._pad_id is not None:

@@ -20,7 +20,7 @@ _PROGRAMS_PER_CORE = 64
 @triton.jit
 def _visit(
     q, query, top, total, acc, k_ptr, v_ptr, k_stride, v_stride, key_start, stop, at, scale,
-    dim: tl.constexpr, keys: tl.constexpr, window: tl.constexpr, causal: tl.constexpr, masked: tl.constexpr,
+    dim: tl.constexpr, keys: tl.constexpr, sliding_window: tl.constexpr, causal: tl.constexpr, masked: tl.constexpr,
     precision: tl.constexpr,
 ):  # fmt: skip
     """One block of keys into the running softmax; `masked` False promises that every query sees every key of it."""
@@ -38,8 +38,12 @@ def _visit(
         seen = (key < stop)[None, :]
         if causal:
             seen = seen & (key[None, :] <= query[:, None])
-        if window > 0:
-            seen = seen & (key[None, :] - query[:, None] < window) & (query[:, None] - key[None, :] < window)
+        if sliding_window > 0:
+            seen = (
+                seen
+                & (key[None, :] - query[:, None] < sliding_window)
+                & (query[:, None] - key[None, :] < sliding_window)
+            )
         scores = tl.where(seen, scores, float("-inf"))
     # scale holds log2(e), so that exp2 serves as exp; it is positive and comes last, where it costs no operation
     new_top = tl.maximum(top, tl.max(scores, 1) * scale)
@@ -56,8 +60,8 @@ def _visit(
 def _varlen_kernel(
     q_ptr, k_ptr, v_ptr, out_ptr, tile_ptr, count_ptr,
     q_stride, q_head_stride, k_stride, k_head_stride, v_stride, v_head_stride, scale,
-    num_heads: tl.constexpr, group: tl.constexpr, dim: tl.constexpr, dim_pad: tl.constexpr,
-    rows: tl.constexpr, keys: tl.constexpr, window: tl.constexpr, causal: tl.constexpr, precision: tl.constexpr,
+    num_heads: tl.constexpr, query_group: tl.constexpr, dim: tl.constexpr, dim_pad: tl.constexpr,
+    rows: tl.constexpr, keys: tl.constexpr, sliding_window: tl.constexpr, causal: tl.constexpr, precision: tl.constexpr,
 ):  # fmt: skip
     at = tl.arange(0, dim_pad)
     work = tl.load(count_ptr) * num_heads
@@ -70,29 +74,29 @@ def _varlen_kernel(
         q_at = query.to(tl.int64)[:, None] * q_stride + head * q_head_stride + at[None, :]
         q_mask = (query < end)[:, None] & (at < dim)[None, :]
         q = tl.load(q_ptr + q_at, mask=q_mask, other=0.0)
-        k_head, v_head = k_ptr + (head // group) * k_head_stride, v_ptr + (head // group) * v_head_stride
+        k_head, v_head = k_ptr + (head // query_group) * k_head_stride, v_ptr + (head // query_group) * v_head_stride
         top = tl.full([rows], float("-inf"), tl.float32)
         total = tl.zeros([rows], tl.float32)
         acc = tl.zeros([rows, dim_pad], tl.float32)
         start, stop = begin, end
-        if window > 0:
-            start = tl.maximum(begin, first - window + 1)
-            stop = tl.minimum(end, first + rows + window - 1)
+        if sliding_window > 0:
+            start = tl.maximum(begin, first - sliding_window + 1)
+            stop = tl.minimum(end, first + rows + sliding_window - 1)
         if causal:
             stop = tl.minimum(stop, first + rows)
         # [start, plain) needs no mask, [plain, stop) does
         plain = start
-        if window == 0 and not causal:
+        if sliding_window == 0 and not causal:
             plain = start + (stop - start) // keys * keys
         for key_start in range(start, plain, keys):
             top, total, acc = _visit(
                 q, query, top, total, acc, k_head, v_head, k_stride, v_stride, key_start, stop, at, scale,
-                dim, keys, window, causal, False, precision,
+                dim, keys, sliding_window, causal, False, precision,
             )  # fmt: skip
         for key_start in range(plain, stop, keys):
             top, total, acc = _visit(
                 q, query, top, total, acc, k_head, v_head, k_stride, v_stride, key_start, stop, at, scale,
-                dim, keys, window, causal, True, precision,
+                dim, keys, sliding_window, causal, True, precision,
             )  # fmt: skip
         out_at = (query.to(tl.int64)[:, None] * num_heads + head) * dim + at[None, :]
         tl.store(out_ptr + out_at, (acc / total[:, None]).to(out_ptr.dtype.element_ty), mask=q_mask)
@@ -100,7 +104,7 @@ def _varlen_kernel(
 
 def varlen_attention(
     q: Tensor, k: Tensor, v: Tensor, table: Tensor, count: Tensor, shape: TileShape,
-    scale: float, window: int, causal: bool,
+    scale: float, sliding_window: int, causal: bool,
 ) -> Tensor:  # fmt: skip
     """q (num_tokens, heads, dim), k and v (num_tokens, kv_heads, dim), last dimension contiguous; returns q's shape.
 
@@ -112,8 +116,8 @@ def varlen_attention(
     _varlen_kernel[(_num_programs(q.device, len(table) * heads),)](
         q, k, v, out, table, count,
         q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1), scale * 1.4426950408889634,
-        num_heads=heads, group=heads // k.shape[1], dim=dim, dim_pad=max(16, triton.next_power_of_2(dim)),
-        rows=shape.rows, keys=shape.keys, window=window, causal=causal,
+        num_heads=heads, query_group=heads // k.shape[1], dim=dim, dim_pad=max(16, triton.next_power_of_2(dim)),
+        rows=shape.rows, keys=shape.keys, sliding_window=sliding_window, causal=causal,
         precision="ieee" if q.dtype == torch.float32 else "tf32",
         num_warps=shape.num_warps, num_stages=shape.num_stages,
     )  # fmt: skip

@@ -18,7 +18,7 @@ from parquetry.workers.checkpoint.cross_encoder import score_activation
 from parquetry.workers.checkpoint.dense import DenseLayer
 from parquetry.workers.encoding.label_scores import choose_activation
 from parquetry.workers.encoding.projection import Projection
-from parquetry.workers.encoding.scores import Activation, scores, split_rows, token_labels
+from parquetry.workers.encoding.scores import Activation, likeliest_labels, scores, split_rows
 from parquetry.workers.encoding.token_pooling import pool_padded
 from parquetry.workers.engine_spec import EngineSpec
 
@@ -113,7 +113,7 @@ class Vectors:
         Of tokens (num_tokens, num_labels) logits to (num_tokens, 2) best labels.
         """
         if self.per_token:
-            return token_labels(values)
+            return likeliest_labels(values)
         if self.task != "embed":
             return scores(values, self.activation)
         with torch.inference_mode():

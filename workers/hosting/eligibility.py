@@ -1,4 +1,4 @@
-"""Whether a job's model is computed by all devices of a group together, or as on one device."""
+"""Whether a job's model is computed by all devices of a device group together, or as on one device."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.loading.attention_choice import PADDED_ONLY
-from parquetry.workers.loading.model import model_class, trust
+from parquetry.workers.loading.model import class_to_load, trust
 from parquetry.workers.packed.checks.attention_layers import foreign_layers
-from parquetry.workers.parallel.shards import KNOWN
+from parquetry.workers.parallel.shares import KNOWN
 
 
 def why_not_parallel(spec: EngineSpec, checkpoint: Checkpoint) -> str | None:
@@ -30,11 +30,11 @@ def why_not_parallel(spec: EngineSpec, checkpoint: Checkpoint) -> str | None:
 def _why_not_class(config: PreTrainedConfig) -> str | None:
     if getattr(config, "is_encoder_decoder", False):
         return "it is an encoder-decoder model"
-    found: Any = model_class(AutoModelForCausalLM, config)
-    plan = getattr(config.get_text_config(), "base_model_tp_plan", None)
-    if found is None or not plan:
+    found: Any = class_to_load(AutoModelForCausalLM, config)
+    tp_plan = getattr(config.get_text_config(), "base_model_tp_plan", None)
+    if found is None or not tp_plan:
         return f"transformers has no tensor parallel plan for {getattr(found, '__name__', config.model_type)}"
-    foreign = set(plan.values()) - KNOWN
+    foreign = set(tp_plan.values()) - KNOWN
     if foreign:
         return f"its tensor parallel plan has the style {', '.join(sorted(foreign))}"
     return foreign_layers(config.get_text_config())

@@ -13,7 +13,7 @@ from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.cross_encoder import score_activation
 from parquetry.workers.encoding.label_scores import choose_activation, label_scores, token_labels
 from parquetry.workers.encoding.model_class import labels_tokens
-from parquetry.workers.encoding.padding import own_pad_id
+from parquetry.workers.encoding.pad_id import own_pad_id
 from parquetry.workers.encoding.positions import Positions
 from parquetry.workers.encoding.projection import Projection
 from parquetry.workers.encoding.selection import packed_encoder
@@ -22,20 +22,20 @@ from parquetry.workers.encoding.torch_padded import Head, TorchEncoder
 from parquetry.workers.encoding.vectors import after_pooling, pooling_of
 from parquetry.workers.engine import Engine
 from parquetry.workers.engine_spec import EngineSpec
-from parquetry.workers.hosting.loaded_model import about, beat_in_layers
+from parquetry.workers.hosting.loaded_model import about, pulse_in_layers
 from parquetry.workers.loading.quantization import packing_obstacle
-from parquetry.workers.process.pulse import Beat
+from parquetry.workers.process.pulse import SendPulse
 
 log = logging.getLogger(__name__)
 _CPU_TOKEN_BUDGET = 4096
 _CUDA_TOKEN_BUDGET = 32768
 
 
-def put_encoder(spec: EngineSpec, checkpoint: Checkpoint, model: PreTrainedModel, beat: Beat) -> Engine:
+def put_encoder(spec: EngineSpec, checkpoint: Checkpoint, model: PreTrainedModel, send_pulse: SendPulse) -> Engine:
     """The best engine for vectors or labels on a loaded model. Raises UnsupportedOptionError."""
     head, facts = _head(spec, checkpoint, model)
     if spec.device == "cpu":
-        beat_in_layers(model, beat)
+        pulse_in_layers(model, send_pulse)
     # on a CPU the two are about as fast, and the padded one needs nothing of the model
     reason = "model.backend is transformers" if spec.model.backend == "transformers" else "the device is a CPU"
     if spec.model.backend == "packed" or (spec.model.backend == "auto" and spec.device != "cpu"):
@@ -47,7 +47,7 @@ def put_encoder(spec: EngineSpec, checkpoint: Checkpoint, model: PreTrainedModel
             raise UnsupportedOptionError(option="model.backend packed", reason=reason)
         log.warning("this model runs in padded batches, sorted by length: %s", reason)
     if spec.device != "cpu":
-        beat_in_layers(model, beat)
+        pulse_in_layers(model, send_pulse)
     positions = Positions.of(model)
     budget = _CPU_TOKEN_BUDGET if spec.device == "cpu" else _CUDA_TOKEN_BUDGET
     return TorchEncoder(

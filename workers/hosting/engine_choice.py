@@ -22,15 +22,15 @@ from parquetry.workers.engine import Engine
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.hosting.encoders import put_encoder
 from parquetry.workers.hosting.generators import put_generator, put_vision_generator
-from parquetry.workers.hosting.loaded_model import remove_beats
+from parquetry.workers.hosting.loaded_model import remove_pulses
 from parquetry.workers.loading.model import load_model
-from parquetry.workers.loading.plan import LoadingPlan
+from parquetry.workers.loading.needs import LoadingNeeds
 from parquetry.workers.packages import require
-from parquetry.workers.process.pulse import Beat
+from parquetry.workers.process.pulse import SendPulse
 
 
-def load_engine(spec: EngineSpec, *, beat: Beat = lambda: None) -> Engine:
-    """Load the model and put the best engine on top. `beat` is called as a sign of life from inside long work.
+def load_engine(spec: EngineSpec, *, send_pulse: SendPulse = lambda: None) -> Engine:
+    """Load the model and put the best engine on top. `send_pulse` is called as a sign of life from inside long work.
 
     Raises UnsupportedOptionError, MissingPackageError, ModelNotFoundError and the like, each with what to change.
     """
@@ -41,9 +41,9 @@ def load_engine(spec: EngineSpec, *, beat: Beat = lambda: None) -> Engine:
         raise UnsupportedOptionError(option="model.backend onnxruntime for task generate", reason=reason)
     checkpoint = Checkpoint.resolve(spec.model)
     if spec.model.backend == "onnxruntime":
-        LoadingPlan(spec.model, checkpoint).check()
+        LoadingNeeds(spec.model, checkpoint).check()
         return onnx_encoder(spec, checkpoint, _options_about(spec))
-    return put_engine(load_model(spec, checkpoint, auto_class(spec, checkpoint)), spec, checkpoint, beat)
+    return put_engine(load_model(spec, checkpoint, auto_class(spec, checkpoint)), spec, checkpoint, send_pulse)
 
 
 def auto_class(spec: EngineSpec, checkpoint: Checkpoint) -> Any:
@@ -58,16 +58,16 @@ def auto_class(spec: EngineSpec, checkpoint: Checkpoint) -> Any:
     return encoder_class(spec.task, checkpoint)
 
 
-def put_engine(model: PreTrainedModel, spec: EngineSpec, checkpoint: Checkpoint, beat: Beat) -> Engine:
+def put_engine(model: PreTrainedModel, spec: EngineSpec, checkpoint: Checkpoint, send_pulse: SendPulse) -> Engine:
     """The best engine on a loaded model that nothing else uses. Raises UnsupportedOptionError."""
-    remove_beats(model)
-    engine = _put(spec)(spec, checkpoint, model, beat)
-    precision = LoadingPlan(spec.model, checkpoint).precision(model.device.type)
-    engine.notes = {**engine.notes, "why_dtype": precision.reason}
+    remove_pulses(model)
+    engine = _put(spec)(spec, checkpoint, model, send_pulse)
+    precision = LoadingNeeds(spec.model, checkpoint).precision(model.device.type)
+    engine.provenance_notes = {**engine.provenance_notes, "why_dtype": precision.reason}
     return engine
 
 
-def _put(spec: EngineSpec) -> Callable[[EngineSpec, Checkpoint, PreTrainedModel, Beat], Engine]:
+def _put(spec: EngineSpec) -> Callable[[EngineSpec, Checkpoint, PreTrainedModel, SendPulse], Engine]:
     if spec.images:
         return put_vision_generator
     return put_generator if spec.task == "generate" else put_encoder

@@ -14,7 +14,7 @@ from parquetry.schemas.settings import settings
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.engine import Engine
 from parquetry.workers.engine_spec import EngineSpec
-from parquetry.workers.hosting.loaded_model import about, beat_in_layers
+from parquetry.workers.hosting.loaded_model import about, pulse_in_layers
 from parquetry.workers.loading.attention_choice import PACKED_ONLY
 from parquetry.workers.loading.model import is_spread
 from parquetry.workers.loading.placement import memory_limit
@@ -22,7 +22,7 @@ from parquetry.workers.loading.quantization import packing_obstacle
 from parquetry.workers.packed.memory import free_bytes
 from parquetry.workers.packed.options import PackedOptions
 from parquetry.workers.padded.generate import MAX_ROWS, TransformersGenerate
-from parquetry.workers.process.pulse import Beat
+from parquetry.workers.process.pulse import SendPulse
 
 log = logging.getLogger(__name__)
 _CPU_TOKEN_BUDGET = 8192
@@ -39,10 +39,10 @@ _PACKED_ATTENTION = {
 }
 
 
-def put_generator(spec: EngineSpec, checkpoint: Checkpoint, model: PreTrainedModel, beat: Beat) -> Engine:
+def put_generator(spec: EngineSpec, checkpoint: Checkpoint, model: PreTrainedModel, send_pulse: SendPulse) -> Engine:
     """The best engine for prompts of text on a loaded model. Raises UnsupportedOptionError."""
     if spec.device == "cpu":
-        beat_in_layers(model, beat)
+        pulse_in_layers(model, send_pulse)
     tokenizer = tokenizers.Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json"))
     reason = "model.backend is transformers"
     if spec.model.backend != "transformers":
@@ -54,7 +54,7 @@ def put_generator(spec: EngineSpec, checkpoint: Checkpoint, model: PreTrainedMod
             raise UnsupportedOptionError(option=_packed_option(spec), reason=reason)
         log.warning("this model runs through transformers' padded generate, not the packed engine: %s", reason)
     if spec.device != "cpu":
-        beat_in_layers(model, beat)
+        pulse_in_layers(model, send_pulse)
     return TransformersGenerate(
         model,
         tokenizer,
@@ -62,18 +62,20 @@ def put_generator(spec: EngineSpec, checkpoint: Checkpoint, model: PreTrainedMod
         pad_id=checkpoint.pad_id,
         token_budget=spec.token_budget or _generation_budget(spec, model),
         about={**about(spec, model), "why_not_packed": reason},
-        beat=beat,
+        send_pulse=send_pulse,
     )
 
 
-def put_vision_generator(spec: EngineSpec, checkpoint: Checkpoint, model: PreTrainedModel, beat: Beat) -> Engine:
+def put_vision_generator(
+    spec: EngineSpec, checkpoint: Checkpoint, model: PreTrainedModel, send_pulse: SendPulse
+) -> Engine:
     """The engine for prompts with images on a loaded model."""
     from parquetry.workers.vision.layout import has_known_layout
     from parquetry.workers.vision.processor import RowProcessor, load_processor
     from parquetry.workers.vision.vision_generate import VisionGenerate
 
     processor = load_processor(checkpoint)
-    beat_in_layers(model, beat)
+    pulse_in_layers(model, send_pulse)
     rows = RowProcessor(processor, model.dtype, settings().image_max_pixels)
     max_rows = MAX_ROWS
     if not has_known_layout(rows):
@@ -87,7 +89,7 @@ def put_vision_generator(spec: EngineSpec, checkpoint: Checkpoint, model: PreTra
         token_budget=spec.token_budget or _generation_budget(spec, model),
         max_rows=max_rows,
         about={**about(spec, model), "why_not_packed": _NO_IMAGES, "pillow": importlib.metadata.version("pillow")},
-        beat=beat,
+        send_pulse=send_pulse,
         make=lambda request: rows(request.text, request.images, is_plain=request.is_plain),
         max_model_len=checkpoint.context_window,
     )

@@ -1,4 +1,4 @@
-"""What every engine on a loaded model needs besides: signs of life from its layers, and its provenance."""
+"""What every engine on a loaded model needs: pulses from within its layers, and its provenance."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from transformers import PreTrainedModel
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.loading.attention_choice import attention_name
 from parquetry.workers.loading.model import dtype_name
-from parquetry.workers.process.pulse import Beat
+from parquetry.workers.process.pulse import SendPulse
 
 
-def beat_in_layers(model: PreTrainedModel, beat: Beat) -> None:
-    """Show life before every layer: on a slow device one forward pass may take longer than a stall is allowed to."""
+def pulse_in_layers(model: PreTrainedModel, send_pulse: SendPulse) -> None:
+    """Send a pulse before every layer: on a slow device one forward pass may outlast the stall limit."""
     hooks = []
     for module in model.modules():
         if isinstance(module, nn.ModuleList):
             for layer in module:
-                hooks.append(layer.register_forward_pre_hook(lambda _module, _args: beat()))
-    model.beat_hooks = hooks
+                hooks.append(layer.register_forward_pre_hook(lambda _module, _args: send_pulse()))
+    model.pulse_hooks = hooks
 
 
-def remove_beats(model: PreTrainedModel) -> None:
-    """Take the hooks of `beat_in_layers` off again, for the next engine on the model."""
-    for hook in model.__dict__.pop("beat_hooks", ()):
+def remove_pulses(model: PreTrainedModel) -> None:
+    """Take the hooks of `pulse_in_layers` off again, for the next engine on the model."""
+    for hook in model.__dict__.pop("pulse_hooks", ()):
         hook.remove()
 
 

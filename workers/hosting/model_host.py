@@ -14,7 +14,7 @@ from parquetry.workers.engine import Engine
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.hosting.engine_choice import auto_class, load_engine, put_engine
 from parquetry.workers.loading.model import load_model, switch_model
-from parquetry.workers.process.pulse import Beat
+from parquetry.workers.process.pulse import SendPulse
 
 log = logging.getLogger(__name__)
 
@@ -22,20 +22,20 @@ log = logging.getLogger(__name__)
 class ModelHost:
     """Makes engines for specs of one `weights_key`; the weights are read once."""
 
-    def __init__(self, beat: Beat) -> None:
-        self._beat = beat
+    def __init__(self, send_pulse: SendPulse) -> None:
+        self._send_pulse = send_pulse
         self._engine: Engine | None = None
         #: the model, and the spec it was loaded for
         self._loaded: tuple[PreTrainedModel, EngineSpec] | None = None
 
     def build(self, spec: EngineSpec) -> Engine:
-        """The engine of a spec; the one before it must be idle, and is of no use from here on.
+        """The engine of a spec; the engine before it must be idle, and is closed.
 
         Raises what `load_engine` raises, after which another spec may still be built, and OtherWeightsError when the
         weights at hand cannot serve this one.
         """
         if spec.model.backend == "onnxruntime":
-            return load_engine(spec, beat=self._beat)
+            return load_engine(spec, send_pulse=self._send_pulse)
         checkpoint = Checkpoint.resolve(spec.model)
         if self._loaded is None:
             self._loaded = load_model(spec, checkpoint, auto_class(spec, checkpoint)), spec
@@ -44,7 +44,7 @@ class ModelHost:
             model, loaded = self._loaded
             switch_model(model, spec, loaded, checkpoint, auto_class(spec, checkpoint))
             log.info("attention %s on weights that were loaded before", spec.model.attention)
-        self._engine = put_engine(self._loaded[0], spec, checkpoint, self._beat)
+        self._engine = put_engine(self._loaded[0], spec, checkpoint, self._send_pulse)
         return self._engine
 
     def _take_back(self) -> None:

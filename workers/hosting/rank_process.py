@@ -16,7 +16,7 @@ from pathlib import Path
 from parquetry.schemas.settings import settings
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.hosting.process import is_permanent, sentence
-from parquetry.workers.parallel.channel import Inbox
+from parquetry.workers.parallel.channel import StepReceiver
 from parquetry.workers.process.leash import die_with_parent
 from parquetry.workers.process.pulse import Pulse
 
@@ -48,16 +48,16 @@ def follow(options: argparse.Namespace, pulse: Pulse) -> None:
     from parquetry.workers.packed.together import RankGroupRunner
 
     spec = EngineSpec.model_validate_json(options.spec)
-    inbox = Inbox(Connection(options.inbox, writable=False), pulse.beat)
+    step_receiver = StepReceiver(Connection(options.steps, writable=False), pulse.send)
     try:
-        engine = load_rank(spec, options.rank, options.store, beat=pulse.beat)
+        engine = load_rank(spec, options.rank, options.store, send_pulse=pulse.send)
     except UnsupportedModel:
         # all ranks have come to this, and rank 0 ends the others
-        inbox.receive()
+        step_receiver.receive()
         return
     pulse.ready()
     assert isinstance(engine.runner, RankGroupRunner)
-    engine.runner.follow(inbox)
+    engine.runner.follow(step_receiver)
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -66,7 +66,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--spec", required=True, help="the EngineSpec of the whole engine as JSON")
     parser.add_argument("--rank", required=True, type=int)
     parser.add_argument("--store", required=True, type=Path, help="the file over which the ranks meet")
-    parser.add_argument("--inbox", required=True, type=int, help="file descriptor of what rank 0 says")
+    parser.add_argument("--steps", required=True, type=int, help="file descriptor of what rank 0 says")
     parser.add_argument("--pulse", required=True, type=int, help="file descriptor for signs of life")
     parser.add_argument("--parent", required=True, type=int, help="process id of rank 0")
     return parser.parse_args(arguments)

@@ -26,7 +26,7 @@ Pair = tuple[Tensor, Tensor]
 class AdapterBank:
     """The names of a model's adapters, and which of them the forward pass that is being computed uses.
 
-    An adapter's number is its place in the names, counted from 1; number 0 is the model as it is.
+    An adapter's number is its index in the names plus 1; number 0 is the model as it is.
     """
 
     def __init__(self, names: Sequence[str] = ()) -> None:
@@ -65,15 +65,15 @@ class AdaptedLinear(nn.Module):
     up: Tensor
     owners: Tensor
 
-    def __init__(self, base: nn.Module, bank: AdapterBank, parts: Mapping[int, Pair]) -> None:
-        """`parts`: number -> A (rank, inputs) and B (outputs, rank), the scale in B, all of one dtype."""
+    def __init__(self, base: nn.Module, bank: AdapterBank, factors: Mapping[int, Pair]) -> None:
+        """`factors`: number -> A (rank, inputs) and B (outputs, rank), the scale in B, all of one dtype."""
         super().__init__()
         self.base = base
         self.bank = bank
-        owners = [number for number, (down, _) in parts.items() for _ in range(len(down))]
+        owners = [number for number, (down, _) in factors.items() for _ in range(len(down))]
         padding = -len(owners) % _RANK_MULTIPLE
-        down = F.pad(torch.cat([down for down, _ in parts.values()]), (0, 0, 0, padding))
-        up = F.pad(torch.cat([up for _, up in parts.values()], 1), (0, padding))
+        down = F.pad(torch.cat([down for down, _ in factors.values()]), (0, 0, 0, padding))
+        up = F.pad(torch.cat([up for _, up in factors.values()], 1), (0, padding))
         self.register_buffer("down", down, persistent=False)
         self.register_buffer("up", up, persistent=False)
         # no row has number -1
@@ -107,16 +107,16 @@ def attach(model: PreTrainedModel, adapters: Mapping[str, Adapter], *, name: str
     bank = AdapterBank(list(adapters))
     layers: dict[str, dict[int, Pair]] = {}
     for adapter_name, adapter in adapters.items():
-        model, parts = _parts(model, adapter, name=name)
-        for layer, part in parts.items():
-            layers.setdefault(layer, {})[bank.number(adapter_name)] = part
+        model, factors = _factors(model, adapter, name=name)
+        for layer, pair in factors.items():
+            layers.setdefault(layer, {})[bank.number(adapter_name)] = pair
     for layer, by_number in layers.items():
         model.set_submodule(layer, AdaptedLinear(model.get_submodule(layer), bank, by_number))
     model.adapter_bank = bank
     return model.eval()
 
 
-def _parts(model: PreTrainedModel, adapter: Adapter, *, name: str) -> tuple[PreTrainedModel, dict[str, Pair]]:
+def _factors(model: PreTrainedModel, adapter: Adapter, *, name: str) -> tuple[PreTrainedModel, dict[str, Pair]]:
     """A and scaled B of every layer the adapter changes, and the model without it again."""
     from peft import PeftModel
     from peft.tuners.lora import LoraLayer
@@ -130,16 +130,16 @@ def _parts(model: PreTrainedModel, adapter: Adapter, *, name: str) -> tuple[PreT
             raise AdapterMismatchError(adapter=str(adapter.folder), model=name, reason=reason) from None
     inner = wrapped.get_base_model()
     found = {layer: module for layer, module in inner.named_modules() if isinstance(module, LoraLayer)}
-    parts = {layer: _part(module, model.dtype) for layer, module in found.items()}
-    usable = {layer: part for layer, part in parts.items() if part is not None}
-    broken = next((layer for layer in parts if layer not in usable), None)
+    factors = {layer: _factors_of(module, model.dtype) for layer, module in found.items()}
+    usable = {layer: pair for layer, pair in factors.items() if pair is not None}
+    broken = next((layer for layer in factors if layer not in usable), None)
     if broken is not None:
         reason = f"its weights at {broken} are no plain LoRA of finite numbers; merge it with model.adapter"
         raise AdapterMismatchError(adapter=str(adapter.folder), model=name, reason=reason)
     return wrapped.unload(), usable
 
 
-def _part(layer: Any, dtype: torch.dtype) -> Pair | None:
+def _factors_of(layer: Any, dtype: torch.dtype) -> Pair | None:
     """None for what is no plain LoRA of finite numbers."""
     (adapter,) = layer.active_adapters
     if adapter not in layer.lora_A or adapter in layer.lora_variant:

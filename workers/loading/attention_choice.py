@@ -38,12 +38,12 @@ class AttentionLimits:
     has_flash: bool = True
 
     @classmethod
-    def of(cls, model_class: type | None, card: Card, dtype: str) -> AttentionLimits:
+    def of(cls, class_to_load: type | None, card: Card, dtype: str) -> AttentionLimits:
         """From the flags of a transformers model class; nothing is held against one that is not known yet."""
-        if model_class is None:
+        if class_to_load is None:
             return cls(card, dtype)
-        has_flash = getattr(model_class, "_supports_flash_attn", False)
-        return cls(card, dtype, getattr(model_class, "_supports_sdpa", False), has_flash)
+        has_flash = getattr(class_to_load, "_supports_flash_attn", False)
+        return cls(card, dtype, getattr(class_to_load, "_supports_sdpa", False), has_flash)
 
     def obstacle(self, choice: str) -> str | None:
         """Why `choice` cannot serve, or None."""

@@ -1,4 +1,4 @@
-"""Whether this processor computes in bfloat16 faster than in float32: by its instructions, then by a stopwatch."""
+"""Whether this processor computes in bfloat16 faster than in float32: by its instructions, then by timing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from functools import lru_cache
 
-from parquetry.workers.processor import Processor, this_processor
+from parquetry.workers.cpu import Cpu, this_cpu
 
 #: rows, inputs and outputs of the product that is timed, and how often; together a few milliseconds
 _SHAPE = (64, 1024, 1024)
@@ -14,7 +14,7 @@ _REPEATS = 5
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Bf16Verdict:
     """Whether bfloat16 is the faster one, and the reason in words that fit a log line."""
 
     is_fast: bool
@@ -22,22 +22,22 @@ class Verdict:
 
 
 @lru_cache(maxsize=1)
-def cpu_bf16() -> Verdict:
-    """The verdict on this machine; the same for as long as the process lives."""
-    return judge(this_processor())
+def cpu_bf16() -> Bf16Verdict:
+    """The verdict on this machine; timed at most once a process."""
+    return judge(this_cpu())
 
 
-def judge(processor: Processor) -> Verdict:
-    """The verdict on a processor that is this machine's.
+def judge(processor: Cpu) -> Bf16Verdict:
+    """The verdict on this machine's processor.
 
     Without the instructions bfloat16 is emulated, slowly. With them it may be as well, where the system or torch does
     not use them, so one product is timed in both.
     """
     if processor.instructions is not None and processor.bf16 is None:
-        return Verdict(False, "this processor has no instructions for bfloat16")
+        return Bf16Verdict(False, "this processor has no instructions for bfloat16")
     half, full = product_seconds()
     told = f"one product takes {half * 1e3:.2f} ms in bfloat16 and {full * 1e3:.2f} ms in float32"
-    return Verdict(half < full, f"{told} ({processor.bf16 or 'instructions not listed'})")
+    return Bf16Verdict(half < full, f"{told} ({processor.bf16 or 'instructions not listed'})")
 
 
 def product_seconds() -> tuple[float, float]:

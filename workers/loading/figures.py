@@ -1,4 +1,4 @@
-"""What quantizations were seen to cost in speed, so that a job can be told before it pays."""
+"""Measured speeds of quantizations, for the warnings of plan and load."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ FIGURES = (
 
 
 def speed_warning(quantization: str, card: str) -> str | None:
-    """One sentence when `quantization` was seen to be slower than half precision on `card` (its full name), else None.
+    """One sentence when `quantization` was measured slower than half precision on `card` (its full name), else None.
 
-    Without a figure of that very card the nearest known one is named as what it is.
+    Without a measurement on that card it quotes one from another card, and names that.
     """
     for figure in FIGURES:
         if quantization in figure.quantizations and figure.card in card and figure.ratio < 1:

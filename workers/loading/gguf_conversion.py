@@ -12,7 +12,7 @@ def convert(file: Path, folder: Path) -> None:
     """Write config, tokenizer, chat template and safetensors to `folder`.
 
     Numbers are kept as the file has them where it has plain ones. Unpacked blocks become float16, which holds more of
-    their digits than bfloat16, and the config still asks for bfloat16, which every model bears.
+    their digits than bfloat16, and the config still asks for bfloat16, in which every model runs.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -21,8 +21,8 @@ from parquetry.workers.loading.adapter_bank import attach
 from parquetry.workers.loading.attention_choice import AttentionLimits, use_attention
 from parquetry.workers.loading.figures import speed_warning
 from parquetry.workers.loading.merged_adapter import merge
+from parquetry.workers.loading.needs import LoadingNeeds
 from parquetry.workers.loading.placement import Placement, device_key
-from parquetry.workers.loading.plan import LoadingPlan
 from parquetry.workers.loading.pretrained import read_model
 from parquetry.workers.loading.quantization import RECIPES, quantization_config
 
@@ -34,19 +34,20 @@ def load_model(
 ) -> PreTrainedModel:
     """The model in eval mode on its devices, through a transformers Auto class, with its adapters.
 
-    With several `shares` this process is one of as many ranks, and gets its share by the plan of the model's class.
+    With several `shares` this process is one rank of as many, and gets its share by the class's tensor
+    parallel plan.
 
     Safetensors only, and no code from the folder unless the operator allows it. Everything that the files, the
-    options and the cards can tell is refused before a weight is read; see `LoadingPlan.place` for the errors.
+    options and the cards can tell is refused before a weight is read; see `LoadingNeeds.placement` for the errors.
     """
     quieten()
-    plan, placement, card = _placed(spec, checkpoint, auto_class, shares)
+    needs, placement, card = _placed(spec, checkpoint, auto_class, shares)
     warning = None if card.kind == "cpu" else speed_warning(spec.model.quantization, card.name)
     if warning is not None:
         log.warning("%s", warning)
     start = time.perf_counter()
-    model = _read(plan, placement, auto_class, card.kind, task=spec.task, options=options)
-    precision = plan.precision(card.kind)
+    model = _read(needs, placement, auto_class, card.kind, task=spec.task, options=options)
+    precision = needs.precision(card.kind)
     log.info(
         "loaded the weights of %s in %.1f s, as %s: %s",
         spec.model_path, time.perf_counter() - start, precision.dtype, precision.reason,
@@ -62,8 +63,8 @@ def switch_model(
 
     Refuses what loading it would refuse. Raises OtherWeightsError when the weights would be of another dtype.
     """
-    plan, _, card = _placed(spec, checkpoint, auto_class)
-    held, wanted = LoadingPlan(loaded.model, checkpoint).dtype(card.kind), plan.dtype(card.kind)
+    needs, _, card = _placed(spec, checkpoint, auto_class)
+    held, wanted = LoadingNeeds(loaded.model, checkpoint).dtype(card.kind), needs.dtype(card.kind)
     if held != wanted:
         raise OtherWeightsError(reason=f"they are {held}, and attention {spec.model.attention} takes {wanted}")
     use_attention(model, spec.model.attention)
@@ -71,18 +72,18 @@ def switch_model(
 
 def _placed(
     spec: EngineSpec, checkpoint: Checkpoint, auto_class: Any, shares: int = 1
-) -> tuple[LoadingPlan, Placement, Card]:
+) -> tuple[LoadingNeeds, Placement, Card]:
     """Everything that can be decided, and refused, without the weights."""
-    plan = LoadingPlan(spec.model, checkpoint)
+    needs = LoadingNeeds(spec.model, checkpoint)
     devices = cards(spec.device)
     card = devices[device_key(spec.device)]
     config = AutoConfig.from_pretrained(checkpoint.folder, **trust())
-    limits = AttentionLimits.of(model_class(auto_class, config), card, plan.dtype(card.kind))
-    return plan, plan.place(spec.device, devices, limits, shares=shares), card
+    limits = AttentionLimits.of(class_to_load(auto_class, config), card, needs.dtype(card.kind))
+    return needs, needs.placement(spec.device, devices, limits, shares=shares), card
 
 
 def quieten() -> None:
-    """Keep progress bars, and lines that one matrix product after the other repeats, out of the worker's log."""
+    """Keep progress bars and bitsandbytes' line for every matrix product out of the worker's log."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
@@ -92,7 +93,7 @@ def trust() -> dict[str, bool]:
     return {"trust_remote_code": settings().trust_remote_code, "local_files_only": True}
 
 
-def model_class(auto_class: Any, config: PreTrainedConfig) -> type | None:
+def class_to_load(auto_class: Any, config: PreTrainedConfig) -> type | None:
     """The class that will be loaded, None where the checkpoint brings its own or the task has none for it."""
     if type(config) not in auto_class._model_mapping:
         return None
@@ -101,16 +102,16 @@ def model_class(auto_class: Any, config: PreTrainedConfig) -> type | None:
 
 
 def _read(
-    plan: LoadingPlan, placement: Placement, auto_class: Any, kind: str, *, task: Task, options: dict[str, Any]
+    needs: LoadingNeeds, placement: Placement, auto_class: Any, kind: str, *, task: Task, options: dict[str, Any]
 ) -> PreTrainedModel:
-    dtype = plan.dtype(kind)
-    quantization = quantization_config(plan.model, dtype)
+    dtype = needs.dtype(kind)
+    quantization = quantization_config(needs.model, dtype)
     # peft takes no adapter into torchao's tensors, so they are made after it is there
-    is_late = bool(plan.adapter or plan.adapters) and plan.model.quantization in _LATE
+    is_late = bool(needs.adapter or needs.adapters) and needs.model.quantization in _LATE
     given = {} if quantization is None or is_late else {"quantization_config": quantization}
     model = read_model(
         auto_class,
-        plan.checkpoint,
+        needs.checkpoint,
         task=task,
         dtype=getattr(torch, dtype),
         **_whereabouts(placement),
@@ -118,10 +119,10 @@ def _read(
         **given,
         **options,
     )
-    if plan.adapter is not None:
-        model = merge(model, plan.adapter, name=plan.model.id)
-    if plan.adapters:
-        model = attach(model, plan.adapters, name=plan.model.id)
+    if needs.adapter is not None:
+        model = merge(model, needs.adapter, name=needs.model.id)
+    if needs.adapters:
+        model = attach(model, needs.adapters, name=needs.model.id)
     if is_late:
         quantize_late(model, quantization)
     return model

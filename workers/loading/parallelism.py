@@ -36,11 +36,11 @@ def check_parallel(model: ModelSpec, config: Mapping[str, Any], size: int) -> No
 
 def _unshared(option: str, size: int) -> UnsupportedOptionError:
     reason = "its weights cannot be shared out; serve it with one GPU an engine, or set model.backend to transformers"
-    return UnsupportedOptionError(option=f"{option} on a group of {size} devices", reason=reason)
+    return UnsupportedOptionError(option=f"{option} on a device group of {size}", reason=reason)
 
 
 def _check_heads(model: ModelSpec, config: Mapping[str, Any], size: int) -> None:
-    """Models whose files do not say are left to their own plan."""
+    """Models whose files do not say are left to the tensor parallel plan of their class."""
     heads = int(config.get("num_attention_heads") or 0)
     kv_heads = int(config.get("num_key_value_heads") or heads)
     if not heads or not (heads % size or kv_heads % size):

@@ -49,7 +49,7 @@ def parse_limits(model: ModelSpec) -> dict[Device, int] | None:
     return limits
 
 
-def place(model: ModelSpec, needed: int, cards: Mapping[Device, Card], *, device: str = "cpu") -> Placement:
+def choose_placement(model: ModelSpec, needed: int, cards: Mapping[Device, Card], *, device: str = "cpu") -> Placement:
     """Where `needed` bytes of weights go, the first device of `device`'s kind alone where they fit.
 
     Raises ModelTooLargeError, naming what is missing, when the devices that the job allows cannot hold them.
@@ -67,7 +67,7 @@ def place(model: ModelSpec, needed: int, cards: Mapping[Device, Card], *, device
     return Placement("auto", max_memory=allowed)
 
 
-def place_share(model: ModelSpec, needed: int, cards: Mapping[Device, Card], *, device: str, shares: int) -> Placement:
+def choose_share(model: ModelSpec, needed: int, cards: Mapping[Device, Card], *, device: str, shares: int) -> Placement:
     """The share of `needed` bytes that one of `shares` ranks holds on `device`. Raises ModelTooLargeError."""
     first = device_key(device)
     allowed = _allowed(parse_limits(model), cards).get(first, 0)

@@ -26,8 +26,9 @@ def choose_precision(model: ModelSpec, config: Mapping[str, Any], kind: str = "c
     """The precision on a device of `kind` (cpu or cuda): what the job says, else by the checkpoint and the device.
 
     Left open, a GPU computes in the half precision that the weights are stored in, and in bfloat16 where that is
-    float32, which it multiplies several times slower. A CPU computes in float32, unless weights stored in bfloat16
-    meet one that multiplies it faster, or quantized weights or flash attention, which know half precision alone.
+    float32, which it multiplies several times slower. A CPU computes in float32, except
+    weights stored in bfloat16 where it multiplies bfloat16 faster; quantizations and flash attention exist in half
+    precision alone.
     """
     if model.dtype != "auto":
         return Precision(model.dtype, "model.dtype names it")

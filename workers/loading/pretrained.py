@@ -1,4 +1,4 @@
-"""Reads weights through a transformers class: under their own names, and none of them made up."""
+"""Reads weights through a transformers class: under their own names, none left at random."""
 
 from __future__ import annotations
 

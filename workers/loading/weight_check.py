@@ -27,9 +27,9 @@ def require_own_weights(model: PreTrainedModel, report: dict[str, Any], *, name:
         missing -= _unread(model, missing)
     if missing:
         raise UnusableModelError(model=name, reason=_lack(missing, spare, task))
-    homeless = sorted(key for key in spare if _has_no_place(model, key))
-    if homeless:
-        reason = f"its files hold {len(homeless)} weights that its config.json has no place for, such as {homeless[0]}"
+    unplaced = sorted(key for key in spare if _has_no_place(model, key))
+    if unplaced:
+        reason = f"its files hold {len(unplaced)} weights that its config.json has no place for, such as {unplaced[0]}"
         raise UnusableModelError(model=name, reason=f"{reason}; without them it would be another model")
 
 

@@ -16,7 +16,7 @@ from parquetry.workers.packed.runner import InFlight, ModelRunner
 from parquetry.workers.packed.sampling.sampler import SamplingMode
 from parquetry.workers.packed.scheduling.batch import Batch
 from parquetry.workers.packed.startup import ON_ANOTHER_RANK
-from parquetry.workers.parallel.channel import Inbox, Outbox
+from parquetry.workers.parallel.channel import StepReceiver, StepSender
 from parquetry.workers.parallel.group import RankGroup, RanksDivergedError
 
 #: steps between two comparisons of the ranks' tokens
@@ -71,9 +71,9 @@ class Masks:
             self._skip()
 
 
-def receive_masks(inbox: Inbox) -> Tensor:
+def receive_masks(step_receiver: StepReceiver) -> Tensor:
     """The masks that rank 0 sends, (num_sampled, mask_width) int32. Raises OutOfMemoryError when it has none."""
-    masks = inbox.receive()
+    masks = step_receiver.receive()
     if masks is None or not masks.size:
         raise torch.OutOfMemoryError("rank 0 ran out of memory and made no masks")
     return torch.from_numpy(masks)
@@ -82,7 +82,7 @@ def receive_masks(inbox: Inbox) -> Tensor:
 class RankGroupRunner(ModelRunner):
     """Every rank has one. Rank 0's is launched by the engine and tells the others; theirs `follow`."""
 
-    outbox: Outbox | None = None
+    step_sender: StepSender | None = None
     num_steps = 0
 
     @torch.inference_mode()
@@ -103,21 +103,23 @@ class RankGroupRunner(ModelRunner):
         return self.send_back(batch.sampled_lanes, epochs, *outputs, flag)
 
     def _tell(self, message: object) -> None:
-        if self.outbox is not None:
-            self.outbox.send(message)
+        if self.step_sender is not None:
+            self.step_sender.send(message)
 
     def _share(self, masks: Tensor) -> Tensor:
         self._tell(masks.numpy())
         return masks
 
     @torch.inference_mode()
-    def follow(self, inbox: Inbox) -> None:
+    def follow(self, step_receiver: StepReceiver) -> None:
         """Take the steps of rank 0 until it goes away. Raises RanksDivergedError."""
-        while (message := inbox.receive()) is not None:
+        while (message := step_receiver.receive()) is not None:
             if isinstance(message, Compare):
                 self.compare()
             else:
-                masks = Masks(lambda: receive_masks(inbox), inbox.receive) if message.has_masks else None
+                masks = (
+                    Masks(lambda: receive_masks(step_receiver), step_receiver.receive) if message.has_masks else None
+                )
                 self.take(message.batch, message.mode, masks)
 
     def take(self, batch: Batch, mode: SamplingMode, masks: Masks | None) -> tuple[Sampled | None, Tensor | None]:

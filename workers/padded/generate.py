@@ -20,7 +20,7 @@ from parquetry.workers.padded.decoder_prefix import decoder_options, decoder_pre
 from parquetry.workers.padded.padding import Side, pad_rows
 from parquetry.workers.padded.sampling import RowSampling
 from parquetry.workers.padded.stopping import RowStopping
-from parquetry.workers.process.pulse import Beat
+from parquetry.workers.process.pulse import SendPulse
 from parquetry.workers.request import Completion, GenerationRequest, Request, Result
 from parquetry.workers.vocabulary_check import unknown_ids
 
@@ -43,14 +43,14 @@ class TransformersGenerate(Engine):
         token_budget: int,
         max_rows: int = MAX_ROWS,
         about: dict[str, str] | None = None,
-        beat: Beat = lambda: None,
+        send_pulse: SendPulse = lambda: None,
     ) -> None:
         self.model = model
         self._tokenizer = tokenizer
         self._eos_ids = frozenset(eos_ids)
         self._pad_id = pad_id
         self._about = about or {}
-        self._beat = beat
+        self._send_pulse = send_pulse
         self._vocab_size = model.get_input_embeddings().weight.shape[0]
         self._adapters = AdapterBank.of(model)
         self._grammars = Grammars(tokenizer, self._vocab_size, self._eos_ids, model.device)
@@ -135,7 +135,7 @@ class TransformersGenerate(Engine):
         before, before_mask = self._before_output(inputs)
         grammars = BatchGrammars(self._grammars, [request.params.grammar for request in batch])
         sampling = RowSampling(batch, before, before_mask, grammars)
-        stopping = RowStopping(batch, self._tokenizer, self._cancelled, self._beat, grammars)
+        stopping = RowStopping(batch, self._tokenizer, self._cancelled, self._send_pulse, grammars)
         numbers = [self._adapters.number(request.adapter) for request in batch]
         with self._adapters.choosing(torch.tensor(numbers, device=mask.device)):
             output = self.model.generate(

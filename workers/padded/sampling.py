@@ -145,7 +145,7 @@ def _column(params: Sequence[SamplingParams], name: str, device: torch.device) -
 def _count(ids: Tensor, weights: Tensor, shape: torch.Size) -> Tensor:
     """(num_rows, vocab_size) float32: the weight of each id in each row.
 
-    Ids that the model reads and cannot write, such as the places of images, are not counted.
+    Ids that the model reads and cannot write, such as the placeholders of images, are not counted.
     """
     num_rows, size = shape
     counts = torch.zeros(num_rows, size + 1, device=ids.device)

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import StoppingCriteria
 
 from parquetry.workers.grammar.padded import BatchGrammars
-from parquetry.workers.process.pulse import Beat
+from parquetry.workers.process.pulse import SendPulse
 from parquetry.workers.request import GenerationRequest, SamplingParams
 from parquetry.workers.stops import StopMatcher
 
@@ -23,7 +23,7 @@ class RowStopping(StoppingCriteria):
         requests: Sequence[GenerationRequest],
         tokenizer: tokenizers.Tokenizer,
         cancelled: Collection[int],
-        beat: Beat,
+        send_pulse: SendPulse,
         grammars: BatchGrammars | None = None,
     ) -> None:
         self._grammars = grammars
@@ -34,7 +34,7 @@ class RowStopping(StoppingCriteria):
         }
         self._watched = {index for index, request in enumerate(requests) if _needs_tokens(request.params)}
         self._cancelled = cancelled
-        self._beat = beat
+        self._send_pulse = send_pulse
         self._num_outputs = 0
         self._done = [False] * len(requests)
         #: outputs of a row at which its stop string, or the text its grammar asks for, was complete
@@ -42,7 +42,7 @@ class RowStopping(StoppingCriteria):
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:
         """(num_rows,) bool: rows that are done."""
-        self._beat()
+        self._send_pulse()
         self._num_outputs += 1
         # only rows with stops need their tokens on the host, which waits for the device
         last = input_ids[:, -1].tolist() if self._watched else []

@@ -1,4 +1,4 @@
-"""What rank 0 tells the others, over a pipe to each that only these processes hold."""
+"""The steps that rank 0 sends to the other ranks, over a pipe to each."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 _IDLE_S = 1.0
 
 
-class Outbox:
-    """Rank 0's ends."""
+class StepSender:
+    """Rank 0's ends of the pipes."""
 
     def __init__(self, connections: Sequence[Connection]) -> None:
         self._connections = list(connections)
@@ -23,24 +23,24 @@ class Outbox:
             connection.send_bytes(data)
 
     def close(self) -> None:
-        """The others see the end of what they follow."""
+        """Every other rank's `receive` returns None from now on."""
         for connection in self._connections:
             connection.close()
 
 
-class Inbox:
-    """Another rank's end. `beat` is called about once a second while it waits, and at every message."""
+class StepReceiver:
+    """Another rank's end of its pipe. `send_pulse` is called each second while it waits, and at every message."""
 
-    def __init__(self, connection: Connection, beat: Callable[[], None]) -> None:
+    def __init__(self, connection: Connection, send_pulse: Callable[[], None]) -> None:
         self._connection = connection
-        self._beat = beat
+        self._send_pulse = send_pulse
 
     def receive(self) -> Any:
         """The next message, None when rank 0 has closed its end."""
         try:
             while not self._connection.poll(_IDLE_S):
-                self._beat()
-            self._beat()
+                self._send_pulse()
+            self._send_pulse()
             # it comes from the process that started this one, over a pipe nobody else has
             return pickle.loads(self._connection.recv_bytes())  # noqa: S301
         except (EOFError, ConnectionResetError):

@@ -38,10 +38,10 @@ class Collective:
 
 @dataclass
 class RankGroup:
-    """This process's place among the ranks. Every method is called by all of them, in the same order.
+    """This process as one of the ranks. Every method is called by all of them, in the same order.
 
-    `forward` is what one forward pass exchanges, noted once by `learn`. A rank that cannot finish a pass drains what is
-    left of it, so that the others do not wait for it for ever.
+    `forward` is what one forward pass exchanges, recorded once by `learn`. A rank that cannot finish a pass drains
+    what is left of it, so that the others do not wait for ever.
     """
 
     rank: int = 0
@@ -49,7 +49,7 @@ class RankGroup:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     forward: list[Collective] = field(default_factory=list)
     num_done: int = 0
-    _notes: list[tuple[str, tuple[int, ...], torch.dtype]] | None = None
+    _exchanged: list[tuple[str, tuple[int, ...], torch.dtype]] | None = None
 
     @classmethod
     def join(cls, rank: int, size: int, device: str, store: Path) -> RankGroup:
@@ -59,21 +59,21 @@ class RankGroup:
             os.environ.setdefault(name, loopback)
         # transformers takes the number of its card from here
         os.environ["LOCAL_RANK"] = str(rank)
-        place = torch.device(device)
-        if place.type == "cuda":
-            torch.cuda.set_device(place)
+        own = torch.device(device)
+        if own.type == "cuda":
+            torch.cuda.set_device(own)
         dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo",
+            "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo",
             # public, though torch's annotations do not say so
             store=dist.FileStore(str(store), size),  # type: ignore[attr-defined]
             rank=rank,
             world_size=size,
             timeout=timedelta(seconds=settings().engine_start_seconds),
         )
-        return cls(rank, size, place)
+        return cls(rank, size, own)
 
     def leave(self) -> None:
-        """Part for good."""
+        """Leave the group for good."""
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
 
@@ -90,13 +90,13 @@ class RankGroup:
         if x.shape[-1] < share:
             x = torch.nn.functional.pad(x, (0, share - x.shape[-1]))
         self._note("gather", x)
-        parts = x.new_empty(self.size, *x.shape)
+        shares = x.new_empty(self.size, *x.shape)
         if x.numel():
-            _all_gather(parts.view(-1, *x.shape[1:]), x.contiguous())
-        return parts.movedim(0, -2).flatten(-2)[..., :width]
+            _all_gather(shares.view(-1, *x.shape[1:]), x.contiguous())
+        return shares.movedim(0, -2).flatten(-2)[..., :width]
 
     def all_agree(self, ok: bool) -> bool:
-        """Whether all ranks say so."""
+        """Whether `ok` is true on every rank."""
         return bool(self.minimum(int(ok)))
 
     def minimum(self, number: int) -> int:
@@ -118,28 +118,28 @@ class RankGroup:
 
     def _exchange(self, number: int) -> list[int]:
         """The number of every rank, through the host."""
-        parts = torch.empty(self.size, dtype=torch.int64)
-        dist.all_gather(list(parts.split(1)), torch.tensor([number], dtype=torch.int64))
-        return parts.tolist()
+        numbers = torch.empty(self.size, dtype=torch.int64)
+        dist.all_gather(list(numbers.split(1)), torch.tensor([number], dtype=torch.int64))
+        return numbers.tolist()
 
     def begin(self, *, is_replayed: bool) -> None:
-        """A pass starts; the exchanges of a replayed graph are all made, or none, and not seen from here."""
+        """Start a pass. The exchanges of a replayed graph happen on the device, all or none, and count as done."""
         self.num_done = len(self.forward) if is_replayed else 0
 
     def learn(self) -> None:
-        """Note what the next forward pass exchanges, until `learned`."""
-        self._notes = []
+        """Record the exchanges of the next forward pass, until `learned`."""
+        self._exchanged = []
 
     def learned(self, num_tokens: int) -> None:
-        """The pass that was noted had `num_tokens` tokens, and sampled another number of rows."""
-        notes, self._notes = self._notes or [], None
+        """Keep what was recorded: exchanges of `num_tokens` rows are per token, the others per sampled row."""
+        exchanged, self._exchanged = self._exchanged or [], None
         self.forward = []
-        for kind, shape, dtype in notes:
+        for kind, shape, dtype in exchanged:
             rows, width = torch.Size(shape[:-1]).numel(), shape[-1]
             self.forward.append(Collective(kind, rows == num_tokens, width, dtype))
 
     def drain(self, num_tokens: int, num_sampled: int) -> None:
-        """Take part with zeros in what is left of a pass: it is of no use to anybody, but nobody waits for it."""
+        """Exchange zeros for what is left of a pass: the sums are of no use, but no other rank waits for this one."""
         for one in self.forward[self.num_done :]:
             rows = num_tokens if one.is_per_token else num_sampled
             scratch = torch.zeros(rows, one.width, dtype=one.dtype, device=self.device)
@@ -153,8 +153,8 @@ class RankGroup:
 
     def _note(self, kind: str, x: Tensor) -> None:
         self.num_done += 1
-        if self._notes is not None:
-            self._notes.append((kind, tuple(x.shape), x.dtype))
+        if self._exchanged is not None:
+            self._exchanged.append((kind, tuple(x.shape), x.dtype))
 
 
 #: an engine on one device

@@ -52,7 +52,7 @@ class RowLinear(nn.Module):
         super().__init__()
         self.weight, self.bias = linear.weight, linear.bias
         self.in_features, self.out_features = self.weight.shape[1], self.weight.shape[0]
-        #: the input comes whole, and this rank takes its part
+        #: the input comes whole, and this rank takes its share
         self.splits_input = splits_input
         self.start = current_group().rank * -(-linear.in_features // current_group().size)
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from parquetry.schemas.settings import settings
 from parquetry.workers.engine_spec import EngineSpec
-from parquetry.workers.parallel.channel import Outbox
+from parquetry.workers.parallel.channel import StepSender
 from parquetry.workers.process.pulse import PulseReader
-from parquetry.workers.process.start import python
+from parquetry.workers.process.start import module_command
 
 log = logging.getLogger(__name__)
 _TICK_S = 0.2
@@ -53,11 +53,11 @@ class Rank:
             theirs.close()
             os.close(writer)
 
-    def _start(self, spec: EngineSpec, store: Path, inbox: Connection, writer: int) -> subprocess.Popen:
-        command = python(MODULE, "--spec", spec.model_dump_json())
-        command += ["--rank", str(self.number), "--store", str(store), "--inbox", str(inbox.fileno())]
+    def _start(self, spec: EngineSpec, store: Path, steps: Connection, writer: int) -> subprocess.Popen:
+        command = module_command(MODULE, "--spec", spec.model_dump_json())
+        command += ["--rank", str(self.number), "--store", str(store), "--steps", str(steps.fileno())]
         command += ["--pulse", str(writer), "--parent", str(os.getpid())]
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(inbox.fileno(), writer))
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(steps.fileno(), writer))
 
     @property
     def pid(self) -> int:
@@ -92,7 +92,7 @@ class Rank:
         return None if code is None or code >= 0 else signal.Signals(-code).name
 
     def explain(self) -> str:
-        """Why it is dead. What it said itself tells more than the signal that may have ended it afterwards."""
+        """Why it ended: its own last message, else the signal that killed it."""
         if self.failure is not None:
             return f"{self.name}: {self.failure['reason']}"
         if killer := self.killed_by():
@@ -112,7 +112,7 @@ class Ranks:
 
     def __init__(self, spec: EngineSpec, store: Path, report: Report) -> None:
         self.members = [Rank(spec, number, store) for number in range(1, len(spec.devices))]
-        self.outbox = Outbox([rank.connection for rank in self.members])
+        self.step_sender = StepSender([rank.connection for rank in self.members])
         self._report = report
         self._dismissed = threading.Event()
         self._over = threading.Event()

@@ -50,8 +50,8 @@ class ChatTemplate:
         self._variables = {"documents": None, "add_generation_prompt": True, **special_tokens, **(variables or {})}
         self._source = source
         self._template = self._environment.bounded_template(source)
-        #: whether contents are given as lists of parts; vision models' templates tend to know nothing else
-        self.takes_parts = False
+        #: whether contents are given as lists of content parts; vision models' templates tend to know nothing else
+        self.takes_content_parts = False
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, prompt: PromptSpec, *, now: datetime) -> ChatTemplate | None:
@@ -68,8 +68,8 @@ class ChatTemplate:
         if prompt.chat is False:
             return None
         template = cls._parse(source, checkpoint, prompt, now)
-        template._require_places(checkpoint, prompt)
-        template.takes_parts = checkpoint.is_vision and template.shows([text_part(_MARK)], _MARK)
+        template._require_used(checkpoint, prompt)
+        template.takes_content_parts = checkpoint.is_vision and template.shows([text_part(_MARK)], _MARK)
         return template
 
     @classmethod
@@ -87,7 +87,7 @@ class ChatTemplate:
         names = meta.find_undeclared_variables(self._environment.parse(self._source))
         return frozenset(names) - frozenset(self._environment.globals)
 
-    def _require_places(self, checkpoint: Checkpoint, prompt: PromptSpec) -> None:
+    def _require_used(self, checkpoint: Checkpoint, prompt: PromptSpec) -> None:
         """A variable that the template never reads would change nothing, and nobody would be told."""
         if prompt.tools is not None and "tools" not in self.uses:
             reason = "its chat template has no place for tools; describe them in prompt.system or prompt.template"
@@ -106,7 +106,7 @@ class ChatTemplate:
         return self._render([self._shaped(message) for message in messages], tools)
 
     def _shaped(self, message: Message) -> Message:
-        shape = _as_parts if self.takes_parts else _as_text
+        shape = _as_content_parts if self.takes_content_parts else _as_text
         calls = message.get("tool_calls")
         shaped = {**message, "content": shape(message["content"])}
         return {**shaped, "tool_calls": [self._with_arguments(call) for call in calls]} if calls else shaped
@@ -129,19 +129,19 @@ class ChatTemplate:
     def _takes_arguments(self, arguments: object) -> bool:
         # some templates refuse ids of other lengths
         call = {"id": "abcdefghi", "type": "function", "function": {"name": "f", "arguments": arguments}}
-        answer = {"role": "assistant", "content": [] if self.takes_parts else None, "tool_calls": [call]}
+        answer = {"role": "assistant", "content": [] if self.takes_content_parts else None, "tool_calls": [call]}
         try:
-            self._render([*user_turn(_as_parts("x") if self.takes_parts else "x"), answer])
+            self._render([*user_turn(_as_content_parts("x") if self.takes_content_parts else "x"), answer])
         except RowError:
             return False
         return True
 
     @property
     def shows_images(self) -> bool:
-        """Whether an image part leaves a trace in the prompt."""
+        """Whether an image's content part leaves a trace in the prompt."""
         text = text_part(_MARK)
         try:
-            return self.takes_parts and self._render(user_turn([text])) != self._render(
+            return self.takes_content_parts and self._render(user_turn([text])) != self._render(
                 user_turn([{"type": "image"}, text])
             )
         except RowError:
@@ -164,7 +164,7 @@ class ChatTemplate:
             raise RowError(reason=f"the chat template failed: {str(error)[:200] or type(error).__name__}") from None
 
 
-def _as_parts(content: Content | None) -> list[dict[str, Any]]:
+def _as_content_parts(content: Content | None) -> list[dict[str, Any]]:
     return [text_part(content)] if isinstance(content, str) else content or []
 
 

@@ -9,12 +9,12 @@ from parquetry.schemas.errors import RowError
 
 Message = dict[str, Any]
 Tool = dict[str, Any]
-#: text, or a list of parts: {"type": "text", "text": ...} and {"type": "image"}
+#: text, or a list of content parts: {"type": "text", "text": ...} and {"type": "image"}
 Content = str | list[dict[str, Any]]
 
 
 def text_part(text: str) -> dict[str, str]:
-    """A part of a message's content."""
+    """A content part that holds text."""
     return {"type": "text", "text": text}
 
 
@@ -39,8 +39,8 @@ def with_system(messages: list[Message], system: str | None) -> list[Message]:
 def read_messages(column: str, value: Any, images: list[Any] | None = None) -> list[Message]:
     """The messages in one cell: a list of structs with role and content, or the same as JSON text. Raises RowError.
 
-    Content is text, or a list of parts; None in an assistant's message that calls tools and says nothing. What image
-    parts name is added to `images`, None for a part that only marks a place; without a list, image parts are refused.
+    Content is text, or a list of content parts; None in an assistant's message that calls tools and says nothing. The
+    path or URL of each image is added to `images`, None for a mere placeholder; without a list, images are refused.
     """
     if value is None:
         raise RowError(reason=f"{column} is null")
@@ -98,7 +98,7 @@ def _read_message(where: str, message: Any, images: list[Any] | None) -> Message
 def _read_content(where: str, message: Message, images: list[Any] | None) -> Content | None:
     content = message.get("content")
     if isinstance(content, list) and content:
-        return [_read_part(where, part, images) for part in content]
+        return [_read_content_part(where, part, images) for part in content]
     if not isinstance(content, str) and not (content is None and message.get("tool_calls")):
         raise RowError(reason=f"{where} has no text as its content")
     return content
@@ -110,12 +110,12 @@ def _read_calls(where: str, calls: Any) -> list[dict[str, Any]]:
     return calls
 
 
-def _read_part(where: str, part: Any, images: list[Any] | None) -> dict[str, Any]:
+def _read_content_part(where: str, part: Any, images: list[Any] | None) -> dict[str, Any]:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind == "text" and isinstance(part.get("text"), str):
         return text_part(part["text"])
     if kind not in ("image", "image_url"):
-        raise RowError(reason=f"{where} has a part that is neither text nor an image")
+        raise RowError(reason=f"{where} has a content part that is neither text nor an image")
     if images is None:
         raise RowError(reason=f"{where} holds an image; name the column that images come from in prompt.image")
     images.append(_image_of(part))
@@ -123,6 +123,6 @@ def _read_part(where: str, part: Any, images: list[Any] | None) -> dict[str, Any
 
 
 def _image_of(part: dict[str, Any]) -> Any:
-    """The path or URL in an image part, None where it names none."""
+    """The path or URL in an image's content part, None where it names none."""
     found = next((part[key] for key in ("image", "image_url", "url", "path") if part.get(key)), None)
     return found.get("url") or found.get("path") if isinstance(found, dict) else found

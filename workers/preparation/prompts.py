@@ -109,18 +109,18 @@ class PromptPreparation(Preparation):
 
 def prompt_limit(spec: JobSpec, checkpoint: Checkpoint) -> int:
     """The longest prompt, in tokens. Raises InvalidValueError when max_new_tokens fills the context window."""
-    wanted, window = spec.generation.max_new_tokens, checkpoint.context_window
+    wanted, context_window = spec.generation.max_new_tokens, checkpoint.context_window
     if checkpoint.is_encoder_decoder:
         # the output has positions of its own, and begins behind up to two tokens that are given
-        room = checkpoint.output_window - 2
+        room = checkpoint.output_context_window - 2
         _require_room(wanted, room + 1, f"the model's decoder has room for {room} tokens")
-        return window
-    _require_room(wanted, window, f"the model's window is {window} tokens, prompt included")
-    return window - wanted
+        return context_window
+    _require_room(wanted, context_window, f"the model's context window is {context_window} tokens, prompt included")
+    return context_window - wanted
 
 
-def _require_room(wanted: int, window: int, reason: str) -> None:
-    if wanted >= window:
+def _require_room(wanted: int, room: int, reason: str) -> None:
+    if wanted >= room:
         raise InvalidValueError(key="generation.max_new_tokens", value=wanted, reason=reason)
 
 

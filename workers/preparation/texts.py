@@ -28,7 +28,7 @@ class TextPreparation(Preparation):
         if spec.task == "embed" and checkpoint.lowercases:
             tokenizer.lowercase()
         self._limit, self._truncate = checkpoint.context_window, section.truncate
-        self._why = f" into the model's window; shorten the text, or set {spec.task}.truncate: right"
+        self._why = f" into the model's context window; shorten the text, or set {spec.task}.truncate: right"
         self._tokenizer = tokenizer
         self._spans = spec.task == "classify" and checkpoint.is_token_classifier
 
@@ -66,7 +66,7 @@ class TextPreparation(Preparation):
 
     @staticmethod
     def _filled(inputs: Sequence[object], encoded: Sequence[Tokens | RowError]) -> list[Tokens | RowError]:
-        """The tokens of the inputs that were encoded, in the places of these; the other inputs are errors."""
+        """The tokens of the inputs that were encoded, at their indices; the other inputs are errors."""
         found = iter(encoded)
         return [value if isinstance(value, RowError) else require_tokens(next(found)) for value in inputs]
 

@@ -94,7 +94,7 @@ class Tokenizer:
     def word(self, ids: Sequence[int] | np.ndarray, texts: Mapping[int, str] = MappingProxyType({})) -> str:
         """The text that a run of tokens stands for, as the tokenizer's decoder joins them.
 
-        `texts` gives the tokens at some places of the run as they are to be read.
+        `texts` gives the tokens at some indices of the run as they are to be read.
         """
         tokens = [texts[at] if at in texts else self._token(number) for at, number in enumerate(ids)]
         decoder = self._tokenizer.decoder

@@ -16,7 +16,7 @@ from parquetry.schemas.status import EngineStats
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.process.messages import SWITCH
 from parquetry.workers.process.pulse import PulseReader
-from parquetry.workers.process.start import python
+from parquetry.workers.process.start import module_command
 from parquetry.workers.process.wire import Frame, dial, send
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class EngineChild:
         self._process = self._start(writer, gpus)
 
     def _start(self, writer: int, gpus: str | None) -> subprocess.Popen:
-        command = python("parquetry.workers.hosting.process", "--spec", self.spec.model_dump_json())
+        command = module_command("parquetry.workers.hosting.process", "--spec", self.spec.model_dump_json())
         command += ["--socket", str(self.socket), "--pulse", str(writer), "--parent", str(os.getpid())]
         try:
             with self._log.open("ab") as log:

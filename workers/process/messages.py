@@ -32,13 +32,13 @@ SWITCH = "switch"
 
 def request_frames(requests: Sequence[Request]) -> Iterator[Frame]:
     """Frames that carry the requests in order; one frame holds one kind."""
-    for chunk in _chunks(requests):
-        if isinstance(chunk[0], VisionRequest):
-            yield _vision_frame(chunk)
-        elif isinstance(chunk[0], GenerationRequest):
-            yield _generation_frame(chunk)
+    for batch in _batches(requests):
+        if isinstance(batch[0], VisionRequest):
+            yield _vision_frame(batch)
+        elif isinstance(batch[0], GenerationRequest):
+            yield _generation_frame(batch)
         else:
-            yield _encode_frame(chunk)
+            yield _encode_frame(batch)
 
 
 def read_requests(frame: Frame) -> list[Request]:
@@ -128,11 +128,11 @@ def _encode_frame(requests: Sequence[EncodeRequest]) -> Frame:
 
 def result_frames(results: Sequence[Result]) -> Iterator[Frame]:
     """Frames that carry the results in order."""
-    for chunk in _chunks(results):
-        if isinstance(chunk[0], Completion):
-            yield _completion_frame(chunk)
+    for batch in _batches(results):
+        if isinstance(batch[0], Completion):
+            yield _completion_frame(batch)
         else:
-            yield _encoding_frame(chunk)
+            yield _encoding_frame(batch)
 
 
 def read_results(frame: Frame) -> list[Result]:
@@ -173,7 +173,7 @@ def _encoding_frame(results: Sequence[Encoding]) -> Frame:
     return Frame({"op": RESULTS, "kind": "encoding"}, write(columns))
 
 
-def _chunks(items: Sequence) -> Iterator[Sequence]:
+def _batches(items: Sequence) -> Iterator[Sequence]:
     return (items[start : start + _MAX_ITEMS] for start in range(0, len(items), _MAX_ITEMS))
 
 

@@ -11,7 +11,7 @@ from parquetry.schemas.status import EngineStats
 
 _EVERY_S = 1.0
 #: engines call it often while they work, to show that they are alive
-Beat = Callable[[], None]
+SendPulse = Callable[[], None]
 
 
 class Pulse:
@@ -25,7 +25,7 @@ class Pulse:
         """The engine that was asked for can be used."""
         self._write({"state": "ready"})
 
-    def beat(self, stats: Callable[[], EngineStats] | None = None) -> None:
+    def send(self, stats: Callable[[], EngineStats] | None = None) -> None:
         """Still alive, with what the engine has counted.
 
         Written at most once a second, and `stats` called no more often, so it may be called from inner loops.

@@ -16,7 +16,7 @@ from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.process.messages import SUBMIT, SWITCH, read_requests, result_frames
 from parquetry.workers.process.meter import Meter
 from parquetry.workers.process.pulse import Pulse
-from parquetry.workers.process.wire import Frame, FrameBuffer, WireError, pack, receive
+from parquetry.workers.process.wire import Frame, FrameBuffer, WireError, pack_frame, receive
 from parquetry.workers.request import Request, Result
 
 _IDLE_S = 0.5
@@ -24,12 +24,12 @@ T = TypeVar("T", Request, Result)
 
 
 class _Connection:
-    """One client. Its reader fills the server's inbox; its writer empties an outbox of its own."""
+    """One client. Its reader fills the queue of incoming frames; its writer empties a queue of its own."""
 
-    def __init__(self, connection: socket.socket, inbox: queue.SimpleQueue) -> None:
+    def __init__(self, connection: socket.socket, incoming: queue.SimpleQueue) -> None:
         self.socket = connection
-        self._inbox = inbox
-        self._outbox: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
+        self._incoming = incoming
+        self._outgoing: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
         #: engine id of each unfinished request, by the client's own id
         self.engine_ids: dict[int, int] = {}
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -37,10 +37,10 @@ class _Connection:
         threading.Thread(target=self._write, daemon=True).start()
 
     def send(self, frame: Frame) -> None:
-        self._outbox.put(frame)
+        self._outgoing.put(frame)
 
     def close(self) -> None:
-        self._outbox.put(None)
+        self._outgoing.put(None)
         # wakes the reader too
         try:
             self.socket.shutdown(socket.SHUT_RDWR)
@@ -52,15 +52,15 @@ class _Connection:
         try:
             while (frames := receive(self.socket, buffer)) is not None:
                 for frame in frames:
-                    self._inbox.put((self, frame))
+                    self._incoming.put((self, frame))
         except (WireError, OSError):
             pass
-        self._inbox.put((self, None))
+        self._incoming.put((self, None))
 
     def _write(self) -> None:
         try:
-            while (frame := self._outbox.get()) is not None:
-                self.socket.sendall(pack(frame))
+            while (frame := self._outgoing.get()) is not None:
+                self.socket.sendall(pack_frame(frame))
         except OSError:
             # the reader sees the same end and reports it
             pass
@@ -77,7 +77,7 @@ class EngineServer:
         self._pulse = pulse
         self._engine: Engine | None = None
         self._meter: Meter | None = None
-        self._inbox: queue.SimpleQueue[tuple[_Connection, Frame | None]] = queue.SimpleQueue()
+        self._incoming: queue.SimpleQueue[tuple[_Connection, Frame | None]] = queue.SimpleQueue()
         #: frames of requests that the engine was not given yet, by client in the order in which they came with requests
         self._waiting: dict[_Connection, deque[Frame]] = {}
         self._owners: dict[int, tuple[_Connection, int]] = {}
@@ -93,7 +93,7 @@ class EngineServer:
     def attend(self) -> None:
         """Show a sign of life and take in what clients sent. Engines call it between the layers of long work."""
         engine = self._engine
-        self._pulse.beat(None if self._meter is None else self._meter.read)
+        self._pulse.send(None if self._meter is None else self._meter.read)
         if engine is not None:
             self._take_all()
             self._feed(engine)
@@ -142,22 +142,22 @@ class EngineServer:
 
     def _accept(self) -> None:
         while True:
-            connection = _Connection(self._listener.accept()[0], self._inbox)
+            connection = _Connection(self._listener.accept()[0], self._incoming)
             connection.send(Frame({"op": "hello", "describe": self._description()}))
 
     def _description(self) -> dict[str, str]:
         """The engine's own; nothing while it is exchanged, when nobody is let in who would read it."""
         engine = self._engine
-        return {} if engine is None else {**engine.describe(), **engine.notes}
+        return {} if engine is None else {**engine.describe(), **engine.provenance_notes}
 
     def _take_one(self, timeout: float) -> None:
         try:
-            self._take(*self._inbox.get(timeout=timeout))
+            self._take(*self._incoming.get(timeout=timeout))
         except queue.Empty:
             pass
 
     def _take_all(self) -> None:
-        while not self._inbox.empty():
+        while not self._incoming.empty():
             self._take_one(0.0)
 
     def _take(self, connection: _Connection, frame: Frame | None) -> None:

@@ -31,7 +31,7 @@ def start(command: Sequence[str], log: IO[bytes], **environment: str) -> subproc
     )
 
 
-def python(module: str, *arguments: str) -> list[str]:
+def module_command(module: str, *arguments: str) -> list[str]:
     """The command that runs one of our modules, found as it was found here: installed, or along PYTHONPATH.
 
     -P: a file in the working directory must not pass for a module of ours or of the standard library.

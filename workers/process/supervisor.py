@@ -48,7 +48,7 @@ class _Ask:
 
 
 class EngineSupervisor:
-    """Owns one device or one group of devices, where at most one model is loaded.
+    """Owns one device or one device group, where at most one model is loaded.
 
     It is exchanged when nobody uses it and another is due.
 

@@ -33,7 +33,7 @@ class Frame(NamedTuple):
     payload: bytes = b""
 
 
-def pack(frame: Frame) -> bytes:
+def pack_frame(frame: Frame) -> bytes:
     """The frame as bytes. Raises WireError when it is too large."""
     header = json.dumps(frame.header, separators=(",", ":")).encode()
     _check_lengths(len(header), len(frame.payload))
@@ -77,7 +77,7 @@ def receive(connection: socket.socket, buffer: FrameBuffer) -> list[Frame] | Non
 
 def send(connection: socket.socket, frame: Frame) -> None:
     """Send the whole frame; blocks while the other side does not read. Raises OSError when it is gone."""
-    connection.sendall(pack(frame))
+    connection.sendall(pack_frame(frame))
 
 
 def listen(path: Path) -> socket.socket:

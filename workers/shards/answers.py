@@ -15,8 +15,8 @@ from parquetry.schemas.job import JobSpec
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.preparation.tokenization import Tokenizer
 from parquetry.workers.request import Completion, Encoding
-from parquetry.workers.shards.chunk import Outcome
 from parquetry.workers.shards.entities import EntityGrouping
+from parquetry.workers.shards.pending_rows import Outcome
 from parquetry.workers.stops import cut_at_stop
 
 
@@ -126,7 +126,7 @@ class ClassificationAnswers(Answers):
 
 
 class EntityAnswers(Answers):
-    """The entities of a text, with their places in it."""
+    """The entities of a text, with where they lie in it."""
 
     def __init__(self, spec: JobSpec, checkpoint: Checkpoint, tokenizer: Tokenizer, num_labels: int) -> None:
         super().__init__(spec, per_token=True)

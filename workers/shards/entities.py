@@ -36,31 +36,31 @@ class EntityGrouping:
         for begin, end in pairwise(self._bounds(labels)):
             name = self._names[labels[begin]]
             if name != _OUTSIDE:
-                places = own[begin:end]
+                token_indices = own[begin:end]
                 yield {
                     "label": name,
                     "score": float(scores[begin:end].mean()),
-                    "start": int(tokens.spans.offsets[places[0], 0]),
-                    "end": int(tokens.spans.offsets[places[-1], 1]),
-                    "word": self._word(tokens, places),
+                    "start": int(tokens.spans.offsets[token_indices[0], 0]),
+                    "end": int(tokens.spans.offsets[token_indices[-1], 1]),
+                    "word": self._word(tokens, token_indices),
                 }
 
     def _bounds(self, labels: np.ndarray) -> list[int]:
-        """Where groups begin, and the end."""
+        """Where entities and runs between them begin, and the end."""
         if not len(labels):
             return []
         tags = self._tags[labels]
         is_first = np.concatenate(([True], (tags[1:] != tags[:-1]) | self._begins[labels[1:]]))
         return [*np.flatnonzero(is_first).tolist(), len(labels)]
 
-    def _word(self, tokens: Tokens, places: np.ndarray) -> str:
-        ids, spans = tokens.ids[places], tokens.spans
+    def _word(self, tokens: Tokens, token_indices: np.ndarray) -> str:
+        ids, spans = tokens.ids[token_indices], tokens.spans
         assert spans is not None
         if self._unknown_id is None or self._unknown_id not in ids:
             return self._tokenizer.word(ids)
         texts = {
-            index: spans.text[slice(*spans.offsets[place])]
-            for index, (place, number) in enumerate(zip(places, ids, strict=True))
+            index: spans.text[slice(*spans.offsets[token_index])]
+            for index, (token_index, number) in enumerate(zip(token_indices, ids, strict=True))
             if number == self._unknown_id
         }
         return self._tokenizer.word(ids, texts)

@@ -16,8 +16,8 @@ from parquetry.schemas.job import JobSpec
 from parquetry.schemas.manifest import JobRecord, PartRecord
 from parquetry.schemas.shard import Shard, part_name
 from parquetry.schemas.storage.storage import Storage
-from parquetry.workers.shards.progress import ShardProgress
 from parquetry.workers.shards.provenance import from_metadata
+from parquetry.workers.shards.shard_progress import ShardProgress
 
 _BLOCK_BYTES = 1 << 20
 _COUNTS = tuple(field.name for field in fields(ShardProgress))
@@ -32,7 +32,7 @@ def find_part(storage: Storage, record: JobRecord, shard: int) -> PartRecord | N
     if entry is None:
         return None
     with storage.open(entry.path) as file:
-        return inspect(file, entry.path, record, record.plan.shard(shard), etag=entry.etag)
+        return inspect(file, entry.path, record, record.shard_plan.shard(shard), etag=entry.etag)
 
 
 def inspect(file: BinaryIO, name: str, record: JobRecord, shard: Shard, *, etag: str = "") -> PartRecord:

@@ -25,18 +25,18 @@ from parquetry.workers.process.client import EngineAccess
 from parquetry.workers.request import Request, Result
 from parquetry.workers.shards.ahead import Ahead
 from parquetry.workers.shards.answers import Answers
-from parquetry.workers.shards.chunk import Chunk, Outcome
 from parquetry.workers.shards.part import inspect
-from parquetry.workers.shards.progress import ShardProgress, Tally
+from parquetry.workers.shards.pending_rows import Outcome, PendingRows
 from parquetry.workers.shards.provenance import provenance
-from parquetry.workers.shards.reader import input_schema, kept_columns, pieces, read_shard
+from parquetry.workers.shards.reader import cut_batches, input_schema, kept_columns, read_shard
+from parquetry.workers.shards.shard_progress import ShardProgress, Tally
 from parquetry.workers.shards.writer import PartWriter
 
 #: rows, and tokens, that may be read but not yet written: what bounds the memory of a shard of any size
-WINDOW_ROWS = 16_384
-WINDOW_TOKENS = 4_000_000
+MAX_IN_FLIGHT_ROWS = 16_384
+MAX_IN_FLIGHT_TOKENS = 4_000_000
 #: the same in bytes of images and of kept columns
-WINDOW_BYTES = 256 << 20
+MAX_IN_FLIGHT_BYTES = 256 << 20
 #: longest wait for results, and for a batch of rows while results may come
 _POLL_S = 0.25
 _SOON_S = 0.005
@@ -98,7 +98,7 @@ class Stages:
         answers = Answers.of(spec, checkpoint, tokenizer, about)
         schema = pa.schema([*map(columns.field, kept), ROW, *answers.fields, ERROR])
         writer = PartWriter(attempt, schema, provenance(record, shard, fence, checkpoint, about))
-        batches = pieces(read_shard(record, shard, columns), preparation.rows_at_once)
+        batches = cut_batches(read_shard(record, shard, columns), preparation.rows_at_once)
         return cls(batches, preparation, answers, kept, schema, writer)
 
     def prepared(self, batches: Iterable[pa.RecordBatch]) -> Iterator[Prepared]:
@@ -124,33 +124,38 @@ class _ShardRun:
         self._on_progress = on_progress
         self._tally = Tally()
         self._reported_at = 0.0
-        self._chunks: deque[Chunk] = deque()
-        #: where each unfinished request's result goes: chunk, row within it, sample
-        self._places: dict[int, tuple[Chunk, int, int]] = {}
+        self._pending: deque[PendingRows] = deque()
+        #: where each unfinished request's result goes: pending rows, row within them, sample
+        self._unanswered: dict[int, tuple[PendingRows, int, int]] = {}
         self._num_read = self._next_id = 0
         self._exhausted = False
 
     def run(self) -> ShardProgress:
-        while not self._exhausted or self._chunks:
+        while not self._exhausted or self._pending:
             has_room = self._has_room()
             if has_room:
                 self._read()
-            self._collect(self._engine.results(_POLL_S if self._places and not has_room else 0.0))
-            while self._chunks and self._chunks[0].is_complete:
-                self._write(self._chunks.popleft())
+            self._collect(self._engine.results(_POLL_S if self._unanswered and not has_room else 0.0))
+            while self._pending and self._pending[0].is_complete:
+                self._write(self._pending.popleft())
             self._report()
         self._on_progress(self._tally.progress)
         return self._tally.progress
 
     def _has_room(self) -> bool:
-        rows = sum(chunk.num_rows for chunk in self._chunks)
-        tokens = sum(chunk.num_tokens for chunk in self._chunks)
-        size = sum(chunk.num_bytes for chunk in self._chunks)
-        return not self._exhausted and rows < WINDOW_ROWS and tokens < WINDOW_TOKENS and size < WINDOW_BYTES
+        rows = sum(pending.num_rows for pending in self._pending)
+        tokens = sum(pending.num_tokens for pending in self._pending)
+        size = sum(pending.num_bytes for pending in self._pending)
+        return (
+            not self._exhausted
+            and rows < MAX_IN_FLIGHT_ROWS
+            and tokens < MAX_IN_FLIGHT_TOKENS
+            and size < MAX_IN_FLIGHT_BYTES
+        )
 
     def _read(self) -> None:
         """Submit the next batch of rows to the engine, if it is prepared within a moment."""
-        if not self._ahead.is_ready(_SOON_S if self._places else _POLL_S):
+        if not self._ahead.is_ready(_SOON_S if self._unanswered else _POLL_S):
             return
         prepared = self._ahead.take()
         if prepared is None:
@@ -161,32 +166,32 @@ class _ShardRun:
     def _submit(self, batch: pa.RecordBatch, tokens: list[Tokens | RowError]) -> None:
         preparation = self._stages.preparation
         first_row = self._shard.first_row + self._num_read
-        chunk = Chunk(batch.select(self._stages.kept), first_row, tokens, preparation.num_samples)
+        pending = PendingRows(batch.select(self._stages.kept), first_row, tokens, preparation.num_samples)
         self._num_read += batch.num_rows
-        self._chunks.append(chunk)
-        for row, outcome in chunk.refused():
+        self._pending.append(pending)
+        for row, outcome in pending.refused():
             self._settle(row, outcome)
-        self._engine.submit(list(self._requests(chunk, tokens)))
+        self._engine.submit(list(self._requests(pending, tokens)))
 
-    def _requests(self, chunk: Chunk, prepared: list[Tokens | RowError]) -> Iterator[Request]:
+    def _requests(self, pending: PendingRows, prepared: list[Tokens | RowError]) -> Iterator[Request]:
         preparation = self._stages.preparation
         for index, tokens in enumerate(prepared):
             if isinstance(tokens, RowError):
                 continue
             for sample in range(preparation.num_samples):
                 self._next_id += 1
-                self._places[self._next_id] = (chunk, index, sample)
-                yield preparation.request(self._next_id, tokens, chunk.first_row + index, sample)
+                self._unanswered[self._next_id] = (pending, index, sample)
+                yield preparation.request(self._next_id, tokens, pending.first_row + index, sample)
 
     def _collect(self, results: list[Result]) -> None:
         for result in results:
-            place = self._places.pop(result.id, None)
-            if place is None:
+            asked = self._unanswered.pop(result.id, None)
+            if asked is None:
                 raise EngineLostError(reason=f"it answered request {result.id}, which nobody made; this is a bug")
-            chunk, index, sample = place
-            outcome = chunk.take(index, sample, result)
+            pending, index, sample = asked
+            outcome = pending.take(index, sample, result)
             if outcome.is_complete:
-                self._settle(chunk.first_row + index, outcome)
+                self._settle(pending.first_row + index, outcome)
 
     def _settle(self, row: int, outcome: Outcome) -> None:
         """Count a finished row; with `on_row_error: fail`, raise ShardFailedError for one with an error."""
@@ -195,10 +200,10 @@ class _ShardRun:
             raise ShardFailedError(shard=self._shard.index, reason=reason)
         self._tally.add(outcome)
 
-    def _write(self, chunk: Chunk) -> None:
-        row = pa.array(np.arange(chunk.first_row, chunk.first_row + chunk.num_rows), ROW.type)
-        errors = pa.array([outcome.error for outcome in chunk.outcomes], ERROR.type)
-        columns = [*chunk.kept.columns, row, *self._stages.answers.columns(chunk.outcomes), errors]
+    def _write(self, pending: PendingRows) -> None:
+        row = pa.array(np.arange(pending.first_row, pending.first_row + pending.num_rows), ROW.type)
+        errors = pa.array([outcome.error for outcome in pending.outcomes], ERROR.type)
+        columns = [*pending.kept.columns, row, *self._stages.answers.columns(pending.outcomes), errors]
         self._stages.writer.write(pa.RecordBatch.from_arrays(columns, schema=self._stages.schema))
 
     def _report(self) -> None:
@@ -210,7 +215,7 @@ class _ShardRun:
     def abort(self) -> None:
         """Cancel what the engine still holds and leave the attempt without a footer, so that it is no valid file."""
         with suppress(EngineLostError):
-            self._engine.cancel(list(self._places))
+            self._engine.cancel(list(self._unanswered))
         self._stages.writer.abort()
 
 

@@ -53,8 +53,8 @@ def input_schema(record: JobRecord) -> pa.Schema:
 
     Raises MissingColumnError.
     """
-    with _opened(record.plan.files[0]) as file:
-        schema = _file_schema(record.plan.files[0], file)
+    with _opened(record.shard_plan.files[0]) as file:
+        schema = _file_schema(record.shard_plan.files[0], file)
     spec = record.spec
     wanted = dict.fromkeys(kept_columns(spec, schema.names), "output.keep") | used_columns(spec)
     for name, where in wanted.items():
@@ -88,19 +88,19 @@ def read_shard(record: JobRecord, shard: Shard, schema: pa.Schema | None = None)
     Raises InputChangedError, UnreadableFileError, MissingColumnError and StorageError.
     """
     schema = input_schema(record) if schema is None else schema
-    for piece in shard.slices:
-        with _opened(piece.file) as file:
-            for batch in _read_slice(piece, file, schema):
-                yield from _small(_conform(batch, piece.file, schema))
+    for file_slice in shard.slices:
+        with _opened(file_slice.file) as file:
+            for batch in _read_slice(file_slice, file, schema):
+                yield from _small(_conform(batch, file_slice.file, schema))
 
 
 def _small(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """The batch in pieces of about _BATCH_BYTES: some rows hold whole books."""
+    """The batch cut into several of about _BATCH_BYTES: some rows hold whole books."""
     rows = max(1, min(BATCH_ROWS, batch.num_rows * _BATCH_BYTES // max(batch.nbytes, 1)))
     return (batch.slice(start, rows) for start in range(0, batch.num_rows, rows))
 
 
-def pieces(batches: Iterator[pa.RecordBatch], num_rows: int | None) -> Iterator[pa.RecordBatch]:
+def cut_batches(batches: Iterator[pa.RecordBatch], num_rows: int | None) -> Iterator[pa.RecordBatch]:
     """The batches cut to at most `num_rows` rows each; None leaves them whole."""
     for batch in batches:
         step = num_rows or batch.num_rows
@@ -136,33 +136,37 @@ def _require_unchanged(storage: Storage, name: str, file: InputFile) -> None:
         raise InputChangedError(path=file.path)
 
 
-def _read_slice(piece: Slice, file: BinaryIO, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    kind = _format_of(piece.file)
+def _read_slice(file_slice: Slice, file: BinaryIO, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    kind = _format_of(file_slice.file)
     if kind == "parquet":
-        yield from _read_parquet(piece, file, schema)
+        yield from _read_parquet(file_slice, file, schema)
         return
     # lines have no index, so those before the slice are parsed and skipped
     with open_text(file, kind) as reader:
-        yield from _window(iter(reader), piece.start, piece.stop)
+        yield from _cut(iter(reader), file_slice.start, file_slice.stop)
 
 
-def _read_parquet(piece: Slice, file: BinaryIO, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _read_parquet(file_slice: Slice, file: BinaryIO, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     with pq.ParquetFile(file, pre_buffer=False) as parquet:
         metadata = parquet.metadata
         sizes = [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
         bounds = list(enumerate(pairwise(accumulate(sizes, initial=0))))
-        groups = [(index, start) for index, (start, stop) in bounds if start < piece.stop and stop > piece.start]
-        if not groups:
+        row_groups = [
+            (index, start) for index, (start, stop) in bounds if start < file_slice.stop and stop > file_slice.start
+        ]
+        if not row_groups:
             return
-        first = groups[0][1]
+        first = row_groups[0][1]
         own = [name for name in schema.names if name in parquet.schema_arrow.names]
         # without any column, rows could not be counted
         columns = own or parquet.schema_arrow.names[:1]
-        batches = parquet.iter_batches(BATCH_ROWS, [index for index, _ in groups], columns=columns, use_threads=False)
-        yield from _window(batches, piece.start - first, piece.stop - first)
+        batches = parquet.iter_batches(
+            BATCH_ROWS, [index for index, _ in row_groups], columns=columns, use_threads=False
+        )
+        yield from _cut(batches, file_slice.start - first, file_slice.stop - first)
 
 
-def _window(batches: Iterator[pa.RecordBatch], start: int, stop: int) -> Iterator[pa.RecordBatch]:
+def _cut(batches: Iterator[pa.RecordBatch], start: int, stop: int) -> Iterator[pa.RecordBatch]:
     """Rows [start, stop) of consecutive batches."""
     position = 0
     for batch in batches:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from parquetry.workers.shards.progress import ShardProgress
 from parquetry.workers.shards.provenance import as_metadata
+from parquetry.workers.shards.shard_progress import ShardProgress
 
 #: a row group is written when either is reached
 ROW_GROUP_ROWS = 8192

@@ -1,4 +1,4 @@
-"""Encoded image files to pixels, with bounds on what a file may unfold into."""
+"""Encoded image files to pixels, within bounds on the size of what is decoded."""
 
 from __future__ import annotations
 

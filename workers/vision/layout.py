@@ -17,11 +17,11 @@ _SIZES = ((48, 40), (40, 200))
 
 
 def has_known_layout(processor: RowProcessor) -> bool:
-    """Whether rows may share a batch. A processor that cannot make the batch of the check is none that we know."""
+    """Whether rows may share a batch. False also when the processor cannot make the batch of the check."""
     tokenizer = processor.processor.tokenizer
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    texts = [f"{processor.place or ''}{text}" for text in _TEXTS]
+    texts = [f"{processor.placeholder or ''}{text}" for text in _TEXTS]
     pixels = [[Image.linear_gradient("L").resize(size).convert("RGB")] for size in _SIZES]
     try:
         rows = [processor.arrays(text, images, is_plain=True) for text, images in zip(texts, pixels, strict=True)]

@@ -87,7 +87,7 @@ class RowProcessor:
 
     def arrays(self, text: str, pixels: Sequence[Image.Image], *, is_plain: bool) -> Row:
         """The same from decoded images."""
-        text = self._with_places(text, len(pixels), is_plain)
+        text = self._with_placeholders(text, len(pixels), is_plain)
         bos = self._own.tokenizer.bos_token
         # a chat template writes the beginning itself, or leaves it to the processor as a plain prompt does
         has_beginning = not is_plain and bos and text.startswith(bos)
@@ -112,15 +112,15 @@ class RowProcessor:
         return value.to(self.dtype) if value.is_floating_point() else value
 
     @property
-    def place(self) -> str | None:
+    def placeholder(self) -> str | None:
         """The token that stands for an image, None where the processor puts images in by itself."""
         token = getattr(self._own, "image_token", None)
         return None if token is None else str(token)
 
-    def _with_places(self, text: str, num_images: int, is_plain: bool) -> str:
+    def _with_placeholders(self, text: str, num_images: int, is_plain: bool) -> str:
         """The text with one placeholder an image; a plain prompt that has none gets them in front."""
         self._require_no_other_media(text)
-        token = self.place
+        token = self.placeholder
         if token is None:
             return text
         count = text.count(token)
@@ -135,4 +135,4 @@ class RowProcessor:
         for kind in ("video", "audio"):
             token = getattr(self._own, f"{kind}_token", None)
             if token is not None and str(token) in text:
-                raise RowError(reason=f"the prompt has a place for {kind} ({token}), and rows have none")
+                raise RowError(reason=f"the prompt has a placeholder for {kind} ({token}), and rows have none")

@@ -51,8 +51,8 @@ class RowsAhead:
     def fill(self) -> None:
         """Begin what fits; called whenever something may have changed."""
         while self._waiting and not self.is_full and len(self._making) < 2 * NUM_THREADS:
-            group = self._waiting.popleft()
-            self._making[self._pool.submit(self._made, group[0])] = group
+            samples = self._waiting.popleft()
+            self._making[self._pool.submit(self._made, samples[0])] = samples
 
     def _made(self, request: VisionRequest) -> Made:
         try:
@@ -68,20 +68,20 @@ class RowsAhead:
         # in the order they were begun, so that equal lengths keep it
         for future in [future for future in self._making if future in done]:
             made = future.result()
-            group = self._making.pop(future)
-            self.held_bytes += len(group) * _size(made)
-            found += [(request, made) for request in group]
+            samples = self._making.pop(future)
+            self.held_bytes += len(samples) * _size(made)
+            found += [(request, made) for request in samples]
         return found
 
     def release(self, rows: Sequence[Made]) -> None:
-        """These rows are used up; every request of a group counts its row."""
+        """Free the bytes of these rows; a row counts once for each of its samples."""
         self.held_bytes -= sum(map(_size, rows))
         self.fill()
 
     def forget(self, ids: Collection[int]) -> None:
         """Drop requests by their id; what is being made for them is thrown away."""
-        self._waiting = deque(kept for group in self._waiting if (kept := _without(group, ids)))
-        self._making = {future: _without(group, ids) for future, group in self._making.items()}
+        self._waiting = deque(kept for samples in self._waiting if (kept := _without(samples, ids)))
+        self._making = {future: _without(samples, ids) for future, samples in self._making.items()}
 
 
 def _same_prompt(one: VisionRequest, other: VisionRequest) -> bool:
@@ -89,8 +89,8 @@ def _same_prompt(one: VisionRequest, other: VisionRequest) -> bool:
     return one.text == other.text and [*map(id, one.images)] == [*map(id, other.images)] and one.row == other.row
 
 
-def _without(group: Sequence[VisionRequest], ids: Collection[int]) -> list[VisionRequest]:
-    return [request for request in group if request.id not in ids]
+def _without(samples: Sequence[VisionRequest], ids: Collection[int]) -> list[VisionRequest]:
+    return [request for request in samples if request.id not in ids]
 
 
 def _size(made: Made) -> int:

@@ -29,14 +29,14 @@ class VisionGenerate(TransformersGenerate):
         self._ahead = RowsAhead(make)
         #: what was made of each request until it is answered
         self._rows: dict[int, Row] = {}
-        show_life = self._beat
+        inherited = self._send_pulse
 
-        def beat() -> None:
-            show_life()
+        def send_pulse() -> None:
+            inherited()
             # between two tokens is when room may have come up
             self._ahead.fill()
 
-        self._beat = beat
+        self._send_pulse = send_pulse
 
     def add(self, requests: Sequence[Request]) -> None:
         """Queue requests; those with images are made ready first."""
@@ -58,7 +58,7 @@ class VisionGenerate(TransformersGenerate):
                 self._arrive(request, made)
             # a row that is never ready must end like a model that hangs: its engine is killed, and the row found out
             if found:
-                self._beat()
+                self._send_pulse()
 
     def _arrive(self, request: VisionRequest, made: Made) -> None:
         problem = str(made) if isinstance(made, RowError) else self._length_problem(request, made)
@@ -84,7 +84,7 @@ class VisionGenerate(TransformersGenerate):
         seeing = [request for request in batch if self._sees(request)]
         blind = [request for request in batch if not self._sees(request)]
         generate = super()._generate
-        return [completion for part in (seeing, blind) if part for completion in generate(part)]
+        return [completion for requests in (seeing, blind) if requests for completion in generate(requests)]
 
     def _sees(self, request: GenerationRequest) -> bool:
         return any(name.startswith("pixel") for name in self._rows[request.id])

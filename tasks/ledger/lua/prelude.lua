@@ -2,7 +2,7 @@
 --
 -- <p> stands for the prefix of the environment, "pq:<env>:".
 
--- Milliseconds since the epoch on the clock of Redis, the only clock that leases know.
+-- Milliseconds since the Unix epoch on the clock of Redis, the only clock that leases know.
 local function now_ms()
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)

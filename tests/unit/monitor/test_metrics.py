@@ -1,7 +1,7 @@
 from prometheus_client.parser import text_string_to_metric_families
 
 from parquetry.monitor.metrics import render
-from tests.unit.monitor.status_samples import job_status, worker_status
+from tests.unit.monitor.made_statuses import job_status, worker_status
 
 
 def parse(jobs, workers=()):
@@ -31,7 +31,7 @@ def test_hostile_names_survive_the_format():
 
 
 def test_workers():
-    assert parse([], [worker_status()])["parquetry_worker_slots", None].value == 2
+    assert parse([], [worker_status()])["parquetry_worker_shards_in_flight", None].value == 2
 
 
 def test_nothing_there_is_still_valid():

@@ -1,8 +1,8 @@
 import pytest
 
-from parquetry.monitor.progress import History, Progress, smoothed_rate
+from parquetry.monitor.job_progress import History, JobProgress, smoothed_rate
 from parquetry.schemas.states import JobState
-from tests.unit.monitor.status_samples import job_status
+from tests.unit.monitor.made_statuses import job_status
 
 
 def samples(*points):
@@ -11,19 +11,19 @@ def samples(*points):
 
 
 def test_one_sample_has_no_rate():
-    progress = Progress.of(samples((0, 400, 0)))
+    progress = JobProgress.of(samples((0, 400, 0)))
     assert (progress.rows_per_s, progress.tokens_per_s, progress.eta_s) == (None, None, None)
     assert progress.fraction == 0.4
 
 
 def test_a_steady_pace_gives_that_rate_and_the_time_left():
-    progress = Progress.of(samples((0, 0, 0), (10, 100, 0), (20, 200, 0)))
+    progress = JobProgress.of(samples((0, 0, 0), (10, 100, 0), (20, 200, 0)))
     assert progress.rows_per_s == pytest.approx(10)
     assert progress.eta_s == pytest.approx(80)
 
 
 def test_rows_inside_running_shards_count():
-    progress = Progress.of(samples((0, 0, 0), (10, 100, 50)))
+    progress = JobProgress.of(samples((0, 0, 0), (10, 100, 50)))
     assert progress.rows_done == 150
     assert progress.rows_per_s == pytest.approx(15)
 
@@ -58,26 +58,26 @@ def test_tokens_of_running_rows_count():
     running = job_status(
         now=1010.0, rows_done=0, running_rows=100, running_tokens=500, prompt_tokens=0, output_tokens=0
     )
-    assert Progress.of([*samples((0, 0, 0)), running]).tokens_per_s == pytest.approx(50)
+    assert JobProgress.of([*samples((0, 0, 0)), running]).tokens_per_s == pytest.approx(50)
 
 
 def test_tokens_follow_rows():
-    assert Progress.of([*samples((0, 0, 0)), job_status(now=1010.0)]).tokens_per_s == pytest.approx(40 * 30)
+    assert JobProgress.of([*samples((0, 0, 0)), job_status(now=1010.0)]).tokens_per_s == pytest.approx(40 * 30)
 
 
 def test_a_finished_job_shows_its_mean_and_no_time_left():
     done = job_status(state=JobState.DONE, rows_done=1000, ended=1050.0)
-    progress = Progress.of([done])
+    progress = JobProgress.of([done])
     assert (progress.rows_per_s, progress.elapsed_s, progress.eta_s) == (pytest.approx(20), 50.0, None)
 
 
 def test_a_paused_job_has_no_time_left():
     paused = [*samples((0, 0, 0)), job_status(now=1010.0, state=JobState.PAUSED)]
-    assert Progress.of(paused).eta_s is None
+    assert JobProgress.of(paused).eta_s is None
 
 
 def test_a_job_of_no_rows_is_complete():
-    assert Progress.of([job_status(rows=0, rows_done=0)]).fraction == 1.0
+    assert JobProgress.of([job_status(rows=0, rows_done=0)]).fraction == 1.0
 
 
 def test_history_forgets_old_samples():

@@ -8,7 +8,7 @@ from parquetry.monitor.web import create_app
 from parquetry.schemas.errors import BrokerUnreachableError, IllegalTransitionError, UnknownJobError
 from parquetry.schemas.states import JobState
 from parquetry.schemas.status import ShardFailure
-from tests.unit.monitor.status_samples import job_status, worker_status
+from tests.unit.monitor.made_statuses import job_status, worker_status
 
 TOKEN = "correct horse"
 JOB = "generate-0123456789ab"

@@ -10,7 +10,7 @@ from parquetry.local.run import FinishedRun
 from parquetry.schemas.errors import SpecNotFoundError, UnknownKeyError
 from parquetry.schemas.settings import settings
 from parquetry.schemas.states import JobState
-from tests.unit.monitor.status_samples import job_status
+from tests.unit.monitor.made_statuses import job_status
 
 SPEC = {"task": "embed", "input": {"path": "in"}, "output": {"path": "out"}, "model": {"id": "m"}}
 

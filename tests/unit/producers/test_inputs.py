@@ -43,7 +43,7 @@ def names(table, folder: Path) -> list[str]:
 def test_one_file(tmp_path):
     file = write(tmp_path / "a.parquet", 10, group=4)
     table = find(file)
-    assert table.group_rows == [[4, 4, 2]]
+    assert table.row_group_rows == [[4, 4, 2]]
     assert table.num_rows == 10
     assert table.schema == pa.schema({"id": pa.int64(), "text": pa.string()})
     assert table.files[0].size == file.stat().st_size
@@ -124,7 +124,7 @@ def test_text_files_are_counted(tmp_path):
     (tmp_path / "c.csv").write_text("")
     table = find(f"{tmp_path}/*")
     assert [file.num_rows for file in table.files] == [2, 3]
-    assert table.group_rows == [[2], [3]]
+    assert table.row_group_rows == [[2], [3]]
     assert table.schema == pa.schema({"text": pa.string(), "n": pa.int64()})
 
 

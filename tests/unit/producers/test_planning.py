@@ -13,13 +13,13 @@ from parquetry.producers.planning import plan
 from parquetry.schemas.job import JobSpec
 from tests.unit.fake_driver import FakeGpu, write_driver, write_program
 from tests.unit.workers.loading.spec_cases import write_headers
-from tests.unit.workers.tiny_model import WINDOW, make_model
+from tests.unit.workers.tiny_model import CONTEXT_WINDOW, make_model
 
 
 @pytest.fixture
 def spec(tmp_path):
     (tmp_path / "in").mkdir()
-    texts = ["a b"] * 500 + ["a b a b"] * 499 + ["a " * WINDOW]
+    texts = ["a b"] * 500 + ["a b a b"] * 499 + ["a " * CONTEXT_WINDOW]
     pq.write_table(pa.table({"text": texts}), tmp_path / "in" / "a.parquet", row_group_size=100)
     make_model(tmp_path / "model")
 
@@ -44,14 +44,14 @@ def test_counts(spec, tmp_path):
     made = plan(spec(), device_bytes=1 << 30)
     assert (made.rows, made.files, made.shards, made.rows_per_shard) == (1000, 1, 10, 100)
     assert made.max_output_tokens == 1000 * 16
-    assert made.context_window == WINDOW
+    assert made.context_window == CONTEXT_WINDOW
     assert made.weights_fit
     assert made.queue == "default"
     assert not (tmp_path / "out").exists()
 
 
 def test_the_sample_is_spread(spec):
-    made = plan(spec(), sample_rows=80)
+    made = plan(spec(), max_sampled_rows=80)
     assert made.sampled_rows == 80
     # half of the rows have two tokens, half have four
     assert 2 < made.mean_prompt_tokens < 4
@@ -60,7 +60,7 @@ def test_the_sample_is_spread(spec):
 
 
 def test_rows_that_are_too_long_are_counted(spec):
-    made = plan(spec(), sample_rows=10_000)
+    made = plan(spec(), max_sampled_rows=10_000)
     assert made.sampled_rows == 1000
     assert made.sampled_error_rows == 1
 

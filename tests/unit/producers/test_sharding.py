@@ -15,7 +15,7 @@ GROUPS = st.lists(st.lists(st.integers(0, 5_000), max_size=8), max_size=8)
 
 
 @pytest.mark.parametrize(
-    ("group_rows", "rows", "limit", "bounds"),
+    ("row_group_rows", "rows", "limit", "bounds"),
     [
         ([[10]], 4, None, (0, 4, 8, 10)),
         ([[100, 100], [100]], 100, None, (0, 100, 200, 300)),
@@ -35,22 +35,22 @@ GROUPS = st.lists(st.lists(st.integers(0, 5_000), max_size=8), max_size=8)
         ([[0], []], 10, None, (0,)),
     ],
 )
-def test_bounds_by_hand(group_rows, rows, limit, bounds):
-    assert cut(group_rows, rows, limit) == bounds
+def test_bounds_by_hand(row_group_rows, rows, limit, bounds):
+    assert cut(row_group_rows, rows, limit) == bounds
 
 
 @given(GROUPS, st.integers(1, 3_000), st.none() | st.integers(1, 20_000))
-def test_every_row_is_in_one_shard(group_rows, rows, limit):
-    total = sum(map(sum, group_rows))
-    bounds = cut(group_rows, rows, limit)
+def test_every_row_is_in_one_shard(row_group_rows, rows, limit):
+    total = sum(map(sum, row_group_rows))
+    bounds = cut(row_group_rows, rows, limit)
     assert bounds[0] == 0
     assert bounds[-1] == (total if limit is None else min(total, limit))
     assert all(low < high for low, high in pairwise(bounds))
 
 
 @given(GROUPS, st.integers(1, 3_000))
-def test_shards_have_about_the_size_asked_for(group_rows, rows):
-    bounds = cut(group_rows, rows)
+def test_shards_have_about_the_size_asked_for(row_group_rows, rows):
+    bounds = cut(row_group_rows, rows)
     sizes = [high - low for low, high in pairwise(bounds)]
     assert all(size <= rows * (1 + TOLERANCE) for size in sizes)
     assert all(size >= rows * (1 - TOLERANCE) for size in sizes[:-1])

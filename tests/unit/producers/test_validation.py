@@ -31,7 +31,7 @@ from parquetry.schemas.errors import (
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.location import Location
 from parquetry.schemas.storage.opening import open_storage
-from tests.unit.workers.tiny_model import WINDOW, make_model
+from tests.unit.workers.tiny_model import CONTEXT_WINDOW, make_model
 
 
 @pytest.fixture
@@ -85,8 +85,8 @@ def refusal(spec: JobSpec, kind: type[BadInputError]) -> str:
 
 def test_a_good_spec_is_prepared(spec, folder):
     record = prepare(spec())
-    assert record.plan.num_rows == 2
-    assert record.plan.files[0].path == f"{folder}/in/a.parquet"
+    assert record.shard_plan.num_rows == 2
+    assert record.shard_plan.files[0].path == f"{folder}/in/a.parquet"
     assert record.model_path == f"{folder}/model"
     assert record.job == job_id(record.spec)
     assert record.job.startswith("generate-")
@@ -173,15 +173,15 @@ def test_messages_need_a_chat_template(spec, folder):
     assert "has no chat template" in refusal(job, UnsupportedOptionError)
 
 
-@pytest.mark.parametrize("tokens", [WINDOW, WINDOW + 1])
+@pytest.mark.parametrize("tokens", [CONTEXT_WINDOW, CONTEXT_WINDOW + 1])
 def test_more_new_tokens_than_the_window_holds(spec, tokens):
     message = refusal(spec(generation={"max_new_tokens": tokens}), InvalidValueError)
     assert str(tokens) in message
-    assert f"window is {WINDOW} tokens" in message
+    assert f"window is {CONTEXT_WINDOW} tokens" in message
 
 
 def test_the_window_may_be_filled_but_for_one_token(spec):
-    prepare(spec(generation={"max_new_tokens": WINDOW - 1}))
+    prepare(spec(generation={"max_new_tokens": CONTEXT_WINDOW - 1}))
 
 
 def test_what_engines_cannot_do_is_refused(spec, monkeypatch):
@@ -335,7 +335,7 @@ def test_priority_does_not_make_another_job(spec):
 
 def test_limit_drops_files_behind_it(spec, folder):
     record = prepare(spec(input={"path": [f"{folder}/in", f"{folder}/in/*.parquet"], "limit": 1}))
-    assert record.plan.bounds == (0, 1)
+    assert record.shard_plan.bounds == (0, 1)
 
 
 def test_producers_load_no_torch_and_no_worker_code():

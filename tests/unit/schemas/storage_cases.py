@@ -119,7 +119,7 @@ class StorageCases:
             assert file.read(1) == b""
 
     def test_probe_leaves_nothing(self, storage: Storage):
-        storage.probe()
+        storage.check_put_if_absent()
         assert storage.list() == []
 
     @staticmethod

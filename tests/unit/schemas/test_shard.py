@@ -17,7 +17,10 @@ def make_plan(rows: list[int], bounds: list[int]) -> ShardPlan:
 def test_slices_by_hand():
     plan = make_plan([5, 0, 3, 10], [0, 4, 7, 8, 18])
     assert (plan.num_shards, plan.num_rows) == (4, 18)
-    slices = [[(piece.file.path, piece.start, piece.stop) for piece in plan.shard(i).slices] for i in range(4)]
+    slices = [
+        [(file_slice.file.path, file_slice.start, file_slice.stop) for file_slice in plan.shard(i).slices]
+        for i in range(4)
+    ]
     assert slices == [
         [("/0", 0, 4)],
         [("/0", 4, 5), ("/2", 0, 2)],
@@ -46,10 +49,10 @@ def test_every_row_is_in_one_slice(rows, data):
     cuts = data.draw(st.sets(st.integers(1, total)))
     plan = make_plan(rows, sorted({0, *cuts, total}))
     covered = [
-        (piece.file.path, row)
+        (file_slice.file.path, row)
         for index in range(plan.num_shards)
-        for piece in plan.shard(index).slices
-        for row in range(piece.start, piece.stop)
+        for file_slice in plan.shard(index).slices
+        for row in range(file_slice.start, file_slice.stop)
     ]
     assert covered == [(f"/{number}", row) for number, n in enumerate(rows) for row in range(n)]
     assert all(sum(p.num_rows for p in plan.shard(i).slices) == plan.shard(i).num_rows for i in range(plan.num_shards))

@@ -26,7 +26,7 @@ class TestLocalStorage(StorageCases):
 
 
 def test_probe_of_a_new_folder_creates_no_folder(storage, tmp_path):
-    storage.probe()
+    storage.check_put_if_absent()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -40,7 +40,7 @@ def test_reading_creates_no_folder(storage, tmp_path):
 def test_probe_of_a_file_is_refused(tmp_path):
     (tmp_path / "out").write_text("x")
     with pytest.raises(LocationError, match="not a folder"):
-        open_storage(Location.parse(f"{tmp_path}/out")).probe()
+        open_storage(Location.parse(f"{tmp_path}/out")).check_put_if_absent()
 
 
 def test_probe_names_a_file_system_without_links(storage, monkeypatch):
@@ -49,13 +49,13 @@ def test_probe_names_a_file_system_without_links(storage, monkeypatch):
 
     monkeypatch.setattr(os, "link", refuse)
     with pytest.raises(PutIfAbsentError, match="hard links fail"):
-        storage.probe()
+        storage.check_put_if_absent()
 
 
 def test_probe_names_a_link_that_overwrites(storage, monkeypatch):
     monkeypatch.setattr(os, "link", os.replace)
     with pytest.raises(PutIfAbsentError, match="second create"):
-        storage.probe()
+        storage.check_put_if_absent()
 
 
 def test_a_repeated_link_request_is_not_a_defeat(storage, monkeypatch):

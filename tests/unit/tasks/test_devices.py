@@ -13,7 +13,7 @@ from tests.unit.fake_driver import FakeGpu, write_driver, write_program
 
 
 @pytest.mark.parametrize(
-    ("gpus", "group", "cpu_engines", "names"),
+    ("gpus", "size", "cpu_engines", "names"),
     [
         (("0", "1"), 1, None, ["cuda:0", "cuda:1"]),
         (("0", "1", "2", "3"), 2, None, ["cuda:0,1", "cuda:2,3"]),
@@ -23,12 +23,12 @@ from tests.unit.fake_driver import FakeGpu, write_driver, write_program
         (("0",), 1, 1, ["cuda:0", "cpu"]),
     ],
 )
-def test_devices(gpus, group: int, cpu_engines, names: list[str]):
-    assert devices(gpus, group, cpu_engines) == names
+def test_devices(gpus, size: int, cpu_engines, names: list[str]):
+    assert devices(gpus, size, cpu_engines) == names
 
 
 def test_gpus_that_do_not_fit_the_groups_are_refused():
-    with pytest.raises(GpusPerEngineError, match=r"3 GPUs .* groups of 2"):
+    with pytest.raises(GpusPerEngineError, match=r"3 GPUs .* device groups of 2"):
         devices(("0", "1", "2"), 2, None)
 
 

@@ -52,7 +52,7 @@ def make_record(files: Sequence[Path | InputFile], *, rows_per_shard: int = 10**
         created="2026-01-02T03:04:05+00:00",
         spec=parsed,
         model_path=parsed.model.id,
-        plan=ShardPlan(files=infos, bounds=bounds),
+        shard_plan=ShardPlan(files=infos, bounds=bounds),
     )
 
 

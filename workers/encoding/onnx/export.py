@@ -26,47 +26,47 @@ FILE_NAME = "model.onnx"
 _EXPORT_VERSION = 3
 
 
-def export(model_path: str | Path, target: str | Path, plan: ExportSpec) -> Path:
+def export(model_path: str | Path, target: str | Path, spec: ExportSpec) -> Path:
     """Export the checkpoint in folder `model_path` into folder `target`; returns the ONNX file.
 
     The file's answers on a few rows are compared with the model's before it is given its name. Raises
-    UnsupportedOptionError when the model cannot take the plan's form, MissingPackageError without onnxscript.
+    UnsupportedOptionError when the model cannot take the spec's form, MissingPackageError without onnxscript.
     """
     _require_packages()
     from parquetry.workers.encoding.onnx.exporting import write_export
 
     folder = Path(target)
     with _made_aside(folder) as aside:
-        write_export(Path(model_path), aside / FILE_NAME, plan)
+        write_export(Path(model_path), aside / FILE_NAME, spec)
     return folder / FILE_NAME
 
 
-def exported(checkpoint: Checkpoint, plan: ExportSpec) -> Path:
+def exported(checkpoint: Checkpoint, spec: ExportSpec) -> Path:
     """The ONNX file of a checkpoint: its own folder's, or the state folder's, exported first when it is in neither."""
     beside = own_file(checkpoint.folder)
-    if beside is not None and is_ours(beside) and _is_of(beside, checkpoint, plan):
+    if beside is not None and is_ours(beside) and _is_of(beside, checkpoint, spec):
         return beside
-    folder = settings().state_dir / "onnx" / content_key(checkpoint, plan)
+    folder = settings().state_dir / "onnx" / content_key(checkpoint, spec)
     if not (folder / FILE_NAME).is_file():
-        log.info("exporting %s to ONNX (%s %s); this happens once", checkpoint.id, plan.form, plan.dtype)
-        export(checkpoint.folder, folder, plan)
+        log.info("exporting %s to ONNX (%s %s); this happens once", checkpoint.id, spec.form, spec.dtype)
+        export(checkpoint.folder, folder, spec)
     return folder / FILE_NAME
 
 
-def content_key(checkpoint: Checkpoint, plan: ExportSpec) -> str:
-    """24 hex digits that change with the weights, the config, the plan and what exports."""
+def content_key(checkpoint: Checkpoint, spec: ExportSpec) -> str:
+    """24 hex digits that change with the weights, the config, the spec and what exports."""
     import torch
     import transformers
 
     made_by = [_EXPORT_VERSION, torch.__version__, transformers.__version__]
-    parts = [checkpoint.weights_fingerprint, checkpoint.config, plan.graph(), made_by]
+    parts = [checkpoint.weights_fingerprint, checkpoint.config, spec.graph(), made_by]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def _is_of(file: Path, checkpoint: Checkpoint, plan: ExportSpec) -> bool:
-    """Whether an export beside the weights was made from these weights, for this plan."""
-    facts = describe(file)
-    return (facts.get("graph"), facts.get("weights")) == (plan.graph(), checkpoint.weights_fingerprint)
+def _is_of(file: Path, checkpoint: Checkpoint, spec: ExportSpec) -> bool:
+    """Whether an export beside the weights was made from these weights, for this spec."""
+    facts = export_facts(file)
+    return (facts.get("graph"), facts.get("weights")) == (spec.graph(), checkpoint.weights_fingerprint)
 
 
 @contextmanager
@@ -95,6 +95,6 @@ def _require_packages() -> None:
             raise MissingPackageError(feature="ONNX export", package=package, install="parquetry[torch,onnx]") from None
 
 
-def describe(file: Path) -> dict[str, Any]:
-    """What `export` wrote beside the file: plan, versions, inputs."""
+def export_facts(file: Path) -> dict[str, Any]:
+    """What `export` wrote beside the file: spec, versions, inputs."""
     return json.loads((file.parent / FACTS_NAME).read_text(encoding="utf-8"))

@@ -8,17 +8,17 @@ from typing import Any, Literal
 from parquetry.schemas.errors import UnsupportedOptionError
 from parquetry.schemas.job import Task
 from parquetry.workers.checkpoint.pooling import modes_of
-from parquetry.workers.processor import this_processor
+from parquetry.workers.cpu import this_cpu
 
 
 def int8_weight_bits() -> Literal[7, 8]:
     """Bits of int8 weights whose products this machine's processor adds up without loss."""
-    return 7 if this_processor().saturates_int8 else 8
+    return 7 if this_cpu().saturates_int8 else 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSpec:
-    """What the file computes. Equal plans over equal weights give one file."""
+    """What the file computes. Equal specs over equal weights give one file."""
 
     task: Task
     #: packed: rows end to end, for the CUDA provider; padded: rows in a rectangle, for every provider
@@ -45,7 +45,7 @@ class ExportSpec:
             raise UnsupportedOptionError(option="a packed plain graph", reason="packed attention is a fused operator")
 
     def graph(self) -> dict[str, Any]:
-        """What of the plan makes a difference to the file: classify and score share their logits."""
+        """What of the spec makes a difference to the file: classify and score share their logits."""
         found = asdict(self)
         if self.task != "embed":
             found.update(task="logits", pooling=None)

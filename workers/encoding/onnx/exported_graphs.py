@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from parquetry.workers.checkpoint.pooling import modes_of
-from parquetry.workers.encoding.checks import local_window
+from parquetry.workers.encoding.checks import sliding_window_of
 from parquetry.workers.encoding.families import family_of
 from parquetry.workers.encoding.heads import OwnHead
 from parquetry.workers.encoding.onnx.fused_attention import PACKED, PADDED, exporting, key_lengths
@@ -27,8 +27,8 @@ def fused_reason(model: PreTrainedModel) -> str | None:
     family = family_of(model.config)
     if family is None:
         return f"model type {model.config.model_type!r} is not on the list of families that pack"
-    if family.is_causal or local_window(model):
-        return "the fused operators have neither causal rows nor local windows"
+    if family.is_causal or sliding_window_of(model):
+        return "the fused operators have neither causal rows nor sliding windows"
     return None
 
 

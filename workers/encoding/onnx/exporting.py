@@ -22,7 +22,7 @@ from parquetry.workers.encoding.onnx.graph_fusing import fuse_for_runtime
 from parquetry.workers.encoding.onnx.known_rows import KnownRows
 from parquetry.workers.encoding.onnx.model_file import FACTS_NAME
 from parquetry.workers.encoding.onnx.named_inputs import packed_feeds, padded_feeds
-from parquetry.workers.encoding.padding import own_pad_id
+from parquetry.workers.encoding.pad_id import own_pad_id
 from parquetry.workers.encoding.positions import Positions
 from parquetry.workers.encoding.row_batch import pack, pad
 from parquetry.workers.loading.pretrained import read_model
@@ -34,17 +34,17 @@ _OUTPUT = {True: "sentence_embedding", False: "logits"}
 _KNOWN_LENS = (12, 7, 3)
 
 
-def write_export(folder: Path, file: Path, plan: ExportSpec) -> None:
+def write_export(folder: Path, file: Path, spec: ExportSpec) -> None:
     """Write the ONNX file, `export.json` and `known_rows.npz` beside it."""
-    model = _load(folder, plan)
+    model = _load(folder, spec)
     positions = Positions.of(model)
-    known = _known_rows(model, plan, positions.max_tokens)
-    trace(model, file, plan, known, positions.start)
-    if plan.quantization == "int8":
-        quantize(file, plan.weight_bits)
+    known = _known_rows(model, spec, positions.max_tokens)
+    trace(model, file, spec, known, positions.start)
+    if spec.quantization == "int8":
+        quantize(file, spec.weight_bits)
     known.save(file.parent)
     facts = {
-        "graph": plan.graph(),
+        "graph": spec.graph(),
         "weights": Checkpoint(folder, str(folder)).weights_fingerprint,
         "position_start": positions.start,
         "hidden_size": model.config.hidden_size,
@@ -55,20 +55,20 @@ def write_export(folder: Path, file: Path, plan: ExportSpec) -> None:
     (file.parent / FACTS_NAME).write_text(json.dumps(facts, indent=2, sort_keys=True), encoding="utf-8")
 
 
-def trace(model: PreTrainedModel, file: Path, plan: ExportSpec, known: KnownRows, position_start: int = 0) -> None:
+def trace(model: PreTrainedModel, file: Path, spec: ExportSpec, known: KnownRows, position_start: int = 0) -> None:
     """Write `file` with every dimension of rows and tokens left open."""
-    pooling = plan.pooling if plan.task == "embed" else None
-    is_fused = plan.attention == "fused" and fused_reason(model) is None
+    pooling = spec.pooling if spec.task == "embed" else None
+    is_fused = spec.attention == "fused" and fused_reason(model) is None
     if is_fused:
         fuse_for_runtime(model)
-    model = model.to(_DTYPES[plan.dtype])
-    if plan.form == "packed":
+    model = model.to(_DTYPES[spec.dtype])
+    if spec.form == "packed":
         graph: nn.Module = PackedGraph(model, pooling)
     else:
         graph = PaddedGraph(model, pooling, is_fused=is_fused)
-    arrays = _feeds(model, plan, known.requests, position_start)
+    arrays = _feeds(model, spec, known.requests, position_start)
     feeds = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    _export(graph, file, feeds, _OUTPUT[plan.task == "embed"])
+    _export(graph, file, feeds, _OUTPUT[spec.task == "embed"])
 
 
 def _export(graph: nn.Module, file: Path, feeds: dict[str, Tensor], output: str) -> None:
@@ -118,26 +118,26 @@ def _is_large(file: Path) -> bool:
     return data.is_file() and data.stat().st_size > 7_000_000_000
 
 
-def _load(folder: Path, plan: ExportSpec) -> PreTrainedModel:
+def _load(folder: Path, spec: ExportSpec) -> PreTrainedModel:
     checkpoint = Checkpoint(folder, str(folder))
-    kind = model_class(plan.task, checkpoint)
-    model = read_model(kind, checkpoint, task=plan.task, dtype=torch.float32, local_files_only=True)
+    kind = model_class(spec.task, checkpoint)
+    model = read_model(kind, checkpoint, task=spec.task, dtype=torch.float32, local_files_only=True)
     reason = fused_reason(model)
-    if plan.form == "packed" and reason is not None:
+    if spec.form == "packed" and reason is not None:
         raise UnsupportedOptionError(option="packed ONNX export", reason=reason)
     return model
 
 
 def _feeds(
-    model: PreTrainedModel, plan: ExportSpec, requests: list[EncodeRequest], position_start: int
+    model: PreTrainedModel, spec: ExportSpec, requests: list[EncodeRequest], position_start: int
 ) -> dict[str, np.ndarray]:
     with_types = takes_types(model)
-    if plan.form == "packed":
+    if spec.form == "packed":
         return packed_feeds(pack(requests, with_types=with_types), position_start)
     return padded_feeds(pad(requests, own_pad_id(model) or 0, with_types=with_types))
 
 
-def _known_rows(model: PreTrainedModel, plan: ExportSpec, max_tokens: int | None) -> KnownRows:
+def _known_rows(model: PreTrainedModel, spec: ExportSpec, max_tokens: int | None) -> KnownRows:
     """A few rows and what the model itself makes of each alone, in float32."""
     random = np.random.default_rng(0)
     longest = max_tokens or max(_KNOWN_LENS)
@@ -146,15 +146,15 @@ def _known_rows(model: PreTrainedModel, plan: ExportSpec, max_tokens: int | None
     rows = [np.where(row == pad_id, pad_id + 1 if pad_id is not None else row, row).astype(np.int32) for row in rows]
     requests = [EncodeRequest(id=index, token_ids=row) for index, row in enumerate(rows)]
     with torch.inference_mode():
-        values = [_value(model, plan, torch.from_numpy(row).long()[None]) for row in rows]
+        values = [_value(model, spec, torch.from_numpy(row).long()[None]) for row in rows]
     return KnownRows(requests, np.concatenate(values))
 
 
-def _value(model: PreTrainedModel, plan: ExportSpec, ids: Tensor) -> np.ndarray:
+def _value(model: PreTrainedModel, spec: ExportSpec, ids: Tensor) -> np.ndarray:
     """(1, num_labels) logits, those of the tokens (num_tokens, num_labels), or (1, dim) embedding of one row."""
     out: Any = model(input_ids=ids)
-    if plan.task != "embed":
+    if spec.task != "embed":
         return out.logits.flatten(0, -2).float().numpy()
     from parquetry.workers.encoding.token_pooling import pool_padded
 
-    return pool_padded(out.last_hidden_state, torch.ones_like(ids), plan.pooling).float().numpy()
+    return pool_padded(out.last_hidden_state, torch.ones_like(ids), spec.pooling).float().numpy()

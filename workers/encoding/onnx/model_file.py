@@ -50,7 +50,7 @@ def own_file(folder: Path) -> Path | None:
 
 
 def is_ours(file: Path) -> bool:
-    """Whether we exported the file; then it serves the jobs of one plan, and no other."""
+    """Whether we exported the file; then it serves the jobs of one export spec, and no other."""
     return (file.parent / FACTS_NAME).is_file()
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from parquetry.workers.checkpoint.pooling import modes_of
-from parquetry.workers.encoding.onnx.export import describe
+from parquetry.workers.encoding.onnx.export import export_facts
 from parquetry.workers.encoding.onnx.known_rows import KnownRows
 from parquetry.workers.encoding.onnx.model_file import OnnxFile
 from parquetry.workers.encoding.onnx.named_inputs import packed_feeds
@@ -35,7 +35,7 @@ class OrtPackedEncoder(QueuedEncoder):
 
     def __init__(self, path: Path, options: OrtOptions, device: str, about: dict[str, str] | None = None) -> None:
         super().__init__(options.limits, options.token_budget or DEFAULT_BUDGET, PACKED)
-        self._file, facts = OnnxFile.open(path), describe(path)
+        self._file, facts = OnnxFile.open(path), export_facts(path)
         self._options, self._about = options, about or {}
         self._position_start = int(facts["position_start"])
         pooled = int(facts["hidden_size"]) * len(modes_of(options.vectors.pooling))

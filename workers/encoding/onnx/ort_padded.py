@@ -21,7 +21,7 @@ from parquetry.workers.encoding.rows import RowLimits
 from parquetry.workers.encoding.vectors import SENTENCE, Vectors
 from parquetry.workers.request import EncodeRequest
 
-#: slots of a batch: what stays in a CPU's caches; enough to fill a GPU
+#: tokens of a batch, padding included: what stays in a CPU's caches; enough to fill a GPU
 DEFAULT_BUDGET = {"cpu": 4_096, "other": 32_768}
 _KNOWN_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
 

@@ -78,9 +78,9 @@ class ImagePreparation(PromptPreparation):
 
     def _conversation(self, row: dict[str, Any], images: Sequence[Reference]) -> Named:
         column = str(self._prompt.messages)
-        places: list[Any] = []
-        messages = read_messages(column, row[column], places)
-        filled = tuple(_fill(f"{column}: image", places, images))
+        named: list[Any] = []
+        messages = read_messages(column, row[column], named)
+        filled = tuple(_fill(f"{column}: image", named, images))
         return self._dialogue(row, with_system(messages, self._prompt.system)), filled
 
     def complete(self, prepared: list[Tokens | RowError]) -> list[Tokens | RowError]:
@@ -111,14 +111,14 @@ def _named(prompt: Named | RowError, tokens: Tokens | RowError) -> ImagePrompt |
     return ImagePrompt(tokens.ids, text=prompt[0], references=prompt[1])
 
 
-def _fill(name: str, places: Sequence[Any], images: Sequence[Reference]) -> Iterable[Reference]:
+def _fill(name: str, named: Sequence[Any], images: Sequence[Reference]) -> Iterable[Reference]:
     """Each placeholder's own reference, or the next of the row's column. Raises RowError if the counts differ."""
     own = iter(images)
-    num_open = sum(place is None for place in places)
+    num_open = sum(path is None for path in named)
     if num_open != len(images):
-        reason = f"its messages have places for {num_open} of its images, but it has {len(images)}"
+        reason = f"its messages have placeholders for {num_open} of its images, but it has {len(images)}"
         raise RowError(reason=f"the row does not fit together: {reason}")
-    return [next(own) if place is None else reference(name, place) for place in places]
+    return [next(own) if path is None else reference(name, path) for path in named]
 
 
 def _with_images(prompt: ImagePrompt, images: tuple[bytes, ...] | RowError) -> ImagePrompt | RowError:

@@ -74,7 +74,7 @@ def _folder(text: str, record: JobRecord) -> Location:
     if magic is not None and not os.path.exists(text):
         text = text[: magic.start()].rpartition("/")[0] or "/"
     location = Location.parse(text)
-    is_file = any(file.path == str(location) for file in record.plan.files)
+    is_file = any(file.path == str(location) for file in record.shard_plan.files)
     return location.parent if is_file else location
 
 

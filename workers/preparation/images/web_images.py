@@ -96,8 +96,8 @@ class WebImages:
             reason = f"the server answered {response.status_code}"
             raise RowError(reason=f"the image {url[:120]!r} could not be fetched: {reason}")
         body, deadline = bytearray(), time.monotonic() + _DEADLINE_S
-        for piece in response.iter_bytes():
-            body += piece
+        for received in response.iter_bytes():
+            body += received
             if time.monotonic() > deadline:
                 raise _TryAgain(f"it took more than {_DEADLINE_S:g} s")
             if len(body) > self.max_bytes:

@@ -6,7 +6,7 @@ import pytest
 from parquetry.diagnosis import doctor
 from parquetry.diagnosis.doctor import examine, is_usable, print_findings, worker_here
 from parquetry.schemas.finding import Finding, Level
-from tests.unit.monitor.status_samples import worker_status
+from tests.unit.monitor.made_statuses import worker_status
 
 
 def test_findings_as_json_and_as_text(capsys):

@@ -3,13 +3,13 @@ import pytest
 from parquetry.commands.machine import check_queues
 from parquetry.local import needed_packages
 from parquetry.local.needed_packages import require_engine
+from parquetry.local.preview import limited
 from parquetry.local.run import FinishedRun, take_up
 from parquetry.local.summary import headline, run_as_dict
-from parquetry.local.trial import limited
 from parquetry.schemas.errors import MissingPackageError
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.states import JobState
-from tests.unit.monitor.status_samples import job_status
+from tests.unit.monitor.made_statuses import job_status
 
 
 class Ledger:
@@ -91,7 +91,7 @@ def test_json_of_a_run():
     assert (answer["state"], answer["rows_added"], answer["seconds"]) == ("done", 600, 60.0)
 
 
-def test_a_trial_is_the_same_job_on_fewer_rows_elsewhere():
+def test_a_preview_is_the_same_job_on_fewer_rows_elsewhere():
     spec = JobSpec.parse(
         {
             "task": "embed",

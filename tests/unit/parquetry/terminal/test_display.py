@@ -2,7 +2,7 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from parquetry.monitor.progress import Progress
+from parquetry.monitor.job_progress import JobProgress
 from parquetry.schemas.states import JobState
 from parquetry.schemas.status import ShardFailure
 from parquetry.terminal.bars import Lines, summary
@@ -11,11 +11,11 @@ from parquetry.terminal.display import (
     failure_lines,
     jobs_table,
     number,
+    rows_table,
     safe_text,
-    sample_table,
     status_table,
 )
-from tests.unit.monitor.status_samples import job_status
+from tests.unit.monitor.made_statuses import job_status
 
 
 def rendered(table):
@@ -48,7 +48,7 @@ def test_long_text_is_cut():
 
 def test_sample_rows_keep_markup_as_text():
     table = pa.table({"[red]text": ["[bold]hi[/bold] :smile:", None], "embedding": [[0.5] * 384, [0.25] * 2]})
-    text = rendered(sample_table(table))
+    text = rendered(rows_table(table))
     assert "[bold]hi[/bold] :smile:" in text
     assert "[red]text" in text
     assert "384 values" in text
@@ -56,14 +56,14 @@ def test_sample_rows_keep_markup_as_text():
 
 def test_a_sample_leaves_out_counts_and_an_empty_error_column():
     rows = pa.table({"output": ["a"], "prompt_tokens": [3], "error": pa.array([None], pa.string())})
-    assert "error" not in rendered(sample_table(rows))
-    assert "prompt_tokens" not in rendered(sample_table(rows))
-    assert "too long" in rendered(sample_table(rows.set_column(2, "error", [["too long"]])))
+    assert "error" not in rendered(rows_table(rows))
+    assert "prompt_tokens" not in rendered(rows_table(rows))
+    assert "too long" in rendered(rows_table(rows.set_column(2, "error", [["too long"]])))
 
 
 def test_status_shows_rows_speed_and_output():
     status = job_status(rows_done=1000, state=JobState.DONE, ended=1050.0)
-    text = rendered(status_table(status, Progress.of([status])))
+    text = rendered(status_table(status, JobProgress.of([status])))
     for wanted in ("1,000 of 1,000", "20 rows/s", "240 tokens/s", "50 s so far", "/data/out"):
         assert wanted in text
 
@@ -85,9 +85,9 @@ def test_failures_are_grouped_by_reason_up_to_a_limit():
 
 def test_summary_says_what_is_known_and_no_more():
     first = job_status(rows_done=0, error_rows=0, prompt_tokens=0, output_tokens=0)
-    assert summary(first, Progress.of([first])) == "0/1,000 rows"
+    assert summary(first, JobProgress.of([first])) == "0/1,000 rows"
     later = job_status(now=1110.0, shards_failed=1)
-    text = summary(later, Progress.of([first, later]))
+    text = summary(later, JobProgress.of([first, later]))
     assert text == "400/1,000 rows, 40 rows/s, 1,200 tok/s, 15 s left, 3 error rows, 1 failed shards"
 
 

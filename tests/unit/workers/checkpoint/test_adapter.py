@@ -10,7 +10,7 @@ import pytest
 from parquetry.schemas.errors import AdapterMismatchError, ModelNotFoundError, UnsafeWeightsError
 from parquetry.workers.checkpoint.adapter import Adapter
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
-from parquetry.workers.loading.plan import LoadingPlan
+from parquetry.workers.loading.needs import LoadingNeeds
 from tests.unit.workers.loading.spec_cases import engine_spec, write_headers
 
 # peft still asks transformers for a name that has changed
@@ -31,7 +31,7 @@ def fake_adapter(folder: Path, *, layer: int = 0, inputs: int = 32, kind: str = 
 
 def check(model: Path, adapter: Path) -> None:
     options = engine_spec(model, adapter=str(adapter)).model
-    LoadingPlan(options, Checkpoint.resolve(options)).check()
+    LoadingNeeds(options, Checkpoint.resolve(options)).check()
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def run(model: Path, folder: Path, **options: object):
     record = make_record([source], model={"id": str(model), **options}, generation={"max_new_tokens": 12})
     attempt = folder / f"{model.stem}.parquet"
     engine = DirectClient(load_engine(EngineSpec.of(record)))
-    run_shard(record, record.plan.shard(0), fence=1, attempt=attempt, engine=engine)
+    run_shard(record, record.shard_plan.shard(0), fence=1, attempt=attempt, engine=engine)
     return pq.read_table(attempt)
 
 

@@ -1,4 +1,4 @@
-"""The queue of an encoder: budgets, windows, error rows."""
+"""The queue of an encoder: budgets, sorting windows, error rows."""
 
 from __future__ import annotations
 
@@ -38,13 +38,15 @@ def test_every_row_is_batched_once_within_the_budget(form, lens, budget):
         assert sizes == sorted(sizes, reverse=True)
 
 
-@pytest.mark.parametrize(("window", "least", "most"), [(16, 0.06, 0.10), (32, 0.03, 0.06), (PADDED.window, 0.01, 0.04)])
-def test_larger_windows_pad_less(window, least, most):
+@pytest.mark.parametrize(
+    ("sorting_window", "least", "most"), [(16, 0.06, 0.10), (32, 0.03, 0.06), (PADDED.sorting_window, 0.01, 0.04)]
+)
+def test_larger_windows_pad_less(sorting_window, least, most):
     lens = np.clip(np.random.default_rng(2).lognormal(np.log(81), 0.85, 20_000), 1, 512).astype(int)
-    queue = EncodeQueue(4096, BatchForm(padded_cost, window), RowLimits(vocab_size=100).reason)
+    queue = EncodeQueue(4096, BatchForm(padded_cost, sorting_window), RowLimits(vocab_size=100).reason)
     queue.add([request(i, size) for i, size in enumerate(lens)])
-    slots = sum(len(batch) * len(batch[0].token_ids) for batch in drain(queue))
-    assert least < 1 - lens.sum() / slots < most
+    num_tokens = sum(len(batch) * len(batch[0].token_ids) for batch in drain(queue))
+    assert least < 1 - lens.sum() / num_tokens < most
 
 
 def test_a_window_is_finished_before_the_next_is_opened():

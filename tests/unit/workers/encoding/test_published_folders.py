@@ -58,7 +58,7 @@ def write_modules(folder: Path, *kinds: str) -> None:
 
 
 #: where a folder may name the activation: config.json since version 4, config.json before, the settings since 5.4
-PLACES = {
+SETTINGS_BY_FILE = {
     "section": lambda folder, name: {"sentence_transformers": {"activation_fn": name}},
     "old key": lambda folder, name: {"sbert_ce_default_activation_function": name},
     "settings": lambda folder, name: {},
@@ -70,20 +70,20 @@ ACTIVATIONS = {
 }
 
 
-def named_activation(folder: Path, target: Path, place: str, name: str) -> Path:
-    written = rewritten(folder, target, **PLACES[place](folder, name))
-    if place == "settings":
+def named_activation(folder: Path, target: Path, file: str, name: str) -> Path:
+    written = rewritten(folder, target, **SETTINGS_BY_FILE[file](folder, name))
+    if file == "settings":
         settings = {"model_type": "CrossEncoder", "activation_fn": name}
         (written / "config_sentence_transformers.json").write_text(json.dumps(settings))
     return written
 
 
 @pytest.mark.parametrize("backend", ["transformers", "packed", "onnxruntime"])
-@pytest.mark.parametrize("place", PLACES)
-def test_pair_scores_go_through_the_named_activation(scorer, tmp_path, monkeypatch, place, backend):
+@pytest.mark.parametrize("file", SETTINGS_BY_FILE)
+def test_pair_scores_go_through_the_named_activation(scorer, tmp_path, monkeypatch, file, backend):
     monkeypatch.setenv("PARQUETRY_STATE_DIR", str(tmp_path / "state"))
     name = "torch.nn.modules.activation.Tanh"
-    engine = engine_of(named_activation(scorer, tmp_path / "model", place, name), "score", backend=backend)
+    engine = engine_of(named_activation(scorer, tmp_path / "model", file, name), "score", backend=backend)
     model = AutoModelForSequenceClassification.from_pretrained(scorer, dtype=torch.float32).eval()
     with torch.inference_mode():
         wanted = [model(input_ids=torch.from_numpy(row).long()[None]).logits[0].tanh().tolist() for row in ROWS]

@@ -49,7 +49,7 @@ def test_pad_fills_on_the_right():
 
 
 def test_token_offset_lists_tokens_then_padding():
-    # a 2 x 3 rectangle with rows of 2 and 3 tokens: slot 2 is padding
+    # a 2 x 3 rectangle with rows of 2 and 3 tokens: token 2 is padding
     assert token_offset(pack(requests_of(2, 3))).tolist() == [[0, 1, 3], [4, 5, 2]]
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from parquetry.workers.encoding.block_layers import compile_layers, layers_of
+from parquetry.workers.encoding.block_layers import compile_encoder, layers_of
 from parquetry.workers.encoding.body import PackedBody
 from parquetry.workers.encoding.row_batch import PackedBatch, pack
 from parquetry.workers.encoding.tuning import full_batch
@@ -77,7 +77,7 @@ def test_the_compiled_block_copies_nothing() -> None:
     body = PackedBody.checked(model)
     want = hidden(body, 9, 5, 3)
     fuse(model)
-    compile_layers(model)
+    compile_encoder(model)
     found, codes = run_and_get_code(hidden, body, 9, 5, 3)
     np.testing.assert_allclose(found, want, atol=1e-4)
     (block,) = [code for code in codes if "add_linear_" in code]

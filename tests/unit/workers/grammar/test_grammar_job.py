@@ -47,7 +47,7 @@ def test_every_row_of_a_job_follows_its_grammar(
     )
     engine = DirectClient(load_engine(EngineSpec.of(record)))
     attempt = tmp_path / "attempt.parquet"
-    run_shard(record, record.plan.shard(0), fence=1, attempt=attempt, engine=engine)
+    run_shard(record, record.shard_plan.shard(0), fence=1, attempt=attempt, engine=engine)
     table = pq.read_table(attempt)
     assert table["finish_reason"].to_pylist() == ["stop"] * num_rows
     texts = table["output"].to_pylist()

@@ -17,7 +17,7 @@ from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.hosting.engine_choice import load_engine
 from parquetry.workers.hosting.model_host import ModelHost
 from parquetry.workers.loading import precision
-from parquetry.workers.loading.bf16_speed import Verdict
+from parquetry.workers.loading.bf16_speed import Bf16Verdict
 from parquetry.workers.loading.model import load_model, switch_model
 from parquetry.workers.request import GenerationRequest, SamplingParams
 
@@ -55,13 +55,13 @@ def test_equal_specs_share_an_engine_and_others_do_not(causal_lm):
 
 @pytest.mark.parametrize("backend", ["packed", "transformers"])
 def test_a_step_on_a_cpu_shows_life_in_every_layer(causal_lm, backend):
-    beats: list[None] = []
-    engine = load_engine(spec_of(causal_lm, backend=backend), beat=lambda: beats.append(None))
-    beats.clear()
+    pulses: list[None] = []
+    engine = load_engine(spec_of(causal_lm, backend=backend), send_pulse=lambda: pulses.append(None))
+    pulses.clear()
     prompt = np.asarray([1, 2, 3], dtype=np.int32)
     engine.add([GenerationRequest(id=0, prompt_ids=prompt, params=SamplingParams(max_new_tokens=2))])
     engine.step()
-    assert len(beats) >= 2, "one for each layer of the tiny model"
+    assert len(pulses) >= 2, "one for each layer of the tiny model"
 
 
 def test_a_host_exchanges_engines_on_one_model(causal_lm):
@@ -85,11 +85,11 @@ def test_auto_asks_the_processor_and_says_so(causal_lm, tmp_path, monkeypatch, c
     shutil.copytree(causal_lm, tmp_path / "model")
     config = json.loads((causal_lm / "config.json").read_text())
     (tmp_path / "model" / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}))
-    monkeypatch.setattr(precision, "cpu_bf16", lambda: Verdict(is_fast, "timed by hand"))
+    monkeypatch.setattr(precision, "cpu_bf16", lambda: Bf16Verdict(is_fast, "timed by hand"))
     with caplog.at_level("INFO"):
         engine = load_engine(spec_of(tmp_path / "model", task))
     assert engine.describe()["dtype"] == dtype
-    assert engine.notes["why_dtype"] == "timed by hand"
+    assert engine.provenance_notes["why_dtype"] == "timed by hand"
     assert f"as {dtype}: timed by hand" in caplog.text
 
 

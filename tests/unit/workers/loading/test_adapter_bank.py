@@ -15,7 +15,7 @@ from parquetry.schemas.job import JobSpec
 from parquetry.workers.checkpoint.adapter import Adapter
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.engine_spec import EngineSpec
-from parquetry.workers.loading.plan import LoadingPlan
+from parquetry.workers.loading.needs import LoadingNeeds
 from tests.unit.workers.checkpoint.test_adapter import fake_adapter
 from tests.unit.workers.loading.spec_cases import engine_spec
 from tests.unit.workers.workers_records import DirectClient, make_record, write_table
@@ -101,7 +101,7 @@ def test_each_row_of_a_job_names_its_adapter(causal_lm: Path, folders: dict, tmp
     record = make_record([source], model=model, output={"path": "out", "keep": []}, generation={"max_new_tokens": 6})
     engine = load_engine(EngineSpec.of(record))
     attempt = tmp_path / "attempt.parquet"
-    run_shard(record, record.plan.shard(0), fence=1, attempt=attempt, engine=DirectClient(engine))
+    run_shard(record, record.needs.shard(0), fence=1, attempt=attempt, engine=DirectClient(engine))
     table = pq.read_table(attempt)
     outputs, errors = table["output"].to_pylist(), table["error"].to_pylist()
     assert errors[3] == "there is no adapter 'nobody'; model.adapters lists attention, everything, mlp"
@@ -136,7 +136,7 @@ def test_what_cannot_differ_from_row_to_row_is_refused(causal_lm: Path, tmp_path
     folder = write_adapter(tmp_path / "a", AutoModelForCausalLM.from_pretrained(causal_lm), "attention", **options)
     spec = engine_spec(causal_lm, adapters={"a": str(folder)}).model
     with pytest.raises(AdapterMismatchError, match=r"cannot differ from row to row; merge it with model\.adapter"):
-        LoadingPlan(spec, Checkpoint.resolve(spec)).check()
+        LoadingNeeds(spec, Checkpoint.resolve(spec)).check()
 
 
 def test_weights_that_are_no_numbers_are_refused(causal_lm: Path, folders: dict, tmp_path: Path) -> None:
@@ -153,15 +153,15 @@ def test_weights_that_are_no_numbers_are_refused(causal_lm: Path, folders: dict,
 
 
 def test_each_is_checked_against_the_base_models_headers(causal_lm: Path, tmp_path: Path) -> None:
-    def check(folder: Path) -> LoadingPlan:
+    def check(folder: Path) -> LoadingNeeds:
         spec = engine_spec(causal_lm, adapters={"good": str(fake_adapter(tmp_path / "good")), "other": str(folder)})
-        plan = LoadingPlan(spec.model, Checkpoint.resolve(spec.model))
-        plan.check()
-        return plan
+        needs = LoadingNeeds(spec.model, Checkpoint.resolve(spec.model))
+        needs.check()
+        return needs
 
-    plan = check(fake_adapter(tmp_path / "fits"))
-    without = LoadingPlan(plan.model.model_copy(update={"adapters": None}), plan.checkpoint)
-    assert plan.needed_bytes("cpu") - without.needed_bytes("cpu") == 2 * (4 * 32 + 32 * 4) * 4
+    needs = check(fake_adapter(tmp_path / "fits"))
+    without = LoadingNeeds(needs.model.model_copy(update={"adapters": None}), needs.checkpoint)
+    assert needs.needed_bytes("cpu") - without.needed_bytes("cpu") == 2 * (4 * 32 + 32 * 4) * 4
     with pytest.raises(AdapterMismatchError, match="32 x 64"):
         check(fake_adapter(tmp_path / "other", inputs=64))
     with pytest.raises(ModelNotFoundError, match=r"adapter_config\.json"):

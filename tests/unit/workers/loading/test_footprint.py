@@ -12,7 +12,7 @@ from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.tensor_headers import TensorHeader, read_headers
 from parquetry.workers.loading.byte_size import format_bytes, parse_bytes
 from parquetry.workers.loading.footprint import expanded_bytes, loaded_bytes
-from parquetry.workers.loading.plan import LoadingPlan
+from parquetry.workers.loading.needs import LoadingNeeds
 from parquetry.workers.loading.stored_quantization import is_expanded
 from tests.unit.workers.loading.spec_cases import A100, CPU, H100, engine_spec, write_headers
 
@@ -102,4 +102,4 @@ def test_an_index_must_stay_in_its_folder(causal_lm, tmp_path, name: str) -> Non
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     options = engine_spec(folder).model
     with pytest.raises(UnusableModelError, match="outside of the folder"):
-        LoadingPlan(options, Checkpoint.resolve(options)).check()
+        LoadingNeeds(options, Checkpoint.resolve(options)).check()

@@ -27,7 +27,7 @@ from parquetry.workers.hosting.engine_choice import load_engine
 from parquetry.workers.hosting.model_host import ModelHost
 from parquetry.workers.loading.attention_choice import PACKED_ONLY, PADDED_ONLY
 from parquetry.workers.loading.model import load_model
-from parquetry.workers.loading.plan import LoadingPlan
+from parquetry.workers.loading.needs import LoadingNeeds
 from parquetry.workers.loading.quantization import RECIPES
 from parquetry.workers.request import EncodeRequest, GenerationRequest, SamplingParams
 from tests.unit.workers.loading.spec_cases import engine_spec
@@ -135,22 +135,22 @@ def test_an_encoding_cell(wide_embedder: Path, build, backend: str, quantization
 def test_an_onnx_cell(embedder: Path, backend: str, quantization: str, attention: str) -> None:
     """At submit: what it serves is computed in the tests of its own."""
     model = engine_spec(embedder, task="embed", backend=backend, quantization=quantization, attention=attention).model
-    plan = LoadingPlan(model, Checkpoint.resolve(model))
+    needs = LoadingNeeds(model, Checkpoint.resolve(model))
     if attention != "auto":
         with pytest.raises(UnsupportedAttentionError, match="have attention of their own"):
-            plan.check()
+            needs.check()
     elif quantization not in OTHER_RUNTIMES[backend]:
         with pytest.raises(UnsupportedQuantizationError, match=f"model.backend {backend} has none"):
-            plan.check()
+            needs.check()
     else:
-        plan.check()
+        needs.check()
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "optimum"])
 def test_onnx_back_ends_merge_no_adapter(embedder: Path, backend: str) -> None:
     model = engine_spec(embedder, task="embed", backend=backend, adapter="somewhere").model
     with pytest.raises(UnsupportedOptionError, match="reads the model's own weights"):
-        LoadingPlan(model, Checkpoint.resolve(model)).check()
+        LoadingNeeds(model, Checkpoint.resolve(model)).check()
 
 
 @pytest.mark.parametrize("quantization", ["int8", "nf4", "fp4", "int8-weight-only"])

@@ -20,7 +20,7 @@ from parquetry.workers.encoding.onnx.export_spec import ExportSpec
 from parquetry.workers.engine import Engine
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.hosting.engine_choice import load_engine
-from parquetry.workers.loading.plan import LoadingPlan
+from parquetry.workers.loading.needs import LoadingNeeds
 from parquetry.workers.request import EncodeRequest, GenerationRequest, SamplingParams
 
 IDS = np.array([7, 5, 11, 9], np.int32)
@@ -141,7 +141,7 @@ def test_optimum_which_takes_none_off_refuses_them_at_submit(embedder, tmp_path)
     wrapped = renamed(embedder, tmp_path / "model", lambda name: f"module.{name}")
     spec = ModelSpec(id=str(wrapped), backend="optimum")
     with pytest.raises(UnusableModelError, match=r"begin with module\., which only model\.backend auto"):
-        LoadingPlan(spec, Checkpoint.resolve(spec)).check()
+        LoadingNeeds(spec, Checkpoint.resolve(spec)).check()
 
 
 @pytest.mark.parametrize(

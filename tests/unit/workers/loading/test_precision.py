@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from parquetry.schemas.job import ModelSpec
+from parquetry.workers.cpu import Cpu
 from parquetry.workers.loading import bf16_speed, precision
-from parquetry.workers.loading.bf16_speed import Verdict, judge, product_seconds
+from parquetry.workers.loading.bf16_speed import Bf16Verdict, judge, product_seconds
 from parquetry.workers.loading.precision import choose_precision
-from parquetry.workers.processor import Processor
 
-ABLE = Processor("x86_64", frozenset({"avx512_bf16"}))
-UNABLE = Processor("x86_64", frozenset({"avx2"}))
+ABLE = Cpu("x86_64", frozenset({"avx512_bf16"}))
+UNABLE = Cpu("x86_64", frozenset({"avx2"}))
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ UNABLE = Processor("x86_64", frozenset({"avx2"}))
     ],
 )
 def test_the_dtype_is_chosen(monkeypatch, options: dict, stored: str, kind: str, dtype: str) -> None:
-    monkeypatch.setattr(precision, "cpu_bf16", lambda: Verdict(False, "slow here"))
+    monkeypatch.setattr(precision, "cpu_bf16", lambda: Bf16Verdict(False, "slow here"))
     found = choose_precision(ModelSpec(id="m", **options), {"torch_dtype": stored}, kind)
     assert found.dtype == dtype
     assert found.reason
@@ -39,21 +39,21 @@ def test_the_dtype_is_chosen(monkeypatch, options: dict, stored: str, kind: str,
     ("stored", "dtype"), [("bfloat16", "bfloat16"), ("float16", "float32"), ("float32", "float32")]
 )
 def test_a_cpu_with_bfloat16_products_keeps_bfloat16_weights(monkeypatch, stored: str, dtype: str) -> None:
-    monkeypatch.setattr(precision, "cpu_bf16", lambda: Verdict(True, "fast here"))
+    monkeypatch.setattr(precision, "cpu_bf16", lambda: Bf16Verdict(True, "fast here"))
     assert choose_precision(ModelSpec(id="m"), {"dtype": stored}, "cpu").dtype == dtype
 
 
 def test_the_verdict_is_the_reason(monkeypatch) -> None:
-    monkeypatch.setattr(precision, "cpu_bf16", lambda: Verdict(False, "slow here"))
+    monkeypatch.setattr(precision, "cpu_bf16", lambda: Bf16Verdict(False, "slow here"))
     assert choose_precision(ModelSpec(id="m"), {"dtype": "bfloat16"}, "cpu").reason == "slow here"
 
 
 def test_a_processor_without_the_instructions_is_not_timed(monkeypatch) -> None:
     monkeypatch.setattr(bf16_speed, "product_seconds", None)
-    assert judge(UNABLE) == Verdict(False, "this processor has no instructions for bfloat16")
+    assert judge(UNABLE) == Bf16Verdict(False, "this processor has no instructions for bfloat16")
 
 
-@pytest.mark.parametrize("processor", [ABLE, Processor("arm64", None)], ids=["listed", "unknown"])
+@pytest.mark.parametrize("processor", [ABLE, Cpu("arm64", None)], ids=["listed", "unknown"])
 @pytest.mark.parametrize(("half", "full", "is_fast"), [(0.001, 0.002, True), (0.009, 0.002, False)])
 def test_the_instructions_are_believed_once_they_are_fast(monkeypatch, processor, half, full, is_fast) -> None:
     monkeypatch.setattr(bf16_speed, "product_seconds", lambda: (half, full))

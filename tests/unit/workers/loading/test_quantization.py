@@ -9,7 +9,7 @@ from parquetry.schemas.job import ModelSpec
 from parquetry.workers import packages
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.engine_spec import int8_threshold
-from parquetry.workers.loading.plan import LoadingPlan
+from parquetry.workers.loading.needs import LoadingNeeds
 from parquetry.workers.loading.quantization import RECIPES, check_options, check_quantization
 from parquetry.workers.loading.stored_quantization import METHODS, check_stored, stored_method
 from parquetry.workers.packages import PACKAGES
@@ -130,7 +130,7 @@ def test_submitting_refuses_a_method_nobody_loads(tmp_path) -> None:
     folder = make_model(tmp_path / "m", quantization_config={"quant_method": "zip"})
     spec = ModelSpec(id=str(folder))
     with pytest.raises(UnsupportedQuantizationError, match="no loader knows"):
-        LoadingPlan(spec, Checkpoint.resolve(spec)).check()
+        LoadingNeeds(spec, Checkpoint.resolve(spec)).check()
 
 
 def test_an_unknown_method_is_refused() -> None:

@@ -211,8 +211,8 @@ def test_truncation_keeps_the_special_tokens(cases, tmp_path, side):
 def test_windows_of_both_sides(cases, tmp_path):
     t5, bart = (Checkpoint.resolve(ModelSpec(id=str(cases(family).folder))) for family in ("t5", "bart"))
 
-    assert bart.output_window == 64
-    assert t5.output_window >= 1 << 20, "relative positions set no bound"
+    assert bart.output_context_window == 64
+    assert t5.output_context_window >= 1 << 20, "relative positions set no bound"
     with pytest.raises(InvalidValueError, match="the model's decoder has room for 62 tokens"):
         prepared(cases("bart"), tmp_path, ["a"], generation={"max_new_tokens": 63})
 

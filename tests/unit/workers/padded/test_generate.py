@@ -166,7 +166,7 @@ def test_cancelled_rows_give_no_result(engine, prompts):
 
 
 def test_cancelling_from_inside_a_step_ends_the_rows(spec, prompts):
-    engine = load_engine(spec, beat=lambda: engine.cancel([0, 2]))
+    engine = load_engine(spec, send_pulse=lambda: engine.cancel([0, 2]))
 
     results = run(engine, requests_of(prompts[:3], max_new_tokens=100))
 

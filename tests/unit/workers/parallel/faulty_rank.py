@@ -83,9 +83,9 @@ class Faults:
         self.runner.graphs = EagerGraphs(self.runner)
 
 
-def follow_with_faults(runner: RankGroupRunner, inbox: object) -> None:
+def follow_with_faults(runner: RankGroupRunner, step_receiver: object) -> None:
     Faults(runner)
-    RankGroupRunner.__follow__(runner, inbox)
+    RankGroupRunner.__follow__(runner, step_receiver)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from parquetry.workers.engine import Engine
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.grammar.grammar import Grammar
 from parquetry.workers.hosting.engine_choice import load_engine
-from parquetry.workers.hosting.group_loading import load_group
+from parquetry.workers.hosting.group_loading import load_device_group
 from parquetry.workers.hosting.leading import LeadingEngine
 from parquetry.workers.request import Completion, GenerationRequest, SamplingParams
 from tests.models import byte_tokenizer
@@ -57,8 +57,8 @@ def load_ranks(
 ) -> LeadingEngine:
     """The same over `size` ranks; what would end the process goes to `problems`."""
     spec = spec_of(folder, f"{kind}:{','.join(map(str, range(size)))}", **model)
-    engine = load_group(spec, store, lambda reason, permanent: problems.append(reason))
-    assert isinstance(engine, LeadingEngine), engine.notes
+    engine = load_device_group(spec, store, lambda reason, permanent: problems.append(reason))
+    assert isinstance(engine, LeadingEngine), engine.provenance_notes
     return engine
 
 

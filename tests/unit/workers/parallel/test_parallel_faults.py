@@ -48,7 +48,7 @@ def test_out_of_memory_on_any_rank_then_other_tokens_on_one(tmp_path: Path, monk
         assert outputs(run_all(engine, requests)) == expected
         assert (engine.stats()["out_of_memory"], packed.scheduler.token_budget) == (5, 128)
 
-        packed.runner.outbox.send(Compare())
+        packed.runner.step_sender.send(Compare())
         packed.runner.compare()
         packed.runner.graphs = EagerGraphs(packed.runner)
         assert outputs(run_all(engine, requests)) == expected

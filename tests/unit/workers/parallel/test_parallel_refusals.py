@@ -1,4 +1,4 @@
-"""What a group of devices cannot share is refused from the files, or served as on one device and said so."""
+"""What a device group cannot share is refused from the files, or served as on one device and said so."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from parquetry.workers.card import Card
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.engine import Engine
 from parquetry.workers.hosting.eligibility import why_not_parallel
-from parquetry.workers.hosting.group_loading import load_group
+from parquetry.workers.hosting.group_loading import load_device_group
 from parquetry.workers.loading.parallelism import UnevenSharesError, check_parallel
-from parquetry.workers.loading.placement import place_share
-from parquetry.workers.parallel.shards import generic
+from parquetry.workers.loading.placement import choose_share
+from parquetry.workers.parallel.shares import generic
 from tests.unit.workers.parallel.shared_models import make_requests, outputs, run_all, spec_of, write_model
 
 LLAMA = {"num_attention_heads": 32, "num_key_value_heads": 8}
@@ -47,8 +47,8 @@ def test_heads_that_cannot(config: dict, size: int, said: str) -> None:
 @pytest.mark.parametrize(
     ("model", "config", "said"),
     [
-        ({"quantization": "nf4"}, {}, "model.quantization nf4 on a group of 2 devices is not supported"),
-        ({"adapter": "lora"}, {}, "model.adapter on a group of 2 devices is not supported"),
+        ({"quantization": "nf4"}, {}, "model.quantization nf4 on a device group of 2 is not supported"),
+        ({"adapter": "lora"}, {}, "model.adapter on a device group of 2 is not supported"),
         ({}, {"quantization_config": {"quant_method": "gptq"}}, "a checkpoint quantized with gptq"),
     ],
 )
@@ -59,10 +59,10 @@ def test_what_cannot_be_combined(model: dict, config: dict, said: str) -> None:
 
 def test_a_share_has_to_fit_its_own_device() -> None:
     cards = {0: Card("cuda", "card", (9, 0), 10 * GIB), 1: Card("cuda", "card", (9, 0), 10 * GIB)}
-    placement = place_share(ModelSpec(id="m"), 16 * GIB, cards, device="cuda:1", shares=2)
+    placement = choose_share(ModelSpec(id="m"), 16 * GIB, cards, device="cuda:1", shares=2)
     assert (placement.device_map, placement.shares) == ({"": "cuda:1"}, 2)
     with pytest.raises(ModelTooLargeError, match=r"10\.0 GiB .*cuda:1"):
-        place_share(ModelSpec(id="m"), 20 * GIB, cards, device="cuda:1", shares=2)
+        choose_share(ModelSpec(id="m"), 20 * GIB, cards, device="cuda:1", shares=2)
 
 
 def test_names_of_a_plan() -> None:
@@ -77,9 +77,9 @@ def gpt2(tmp_path_factory) -> Path:
 
 
 def test_a_class_without_a_plan_is_served_and_says_so(gpt2: Path, tmp_path: Path, caplog) -> None:
-    engine = load_group(spec_of(gpt2, "cpu:0,1"), tmp_path, fail)
+    engine = load_device_group(spec_of(gpt2, "cpu:0,1"), tmp_path, fail)
     reason = "transformers has no tensor parallel plan for GPT2LMHeadModel"
-    assert engine.notes["why_not_tensor_parallel"] == reason
+    assert engine.provenance_notes["why_not_tensor_parallel"] == reason
     assert f"is not computed by 2 devices together: {reason}" in caplog.text
     assert len(outputs(run_all(engine, make_requests(3, 5)))) == 2
 
@@ -110,7 +110,7 @@ def test_layers_with_a_state_start_no_rank(tmp_path: Path) -> None:
 def test_uneven_heads_start_no_rank(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model", "llama")
     with pytest.raises(UnevenSharesError, match="may be 1 or 2"):
-        load_group(spec_of(folder, "cpu:0,1,2"), tmp_path, fail)
+        load_device_group(spec_of(folder, "cpu:0,1,2"), tmp_path, fail)
 
 
 def fail(reason: str, permanent: bool) -> Engine:

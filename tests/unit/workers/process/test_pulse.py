@@ -19,7 +19,7 @@ def pipe() -> Iterator[tuple[int, int]]:
     os.close(reader)
 
 
-def test_a_thousand_beats_are_one_message_and_one_look_at_the_counts(pipe):
+def test_a_thousand_pulses_are_one_message_and_one_look_at_the_counts(pipe):
     reader, writer = pipe
     pulse, asked = Pulse(writer), []
 
@@ -28,7 +28,7 @@ def test_a_thousand_beats_are_one_message_and_one_look_at_the_counts(pipe):
         return EngineStats(output_tokens=7, kv_use=0.25)
 
     for _ in range(1000):
-        pulse.beat(stats)
+        pulse.send(stats)
 
     assert PulseReader(reader).read() == [{"state": "alive", "stats": {"output_tokens": 7, "kv_use": 0.25}}]
     assert len(asked) == 1
@@ -39,7 +39,7 @@ def test_a_message_fits_the_pipe_whatever_was_counted(pipe):
     """A write of at most PIPE_BUF bytes is never torn by another."""
     reader, writer = pipe
     most = dict.fromkeys(EngineStats.model_fields, 10**15)
-    Pulse(writer).beat(lambda: EngineStats.model_validate(most))
+    Pulse(writer).send(lambda: EngineStats.model_validate(most))
     assert len(os.read(reader, 65536)) < 4096
     os.close(writer)
 

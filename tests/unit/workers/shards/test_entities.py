@@ -23,8 +23,8 @@ from parquetry.workers.preparation.texts import TextPreparation
 from parquetry.workers.preparation.tokenization import Spans, Tokenizer, Tokens
 from parquetry.workers.request import EncodeRequest
 from parquetry.workers.shards.answers import Answers
-from parquetry.workers.shards.chunk import Outcome
 from parquetry.workers.shards.entities import EntityGrouping
+from parquetry.workers.shards.pending_rows import Outcome
 from parquetry.workers.shards.pipeline import run_shard
 from tests.unit.workers.workers_records import DirectClient, make_record, write_table
 
@@ -128,7 +128,7 @@ def test_a_shard_of_entities_makes_a_verified_part(folder, expected, tmp_path):
     record = make_record([source], rows_per_shard=6, task="classify", model={"id": str(folder)}, output={"path": "out"})
     engine = load_engine(EngineSpec(task="classify", model_path=str(folder), model=record.spec.model))
     attempt = tmp_path / "attempt.parquet"
-    summary = run_shard(record, record.plan.shard(0), fence=1, attempt=attempt, engine=DirectClient(engine))
+    summary = run_shard(record, record.shard_plan.shard(0), fence=1, attempt=attempt, engine=DirectClient(engine))
     assert (summary.rows, summary.error_rows) == (6, 1)
     table = pq.read_table(attempt)
     assert table.column_names == ["id", "text", "row", "entities", "error"]

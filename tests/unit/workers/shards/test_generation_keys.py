@@ -43,7 +43,7 @@ def job(model: Path, tmp_path: Path):
         record = make_record([source], model={"id": str(model), "backend": backend}, **sections)
         engine = engine or load_engine(EngineSpec.of(record))
         attempt = tmp_path / "attempt.parquet"
-        run_shard(record, record.plan.shard(0), fence=1, attempt=attempt, engine=DirectClient(engine))
+        run_shard(record, record.shard_plan.shard(0), fence=1, attempt=attempt, engine=DirectClient(engine))
         engine.close()
         return pq.read_table(attempt).to_pylist()
 

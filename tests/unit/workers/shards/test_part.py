@@ -14,8 +14,8 @@ from parquetry.schemas.errors import PartInvalidError
 from parquetry.schemas.location import Location
 from parquetry.schemas.storage.opening import open_storage
 from parquetry.workers.shards.part import find_part
-from parquetry.workers.shards.progress import ShardProgress
 from parquetry.workers.shards.provenance import as_metadata
+from parquetry.workers.shards.shard_progress import ShardProgress
 from parquetry.workers.shards.writer import ROW_GROUP_ROWS, PartWriter
 from tests.unit.workers.workers_records import make_record, write_table
 

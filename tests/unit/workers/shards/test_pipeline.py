@@ -58,7 +58,7 @@ class EchoEngine(Engine):
 
 def run(record, attempt: Path, *, engine: Engine | None = None, index: int = 0, **options):
     client = DirectClient(engine or EchoEngine())
-    summary = run_shard(record, record.plan.shard(index), fence=3, attempt=attempt, engine=client, **options)
+    summary = run_shard(record, record.shard_plan.shard(index), fence=3, attempt=attempt, engine=client, **options)
     return summary, pq.read_table(attempt)
 
 
@@ -68,7 +68,7 @@ def attempt(tmp_path) -> Path:
 
 
 #: of the tiny causal model
-WINDOW = 256
+CONTEXT_WINDOW = 256
 ODD_TEXTS = ["plain", "", None, "😀 é", "nul \x00 byte", "x" * 100_000, "last"]
 
 
@@ -108,7 +108,7 @@ def test_truncation_answers_the_long_row(odd, attempt):
     _, table = run(record, attempt)
 
     assert table["error"][5].as_py() is None
-    assert table["prompt_tokens"][5].as_py() == WINDOW - 16
+    assert table["prompt_tokens"][5].as_py() == CONTEXT_WINDOW - 16
 
 
 @pytest.fixture
@@ -154,9 +154,9 @@ def test_answers_are_taken_while_rows_are_prepared(many, attempt, monkeypatch):
     assert summary.rows == 3000
 
 
-def test_memory_is_bounded_by_the_window(many, attempt, monkeypatch):
+def test_memory_is_bounded_by_what_may_be_in_flight(many, attempt, monkeypatch):
     monkeypatch.setattr(reader, "BATCH_ROWS", 256)
-    monkeypatch.setattr(pipeline, "WINDOW_ROWS", 600)
+    monkeypatch.setattr(pipeline, "MAX_IN_FLIGHT_ROWS", 600)
     engine = EchoEngine(rows_per_step=1)
 
     run(many, attempt, engine=engine)
@@ -164,8 +164,8 @@ def test_memory_is_bounded_by_the_window(many, attempt, monkeypatch):
     assert engine.most_waiting < 600 + reader.BATCH_ROWS
 
 
-def test_the_token_window_bounds_too(many, attempt, monkeypatch):
-    monkeypatch.setattr(pipeline, "WINDOW_TOKENS", 100)
+def test_the_in_flight_tokens_are_bounded_too(many, attempt, monkeypatch):
+    monkeypatch.setattr(pipeline, "MAX_IN_FLIGHT_TOKENS", 100)
     engine = EchoEngine()
 
     run(many, attempt, engine=engine)
@@ -173,8 +173,8 @@ def test_the_token_window_bounds_too(many, attempt, monkeypatch):
     assert engine.most_waiting <= reader.BATCH_ROWS
 
 
-def test_the_byte_window_bounds_too(many, attempt, monkeypatch):
-    monkeypatch.setattr(pipeline, "WINDOW_BYTES", 1)
+def test_the_in_flight_bytes_are_bounded_too(many, attempt, monkeypatch):
+    monkeypatch.setattr(pipeline, "MAX_IN_FLIGHT_BYTES", 1)
     engine = EchoEngine()
 
     run(many, attempt, engine=engine)
@@ -250,7 +250,7 @@ def test_stopping_cancels_what_is_unfinished_and_leaves_no_part(many, attempt):
     engine = EchoEngine()
     client = DirectClient(engine)
     with pytest.raises(StopError):
-        run_shard(many, many.plan.shard(0), fence=1, attempt=attempt, engine=client, on_progress=stop)
+        run_shard(many, many.shard_plan.shard(0), fence=1, attempt=attempt, engine=client, on_progress=stop)
 
     assert engine.num_unfinished == 0
     with pytest.raises(pa.ArrowInvalid):
@@ -349,7 +349,7 @@ def test_the_same_job_on_another_batch_composition(tmp_path, many):
 
     generation = {"max_new_tokens": 6, "temperature": 1.0, "seed": 11}
     spec = {"model": {"id": many.model_path, "backend": "transformers"}, "generation": generation}
-    files = [many.plan.files[0].path]
+    files = [many.shard_plan.files[0].path]
     texts = pq.read_table(files[0]).slice(0, 60)
     source = write_table(tmp_path / "few.parquet", texts)
     outputs = []
@@ -357,7 +357,8 @@ def test_the_same_job_on_another_batch_composition(tmp_path, many):
         record = make_record([source], rows_per_shard=rows, **spec)
         engine = load_engine(EngineSpec.of(record).model_copy(update={"token_budget": budget}))
         parts = [
-            run(record, tmp_path / f"{rows}-{i}", engine=engine, index=i)[1] for i in range(record.plan.num_shards)
+            run(record, tmp_path / f"{rows}-{i}", engine=engine, index=i)[1]
+            for i in range(record.shard_plan.num_shards)
         ]
         outputs.append(pa.concat_tables(parts).select(["row", "output", "output_tokens"]).to_pylist())
 

@@ -27,7 +27,7 @@ def parquet(tmp_path_factory) -> Path:
 
 
 def rows_of(record, index: int) -> list[int]:
-    return [row for batch in read_shard(record, record.plan.shard(index)) for row in batch["id"].to_pylist()]
+    return [row for batch in read_shard(record, record.shard_plan.shard(index)) for row in batch["id"].to_pylist()]
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -35,7 +35,7 @@ def rows_of(record, index: int) -> list[int]:
 def test_shards_tile_the_input(parquet, rows_per_shard):
     record = make_record([parquet], rows_per_shard=rows_per_shard)
 
-    found = [row for index in range(record.plan.num_shards) for row in rows_of(record, index)]
+    found = [row for index in range(record.shard_plan.num_shards) for row in rows_of(record, index)]
 
     assert found == list(range(ROWS))
 
@@ -55,7 +55,7 @@ def test_only_the_needed_columns_are_read(parquet):
     record = make_record([parquet], output={"path": "out", "keep": ["id"]})
 
     assert input_schema(record).names == ["id", "text"]
-    assert next(read_shard(record, record.plan.shard(0))).schema.names == ["id", "text"]
+    assert next(read_shard(record, record.shard_plan.shard(0))).schema.names == ["id", "text"]
 
 
 def test_all_columns_are_kept_by_default(parquet):
@@ -88,7 +88,7 @@ def test_partition_columns_come_from_the_path(tmp_path):
     path = write_table(tmp_path / "lang=de" / "a.parquet", {"id": [0, 1], "text": ["a", "b"]})
     record = make_record([input_file(path, lang="de")])
 
-    (batch,) = read_shard(record, record.plan.shard(0))
+    (batch,) = read_shard(record, record.shard_plan.shard(0))
 
     assert batch["lang"].to_pylist() == ["de", "de"]
 
@@ -99,7 +99,7 @@ def test_only_partition_columns(tmp_path):
         [input_file(path, lang="de")], output={"path": "out", "keep": ["lang"]}, prompt={"template": "{{ lang }}"}
     )
 
-    (batch,) = read_shard(record, record.plan.shard(0))
+    (batch,) = read_shard(record, record.shard_plan.shard(0))
 
     assert batch.to_pydict() == {"lang": ["de"] * 3}
 
@@ -110,7 +110,7 @@ def test_columns_in_another_order_and_nullability(tmp_path):
     second = write_table(tmp_path / "b.parquet", pa.table({"text": ["b"], "id": [1]}, schema=strict))
     record = make_record([first, second])
 
-    batches = list(read_shard(record, record.plan.shard(0)))
+    batches = list(read_shard(record, record.shard_plan.shard(0)))
 
     assert [batch.schema for batch in batches] == [input_schema(record)] * 2
 
@@ -120,7 +120,7 @@ def test_batches_are_small_in_rows_and_bytes(tmp_path):
     short = write_table(tmp_path / "short.parquet", {"id": range(2000), "text": ["x"] * 2000})
     record = make_record([long, short])
 
-    sizes = [(batch.num_rows, batch["text"].nbytes) for batch in read_shard(record, record.plan.shard(0))]
+    sizes = [(batch.num_rows, batch["text"].nbytes) for batch in read_shard(record, record.shard_plan.shard(0))]
 
     assert max(rows for rows, _ in sizes) <= BATCH_ROWS
     assert max(size for _, size in sizes) < 2 << 20
@@ -138,7 +138,7 @@ def test_a_changed_file_is_refused(tmp_path, change):
         path.unlink()
 
     with pytest.raises(InputChangedError, match=r"a\.parquet"):
-        list(read_shard(record, record.plan.shard(0)))
+        list(read_shard(record, record.shard_plan.shard(0)))
 
 
 def test_a_damaged_file_is_named(tmp_path):
@@ -149,4 +149,4 @@ def test_a_damaged_file_is_named(tmp_path):
     record = make_record([path])
 
     with pytest.raises(UnreadableFileError, match=r"a\.parquet"):
-        list(read_shard(record, record.plan.shard(0)))
+        list(read_shard(record, record.shard_plan.shard(0)))

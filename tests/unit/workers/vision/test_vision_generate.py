@@ -28,7 +28,7 @@ from parquetry.workers.vision.decoding import decode, decode_all
 from parquetry.workers.vision.processor import RowProcessor, load_processor
 from parquetry.workers.vision.rows_ahead import NUM_THREADS, RowsAhead
 from tests.unit.workers.preparation.images.images import bomb, png
-from tests.vision_models import PLACES, VISION_FAMILIES
+from tests.vision_models import PLACEHOLDERS, VISION_FAMILIES
 
 #: enough to try what all families share
 FAMILIES = ["llava", "qwen2_vl", "idefics3", "gemma3"]
@@ -49,7 +49,7 @@ class Case:
             self.engine = load_engine(self.spec)
         except MissingPackageError as error:
             pytest.skip(str(error))
-        self.place = PLACES.get(family, "<image>")
+        self.placeholder = PLACEHOLDERS.get(family, "<image>")
         self.processor = load_processor(Checkpoint.resolve(self.spec.model))
         self.reference = AutoModelForImageTextToText.from_pretrained(folder).eval()
 
@@ -58,7 +58,7 @@ class Case:
         return [self.request(i, images, sampling) for i, images in enumerate(rows)]
 
     def request(self, index: int, images: tuple[int, ...], sampling: SamplingParams) -> VisionRequest:
-        text = f"{self.place * len(images)}a table of {'many ' * index}rows"
+        text = f"{self.placeholder * len(images)}a table of {'many ' * index}rows"
         files = tuple(IMAGES[image] for image in images)
         return VisionRequest(id=index, row=index, text=text, images=files, params=sampling)
 
@@ -127,7 +127,7 @@ def test_a_chat_is_written_as_the_processor_writes_it(cases, family):
 
     assert chat.shows_images
     assert chat.render(messages) == expected
-    assert expected.count(case.place) == 2
+    assert expected.count(case.placeholder) == 2
 
 
 def _parts(content) -> list[dict]:
@@ -160,7 +160,7 @@ def test_a_bad_row_is_a_row_and_its_neighbours_get_their_output(cases):
     for index, content in enumerate(bad.values()):
         requests[index] = VisionRequest(**{**vars(requests[index]), "images": (content,)})
     crowded = VisionRequest(**{**vars(requests[4]), "id": 9, "images": (IMAGES[0], IMAGES[1])})
-    long = VisionRequest(**{**vars(requests[4]), "id": 10, "text": case.place + "word " * 600})
+    long = VisionRequest(**{**vars(requests[4]), "id": 10, "text": case.placeholder + "word " * 600})
 
     found = case.run([*requests, crowded, long])
 
@@ -177,13 +177,13 @@ def test_places_for_other_media_are_refused(cases):
 
     found = case.run([VisionRequest(**{**vars(request), "text": request.text + "<|video_pad|>"})])
 
-    assert found[0].error == "the prompt has a place for video (<|video_pad|>), and rows have none"
+    assert found[0].error == "the prompt has a placeholder for video (<|video_pad|>), and rows have none"
 
 
 def test_a_plain_prompt_without_places_gets_its_images_in_front(cases):
     case = cases("llava")
     marked = case.requests([(0,)])[0]
-    plain = VisionRequest(**{**vars(marked), "text": marked.text.removeprefix(case.place), "is_plain": True})
+    plain = VisionRequest(**{**vars(marked), "text": marked.text.removeprefix(case.placeholder), "is_plain": True})
 
     assert case.run([plain])[0].output_ids.tolist() == case.run([marked])[0].output_ids.tolist()
 
@@ -204,8 +204,8 @@ def test_samples_of_a_row_share_what_is_made_of_its_images(cases, monkeypatch):
 
 
 def test_there_is_no_sign_of_life_while_no_row_gets_ready(cases, monkeypatch):
-    case, beats, asked = cases("llava"), [], []
-    engine = load_engine(case.spec, beat=lambda: beats.append(len(asked)))
+    case, pulses, asked = cases("llava"), [], []
+    engine = load_engine(case.spec, send_pulse=lambda: pulses.append(len(asked)))
     take = RowsAhead.take
 
     def take_late(ahead, _):
@@ -213,11 +213,11 @@ def test_there_is_no_sign_of_life_while_no_row_gets_ready(cases, monkeypatch):
         return take(ahead, 10.0) if len(asked) > 3 else []
 
     monkeypatch.setattr(RowsAhead, "take", take_late)
-    beats.clear()
+    pulses.clear()
 
     case.run(case.requests([(0,)]), engine)
 
-    assert min(beats) == 4
+    assert min(pulses) == 4
 
 
 def test_cancelled_rows_give_no_result(cases):

@@ -16,6 +16,7 @@ from parquetry.schemas.job import ModelSpec
 from parquetry.schemas.settings import OnnxProvider
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.dense import DenseLayer
+from parquetry.workers.cpu import Cpu
 from parquetry.workers.encoding.onnx import export_spec, providers
 from parquetry.workers.encoding.onnx.export import content_key, export, exported
 from parquetry.workers.encoding.onnx.export_spec import ExportSpec
@@ -24,7 +25,6 @@ from parquetry.workers.encoding.onnx.model_file import OnnxFile, UnsafeOnnxError
 from parquetry.workers.encoding.onnx.ort_padded import OrtOptions, OrtPaddedEncoder
 from parquetry.workers.encoding.rows import RowLimits
 from parquetry.workers.encoding.vectors import Vectors
-from parquetry.workers.processor import Processor
 from parquetry.workers.request import EncodeRequest
 from tests.unit.workers.encoding.conformance import BackEnd, answers, rows
 from tests.unit.workers.encoding.encoder_families import VOCAB, tiny_model
@@ -60,16 +60,16 @@ def small_graph(path, location):
 
 
 def test_a_second_export_of_the_same_content_is_none(classifier, state, exported_folder, monkeypatch):
-    checkpoint, plan = Checkpoint.resolve(ModelSpec(id=str(classifier))), ExportSpec(task="classify")
-    shutil.copytree(exported_folder, state / "onnx" / content_key(checkpoint, plan))
+    checkpoint, spec = Checkpoint.resolve(ModelSpec(id=str(classifier))), ExportSpec(task="classify")
+    shutil.copytree(exported_folder, state / "onnx" / content_key(checkpoint, spec))
     monkeypatch.setattr("parquetry.workers.encoding.onnx.exporting.write_export", None)
-    assert exported(checkpoint, plan).is_file()
+    assert exported(checkpoint, spec).is_file()
 
 
-def test_the_key_changes_with_the_plan(classifier):
+def test_the_key_changes_with_the_spec(classifier):
     checkpoint = Checkpoint.resolve(ModelSpec(id=str(classifier)))
-    plans = [ExportSpec(task="classify"), ExportSpec(task="embed"), ExportSpec(task="classify", quantization="int8")]
-    assert len({content_key(checkpoint, plan) for plan in plans}) == 3
+    specs = [ExportSpec(task="classify"), ExportSpec(task="embed"), ExportSpec(task="classify", quantization="int8")]
+    assert len({content_key(checkpoint, spec) for spec in specs}) == 3
 
 
 def test_a_checkpoints_own_file_is_used(classifier, exported_folder, tmp_path):
@@ -155,7 +155,7 @@ def test_a_provider_that_does_not_start_is_refused(exported_folder):
 
 @pytest.mark.parametrize(("name", "attention"), [("modernbert", "plain"), ("roberta", "plain"), ("roberta", "fused")])
 def test_windows_and_positions_survive_the_export(name, attention, tmp_path):
-    """Local windows of ModernBERT, positions behind RoBERTa's padding id; plain graphs have ONNX's operators alone."""
+    """Windows of ModernBERT, positions behind RoBERTa's padding id; plain graphs have ONNX's operators alone."""
     model = tiny_model(name)
     model.config.problem_type = "regression"
     model.save_pretrained(tmp_path / "model")
@@ -191,22 +191,22 @@ def test_int8_is_of_the_padded_float32_graph():
 
 
 #: what a processor without and with VNNI is to int8
-PROCESSORS = {7: Processor("x86_64", frozenset({"avx2"})), 8: Processor("x86_64", frozenset({"avx2", "avx_vnni"}))}
+PROCESSORS = {7: Cpu("x86_64", frozenset({"avx2"})), 8: Cpu("x86_64", frozenset({"avx2", "avx_vnni"}))}
 
 
 def test_the_processor_decides_the_bits_of_int8_once(classifier, monkeypatch):
-    checkpoint, plans = Checkpoint.resolve(ModelSpec(id=str(classifier))), []
+    checkpoint, specs = Checkpoint.resolve(ModelSpec(id=str(classifier))), []
     for bits, processor in PROCESSORS.items():
-        monkeypatch.setattr(export_spec, "this_processor", lambda processor=processor: processor)
-        plans.append(ExportSpec(task="classify", quantization="int8"))
-        assert plans[-1].weight_bits == plans[-1].graph()["weight_bits"] == bits
+        monkeypatch.setattr(export_spec, "this_cpu", lambda processor=processor: processor)
+        specs.append(ExportSpec(task="classify", quantization="int8"))
+        assert specs[-1].weight_bits == specs[-1].graph()["weight_bits"] == bits
         assert "weight_bits" not in ExportSpec(task="classify").graph()
-    assert len({content_key(checkpoint, plan) for plan in plans}) == 2
+    assert len({content_key(checkpoint, spec) for spec in specs}) == 2
 
 
 @pytest.mark.parametrize("bits", PROCESSORS)
 def test_int8_is_right_with_either_choice(classifier, state, monkeypatch, bits):
-    monkeypatch.setattr(export_spec, "this_processor", lambda: PROCESSORS[bits])
+    monkeypatch.setattr(export_spec, "this_cpu", lambda: PROCESSORS[bits])
     engine, requests = (
         BackEnd("onnx-int8", "onnxruntime", quantization="int8").engine(classifier, "classify"),
         rows(64, 150),
@@ -230,12 +230,12 @@ def test_int8_is_refused_off_the_cpu(classifier, state, monkeypatch):
 
 
 def test_a_file_whose_answers_are_off_is_refused(exported_folder):
-    probe = KnownRows.load(exported_folder)
-    probe.check(probe.values, "float32")
+    known_rows = KnownRows.load(exported_folder)
+    known_rows.check(known_rows.values, "float32")
     with pytest.raises(EngineRefusedError, match="differ"):
-        probe.check(probe.values + 1, "float32")
+        known_rows.check(known_rows.values + 1, "float32")
     with pytest.raises(EngineRefusedError):
-        probe.check(np.full_like(probe.values, np.nan), "int8")
+        known_rows.check(np.full_like(known_rows.values, np.nan), "int8")
 
 
 def test_a_packed_export_has_the_fused_operator(classifier, tmp_path):

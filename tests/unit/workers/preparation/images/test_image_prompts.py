@@ -105,7 +105,7 @@ def test_messages_name_their_images(prepared):
     assert (found.text, found.images) == ("user: <image>and<image>;assistant: yes;", (b"a", b"b"))
 
 
-def test_messages_mark_the_places_of_a_column(prepared):
+def test_messages_mark_the_placeholders_of_a_column(prepared):
     place = pa.struct([("type", pa.string()), ("text", pa.string())])
     message = pa.struct([("role", pa.string()), ("content", pa.list_(place))])
     content = [{"type": "image", "text": None}, {"type": "text", "text": "?"}, {"type": "image", "text": None}]
@@ -115,7 +115,7 @@ def test_messages_mark_the_places_of_a_column(prepared):
     good, bad = prepared({"chat": chats, "pictures": images}, messages="chat", image="pictures")
 
     assert (good.text, good.images) == ("user: <image>?<image>;", (b"a", b"b"))
-    assert "its messages have places for 2 of its images, but it has 1" in str(bad)
+    assert "its messages have placeholders for 2 of its images, but it has 1" in str(bad)
 
 
 @pytest.mark.parametrize(
@@ -145,8 +145,8 @@ def test_an_image_in_a_job_that_reads_none(folder):
     assert str(found) == "chat: message 0 holds an image; name the column that images come from in prompt.image"
 
 
-@pytest.mark.parametrize(("template", "takes_parts"), [(PARTS, True), (PLAIN, False)])
-def test_a_vision_model_without_images_runs_as_text(folder, template, takes_parts):
+@pytest.mark.parametrize(("template", "takes_content_parts"), [(PARTS, True), (PLAIN, False)])
+def test_a_vision_model_without_images_runs_as_text(folder, template, takes_content_parts):
     make_vision_model(folder / "model", template)
     file = write_table(folder / "rows.parquet", {"text": ["a b"]})
     record = make_record([file], prompt={"template": "{{ text }}"}, generation={"max_new_tokens": 9})
@@ -157,7 +157,7 @@ def test_a_vision_model_without_images_runs_as_text(folder, template, takes_part
 
     chat = ChatTemplate.of(checkpoint, record.spec.prompt, now=datetime(2026, 3, 4))
     assert chat is not None
-    assert chat.takes_parts is takes_parts
+    assert chat.takes_content_parts is takes_content_parts
     assert tokens.ids.tolist()[-3:] == [1, 2, 0], "the text did not reach the prompt"
     assert not EngineSpec.of(record).images
 
@@ -218,10 +218,10 @@ def test_the_model_must_see(spec, folder):
     assert "has no preprocessor_config.json" in refusal(spec(), UnsupportedOptionError)
 
 
-def test_the_chat_template_must_have_a_place_for_images(spec, folder):
+def test_the_chat_template_must_have_placeholders_for_images(spec, folder):
     make_vision_model(folder / "model", PLAIN)
 
-    assert "its chat template has no place for images" in refusal(spec(), UnsupportedOptionError)
+    assert "its chat template has no placeholder for images" in refusal(spec(), UnsupportedOptionError)
     prepare(spec(prompt={"chat": False}))
 
 

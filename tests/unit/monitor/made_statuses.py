@@ -31,6 +31,6 @@ def job_status(**changes) -> JobStatus:
 
 
 def worker_status(**changes) -> WorkerStatus:
-    """A live CPU slot."""
+    """A live worker on the CPU."""
     fields = {"worker": "w1", "host": "h", "device": "cpu", "queue": "default", "shards_in_flight": 2, "seen": 1099.0}
     return WorkerStatus(**{**fields, **changes})

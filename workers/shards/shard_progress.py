@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from parquetry.workers.shards.chunk import Outcome
+from parquetry.workers.shards.pending_rows import Outcome
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,8 @@ _SAMPLED_SHARDS = 8
 
 
 @dataclass
-class PromptSample:
-    """What some rows of the input came to."""
+class SampledPrompts:
+    """The prompts of some rows of the input."""
 
     #: tokens of every sampled row that a model could take
     lengths: list[int] = field(default_factory=list)
@@ -40,28 +40,28 @@ class PromptSample:
         return max(self.lengths, default=0)
 
 
-def sample_prompts(record: JobRecord, checkpoint: Checkpoint, num_rows: int) -> PromptSample:
+def read_sampled_prompts(record: JobRecord, checkpoint: Checkpoint, num_rows: int) -> SampledPrompts:
     """About `num_rows` rows of the job, read and tokenized."""
     preparation = choose_preparation(record, checkpoint, Tokenizer.load(checkpoint.folder))
     schema = input_schema(record)
-    sample = PromptSample()
-    for shard in _spread(record.plan, num_rows):
+    sampled = SampledPrompts()
+    for shard in _spread(record.shard_plan, num_rows):
         for batch in read_shard(record, shard, schema):
             for tokens in preparation.tokens(batch):
                 if isinstance(tokens, RowError):
-                    sample.num_errors += 1
+                    sampled.num_errors += 1
                 else:
-                    sample.lengths.append(len(tokens.ids))
-    return sample
+                    sampled.lengths.append(len(tokens.ids))
+    return sampled
 
 
-def _spread(plan: ShardPlan, num_rows: int) -> Iterator[Shard]:
+def _spread(shard_plan: ShardPlan, num_rows: int) -> Iterator[Shard]:
     """The first few rows of evenly spaced shards, since shards tend to begin with a row group; or all rows."""
-    takes_all = num_rows >= plan.num_rows
-    count = plan.num_shards if takes_all else min(_SAMPLED_SHARDS, plan.num_shards)
-    each = plan.num_rows if takes_all else max(1, num_rows // count)
+    takes_all = num_rows >= shard_plan.num_rows
+    count = shard_plan.num_shards if takes_all else min(_SAMPLED_SHARDS, shard_plan.num_shards)
+    each = shard_plan.num_rows if takes_all else max(1, num_rows // count)
     for number in range(count):
-        index = number * plan.num_shards // count
-        start, stop = plan.bounds[index], plan.bounds[index + 1]
+        index = number * shard_plan.num_shards // count
+        start, stop = shard_plan.bounds[index], shard_plan.bounds[index + 1]
         bounds = sorted({0, start, min(start + each, stop)})
-        yield ShardPlan(files=plan.files, bounds=tuple(bounds)).shard(len(bounds) - 2)
+        yield ShardPlan(files=shard_plan.files, bounds=tuple(bounds)).shard(len(bounds) - 2)

@@ -18,7 +18,7 @@ _X86 = ("x86_64", "AMD64", "i686", "i386")
 
 
 @dataclass(frozen=True)
-class Processor:
+class Cpu:
     """A processor by its architecture and its instructions, None where the system does not list them."""
 
     machine: str
@@ -53,9 +53,9 @@ class Processor:
 
 
 @lru_cache(maxsize=1)
-def this_processor() -> Processor:
+def this_cpu() -> Cpu:
     """The processor this process runs on."""
-    return Processor(platform.machine(), _instructions(_CPUINFO))
+    return Cpu(platform.machine(), _instructions(_CPUINFO))
 
 
 def _instructions(file: Path) -> frozenset[str] | None:

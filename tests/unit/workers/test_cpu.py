@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from parquetry.workers.processor import Processor, this_processor
+from parquetry.workers.cpu import Cpu, this_cpu
 
 
-def processor(machine: str, *instructions: str) -> Processor:
-    return Processor(machine, frozenset(instructions))
+def processor(machine: str, *instructions: str) -> Cpu:
+    return Cpu(machine, frozenset(instructions))
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_int8_sums_are_cut_off_on_x86_without_vnni(machine: str, instructions: t
 
 
 def test_what_is_not_listed_is_not_trusted() -> None:
-    unknown = Processor("x86_64", None)
+    unknown = Cpu("x86_64", None)
     assert unknown.bf16 is None
     assert unknown.saturates_int8
     assert "not listed" in unknown.summary
@@ -54,4 +54,4 @@ def test_the_summary_names_what_is_picked() -> None:
 
 
 def test_this_machine_has_an_architecture() -> None:
-    assert this_processor().machine
+    assert this_cpu().machine

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from parquetry.workers.engine import UnsupportedModel
 from parquetry.workers.parallel.layers import GatherLinear, RowLinear, Summed, look_up_share
 
-#: styles of a transformers plan that need nothing but the local weights
+#: styles of a transformers tensor parallel plan that need nothing but the local weights
 LOCAL = frozenset(
     {"colwise", "packed_colwise", "replicated_with_grad_allreduce", "mla_kv_a_proj", "replicate", "local_params"}
 )
@@ -29,17 +29,19 @@ KNOWN = LOCAL | ROWS | GATHERED | {VOCABULARY, EXPERTS}
 
 
 def generic(name: str) -> str:
-    """`name` with its layer numbers as in a plan: model.layers.3.mlp -> model.layers.*.mlp."""
+    """`name` with its layer numbers as in `tp_plan`: model.layers.3.mlp -> model.layers.*.mlp."""
     return re.sub(r"\.\d+(?=\.|$)", ".*", name)
 
 
 def take_over(model: PreTrainedModel) -> None:
     """Replace the model's DTensors and wrapped forwards, in place. Raises UnsupportedModel for styles unknown here."""
-    plan = dict(model.tp_plan)
-    foreign = set(plan.values()) - KNOWN
+    tp_plan = dict(model.tp_plan)
+    foreign = set(tp_plan.values()) - KNOWN
     if foreign:
         raise UnsupportedModel(f"its tensor parallel plan has the style {', '.join(sorted(foreign))}")
-    found = [(name, module, plan[generic(name)]) for name, module in model.named_modules() if generic(name) in plan]
+    found = [
+        (name, module, tp_plan[generic(name)]) for name, module in model.named_modules() if generic(name) in tp_plan
+    ]
     for name, module, style in found:
         _check_share(name, module, style)
         module.__dict__.pop("forward", None)
@@ -55,7 +57,7 @@ def _check_share(name: str, module: nn.Module, style: str) -> None:
         return
     whole = [key for key, parameter in module.named_parameters() if not isinstance(parameter, DTensor)]
     if whole:
-        raise UnsupportedModel(f"its plan does not share out {name}.{whole[0]}")
+        raise UnsupportedModel(f"its tensor parallel plan does not share out {name}.{whole[0]}")
 
 
 def _localize(model: nn.Module) -> None:
@@ -83,7 +85,7 @@ def _take_over(model: nn.Module, name: str, module: nn.Module, style: str) -> No
     elif style == EXPERTS:
         model.set_submodule(name, Summed(module))
     elif not isinstance(module, nn.Linear):
-        raise UnsupportedModel(f"its plan wants {style} of {name}, which is no linear layer")
+        raise UnsupportedModel(f"its tensor parallel plan wants {style} of {name}, which is no linear layer")
     elif style in ROWS:
         model.set_submodule(name, RowLinear(module, splits_input=style != "rowwise"))
     else:

@@ -1,4 +1,4 @@
-"""What loading one model comes to, and every refusal that needs no weights."""
+"""What one model needs to be loaded (dtype, bytes, devices), and every refusal that needs no weights."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from parquetry.workers.loading.parallelism import check_parallel
 from parquetry.workers.loading.placement import (
     Device,
     Placement,
+    choose_placement,
+    choose_share,
     device_key,
     parse_limits,
-    place,
-    place_share,
     require_room,
 )
 from parquetry.workers.loading.precision import Precision, choose_precision
@@ -36,7 +36,7 @@ from parquetry.workers.loading.stored_quantization import check_stored, is_expan
 
 
 @dataclass(frozen=True)
-class LoadingPlan:
+class LoadingNeeds:
     """One model under one job's options. Nothing here imports torch."""
 
     model: ModelSpec
@@ -102,7 +102,7 @@ class LoadingPlan:
             adapter.check(self.model.id, self.headers)
             adapter.check_resident(self.model.id)
 
-    def place(
+    def placement(
         self, device: str, cards: Mapping[Device, Card], limits: AttentionLimits, *, shares: int = 1
     ) -> Placement:
         """Refuse what this worker cannot load, and say where the weights go: in one piece, or in equal `shares`.
@@ -120,8 +120,8 @@ class LoadingPlan:
         check_attention(self.model.attention, limits)
         needed = self.needed_bytes(card.kind, expanded=is_expanded(self.checkpoint.config, card))
         if shares > 1:
-            return place_share(self.model, needed, cards, device=device, shares=shares)
-        placement = place(self.model, needed, cards, device=device)
+            return choose_share(self.model, needed, cards, device=device, shares=shares)
+        placement = choose_placement(self.model, needed, cards, device=device)
         if placement.is_spread and self.adapters:
             reason = "the weights must be spread over several devices; quantize them, or merge one with model.adapter"
             raise UnsupportedOptionError(option="model.adapters", reason=reason)

@@ -44,7 +44,7 @@ class Outcome:
         return sum(len(result.output_ids) for result in self.completions)
 
 
-class Chunk:
+class PendingRows:
     """Rows [first_row, first_row + num_rows) of the job's input, from reading to writing."""
 
     def __init__(

@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-class TrialFailedError(ParquetryError):
+class PreviewFailedError(ParquetryError):
     """The first {rows} rows did not run: {reason}"""
 
     exit_code = ExitCode.FAILED_SHARDS
 
 
-def run_rows(spec: JobSpec, rows: int) -> pa.Table:
-    """The output of the first `rows` rows, run for real. Raises TrialFailedError."""
-    with tempfile.TemporaryDirectory(prefix="parquetry-trial-") as folder:
+def preview_rows(spec: JobSpec, rows: int) -> pa.Table:
+    """The output of the first `rows` rows, run for real. Raises PreviewFailedError."""
+    with tempfile.TemporaryDirectory(prefix="parquetry-preview-") as folder:
         finished = run_job(limited(spec, rows, folder), show=True)
         if finished.status.state is not JobState.DONE:
-            raise TrialFailedError(rows=rows, reason="; ".join(failure_lines(finished.status)))
+            raise PreviewFailedError(rows=rows, reason="; ".join(failure_lines(finished.status)))
         return read_output(folder)
 
 

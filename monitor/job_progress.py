@@ -11,17 +11,17 @@ from itertools import pairwise
 from parquetry.schemas.states import JobState
 from parquetry.schemas.status import JobStatus
 
-#: seconds after which a sample weighs 1/e of a fresh one
+#: seconds after which a status weighs 1/e of a fresh one
 SMOOTHING_SECONDS = 20.0
-#: samples older than this are forgotten
+#: statuses older than this are forgotten
 HISTORY_SECONDS = 120.0
 #: rows are told by beats, so an unchanged count means nothing before this many seconds
 STALL_SECONDS = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
-    """Where a job stands. Rates are None until two samples show movement."""
+class JobProgress:
+    """Where a job stands. Rates are None until two statuses show movement."""
 
     rows: int
     #: rows finished, those inside running shards included
@@ -41,10 +41,10 @@ class Progress:
         return self.rows_done / self.rows if self.rows else 1.0
 
     @classmethod
-    def of(cls, samples: Sequence[JobStatus]) -> Progress:
-        """Progress at the last of `samples`, which are in time order and of one job; at least one."""
-        last = samples[-1]
-        rate = _mean_rate(last) if last.state.is_final else smoothed_rate(samples)
+    def of(cls, statuses: Sequence[JobStatus]) -> JobProgress:
+        """Progress at the last of `statuses`: at least one, all of one job, in time order."""
+        last = statuses[-1]
+        rate = _mean_rate(last) if last.state.is_final else smoothed_rate(statuses)
         return cls(
             rows=last.rows,
             rows_done=finished_rows(last),
@@ -61,18 +61,18 @@ class Progress:
 
 
 class History:
-    """The recent samples of one job."""
+    """The recent statuses of one job."""
 
     def __init__(self, span_s: float = HISTORY_SECONDS) -> None:
-        self._samples: deque[JobStatus] = deque()
+        self._statuses: deque[JobStatus] = deque()
         self._span_s = span_s
 
-    def add(self, status: JobStatus) -> Progress:
-        """Take a sample and return the progress it makes."""
-        self._samples.append(status)
-        while status.now - self._samples[0].now > self._span_s:
-            self._samples.popleft()
-        return Progress.of(list(self._samples))
+    def add(self, status: JobStatus) -> JobProgress:
+        """Take a status and return the progress it makes."""
+        self._statuses.append(status)
+        while status.now - self._statuses[0].now > self._span_s:
+            self._statuses.popleft()
+        return JobProgress.of(list(self._statuses))
 
 
 def finished_rows(status: JobStatus) -> int:
@@ -80,14 +80,14 @@ def finished_rows(status: JobStatus) -> int:
     return min(status.rows, status.rows_done + status.running_rows)
 
 
-def smoothed_rate(samples: Sequence[JobStatus]) -> float | None:
-    """Rows per second, every interval between samples weighted by its length and by how recent it is.
+def smoothed_rate(statuses: Sequence[JobStatus]) -> float | None:
+    """Rows per second, every interval between statuses weighted by its length and by how recent it is.
 
     Rows a lost shard takes back count as negative, so that doing them again is not counted twice. The wait for the
     next beat does not count, or the rate would fall until it comes.
     """
     rows = seconds = 0.0
-    moving = _until_last_change(samples)
+    moving = _until_last_change(statuses)
     now = moving[-1].now
     for earlier, later in pairwise(moving):
         weight = math.exp((later.now - now) / SMOOTHING_SECONDS)
@@ -96,12 +96,12 @@ def smoothed_rate(samples: Sequence[JobStatus]) -> float | None:
     return rows / seconds if rows > 0 and seconds > 0 else None
 
 
-def _until_last_change(samples: Sequence[JobStatus]) -> Sequence[JobStatus]:
-    """The samples without those at the end that only repeat a count, unless that has lasted too long for a wait."""
-    end = len(samples)
-    while end > 1 and finished_rows(samples[end - 1]) == finished_rows(samples[end - 2]):
+def _until_last_change(statuses: Sequence[JobStatus]) -> Sequence[JobStatus]:
+    """The statuses without those at the end that only repeat a count, unless that has lasted too long for a wait."""
+    end = len(statuses)
+    while end > 1 and finished_rows(statuses[end - 1]) == finished_rows(statuses[end - 2]):
         end -= 1
-    return samples[:end] if samples[-1].now - samples[end - 1].now < STALL_SECONDS else samples
+    return statuses[:end] if statuses[-1].now - statuses[end - 1].now < STALL_SECONDS else statuses
 
 
 def _mean_rate(status: JobStatus) -> float | None:
