@@ -26,7 +26,7 @@ GROUND = {
     "gpus",
     "noise",
     "packages",
-    "processor",
+    "cpu",
     "request",
     "stops",
     "vocabulary_check",
