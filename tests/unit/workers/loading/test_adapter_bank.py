@@ -101,7 +101,7 @@ def test_each_row_of_a_job_names_its_adapter(causal_lm: Path, folders: dict, tmp
     record = make_record([source], model=model, output={"path": "out", "keep": []}, generation={"max_new_tokens": 6})
     engine = load_engine(EngineSpec.of(record))
     attempt = tmp_path / "attempt.parquet"
-    run_shard(record, record.needs.shard(0), fence=1, attempt=attempt, engine=DirectClient(engine))
+    run_shard(record, record.shard_plan.shard(0), fence=1, attempt=attempt, engine=DirectClient(engine))
     table = pq.read_table(attempt)
     outputs, errors = table["output"].to_pylist(), table["error"].to_pylist()
     assert errors[3] == "there is no adapter 'nobody'; model.adapters lists attention, everything, mlp"

@@ -18,7 +18,7 @@ from parquetry.workers.request import Completion, EncodeRequest, Encoding, Gener
 @given(st.lists(st.tuples(st.text(max_size=5), st.binary(max_size=50)), max_size=5), st.integers(1, 40))
 def test_frames_survive_any_cutting(contents, step):
     frames = [Frame({"text": text}, payload) for text, payload in contents]
-    data = b"".join(map(wire.pack, frames))
+    data = b"".join(map(wire.pack_frame, frames))
     buffer = FrameBuffer()
 
     found = [frame for start in range(0, len(data), step) for frame in buffer.feed(data[start : start + step])]
@@ -36,7 +36,7 @@ def test_an_oversized_frame_is_refused_before_it_is_sent(monkeypatch):
     monkeypatch.setattr(wire, "MAX_PAYLOAD_BYTES", 10)
 
     with pytest.raises(WireError, match="larger than allowed"):
-        wire.pack(Frame({}, b"x" * 11))
+        wire.pack_frame(Frame({}, b"x" * 11))
 
 
 def test_a_socket_in_a_deep_folder(tmp_path):

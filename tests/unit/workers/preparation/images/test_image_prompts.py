@@ -121,8 +121,8 @@ def test_messages_mark_the_placeholders_of_a_column(prepared):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ([{"type": "video"}], "message 0 has a part that is neither text nor an image"),
-        (["text"], "message 0 has a part that is neither text nor an image"),
+        ([{"type": "video"}], "message 0 has a content part that is neither text nor an image"),
+        (["text"], "message 0 has a content part that is neither text nor an image"),
         ([], "message 0 has no text as its content"),
         ([{"type": "image", "image": 7}], "chat: image is no path, URL or bytes of an image"),
     ],
