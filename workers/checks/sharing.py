@@ -64,13 +64,13 @@ class Sharing:
 
 
 def rows_to_share(
-    tokenizer: Encoder | None, model: PreTrainedModel, max_tokens: int | None, pad_id: int
+    tokenizer: Encoder | None, model: PreTrainedModel, max_tokens: int | None, pad_id: int | None
 ) -> list[np.ndarray]:
     """Rows of unequal length, shortest first, without the padding id; fewer where the model takes no longer ones."""
     vocab_size = model.get_input_embeddings().weight.shape[0]
     lengths = sorted({min(length, max_tokens or length) for length in NUM_TOKENS[model.device.type]})
     rows = check_prompts(tokenizer, vocab_size, lengths)
-    return [np.where(row == pad_id, (pad_id + 1) % vocab_size, row).astype(np.int32) for row in rows]
+    return rows if pad_id is None else [np.where(row == pad_id, (pad_id + 1) % vocab_size, row) for row in rows]
 
 
 class RowsAlone:
@@ -113,7 +113,7 @@ def size(value: Tensor) -> float:
     return float(torch.where(value.isfinite(), value, 0.0).norm())
 
 
-def choose_sharing(model: PreTrainedModel, compute: Compute, rows: Sequence[np.ndarray], pad_id: int) -> Sharing:
+def choose_sharing(model: PreTrainedModel, compute: Compute, rows: Sequence[np.ndarray], pad_id: int | None) -> Sharing:
     """Which rows may share a batch of `compute`, found with `rows`, whose windows are narrowed for as long as it takes.
 
     Raises UnusableModelError when the model cannot compute one of them alone.
@@ -122,7 +122,7 @@ def choose_sharing(model: PreTrainedModel, compute: Compute, rows: Sequence[np.n
         return _choose(model, compute, rows, pad_id)
 
 
-def _choose(model: PreTrainedModel, compute: Compute, rows: Sequence[np.ndarray], pad_id: int) -> Sharing:
+def _choose(model: PreTrainedModel, compute: Compute, rows: Sequence[np.ndarray], pad_id: int | None) -> Sharing:
     """Compute a batch of `rows`, shortest first, padded with `pad_id`, and compare all but the longest with each alone."""
     *short, longest = rows
     if not short:
@@ -157,9 +157,11 @@ def _problem(alone: RowsAlone, compute: Compute, rows: Sequence[np.ndarray], num
 
 
 def _problem_of_filling(
-    model: PreTrainedModel, alone: RowsAlone, compute: Compute, rows: Sequence[np.ndarray], pad_id: int
+    model: PreTrainedModel, alone: RowsAlone, compute: Compute, rows: Sequence[np.ndarray], pad_id: int | None
 ) -> str | None:
     """Whether the short rows change with what they are filled up with, which shows however large the noise is."""
+    if pad_id is None:
+        return None
     found = compute(rows)
     with filled_otherwise(model, pad_id, max(map(len, rows))):
         others = compute(rows)
