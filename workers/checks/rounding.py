@@ -38,10 +38,10 @@ def rounded_otherwise(model: PreTrainedModel, seed: int) -> Iterator[None]:
 def filled_otherwise(model: PreTrainedModel, pad_id: int, width: int) -> Iterator[None]:
     """In here padding in a batch of `width` tokens holds other vectors; the ids, of which masks are made, stay."""
 
-    def fill(_module: nn.Module, args: Any, output: Tensor) -> Tensor:
+    def fill(_module: nn.Module, args: Any, output: Any) -> Any:
         ids = args[0] if args else None
         # of an encoder-decoder both sides may read this table, and a decoder may begin with the padding id
-        if ids is None or ids.ndim != 2 or ids.shape[1] != width:
+        if ids is None or ids.ndim != 2 or ids.shape[1] != width or not isinstance(output, Tensor):
             return output
         random = torch.Generator(device=output.device).manual_seed(0)
         draw = torch.randn(output.shape[-1], generator=random, device=output.device)

@@ -15,12 +15,13 @@ from typing import Literal
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from parquetry.schemas.errors import UnusableModelError
 from parquetry.workers.checks.narrowing import narrowed
-from parquetry.workers.checks.prompts import Encoder, check_prompts
+from parquetry.workers.checks.prompts import check_prompts
 from parquetry.workers.checks.rounding import filled_otherwise, rounded_otherwise
 
 #: what a model gives for the rows of one batch: for each row its numbers (of any shape), those of padding left out
@@ -64,13 +65,32 @@ class Sharing:
 
 
 def rows_to_share(
-    tokenizer: Encoder | None, model: PreTrainedModel, max_tokens: int | None, pad_id: int | None
+    tokenizer: Tokenizer | None, model: PreTrainedModel, max_tokens: int | None, pad_id: int | None
 ) -> list[np.ndarray]:
-    """Rows of unequal length, shortest first, without the padding id; fewer where the model takes no longer ones."""
+    """Rows of unequal length, shortest first, without the padding id; fewer where the model takes no longer ones.
+
+    They end as the tokenizer ends texts: some classifiers read a text at its end token.
+    """
     vocab_size = model.get_input_embeddings().weight.shape[0]
     lengths = sorted({min(length, max_tokens or length) for length in NUM_TOKENS[model.device.type]})
-    rows = check_prompts(tokenizer, vocab_size, lengths)
+    end = [] if tokenizer is None else [id for id in _end(tokenizer) if id < vocab_size]
+    rows = [
+        np.concatenate([row[: max(0, len(row) - len(end))], end])[-len(row) :].astype(np.int32)
+        for row in check_prompts(tokenizer, vocab_size, lengths)
+    ]
     return rows if pad_id is None else [np.where(row == pad_id, (pad_id + 1) % vocab_size, row) for row in rows]
+
+
+def _end(tokenizer: Tokenizer) -> list[int]:
+    """What the tokenizer puts behind a text."""
+    found = tokenizer.encode("a")
+    inner = [place for place, is_special in enumerate(found.special_tokens_mask) if not is_special]
+    return found.ids[inner[-1] + 1 :] if inner else []
+
+
+def shortened(row: np.ndarray, length: int, num_last: int) -> np.ndarray:
+    """`length` tokens of a longer row: its first ones, and its `num_last` last ones behind them."""
+    return np.concatenate([row[: length - num_last], row[len(row) - num_last :]])
 
 
 class RowsAlone:
@@ -123,17 +143,20 @@ def choose_sharing(model: PreTrainedModel, compute: Compute, rows: Sequence[np.n
 
 
 def _choose(model: PreTrainedModel, compute: Compute, rows: Sequence[np.ndarray], pad_id: int | None) -> Sharing:
-    """Compute a batch of `rows`, shortest first, padded with `pad_id`, and compare all but the longest with each alone."""
+    """Compute a batch of `rows`, shortest first, and compare all but the longest with each alone."""
     *short, longest = rows
     if not short:
         return Sharing()
     alone = RowsAlone(model, compute, short)
-    problem = _problem(alone, compute, rows, range(len(short))) or _problem_of_filling(model, alone, compute, rows, pad_id)
+    problem = _problem(alone, compute, rows, range(len(short)))
+    if problem is None and pad_id is not None and model.dtype.itemsize < 4:
+        problem = _problem_of_filling(model, alone, compute, rows, pad_id)
     if problem is None:
         return Sharing()
     reason = f"rows of {' and '.join(str(len(row)) for row in short)} tokens beside one of {len(longest)} {problem}"
     length = len(short[-1])
-    problem = _problem(alone, compute, [short[-1], longest[:length], longest[-length:]], [len(short) - 1])
+    others = [shortened(longest, length, length // part) for part in (2, 3)]
+    problem = _problem(alone, compute, [short[-1], *others], [len(short) - 1])
     if problem is None:
         return Sharing("equal lengths", reason)
     return Sharing("none", f"{reason}; rows of {length} tokens beside each other {problem}")
@@ -157,16 +180,17 @@ def _problem(alone: RowsAlone, compute: Compute, rows: Sequence[np.ndarray], num
 
 
 def _problem_of_filling(
-    model: PreTrainedModel, alone: RowsAlone, compute: Compute, rows: Sequence[np.ndarray], pad_id: int | None
+    model: PreTrainedModel, alone: RowsAlone, compute: Compute, rows: Sequence[np.ndarray], pad_id: int
 ) -> str | None:
-    """Whether the short rows change with what they are filled up with, which shows however large the noise is."""
-    if pad_id is None:
-        return None
+    """Whether the short rows change with what they are filled up with, which shows however large the noise is.
+
+    In float32 the noise hides nothing, and there it is no fault when padding is read whose vector is zero.
+    """
     found = compute(rows)
     with filled_otherwise(model, pad_id, max(map(len, rows))):
         others = compute(rows)
     error = max(alone.error(number, others[number], found[number]) for number in range(len(rows) - 1))
-    return None if error <= FILLING_LIMIT else f"change with what they are filled up with, {error:.3g} times their noise"
+    return None if error <= FILLING_LIMIT else f"change by {error:.3g} times their noise with what they are filled with"
 
 
 def first_line(error: Exception) -> str:
