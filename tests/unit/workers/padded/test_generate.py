@@ -168,8 +168,13 @@ def test_cancelled_rows_give_no_result(engine, prompts):
 
 def test_cancelling_from_inside_a_step_ends_the_rows(spec, prompts):
     loaded: list[TransformersGenerate] = []
-    # loading sends a pulse as well
-    loaded.append(load_engine(spec, send_pulse=lambda: [engine.cancel([0, 2]) for engine in loaded]))
+
+    def cancel() -> None:
+        # loading sends pulses as well
+        for engine in loaded:
+            engine.cancel([0, 2])
+
+    loaded.append(load_engine(spec, send_pulse=cancel))
 
     results = run(loaded[0], requests_of(prompts[:3], max_new_tokens=100))
 
