@@ -51,7 +51,7 @@ class Comparison:
         self._logits_limit = QUANTIZED_LOGITS_LIMIT if head is not None and is_quantized_linear(head) else LOGITS_LIMIT
         self._layers = layers
         self._spans: Sequence[Span] = ()
-        self._errors: list[list[Tensor]] = [[] for _ in layers]
+        self._errors: list[list[Tensor]] = [[] for _ in runs[0].layers]
         #: (num_tokens, dim) of the last layer, as the changed model computed it in the last pass
         self.last_output = torch.empty(0)
         self._given: list[Tensor] = []
@@ -78,13 +78,13 @@ class Comparison:
     def _rows(self, of_layer: Sequence[LayerRun], name: str) -> Tensor:
         return torch.cat([getattr(of_layer[span.prompt], name)[span.start : span.stop] for span in self._spans])
 
-    def see_logits(self, logits: Tensor) -> None:
-        """The logits (num_tokens, vocab) that the pass ended with."""
-        want = torch.cat([self._runs[span.prompt].logits[span.start : span.stop] for span in self._spans])
+    def see_end(self, end: Tensor) -> None:
+        """What the pass ended with: logits (num_tokens, vocab), or the last hidden states."""
+        want = torch.cat([self._runs[span.prompt].end[span.start : span.stop] for span in self._spans])
         dtype = self._runs[0].layers[0].given.dtype
         size = want.norm(dim=-1)
         # a constant added to all of them changes no token
-        gap = distance(centred(logits), centred(want))
+        gap = distance(centred(end), centred(want))
         self._logits.append(gap / (ROUNDING[dtype] * size + TINY))
 
     def require(self, what: str) -> None:
@@ -101,14 +101,14 @@ class Comparison:
 
     def _problem_of_layers(self) -> str | None:
         for number, parts in enumerate(self._errors):
-            errors = torch.cat(parts)
+            errors, layer = torch.cat(parts), self._layers[number % len(self._layers)]
             typical, largest = float(errors.median()), float(errors.max())
-            limit = largest_limit(self._layers[number])
+            limit = largest_limit(layer)
             beyond = float((errors > limit).float().mean())
-            allowed = REROUTED_SHARE if routes(self._layers[number]) else 0.0
+            allowed = REROUTED_SHARE if routes(layer) else 0.0
             if not typical <= TYPICAL_LIMIT or not beyond <= allowed:
                 return (
-                    f"layer {number + 1} of {len(self._layers)} is off by {typical:.3g} times its stock form's noise "
+                    f"layer {number + 1} of {len(self._errors)} is off by {typical:.3g} times its stock form's noise "
                     f"on half of the tokens and by {largest:.3g} at most; {TYPICAL_LIMIT:g} and {limit:g} are "
                     "allowed"
                 )
@@ -122,7 +122,8 @@ class Comparison:
             )
         logits = float(torch.cat(self._logits).max()) if self._logits else 0.0
         if not logits <= self._logits_limit:
-            return f"logits are off by {logits:.3g} times their rounding, where {self._logits_limit:g} is allowed"
+            limit = self._logits_limit
+            return f"what comes behind the layers is off by {logits:.3g} times its rounding, where {limit:g} is allowed"
         return None
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from parquetry.workers.checks.watched_layers import LayerCall, watching
 
 log = logging.getLogger(__name__)
 
+#: ids (1, num_tokens) to what the model ends with, (num_tokens, size)
+Forward = Callable[[Tensor], Tensor]
 #: what an output of each dtype is off by at the least, as a share of its size: half the last bit, over many numbers
 ROUNDING = {torch.bfloat16: 1e-3, torch.float16: 1.3e-4, torch.float32: 1e-6, torch.float64: 1e-13}
 #: float32 products of a GPU's kernels may keep 10 bits of what they multiply
@@ -47,8 +50,8 @@ class PromptRun:
 
     tokens: np.ndarray
     layers: list[LayerRun] = field(default_factory=list)
-    #: (num_tokens, vocab) float32
-    logits: Tensor = field(default_factory=lambda: torch.empty(0))
+    #: (num_tokens, size) float32: the logits, or whatever the model ends with
+    end: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 @torch.inference_mode()
@@ -57,23 +60,32 @@ def run_stock(
     layers: nn.ModuleList,
     prompts: Sequence[np.ndarray],
     shared: tuple[object, ...] = (),
+    forward: Forward | None = None,
 ) -> list[PromptRun]:
     """Run each prompt alone through `model` as it is, and every layer again one precision up.
 
-    `shared` is what copies of layers refer to rather than copy.
+    `shared` is what copies of layers refer to rather than copy. `forward` computes what a run ends with, the logits if
+    it is None.
     """
     runs, calls = [], []
     for tokens in prompts:
-        run, of_layers = _run_prompt(model, layers, tokens)
+        run, of_layers = _run_prompt(forward or partial(_logits, model), layers, tokens, model.device)
         runs.append(run)
         calls.append(of_layers)
-    for number, layer in enumerate(layers):
+    for number, first in enumerate(calls[0]):
         of_layer = [(call[number], run.layers[number]) for call, run in zip(calls, runs, strict=True)]
-        _run_precisely(layer, model.dtype, of_layer, shared)
+        _run_precisely(first.layer, model.dtype, of_layer, shared)
     return runs
 
 
-def _run_prompt(model: PreTrainedModel, layers: nn.ModuleList, tokens: np.ndarray) -> tuple[PromptRun, list[LayerCall]]:
+def _logits(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    logits: Tensor = model(input_ids=ids, use_cache=False).logits[0]
+    return logits
+
+
+def _run_prompt(
+    forward: Forward, layers: nn.ModuleList, tokens: np.ndarray, device: torch.device
+) -> tuple[PromptRun, list[LayerCall]]:
     run, calls = PromptRun(tokens), []
 
     def note(_: int, call: LayerCall, output: Tensor) -> Tensor:
@@ -82,9 +94,9 @@ def _run_prompt(model: PreTrainedModel, layers: nn.ModuleList, tokens: np.ndarra
         run.layers.append(LayerRun(call.hidden[0], output[0], nothing, nothing))
         return output
 
-    ids = torch.from_numpy(tokens).long().to(model.device)
+    ids = torch.from_numpy(tokens).long().to(device)
     with watching(layers, note):
-        run.logits = model(input_ids=ids[None], use_cache=False).logits[0].float()
+        run.end = forward(ids[None]).float()
     return run, calls
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-#: (number of the layer, hidden states in, hidden states out) -> what the model goes on with
+#: (number of the call in its forward pass, hidden states in, hidden states out) -> what the model goes on with
 Watch = Callable[[int, "LayerCall", Tensor], Tensor]
 
 
@@ -55,10 +56,10 @@ def cast(value: Any, dtype: torch.dtype) -> Any:
 class WatchedLayer(nn.Module):
     """Stands where a layer stood. The layer itself is called as ever, so that a compiled one stays the same one."""
 
-    def __init__(self, layer: nn.Module, number: int, watch: Watch) -> None:
+    def __init__(self, layer: nn.Module, numbers: Iterator[int], watch: Watch) -> None:
         super().__init__()
         self.layer = layer
-        self.number = number
+        self.numbers = numbers
         self.watch = watch
 
     def __getattr__(self, name: str) -> Any:
@@ -71,16 +72,19 @@ class WatchedLayer(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         outputs = self.layer(*args, **kwargs)
         hidden, *rest = outputs if isinstance(outputs, tuple) else (outputs,)
-        seen = self.watch(self.number, LayerCall(self.layer, args, kwargs), hidden)
+        seen = self.watch(next(self.numbers), LayerCall(self.layer, args, kwargs), hidden)
         return (seen, *rest) if isinstance(outputs, tuple) else seen
 
 
 @contextmanager
 def watching(layers: nn.ModuleList, watch: Watch) -> Iterator[None]:
-    """Call `watch` for every layer that is computed in here."""
-    stock = list(layers)
+    """Call `watch` for every layer of the one forward pass in here, each time that it is computed.
+
+    ALBERT computes one layer many times.
+    """
+    stock, numbers = list(layers), count()
     for number, layer in enumerate(stock):
-        layers[number] = WatchedLayer(layer, number, watch)
+        layers[number] = WatchedLayer(layer, numbers, watch)
     try:
         yield
     finally:

@@ -13,13 +13,17 @@ from parquetry.workers.fusing.add_linear import inductor_after
 from parquetry.workers.fusing.encoder_sums import put_sums_into_products
 
 
+def layer_list(model: PreTrainedModel) -> nn.ModuleList | None:
+    """The list of the transformer blocks, or of the one that ALBERT computes many times; None where there is none."""
+    lists = [module for module in model.base_model.modules() if isinstance(module, nn.ModuleList)]
+    whole = (module for module in lists if len(module) == model.config.num_hidden_layers)
+    return next(whole, next(iter(lists), None))
+
+
 def layers_of(model: PreTrainedModel) -> list[nn.Module]:
     """The transformer blocks in order; [] when no list of num_hidden_layers modules is found."""
-    count = model.config.num_hidden_layers
-    for module in model.base_model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return list(module)
-    return []
+    found = layer_list(model)
+    return list(found) if found is not None and len(found) == model.config.num_hidden_layers else []
 
 
 def compile_encoder(model: PreTrainedModel) -> bool:

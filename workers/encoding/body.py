@@ -10,8 +10,9 @@ from transformers import PreTrainedModel
 
 from parquetry.schemas.errors import EngineRefusedError
 from parquetry.workers.encoding.attention import IMPLEMENTATION, within_rows
-from parquetry.workers.encoding.checks import check_packed_rows, stock_attention
+from parquetry.workers.encoding.checks import stock_attention
 from parquetry.workers.encoding.device_batch import DeviceBatch, HostSegments, copy_to_device, layout_of
+from parquetry.workers.encoding.layer_check import LayerCheck
 from parquetry.workers.encoding.positions import Positions
 from parquetry.workers.encoding.row_batch import PackedBatch
 from parquetry.workers.encoding.rows import RowLimits
@@ -30,12 +31,16 @@ class PackedBody:
         model.set_attn_implementation(IMPLEMENTATION)
 
     @classmethod
-    def checked(cls, model: PreTrainedModel) -> PackedBody:
-        """Raises EngineRefusedError, and leaves the model as it was, when packed rows come out wrong."""
+    def checked(cls, model: PreTrainedModel, check: LayerCheck | None = None) -> PackedBody:
+        """Raises EngineRefusedError, and leaves the model as it was, when packed rows come out wrong.
+
+        Without a `check` the rows are of random tokens.
+        """
+        check = check or LayerCheck.of(model)
         own = model.config._attn_implementation
         body = cls(model)
         try:
-            check_packed_rows(model, body)
+            check.require(body, "packed rows differ from rows alone")
         except (EngineRefusedError, RuntimeError) as error:
             # the caller may still want to run the model padded
             model.set_attn_implementation(own)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from parquetry.workers.request import EncodeRequest, Encoding
 
 #: tokens and rectangles (num_batches,) of batches to their tokens, padding included; neither grows without the other
 Cost = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Rows = Literal["any", "equal lengths", "none"]
 _NOTHING = np.empty(0, np.float32)
 
 
@@ -38,6 +40,8 @@ class BatchForm:
     #: batches whose rows are sorted together. A client's first rows may be in its last batch, so a sorting window
     #: should be a small part of what clients hand over ahead.
     sorting_window: int
+    #: which rows may share one: any, those of equal length, or none
+    rows: Rows = "any"
 
 
 #: sorted only so that kernels find rows of a kind
@@ -65,6 +69,10 @@ class EncodeQueue:
         self._lens = np.empty(0, np.int64)
         self._longest_first = False
         self._refused: list[Encoding] = []
+
+    def share(self, rows: Rows) -> None:
+        """From now on let these rows share a batch and no others."""
+        self._form = replace(self._form, rows=rows)
 
     def __len__(self) -> int:
         return self.num_waiting + len(self._refused)
@@ -146,6 +154,9 @@ class EncodeQueue:
         lens = self._lens[: -limit - 1 : -1] if self._longest_first else self._lens[:limit]
         if not len(lens):
             return 0
+        if self._form.rows != "any":
+            # sorted, so those of equal length stand together
+            lens = lens[:1] if self._form.rows == "none" else lens[lens == lens[0]]
         rectangles = np.maximum.accumulate(lens) * np.arange(1, len(lens) + 1)
         fits = self._form.cost(np.cumsum(lens), rectangles) <= self.budget
         return len(lens) if fits.all() else max(1, int(fits.argmin()))

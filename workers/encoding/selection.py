@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Literal
 
+from tokenizers import Tokenizer
+
 from parquetry.schemas.errors import EngineRefusedError, UnsupportedOptionError
 from parquetry.schemas.settings import settings
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
@@ -55,6 +57,7 @@ def packed_encoder(
             max_tokens=checkpoint.context_window,
             # quantized products neither fuse nor capture
             compile=spec.model.compile and spec.model.quantization == "none",
+            tokenizer=Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json")),
             about=about,
         )
     except EngineRefusedError as error:

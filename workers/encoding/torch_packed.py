@@ -14,15 +14,17 @@ from transformers import PreTrainedModel
 from parquetry.schemas.errors import EngineRefusedError
 from parquetry.schemas.job import Task
 from parquetry.workers.checkpoint.dense import DenseLayer
+from parquetry.workers.checks.prompts import Encoder
 from parquetry.workers.encoding.attention import kernel_name
 from parquetry.workers.encoding.block_layers import compile_encoder
 from parquetry.workers.encoding.body import PackedBody, limits_of
 from parquetry.workers.encoding.body_graphs import BodyGraphs
-from parquetry.workers.encoding.checks import require_unchanged, unsupported_reason
+from parquetry.workers.encoding.checks import unsupported_reason
 from parquetry.workers.encoding.device_batch import copy_to_device
 from parquetry.workers.encoding.families import head_dim_of
 from parquetry.workers.encoding.heads import OwnHead
 from parquetry.workers.encoding.label_scores import choose_activation, label_scores, token_labels
+from parquetry.workers.encoding.layer_check import LayerCheck
 from parquetry.workers.encoding.projection import Projection
 from parquetry.workers.encoding.queue import PACKED
 from parquetry.workers.encoding.queued import BatchTooLargeError, QueuedEncoder
@@ -70,11 +72,13 @@ class PackedEncoder(QueuedEncoder):
         token_budget: int | None = None,
         max_tokens: int | None = None,
         compile: bool = True,
+        tokenizer: Encoder | None = None,
         about: dict[str, str] | None = None,
     ) -> None:
         self.task = task
         self.device = next(model.parameters()).device
-        body = PackedBody.checked(model)
+        check = LayerCheck.of(model, tokenizer)
+        body = PackedBody.checked(model, check)
         limits = limits_of(model, body.positions, max_tokens)
         super().__init__(limits, token_budget or DEFAULT_BUDGET[self.device.type], PACKED)
         # two would do if the host were never late; one more covers a core that others have taken for a while
@@ -88,17 +92,19 @@ class PackedEncoder(QueuedEncoder):
         self._head = None if task.task == "embed" else OwnHead(model)
         self._pad_id = model.config.get_text_config().pad_token_id
         self._activation = _activation(model, task)
-        self._graphs = self._accelerate(model) if compile and self._is_half_on_gpu else None
+        self._graphs = self._accelerate(model, check) if compile and self._is_half_on_gpu else None
 
     @property
     def _is_half_on_gpu(self) -> bool:
         return self.device.type == "cuda" and self._body.dtype in (torch.float16, torch.bfloat16)
 
-    def _accelerate(self, model: PreTrainedModel) -> BodyGraphs | None:
+    def _accelerate(self, model: PreTrainedModel, check: LayerCheck) -> BodyGraphs | None:
         """Larger kernels, compiled blocks, captured batches."""
         budget = self._queue.budget
-        require_unchanged(model, self._body, budget, lambda: fuse(model))
-        require_unchanged(model, self._body, budget, lambda: compile_encoder(model))
+        fuse(model)
+        check.require(self._body, "fused kernels differ from rows alone", budget)
+        compile_encoder(model)
+        check.require(self._body, "compiled layers differ from rows alone", budget)
         self._queue.budget = best_num_tokens(self._body, budget, self.limits.vocab_size)
         return BodyGraphs(self._body, self._queue.budget, head_dim_of(model.config))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,11 +12,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
+from parquetry.workers.checks.sharing import Sharing
 from parquetry.workers.encoding.device_batch import copy_to_device
 from parquetry.workers.encoding.queue import PADDED
 from parquetry.workers.encoding.queued import BatchTooLargeError, QueuedEncoder
 from parquetry.workers.encoding.readback import Readback
 from parquetry.workers.encoding.rows import RowLimits
+from parquetry.workers.padded.padding import Side, pad_rows
 from parquetry.workers.request import EncodeRequest
 
 #: model output and attention mask (num_rows, length) to float32 values, (num_rows, num_values) or of every token
@@ -33,9 +35,13 @@ class _Padded:
 
 
 class TorchEncoder(QueuedEncoder):
-    """Engine over any transformers model; batches are sorted by length and padded on the right."""
+    """Engine over any transformers model; batches are sorted by length and padded on the right.
+
+    The few models whose rows answer there as alone only when they are padded on the left have `side` changed.
+    """
 
     gives_model_back = True
+    side: Side = "right"
 
     def __init__(
         self,
@@ -64,8 +70,7 @@ class TorchEncoder(QueuedEncoder):
     def launch(self, requests: list[EncodeRequest]) -> _Padded:
         try:
             with torch.inference_mode():
-                inputs = self._inputs(requests)
-                values = Readback(self._head(self._model(**inputs), inputs["attention_mask"]))
+                values = Readback(self._head(*self._outputs(requests)))
         except torch.OutOfMemoryError as error:
             if self._model.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -81,17 +86,36 @@ class TorchEncoder(QueuedEncoder):
         # values of tokens, padding included
         return [row[:length].reshape(-1) for row, length in zip(values, handle.lens, strict=True)]
 
+    def share(self, sharing: Sharing) -> None:
+        """From now on let these rows share a batch and no others; provenance says why."""
+        self._queue.share(sharing.rows)
+        self._about = {**self._about, **sharing.facts}
+
+    def trial(self, rows: Sequence[np.ndarray]) -> list[Tensor]:
+        """What the model gives for one batch of `rows` (each (num_tokens,) int32), before anything is made of it."""
+        output, _ = self._outputs([EncodeRequest(id=number, token_ids=row) for number, row in enumerate(rows)])
+        values: Tensor = output.logits if "logits" in output else output.last_hidden_state
+        # tokens have a vector each, texts one
+        return [value[: len(row)] if value.ndim == 2 else value for value, row in zip(values, rows, strict=True)]
+
+    def _outputs(self, batch: list[EncodeRequest]) -> tuple[ModelOutput, Tensor]:
+        """What the model gives, padding moved to the right, and the attention mask (num_rows, length) of that."""
+        inputs = self._inputs(batch)
+        output, mask = self._model(**inputs), inputs["attention_mask"]
+        if self.side == "right":
+            return output, mask
+        for name in [name for name in ("last_hidden_state", "logits") if name in output]:
+            output[name] = moved_right(output[name], mask)
+        return output, mask.flip(1)
+
     def _inputs(self, batch: list[EncodeRequest]) -> dict[str, Tensor]:
         """input_ids, attention_mask and where the model tells texts apart token_type_ids: (num_rows, length) int64."""
-        shape = (len(batch), max(len(request.token_ids) for request in batch))
-        arrays = {"input_ids": np.full(shape, self._fill_id(batch), np.int64), "attention_mask": np.zeros(shape, int)}
+        ids, mask = pad_rows([request.token_ids for request in batch], self._fill_id(batch), self.side)
+        arrays = {"input_ids": ids, "attention_mask": mask}
         if self.limits.has_types:
-            arrays["token_type_ids"] = np.zeros(shape, np.int64)
-        for index, request in enumerate(batch):
-            length = len(request.token_ids)
-            arrays["input_ids"][index, :length], arrays["attention_mask"][index, :length] = request.token_ids, 1
-            if self.limits.has_types and request.token_type_ids is not None:
-                arrays["token_type_ids"][index, :length] = request.token_type_ids
+            types = [request.token_type_ids for request in batch]
+            given = [np.zeros_like(r.token_ids) if t is None else t for r, t in zip(batch, types, strict=True)]
+            arrays["token_type_ids"], _ = pad_rows(given, 0, self.side)
         return {name: copy_to_device(array, self._model.device) for name, array in arrays.items()}
 
     def _fill_id(self, batch: list[EncodeRequest]) -> int:
@@ -104,3 +128,15 @@ class TorchEncoder(QueuedEncoder):
 
     def describe(self) -> dict[str, str]:
         return {"backend": "transformers", **self._about}
+
+
+def moved_right(values: Tensor, mask: Tensor) -> Tensor:
+    """values (num_rows, length, size) of rows padded on the left, as if they had been padded on the right.
+
+    What has one vector a row stays as it is.
+    """
+    if values.ndim != 3:
+        return values
+    length = mask.shape[1]
+    places = torch.arange(length, device=mask.device) + (length - mask.sum(1, keepdim=True))
+    return values.gather(1, (places % length)[..., None].expand_as(values))

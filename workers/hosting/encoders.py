@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
@@ -11,6 +12,7 @@ from transformers.utils import ModelOutput
 from parquetry.schemas.errors import UnsupportedOptionError
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.cross_encoder import score_activation
+from parquetry.workers.checks.sharing import Sharing, choose_sharing, rows_to_share
 from parquetry.workers.encoding.label_scores import choose_activation, label_scores, token_labels
 from parquetry.workers.encoding.model_class import labels_tokens
 from parquetry.workers.encoding.pad_id import own_pad_id
@@ -24,6 +26,7 @@ from parquetry.workers.engine import Engine
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.hosting.loaded_model import about, pulse_in_layers
 from parquetry.workers.loading.quantization import packing_obstacle
+from parquetry.workers.padded.padding import Side
 from parquetry.workers.process.pulse import SendPulse
 
 log = logging.getLogger(__name__)
@@ -50,7 +53,7 @@ def put_encoder(spec: EngineSpec, checkpoint: Checkpoint, model: PreTrainedModel
         pulse_in_layers(model, send_pulse)
     positions = Positions.of(model)
     budget = _CPU_TOKEN_BUDGET if spec.device == "cpu" else _CUDA_TOKEN_BUDGET
-    return TorchEncoder(
+    engine = TorchEncoder(
         model,
         head,
         pad_id=own_pad_id(model),
@@ -58,6 +61,28 @@ def put_encoder(spec: EngineSpec, checkpoint: Checkpoint, model: PreTrainedModel
         token_budget=spec.token_budget or budget,
         about={**about(spec, model), **facts, "why_not_packed": reason},
     )
+    choose_padding(engine, model, Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json")))
+    return engine
+
+
+def choose_padding(engine: TorchEncoder, model: PreTrainedModel, tokenizer: Tokenizer | None) -> None:
+    """Pad on the side on which rows answer as alone; where there is none, let only such rows share a batch as do.
+
+    Raises UnusableModelError.
+    """
+    pad_id = own_pad_id(model)
+    rows = rows_to_share(tokenizer, model, engine.limits.max_tokens, pad_id)
+    first: Sharing | None = None
+    sides: tuple[Side, ...] = ("right", "left")
+    for engine.side in sides:
+        sharing = choose_sharing(model, engine.trial, rows, pad_id)
+        if sharing.rows == "any":
+            return
+        first = first or sharing
+    assert first is not None
+    engine.side = "right"
+    log.warning("%s", first.warning)
+    engine.share(first)
 
 
 def _head(spec: EngineSpec, checkpoint: Checkpoint, model: PreTrainedModel) -> tuple[Head, dict[str, str]]:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from parquetry.schemas.errors import UnsupportedOptionError
 from parquetry.schemas.settings import settings
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.checks.sharing import Sharing, choose_sharing, rows_to_share
 from parquetry.workers.engine import Engine
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.hosting.loaded_model import about, pulse_in_layers
@@ -22,6 +23,8 @@ from parquetry.workers.loading.quantization import packing_obstacle
 from parquetry.workers.packed.memory import free_bytes
 from parquetry.workers.packed.options import PackedOptions
 from parquetry.workers.padded.generate import MAX_ROWS, TransformersGenerate
+from parquetry.workers.padded.long_rope import long_rope_reason
+from parquetry.workers.padded.trial import NUM_OUTPUTS
 from parquetry.workers.process.pulse import SendPulse
 
 log = logging.getLogger(__name__)
@@ -55,7 +58,7 @@ def put_generator(spec: EngineSpec, checkpoint: Checkpoint, model: PreTrainedMod
         log.warning("this model runs through transformers' padded generate, not the packed engine: %s", reason)
     if spec.device != "cpu":
         pulse_in_layers(model, send_pulse)
-    return TransformersGenerate(
+    engine = TransformersGenerate(
         model,
         tokenizer,
         eos_ids=checkpoint.eos_ids,
@@ -64,6 +67,20 @@ def put_generator(spec: EngineSpec, checkpoint: Checkpoint, model: PreTrainedMod
         about={**about(spec, model), "why_not_packed": reason},
         send_pulse=send_pulse,
     )
+    _choose_sharing(engine, checkpoint, tokenizer)
+    return engine
+
+
+def _choose_sharing(engine: TransformersGenerate, checkpoint: Checkpoint, tokenizer: tokenizers.Tokenizer) -> None:
+    """Let only such rows share a batch as answer there as they do alone. Raises UnusableModelError."""
+    model = engine.model
+    rows = rows_to_share(tokenizer, model, checkpoint.context_window - NUM_OUTPUTS, checkpoint.pad_id)
+    sharing = choose_sharing(model, engine.trial, rows, checkpoint.pad_id)
+    if sharing.rows == "any" and (reason := long_rope_reason(model.config, checkpoint.context_window)):
+        sharing = Sharing("equal lengths", reason)
+    if sharing.rows != "any":
+        log.warning("%s", sharing.warning)
+    engine.share(sharing)
 
 
 def put_vision_generator(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
@@ -21,6 +22,8 @@ R = TypeVar("R", bound=Identified)
 class Waiting(Generic[R]):
     """A request and the most tokens it may hold, output included."""
 
+    #: only requests of the same group share a batch
+    group: int
     num_tokens: int
     #: older requests first among equals
     number: int
@@ -45,21 +48,22 @@ class LengthSorted(Generic[R]):
     def __iter__(self) -> Iterator[R]:
         return (waiting.request for waiting in self._waiting)
 
-    def add(self, request: R, num_tokens: int) -> None:
-        """Queue a request that will hold at most `num_tokens` tokens."""
+    def add(self, request: R, num_tokens: int, group: int = 0) -> None:
+        """Queue a request that will hold at most `num_tokens` tokens, for a batch of no other `group` than its own."""
         self._number -= 1
-        self._waiting.append(Waiting(num_tokens, self._number, request))
+        self._waiting.append(Waiting(group, num_tokens, self._number, request))
         self._is_sorted = False
 
     def take(self) -> list[R]:
-        """The longest requests: as many as fit when all are padded to the longest, and at least one."""
+        """The longest requests of the last group: as many as fit when all are padded to the longest, at least one."""
         if not self._is_sorted:
             self._waiting.sort()
             self._is_sorted = True
         if not self._waiting:
             return []
         longest = max(self._waiting[-1].num_tokens, 1)
-        count = max(1, min(self.token_budget // longest, self.max_rows, len(self._waiting)))
+        first = bisect_left(self._waiting, self._waiting[-1].group, key=lambda waiting: waiting.group)
+        count = max(1, min(self.token_budget // longest, self.max_rows, len(self._waiting) - first))
         taken = self._waiting[: -count - 1 : -1]
         del self._waiting[-count:]
         return [waiting.request for waiting in taken]

@@ -11,6 +11,7 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel,
 
 from parquetry.schemas.errors import GrammarError
 from parquetry.workers.checkpoint.adapter import unknown_adapter
+from parquetry.workers.checks.sharing import Sharing
 from parquetry.workers.engine import Engine
 from parquetry.workers.grammar.grammars import Grammars
 from parquetry.workers.grammar.padded import BatchGrammars
@@ -20,6 +21,7 @@ from parquetry.workers.padded.decoder_prefix import decoder_options, decoder_pre
 from parquetry.workers.padded.padding import Side, pad_rows
 from parquetry.workers.padded.sampling import RowSampling
 from parquetry.workers.padded.stopping import RowStopping
+from parquetry.workers.padded.trial import trial_logits, trial_outputs
 from parquetry.workers.process.pulse import SendPulse
 from parquetry.workers.request import Completion, GenerationRequest, Request, Result
 from parquetry.workers.vocabulary_check import unknown_ids
@@ -51,6 +53,7 @@ class TransformersGenerate(Engine):
         self._pad_id = pad_id
         self._about = about or {}
         self._send_pulse = send_pulse
+        self._groups_by_length = False
         self._vocab_size = model.get_input_embeddings().weight.shape[0]
         self._adapters = AdapterBank.of(model)
         self._grammars = Grammars(tokenizer, self._vocab_size, self._eos_ids, model.device)
@@ -74,6 +77,19 @@ class TransformersGenerate(Engine):
             **(decoder_options(self.model, self._prefix) if self._prefix else {}),
         )
 
+    def share(self, sharing: Sharing) -> None:
+        """From now on let these rows share a batch and no others; provenance says why."""
+        self._groups_by_length = sharing.rows == "equal lengths"
+        if sharing.rows == "none":
+            self._waiting.max_rows = 1
+        self._about = {**self._about, **sharing.facts}
+
+    def trial(self, rows: Sequence[np.ndarray]) -> list[torch.Tensor]:
+        """What one batch of `rows` (each (num_tokens,) int32) would go by: logits (num_outputs, vocab_size) of each."""
+        inputs = self._inputs([GenerationRequest(id=number, prompt_ids=row) for number, row in enumerate(rows)])
+        outputs = torch.from_numpy(trial_outputs(rows, self._eos_ids)).to(self.model.device)
+        return trial_logits(self.model, inputs, outputs)
+
     def add(self, requests: Sequence[Request]) -> None:
         """Queue generation requests; one whose ids the model does not know is answered with an error."""
         for request in requests:
@@ -82,7 +98,9 @@ class TransformersGenerate(Engine):
             if error is not None:
                 self._ready.append(failed(request, error))
             else:
-                self._waiting.add(request, len(request.prompt_ids) + request.params.max_new_tokens)
+                length = len(request.prompt_ids)
+                group = length if self._groups_by_length else 0
+                self._waiting.add(request, length + request.params.max_new_tokens, group)
 
     def _problem(self, request: GenerationRequest) -> str | None:
         if not len(request.prompt_ids):

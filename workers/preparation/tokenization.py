@@ -14,6 +14,7 @@ import tokenizers
 from tokenizers import normalizers
 
 from parquetry.schemas.errors import MissingTokenizerError, RowError
+from parquetry.workers.preparation.added_tokens import add_tokens_of_settings
 from parquetry.workers.preparation.cells import or_error
 
 #: a text, or a pair of texts
@@ -61,11 +62,13 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
-        """Read `tokenizer.json` of a model folder. Raises MissingTokenizerError."""
+        """Read `tokenizer.json` of a model folder, and what its settings add. Raises MissingTokenizerError."""
         file = folder / "tokenizer.json"
         if not file.is_file():
             raise MissingTokenizerError(model=str(folder))
-        return cls(tokenizers.Tokenizer.from_file(str(file)))
+        tokenizer = tokenizers.Tokenizer.from_file(str(file))
+        add_tokens_of_settings(tokenizer, folder)
+        return cls(tokenizer)
 
     @property
     def vocab_size(self) -> int:

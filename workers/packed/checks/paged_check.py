@@ -88,7 +88,7 @@ class PagedCheck:
         comparison = Comparison(self.runs, self.layers, self.head)
         for spans, step in self.steps(forward):
             with comparison.watching(spans):
-                comparison.see_logits(logits := forward.logits(step))
+                comparison.see_end(logits := forward.logits(step))
             forward.group.require_equal(logits, "the logits")
             # logits are put together from all ranks: equal in any case; but experts are chosen by hidden states
             forward.group.require_equal(comparison.last_output, "the hidden states")

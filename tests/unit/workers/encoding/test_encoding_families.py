@@ -129,7 +129,7 @@ def test_checks_refuse_a_layer_that_does_not_call_the_hook():
 def test_checks_refuse_a_layer_that_mixes_rows():
     model = tiny_model("bert")
     model.bert.embeddings = Smoothed(model.bert.embeddings)
-    with pytest.raises(EngineRefusedError, match="changes with its neighbours"):
+    with pytest.raises(EngineRefusedError, match="layer 1 of 2 is off"):
         PackedBody.checked(model)
 
 

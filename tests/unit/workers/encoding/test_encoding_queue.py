@@ -38,6 +38,17 @@ def test_every_row_is_batched_once_within_the_budget(form, lens, budget):
         assert sizes == sorted(sizes, reverse=True)
 
 
+@pytest.mark.parametrize(("rows", "most"), [("equal lengths", 200), ("none", 1)])
+@given(lens=st.lists(st.integers(1, 9), min_size=1, max_size=80))
+def test_only_equal_lengths_or_none_share_a_batch(rows, most, lens):
+    queue = EncodeQueue(40, PADDED, LIMITS.reason)
+    queue.share(rows)
+    queue.add([request(i, size) for i, size in enumerate(lens)])
+    batches = drain(queue)
+    assert sorted(r.id for batch in batches for r in batch) == list(range(len(lens)))
+    assert all(len({len(r.token_ids) for r in batch}) == 1 and len(batch) <= most for batch in batches)
+
+
 @pytest.mark.parametrize(
     ("sorting_window", "least", "most"), [(16, 0.06, 0.10), (32, 0.03, 0.06), (PADDED.sorting_window, 0.01, 0.04)]
 )

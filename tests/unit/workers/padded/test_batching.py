@@ -65,3 +65,17 @@ def test_nothing_to_take():
     assert LengthSorted(token_budget=1, max_rows=1).take() == []
     with pytest.raises(ValueError, match="at least 1"):
         LengthSorted(token_budget=0, max_rows=1)
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 100)), max_size=60), st.integers(1, 300))
+def test_groups_share_no_batch(rows, budget):
+    queue: LengthSorted[int] = LengthSorted(token_budget=budget, max_rows=8)
+    for number, (group, length) in enumerate(rows):
+        queue.add(number, length, group)
+
+    batches = drain(queue)
+
+    assert sorted(number for batch in batches for number in batch) == list(range(len(rows)))
+    for batch in batches:
+        assert len({rows[number][0] for number in batch}) == 1
+        assert len(batch) == 1 or max(rows[number][1] for number in batch) * len(batch) <= budget

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 from parquetry.schemas.job import ModelSpec
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.hosting.engine_choice import load_engine
+from parquetry.workers.padded.generate import TransformersGenerate
 from parquetry.workers.preparation.tokenization import Tokenizer
 from parquetry.workers.request import GenerationRequest, SamplingParams
 
@@ -166,9 +167,16 @@ def test_cancelled_rows_give_no_result(engine, prompts):
 
 
 def test_cancelling_from_inside_a_step_ends_the_rows(spec, prompts):
-    engine = load_engine(spec, send_pulse=lambda: engine.cancel([0, 2]))
+    loaded: list[TransformersGenerate] = []
 
-    results = run(engine, requests_of(prompts[:3], max_new_tokens=100))
+    def cancel() -> None:
+        # loading sends pulses as well
+        for engine in loaded:
+            engine.cancel([0, 2])
+
+    loaded.append(load_engine(spec, send_pulse=cancel))
+
+    results = run(loaded[0], requests_of(prompts[:3], max_new_tokens=100))
 
     assert sorted(results) == [1]
     assert len(results[1].output_ids) == 100

@@ -1,0 +1,50 @@
+"""Windows that rows of a check outgrow: what a model sees at once, made small for as long as the check takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from transformers import PreTrainedModel
+
+#: attributes of configs and of modules that say how many tokens back, or how many of all, a layer sees
+WINDOWS = (
+    *("sliding_window", "sliding_window_size", "attention_window_size", "attention_chunk_size"),
+    *("index_topk", "index_topk_blocks"),
+)
+
+
+@contextmanager
+def narrowed(model: PreTrainedModel, size: int) -> Iterator[None]:
+    """In here no window of the model is larger than `size` tokens, in its configs and in its modules."""
+    changed = [
+        (owner, name, value)
+        for owner in owners(model)
+        for name in WINDOWS
+        if is_wide(value := vars(owner).get(name), size)
+    ]
+    for owner, name, _ in changed:
+        setattr(owner, name, size)
+    try:
+        yield
+    finally:
+        for owner, name, value in changed:
+            setattr(owner, name, value)
+
+
+def is_wide(value: Any, size: int) -> bool:
+    """Whether this is a window of more than `size` tokens."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > size
+
+
+def owners(model: PreTrainedModel) -> list[Any]:
+    """Every module and every config of the model, once."""
+    found: dict[int, Any] = {}
+    for module in model.modules():
+        found[id(module)] = module
+        config = getattr(module, "config", None)
+        for one in (config, *(vars(config).values() if hasattr(config, "__dict__") else ())):
+            if hasattr(one, "to_dict"):
+                found[id(one)] = one
+    return list(found.values())

@@ -1,0 +1,198 @@
+"""Which rows may share a padded batch: rows beside longer ones and beside equal ones, against each alone.
+
+Families differ too much in what their layers are for a comparison layer by layer, and what padding does wrong is no
+small thing: positions shifted, a state that went through padding, windows filled with it. So whole outputs are
+compared. Their noise is that of the model from end to end: what a row alone moves by when every layer's output is
+rounded otherwise. A model one precision up would have to be a second one in memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from parquetry.schemas.errors import UnusableModelError
+from parquetry.workers.checks.narrowing import narrowed
+from parquetry.workers.checks.prompts import check_prompts
+from parquetry.workers.checks.rounding import filled_otherwise, rounded_otherwise
+
+#: what a model gives for the rows of one batch: for each row its numbers (of any shape), those of padding left out
+Compute = Callable[[Sequence[np.ndarray]], list[Tensor]]
+
+#: lengths of the rows, the last of them the longest; on a CPU short ones, for a large model takes its time there
+NUM_TOKENS = {"cuda": (23, 71, 150), "cpu": (5, 13, 32)}
+#: what windows are narrowed to, so that rows outgrow them
+WINDOW = 4
+
+#: how many times its noise a row may be off in company: right families, half precision and experts included, reach 0.8
+LIMIT = 2.0
+#: the same for what changes with the vectors that padding holds, where shapes and kernels are the same
+FILLING_LIMIT = 0.5
+#: how often the noise is drawn, and how often more before a batch is called wrong
+NUM_ROUNDINGS, NUM_MORE = 2, 4
+#: keeps what is zero from being divided by zero
+TINY = 1e-30
+#: what a model raises that cannot compute a batch
+FAILURES = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError, AssertionError)
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """Which rows may share a batch, and why not any."""
+
+    rows: Literal["any", "equal lengths", "none"] = "any"
+    reason: str = ""
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What provenance says of it."""
+        names = {"equal lengths": "equal_lengths_only", "none": "one_row_at_a_time"}
+        return {} if self.rows == "any" else {names[self.rows]: self.reason}
+
+    @property
+    def warning(self) -> str:
+        """What the log says of it."""
+        how = "only rows of equal length share a batch" if self.rows == "equal lengths" else "rows run one at a time"
+        return f"{how}, which is slower: {self.reason}"
+
+
+def rows_to_share(
+    tokenizer: Tokenizer | None, model: PreTrainedModel, max_tokens: int | None, pad_id: int | None
+) -> list[np.ndarray]:
+    """Rows of unequal length, shortest first, without the padding id; fewer where the model takes no longer ones.
+
+    They end as the tokenizer ends texts: some classifiers read a text at its end token.
+    """
+    vocab_size = model.get_input_embeddings().weight.shape[0]
+    lengths = sorted({min(length, max_tokens or length) for length in NUM_TOKENS[model.device.type]})
+    end = [] if tokenizer is None else [id for id in _end(tokenizer) if id < vocab_size]
+    rows = [
+        np.concatenate([row[: max(0, len(row) - len(end))], end])[-len(row) :].astype(np.int32)
+        for row in check_prompts(tokenizer, vocab_size, lengths)
+    ]
+    return rows if pad_id is None else [np.where(row == pad_id, (pad_id + 1) % vocab_size, row) for row in rows]
+
+
+def _end(tokenizer: Tokenizer) -> list[int]:
+    """What the tokenizer puts behind a text."""
+    found = tokenizer.encode("a")
+    inner = [place for place, is_special in enumerate(found.special_tokens_mask) if not is_special]
+    return found.ids[inner[-1] + 1 :] if inner else []
+
+
+def shortened(row: np.ndarray, length: int, num_last: int) -> np.ndarray:
+    """`length` tokens of a longer row: its first ones, and its `num_last` last ones behind them."""
+    return np.concatenate([row[: length - num_last], row[len(row) - num_last :]])
+
+
+class RowsAlone:
+    """What a model gives for each of a few rows alone, and how far rounding moves that."""
+
+    def __init__(self, model: PreTrainedModel, compute: Compute, rows: Sequence[np.ndarray]) -> None:
+        """Raises UnusableModelError when the model cannot compute a row alone."""
+        self._model, self._compute, self._rows = model, compute, rows
+        try:
+            self._values = [compute([row])[0].float() for row in rows]
+        except FAILURES as error:
+            reason = f"a row of {len(rows[0])} to {len(rows[-1])} tokens fails in it ({first_line(error)})"
+            raise UnusableModelError(model=model.name_or_path, reason=reason) from error
+        self._noise = [torch.finfo(torch.float32).eps * size(value) + TINY for value in self._values]
+        self.draw(range(NUM_ROUNDINGS))
+
+    def draw(self, seeds: Iterable[int]) -> None:
+        """Take the noise of more roundings into account."""
+        for seed in seeds:
+            with rounded_otherwise(self._model, seed):
+                found = [self._compute([row])[0] for row in self._rows]
+            gaps = map(gap, found, self._values)
+            self._noise = [max(pair) for pair in zip(self._noise, gaps, strict=True)]
+
+    def error(self, number: int, found: Tensor, wanted: Tensor | None = None) -> float:
+        """How far apart row `number` is from what it gives alone, or from `wanted`, in units of its noise."""
+        return gap(found, self._values[number] if wanted is None else wanted) / self._noise[number]
+
+
+def gap(found: Tensor, wanted: Tensor) -> float:
+    """The length of the difference; infinite where it is no number."""
+    # what is ruled out is minus infinity in both, and what overflows in both is no fault of the batch
+    same = (found == wanted) | (found.isnan() & wanted.isnan())
+    length = float(torch.where(same, 0.0, found.float() - wanted.float()).norm())
+    return length if math.isfinite(length) else math.inf
+
+
+def size(value: Tensor) -> float:
+    """The length of what is finite of it."""
+    return float(torch.where(value.isfinite(), value, 0.0).norm())
+
+
+def choose_sharing(model: PreTrainedModel, compute: Compute, rows: Sequence[np.ndarray], pad_id: int | None) -> Sharing:
+    """Which rows may share a batch of `compute`, found with `rows`, whose windows are narrowed for as long as it takes.
+
+    Raises UnusableModelError when the model cannot compute one of them alone.
+    """
+    with narrowed(model, WINDOW), torch.inference_mode():
+        return _choose(model, compute, rows, pad_id)
+
+
+def _choose(model: PreTrainedModel, compute: Compute, rows: Sequence[np.ndarray], pad_id: int | None) -> Sharing:
+    """Compute a batch of `rows`, shortest first, and compare all but the longest with each alone."""
+    *short, longest = rows
+    if not short:
+        return Sharing()
+    alone = RowsAlone(model, compute, short)
+    problem = _problem(alone, compute, rows, range(len(short)))
+    if problem is None and pad_id is not None and model.dtype.itemsize < 4:
+        problem = _problem_of_filling(model, alone, compute, rows, pad_id)
+    if problem is None:
+        return Sharing()
+    reason = f"rows of {' and '.join(str(len(row)) for row in short)} tokens beside one of {len(longest)} {problem}"
+    length = len(short[-1])
+    others = [shortened(longest, length, length // part) for part in (2, 3)]
+    problem = _problem(alone, compute, [short[-1], *others], [len(short) - 1])
+    if problem is None:
+        return Sharing("equal lengths", reason)
+    return Sharing("none", f"{reason}; rows of {length} tokens beside each other {problem}")
+
+
+def _problem(alone: RowsAlone, compute: Compute, rows: Sequence[np.ndarray], numbers: Sequence[int]) -> str | None:
+    """What is wrong with the first rows of this batch, which alone are `numbers`."""
+    try:
+        found = compute(rows)
+    except FAILURES as error:
+        return f"fail in it ({first_line(error)})"
+
+    def worst() -> float:
+        return max(alone.error(number, found[place]) for place, number in enumerate(numbers))
+
+    if worst() > LIMIT:
+        # a few roundings may have missed what another would have moved, such as the choice of an expert
+        alone.draw(range(NUM_ROUNDINGS, NUM_ROUNDINGS + NUM_MORE))
+    error = worst()
+    return f"are off by {error:.3g} times their noise, where {LIMIT:g} is allowed" if not error <= LIMIT else None
+
+
+def _problem_of_filling(
+    model: PreTrainedModel, alone: RowsAlone, compute: Compute, rows: Sequence[np.ndarray], pad_id: int
+) -> str | None:
+    """Whether the short rows change with what they are filled up with, which shows however large the noise is.
+
+    In float32 the noise hides nothing, and there it is no fault when padding is read whose vector is zero.
+    """
+    found = compute(rows)
+    with filled_otherwise(model, pad_id, max(map(len, rows))):
+        others = compute(rows)
+    error = max(alone.error(number, others[number], found[number]) for number in range(len(rows) - 1))
+    return None if error <= FILLING_LIMIT else f"change by {error:.3g} times their noise with what they are filled with"
+
+
+def first_line(error: Exception) -> str:
+    """The beginning of what an error says."""
+    return (str(error).strip() or type(error).__name__).partition("\n")[0][:200]

@@ -1,0 +1,68 @@
+"""Tokens around a text that a tokenizer's settings ask for, where its tokenizer.json puts none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import processors
+
+#: setting of tokenizer_config.json -> the token that it adds
+_FLAGS = {"add_bos_token": "bos_token", "add_eos_token": "eos_token"}
+#: text and id
+Token = tuple[str, int]
+
+
+def add_tokens_of_settings(tokenizer: tokenizers.Tokenizer, folder: Path) -> None:
+    """Begin and end texts as `tokenizer_config.json` of `folder` says by add_bos_token and add_eos_token.
+
+    Models such as e5-mistral are read at an end token that only these flags ask for. What tokenizer.json adds by
+    itself is not added twice, and stays where a flag is off.
+    """
+    settings = {**_read(folder / "special_tokens_map.json"), **_read(folder / "tokenizer_config.json")}
+    before, after = _around(tokenizer)
+    begin, end = (_token(tokenizer, settings, flag) for flag in _FLAGS)
+    lacks_begin = begin is not None and begin not in before[:1]
+    lacks_end = end is not None and end not in after[-1:]
+    if not lacks_begin and not lacks_end:
+        return
+    own = tokenizer.post_processor
+    added = _template([begin] * lacks_begin + before, after + [end] * lacks_end)
+    # of two that add tokens the second would take those of the first for texts
+    tokenizer.post_processor = added if own is None or before or after else processors.Sequence([own, added])
+
+
+def _around(tokenizer: tokenizers.Tokenizer) -> tuple[list[Token], list[Token]]:
+    """What tokenizer.json puts before and after a text."""
+    found = tokenizer.encode("a")
+    tokens = list(zip(found.tokens, found.ids, strict=True))
+    inner = [place for place, is_special in enumerate(found.special_tokens_mask) if not is_special]
+    return (tokens[: inner[0]], tokens[inner[-1] + 1 :]) if inner else ([], [])
+
+
+def _token(tokenizer: tokenizers.Tokenizer, settings: Mapping[str, Any], flag: str) -> Token | None:
+    """The token that a flag adds, None where it is off."""
+    found = settings.get(_FLAGS[flag])
+    text = found.get("content") if isinstance(found, dict) else found
+    number = tokenizer.token_to_id(text) if isinstance(text, str) else None
+    return (text, number) if settings.get(flag) is True and number is not None else None
+
+
+def _template(before: Sequence[Token], after: Sequence[Token]) -> processors.TemplateProcessing:
+    """Each text of a pair gets its own tokens, as transformers gives them."""
+
+    def around(text: str, part: int) -> str:
+        return " ".join(f"{piece}:{part}" for piece in (*(t for t, _ in before), text, *(t for t, _ in after)))
+
+    return processors.TemplateProcessing(
+        single=around("$A", 0),
+        pair=f"{around('$A', 0)} {around('$B', 1)}",
+        special_tokens=list({*before, *after}),
+    )
+
+
+def _read(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
