@@ -6,8 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from parquetry.producers.listing import Source
 from parquetry.producers.output_folder import find_record
+from parquetry.producers.source import Source
 from parquetry.schemas.errors import OutputTakenError
 from parquetry.schemas.job import JobSpec, ModelSpec
 from parquetry.schemas.location import Location

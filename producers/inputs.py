@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from parquetry.producers.common_schema import column_names, common_schema
 from parquetry.producers.footers import FileFacts, read_facts
 from parquetry.producers.listing import find_files
-from parquetry.schemas.errors import EmptyInputError, MixedSchemasError
+from parquetry.schemas.errors import EmptyInputError
 from parquetry.schemas.job import InputSpec
 from parquetry.schemas.shard import InputFile
 
 #: footers read at the same time; nearly all of their time is waiting for storage
 _NUM_READERS = 16
-_MAX_NAMED = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,88 +24,77 @@ class InputTable:
     """What is known of the input before any row of a Parquet file is read."""
 
     files: tuple[InputFile, ...]
-    #: columns that are read, hive partition columns last; without metadata
+    #: columns that are read, hive partition columns last; with the metadata of pandas and of the columns
     schema: pa.Schema
-    #: every column of the first file, read or not
+    #: every column of every file, read or not
     columns: tuple[str, ...]
     #: rows of each row group of each file
     row_group_rows: list[list[int]]
     #: mean uncompressed bytes of a row, in the columns that are read
     row_bytes: float
+    #: sentences on files that were left out, and on malformed lines
+    notes: tuple[str, ...] = ()
+    #: the first file with a malformed line, and what is wrong there
+    malformed: tuple[str, str] | None = None
 
     @property
     def num_rows(self) -> int:
         return sum(file.num_rows for file in self.files)
 
 
-def find_inputs(spec: InputSpec) -> InputTable:
-    """List the files and read their footers; .jsonl and .csv files are read once, to count rows.
+def find_inputs(spec: InputSpec, *, columns: Collection[str] | None = None, needed: Collection[str] = ()) -> InputTable:
+    """List the files and read their footers; text files are read once, whole, to count rows and know types.
 
-    Raises InputNotFoundError, EmptyInputError, UnreadableFileError and MixedSchemasError, each naming its file.
-    Columns of `spec.columns` that no file has are not in the schema.
+    `columns` are those that are kept or used (those of the spec by default), `needed` those no file may lack. Raises
+    InputNotFoundError, EmptyInputError, UnreadableFileError and MixedSchemasError, each naming its file. Columns that
+    no file has are not in the schema.
     """
-    found = [file for file in find_files(spec.path) if not file.is_blank]
+    columns = spec.columns if columns is None else columns
+    listing = find_files(spec.path)
+    found = [file for file in listing.files if not file.is_blank]
     with ThreadPoolExecutor(_NUM_READERS) as readers:
-        facts = list(readers.map(lambda file: read_facts(file, spec.columns), found))
+        facts = list(readers.map(lambda file: read_facts(file, spec, columns), found))
     num_rows = sum(fact.num_rows for fact in facts)
     if num_rows == 0:
         raise EmptyInputError(path=spec.path)
+    known = column_names(facts)
+    present = set(known)
+    read = known if columns is None else [name for name in dict.fromkeys(columns) if name in present]
     return InputTable(
         files=tuple(_input_file(fact) for fact in facts),
-        schema=_common_schema(facts, spec.columns),
-        columns=tuple(facts[0].schema.names),
+        schema=common_schema(facts, read, needed),
+        columns=known,
         row_group_rows=[fact.row_group_rows for fact in facts],
         row_bytes=sum(fact.data_bytes for fact in facts) / num_rows,
+        notes=(*listing.notes, *_malformed_notes(facts)),
+        malformed=next(((f.file.path, _first_malformed(f)) for f in facts if f.malformed), None),
     )
 
 
+def _malformed_notes(facts: Sequence[FileFacts]) -> list[str]:
+    total, files = sum(fact.num_malformed for fact in facts), [fact for fact in facts if fact.malformed]
+    if not files:
+        return []
+    lines = "1 line is malformed and becomes an error row"
+    if total > 1:
+        lines = f"{total:,} lines are malformed and become error rows"
+    return [f"{lines}, the first in {files[0].file.path}: {_first_malformed(files[0])}"]
+
+
+def _first_malformed(fact: FileFacts) -> str:
+    assert fact.malformed is not None
+    return f"line {fact.malformed[0]}: {fact.malformed[1]}"
+
+
 def _input_file(facts: FileFacts) -> InputFile:
-    entry = facts.file.entry
+    entry, kind = facts.file.entry, facts.file.kind
     return InputFile(
         path=facts.file.path,
         num_rows=facts.num_rows,
         size=entry.size,
         etag=entry.etag,
         partitions=facts.partitions,
+        format=kind.format,
+        compression=kind.compression,
+        marks=facts.marks,
     )
-
-
-def _common_schema(facts: Sequence[FileFacts], columns: Collection[str] | None) -> pa.Schema:
-    first, *others = facts
-    wanted = _projected(first.schema, columns)
-    differing = {
-        other.file.path: difference
-        for other in others
-        if (difference := _difference(wanted, _projected(other.schema, columns)))
-    }
-    if differing:
-        raise MixedSchemasError(differences=_describe(first.file.path, differing))
-    return wanted
-
-
-def _projected(schema: pa.Schema, columns: Collection[str] | None) -> pa.Schema:
-    """The columns that are read, in the order the spec names them."""
-    if columns is None:
-        return schema
-    return pa.schema([schema.field(name) for name in dict.fromkeys(columns) if name in schema.names])
-
-
-def _difference(wanted: pa.Schema, schema: pa.Schema) -> str:
-    """How `schema` differs in names and types, empty when it does not; order and nullability do not matter."""
-    missing = [name for name in wanted.names if name not in schema.names]
-    extra = [name for name in schema.names if name not in wanted.names]
-    retyped = [
-        f"column {name!r} is {schema.field(name).type} instead of {wanted.field(name).type}"
-        for name in wanted.names
-        if name not in missing and schema.field(name).type != wanted.field(name).type
-    ]
-    lacks = [f"it lacks column {name!r}" for name in missing]
-    adds = [f"it has the additional column {name!r}" for name in extra]
-    return ", ".join((retyped + lacks + adds)[:_MAX_NAMED])
-
-
-def _describe(first: str, differing: dict[str, str]) -> str:
-    named = [f"{path}: {difference}" for path, difference in list(differing.items())[:_MAX_NAMED]]
-    rest = len(differing) - len(named)
-    more = f"; and {rest} more files" if rest > 0 else ""
-    return f"compared with {first}, {'; '.join(named)}{more}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from parquetry.producers.listing import Source
+from parquetry.producers.source import Source
 from parquetry.schemas.errors import OutputInsideInputError, OutputNotEmptyError, OutputTakenError
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.location import Location

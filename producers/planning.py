@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from parquetry.producers.sampled_prompts import SampledPrompts, read_sampled_prompts
-from parquetry.producers.submission import prepare
+from parquetry.producers.submission import prepare_with_notes
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.manifest import JobRecord
 from parquetry.tasks.ledger.job_entry import queue_of
@@ -68,10 +68,11 @@ def plan(spec: JobSpec, *, max_sampled_rows: int = MAX_SAMPLED_ROWS, device_byte
     `device_bytes` is the memory of the device to plan for, by default that of this machine's smallest GPU. Raises what
     `submission.prepare` raises.
     """
-    record = prepare(spec)
+    prepared = prepare_with_notes(spec)
+    record = prepared.record
     checkpoint = Checkpoint.resolve(record.spec.model)
     sampled = read_sampled_prompts(record, checkpoint, max_sampled_rows)
-    warnings = _warnings(record.spec)
+    warnings = (*_warnings(record.spec), *(f"input {note}" for note in prepared.notes))
     if device_bytes is None:
         try:
             device_bytes = smallest_gpu_bytes()

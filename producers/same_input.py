@@ -13,7 +13,7 @@ from parquetry.schemas.shard import InputFile
 
 def require_same_input(record: JobRecord) -> None:
     """Raise InputReplacedError when files were added, removed or changed; those behind `input.limit` do not matter."""
-    found = [file for file in find_files(record.spec.input.path) if not file.is_blank]
+    found = [file for file in find_files(record.spec.input.path).files if not file.is_blank]
     cut = record.shard_plan.files
     if record.spec.input.limit is not None:
         found = found[: len(cut)]

@@ -46,9 +46,9 @@ def read_sampled_prompts(record: JobRecord, checkpoint: Checkpoint, num_rows: in
     schema = input_schema(record)
     sampled = SampledPrompts()
     for shard in _spread(record.shard_plan, num_rows):
-        for batch in read_shard(record, shard, schema):
-            for tokens in preparation.tokens(batch):
-                if isinstance(tokens, RowError):
+        for rows in read_shard(record, shard, schema):
+            for index, tokens in enumerate(preparation.tokens(rows.batch)):
+                if index in rows.faults or isinstance(tokens, RowError):
                     sampled.num_errors += 1
                 else:
                     sampled.lengths.append(len(tokens.ids))

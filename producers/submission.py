@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import accumulate
 
+import pyarrow as pa
+
 from parquetry.producers.draft import Draft
 from parquetry.producers.output_folder import require_empty
 from parquetry.producers.same_input import require_same_input
 from parquetry.producers.sharding import cut, rows_auto
 from parquetry.producers.validation import CheckedJob, validate
+from parquetry.schemas.columns import schema_text
 from parquetry.schemas.errors import OutputTakenError, UnknownJobError
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.manifest import JOB_FILE, JobRecord
@@ -21,6 +24,7 @@ from parquetry.schemas.status import JobStatus
 from parquetry.tasks import permits
 from parquetry.tasks.ledger.job_entry import queue_of
 from parquetry.tasks.ledger.ledger import Ledger
+from parquetry.workers.shards.reader import read_columns
 
 log = logging.getLogger(__name__)
 
@@ -35,16 +39,30 @@ class Submission:
     created: bool
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A job that can run."""
+
+    record: JobRecord
+    #: sentences on what of the input was left out, and which lines are malformed
+    notes: tuple[str, ...]
+
+
 def prepare(spec: JobSpec) -> JobRecord:
     """Validate the spec and cut its shards; writes nothing.
 
     Raises BadInputError (see `validation.validate`), OutputTakenError and OutputNotEmptyError.
     """
+    return prepare_with_notes(spec).record
+
+
+def prepare_with_notes(spec: JobSpec) -> Prepared:
+    """The same, with what is worth saying of the input."""
     draft = Draft.of(spec)
-    record = make_record(draft)
+    prepared = _prepared(draft)
     if draft.read_record() is None:
         require_empty(draft.output)
-    return record
+    return prepared
 
 
 def submit(spec: JobSpec, ledger: Ledger, *, broker_url: str | None = None) -> Submission:
@@ -69,16 +87,25 @@ def submit(spec: JobSpec, ledger: Ledger, *, broker_url: str | None = None) -> S
     return Submission(record.job, record, created=made is not None)
 
 
-def make_record(draft: Draft) -> JobRecord:
+def _prepared(draft: Draft) -> Prepared:
     """The record of a job that can run. Raises what `validation.validate` raises."""
     checked = validate(draft.spec)
-    return JobRecord(
+    record = JobRecord(
         job=draft.job,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         spec=draft.spec,
         model_path=checked.checkpoint.reference,
         shard_plan=cut_shards(checked),
+        input_schema=schema_text(_read_schema(checked)),
     )
+    return Prepared(record, checked.table.notes)
+
+
+def _read_schema(checked: CheckedJob) -> pa.Schema:
+    """The columns that shards are read with, those the output keeps first."""
+    schema = checked.table.schema
+    names = read_columns(checked.spec, schema.names)
+    return pa.schema([schema.field(name) for name in names], metadata=schema.metadata)
 
 
 def cut_shards(checked: CheckedJob) -> ShardPlan:
@@ -95,7 +122,8 @@ def cut_shards(checked: CheckedJob) -> ShardPlan:
 
 def _create(draft: Draft, ledger: Ledger, known: JobStatus | None) -> JobRecord | None:
     """The record that is now in the output, None when another submission put its own there first."""
-    record = make_record(draft)
+    prepared = _prepared(draft)
+    record = prepared.record
     require_empty(draft.output)
     draft.output.check_put_if_absent()
     if known:
@@ -103,6 +131,8 @@ def _create(draft: Draft, ledger: Ledger, known: JobStatus | None) -> JobRecord 
         # before the record is there: whoever comes after a crash between the two finds a queue that knows nothing;
         # and only what was seen before the output was: another submission may have started it over in the meantime
         ledger.remove(draft.job, created=known.created)
+    for note in prepared.notes:
+        log.warning("input %s", note)
     won = draft.output.put_if_absent(JOB_FILE, record.model_dump_json(indent=1).encode())
     return record if won else None
 

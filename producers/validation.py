@@ -17,6 +17,7 @@ from parquetry.schemas.errors import (
     InvalidValueError,
     MissingColumnError,
     NoWebhookSecretError,
+    UnreadableFileError,
     UnsupportedOptionError,
     suggestion,
 )
@@ -34,6 +35,7 @@ from parquetry.workers.preparation.prompts import prompt_limit
 from parquetry.workers.preparation.request_params import check_stop_ids, checked_grammar
 from parquetry.workers.preparation.template import Template
 from parquetry.workers.preparation.texts import embedding_prompt
+from parquetry.workers.shards.reader import kept_columns, used_columns
 
 ENCODER_BACKENDS = ("onnxruntime", "optimum")
 
@@ -55,12 +57,23 @@ def validate(spec: JobSpec) -> CheckedJob:
     _check_options(spec)
     template = _template_variables(spec)
     require_outside_input(spec)
-    table = find_inputs(spec.input)
+    table = _find_inputs(spec)
     _require_columns(((name, "input.columns") for name in spec.input.columns or ()), table.columns)
-    _check_columns(spec, table.schema, template)
+    _check_columns(spec, table, template)
     checkpoint = _check_model(spec)
     _check_names(spec, table.schema, per_token=checkpoint.is_token_classifier)
     return CheckedJob(spec, table, checkpoint)
+
+
+def _find_inputs(spec: JobSpec) -> InputTable:
+    """The input, compared in the columns that are kept or used and no others."""
+    used = used_columns(spec)
+    keeps_all = spec.output.keep is None and spec.input.columns is None
+    table = find_inputs(spec.input, columns=None if keeps_all else [*kept_columns(spec, ()), *used], needed=used)
+    if table.malformed is not None and spec.on_row_error == "fail":
+        path, reason = table.malformed
+        raise UnreadableFileError(path=path, reason=f"{reason} (on_row_error is fail; keep makes it an error row)")
+    return table
 
 
 def _check_options(spec: JobSpec) -> None:
@@ -91,13 +104,14 @@ def _template_variables(spec: JobSpec) -> Iterable[str]:
     return sorted(Template.parse(spec.prompt.template).variables)
 
 
-def _check_columns(spec: JobSpec, schema: pa.Schema, template: Iterable[str]) -> None:
+def _check_columns(spec: JobSpec, table: InputTable, template: Iterable[str]) -> None:
+    schema, named = table.schema, set(spec.input.columns or table.columns)
     wanted = [
         *((name, "output.keep") for name in spec.output.keep or ()),
         *spec.needed_columns.items(),
         *((name, "prompt.template") for name in template),
     ]
-    _require_columns(wanted, schema.names)
+    _require_columns(wanted, [name for name in table.columns if name in named])
     if spec.task == "generate" and spec.prompt.messages:
         _check_structs("messages", spec.prompt.messages, schema, "a list of structs with role and content")
     if spec.task == "generate" and isinstance(spec.prompt.tools, str):
@@ -107,8 +121,9 @@ def _check_columns(spec: JobSpec, schema: pa.Schema, template: Iterable[str]) ->
 
 
 def _require_columns(wanted: Iterable[tuple[str, str]], known: Collection[str]) -> None:
+    present = set(known)
     for name, where in wanted:
-        if name not in known:
+        if name not in present:
             near = suggestion(name, known)
             raise MissingColumnError(where=where, column=name, suggestion=near, columns=", ".join(known))
 

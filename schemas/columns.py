@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import pyarrow as pa
 
 from parquetry.schemas.job import JobSpec
@@ -65,3 +67,13 @@ def _classification_fields(spec: JobSpec) -> list[pa.Field]:
 def reserved_names(spec: JobSpec, *, per_token: bool = False) -> frozenset[str]:
     """Output column names an input column must not have."""
     return frozenset({ROW.name, ERROR.name} | {f.name for f in task_fields(spec, per_token=per_token)})
+
+
+def schema_text(schema: pa.Schema) -> str:
+    """An Arrow schema with its metadata as text, for records."""
+    return base64.b64encode(schema.serialize().to_pybytes()).decode("ascii")
+
+
+def read_schema_text(text: str) -> pa.Schema:
+    """The schema that `schema_text` wrote."""
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))

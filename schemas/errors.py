@@ -83,11 +83,15 @@ class UnsupportedOptionError(BadInputError):
 
 
 class InputNotFoundError(BadInputError):
-    """No input file matches {path}."""
+    """No input file matches {path}{found}."""
 
 
 class EmptyInputError(BadInputError):
     """The input {path} has no rows."""
+
+
+class TableFormatError(BadInputError):
+    """The input {path} belongs to a table of {format}, whose folder also holds rows that are gone: {remedy}."""
 
 
 class MissingColumnError(BadInputError):

@@ -33,13 +33,15 @@ _WEB_ADDRESS = re.compile(r"https?://[^\s/?#@]+(:\d+)?([/?#]\S*)?")
 
 
 class InputSpec(Section):
-    """Which rows: a file, folder, glob or list of them; local or s3://, gs://, az://; .parquet, .jsonl or .csv."""
+    """Which rows: a file, folder, glob or list of them; local or s3://, gs://, az://; Parquet, JSON Lines or CSV."""
 
     path: str | list[str]
     #: the columns read, null for all
     columns: list[str] | None = None
     #: the first `limit` rows only
     limit: Positive | None = None
+    #: auto makes numbers of CSV columns that hold nothing but plainly written ones; text leaves every cell as written
+    types: Literal["auto", "text"] = "auto"
 
 
 class OutputSpec(Section):

@@ -11,7 +11,7 @@ JOB_FILE = "_job.json"
 MANIFEST_FILE = "_manifest.json"
 SUCCESS_FILE = "_SUCCESS"
 ATTEMPTS_FOLDER = "_attempts"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class JobRecord(BaseModel):
@@ -27,6 +27,8 @@ class JobRecord(BaseModel):
     model_path: str
     #: named plan in the file
     shard_plan: ShardPlan = Field(alias="plan")
+    #: the input columns that shards are read with, the same for every file; see `columns.schema_text`
+    input_schema: str = ""
 
 
 class PartRecord(BaseModel):

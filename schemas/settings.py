@@ -61,6 +61,10 @@ class Settings(BaseSettings):
     image_max_bytes: int = Field(20 << 20, gt=0, le=32 << 20)
     #: pixels the images of one row may have together; a small file may unfold into billions
     image_max_pixels: int = Field(64_000_000, gt=0)
+    #: bytes one cell of the input may have; a larger one is null in its row, which is an error row
+    max_cell_bytes: int = Field(64 << 20, gt=0)
+    #: the same of a whole row, and of a line in a text file
+    max_row_bytes: int = Field(256 << 20, gt=0)
     #: "module:function" that makes every engine here from its EngineSpec, instead of a model's own
     engine_factory: str | None = Field(None, pattern=r"^[\w.]+:\w+$")
     #: what ONNX Runtime computes on; auto is cuda on a GPU and cpu elsewhere. A build that lacks it refuses the job

@@ -9,6 +9,11 @@ from itertools import accumulate
 
 from pydantic import BaseModel, ConfigDict
 
+from parquetry.schemas.formats import Compression, Format
+
+#: a place in a text file where a row begins: the row's number, its byte in the uncompressed text, its line (from 1)
+Mark = tuple[int, int, int]
+
 
 class InputFile(BaseModel):
     """One input file as it was when the job was submitted."""
@@ -21,8 +26,13 @@ class InputFile(BaseModel):
     #: bytes
     size: int
     etag: str
-    #: hive partition columns read off the path, in path order
-    partitions: dict[str, str] = {}
+    #: hive partition columns read off the path, in path order; None is a null
+    partitions: dict[str, str | None] = {}
+    format: Format = "parquet"
+    #: of the whole file
+    compression: Compression | None = None
+    #: of a text file, some megabytes apart, so that a shard in its middle is found without reading what is before
+    marks: tuple[Mark, ...] = ()
 
 
 class Slice(BaseModel):

@@ -22,6 +22,7 @@ from parquetry.workers.preparation.preparation import Preparation
 from parquetry.workers.preparation.preparation_choice import choose_preparation
 from parquetry.workers.preparation.tokenization import Tokenizer, Tokens
 from parquetry.workers.process.client import EngineAccess
+from parquetry.workers.reading.input_rows import InputRows
 from parquetry.workers.request import Request, Result
 from parquetry.workers.shards.ahead import Ahead
 from parquetry.workers.shards.answers import Answers
@@ -78,7 +79,7 @@ def run_shard(
 class Stages:
     """What a row passes through before and after the engine."""
 
-    batches: Iterator[pa.RecordBatch]
+    batches: Iterator[InputRows]
     preparation: Preparation
     answers: Answers
     #: input columns the output carries
@@ -96,15 +97,20 @@ class Stages:
         kept = kept_columns(spec, columns.names)
         preparation = choose_preparation(record, checkpoint, tokenizer)
         answers = Answers.of(spec, checkpoint, tokenizer, about)
-        schema = pa.schema([*map(columns.field, kept), ROW, *answers.fields, ERROR])
+        # the metadata is pandas', of the index; a column that is not kept is none
+        schema = pa.schema([*map(columns.field, kept), ROW, *answers.fields, ERROR], metadata=columns.metadata)
         writer = PartWriter(attempt, schema, provenance(record, shard, fence, checkpoint, about))
         batches = cut_batches(read_shard(record, shard, columns), preparation.rows_at_once)
         return cls(batches, preparation, answers, kept, schema, writer)
 
-    def prepared(self, batches: Iterable[pa.RecordBatch]) -> Iterator[Prepared]:
+    def prepared(self, batches: Iterable[InputRows]) -> Iterator[Prepared]:
         """Each batch of rows with its prepared tokens."""
-        for batch in batches:
-            yield batch, self.preparation.complete(self.preparation.tokens(batch))
+        for rows in batches:
+            tokens = self.preparation.tokens(rows.batch)
+            for row, fault in rows.faults.items():
+                # what was wrong in the file explains what is wrong with the cells
+                tokens[row] = RowError(reason=fault)
+            yield rows.batch, self.preparation.complete(tokens)
 
 
 class _ShardRun:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing, contextmanager
-from itertools import accumulate, pairwise
+from itertools import islice
 from typing import BinaryIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from parquetry.schemas.columns import read_schema_text
 from parquetry.schemas.errors import (
     InputChangedError,
     MissingColumnError,
@@ -18,7 +18,7 @@ from parquetry.schemas.errors import (
     UnreadableFileError,
     suggestion,
 )
-from parquetry.schemas.formats import Format, format_of, open_text
+from parquetry.schemas.formats import FileKind
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import JobRecord
@@ -26,11 +26,16 @@ from parquetry.schemas.shard import InputFile, Shard, Slice
 from parquetry.schemas.storage.opening import open_storage
 from parquetry.schemas.storage.storage import Storage
 from parquetry.workers.preparation.template import Template
+from parquetry.workers.reading.conform import Conforming
+from parquetry.workers.reading.input_rows import InputRows
+from parquetry.workers.reading.opened_text import OpenedText, opened_text
+from parquetry.workers.reading.parquet_rows import BATCH_ROWS, read_parquet
+from parquetry.workers.reading.text_rows import TextRow, blocks
 
-#: rows and bytes of one batch: enough that what a batch costs besides its rows does not count, few enough that answers
-#: are taken in between
-BATCH_ROWS = 1024
 _BATCH_BYTES = 1 << 20
+#: a batch of a table with thousands of columns has this many rows all the same
+_LEAST_ROWS = 64
+_WIDE_BATCH_BYTES = 16 << 20
 
 
 def used_columns(spec: JobSpec) -> dict[str, str]:
@@ -48,63 +53,83 @@ def kept_columns(spec: JobSpec, names: Collection[str]) -> list[str]:
     return list(names if spec.input.columns is None else spec.input.columns)
 
 
-def input_schema(record: JobRecord) -> pa.Schema:
-    """The columns a shard is read with, kept ones first: the same for every shard, as the job's first file has them.
-
-    Raises MissingColumnError.
-    """
-    with _opened(record.shard_plan.files[0]) as file:
-        schema = _file_schema(record.shard_plan.files[0], file)
-    spec = record.spec
-    wanted = dict.fromkeys(kept_columns(spec, schema.names), "output.keep") | used_columns(spec)
+def read_columns(spec: JobSpec, names: Collection[str]) -> list[str]:
+    """Columns a shard is read with, kept ones first. Raises MissingColumnError for one that is not in `names`."""
+    wanted = dict.fromkeys(kept_columns(spec, names), "output.keep") | used_columns(spec)
+    known = set(names)
     for name, where in wanted.items():
-        if name not in schema.names:
-            near = suggestion(name, schema.names)
-            raise MissingColumnError(where=where, column=name, suggestion=near, columns=", ".join(schema.names))
-    return pa.schema([schema.field(name) for name in wanted])
+        if name not in known:
+            near = suggestion(name, names)
+            raise MissingColumnError(where=where, column=name, suggestion=near, columns=", ".join(names))
+    return list(wanted)
 
 
-def _file_schema(file: InputFile, stream: BinaryIO) -> pa.Schema:
-    kind = _format_of(file)
-    if kind == "parquet":
-        with pq.ParquetFile(stream) as parquet:
-            own = parquet.schema_arrow
-    else:
-        with open_text(stream, kind) as reader:
-            own = reader.schema
-    added = [pa.field(name, pa.string()) for name in file.partitions if name not in own.names]
-    return pa.schema([pa.field(field.name, field.type) for field in own] + added)
+def input_schema(record: JobRecord) -> pa.Schema:
+    """The columns a shard is read with, kept ones first, with what the input's metadata says of them."""
+    return read_schema_text(record.input_schema)
 
 
-def _format_of(file: InputFile) -> Format:
-    kind = format_of(file.path)
-    assert kind is not None, "an input lists no other files"
-    return kind
-
-
-def read_shard(record: JobRecord, shard: Shard, schema: pa.Schema | None = None) -> Iterator[pa.RecordBatch]:
+def read_shard(record: JobRecord, shard: Shard, schema: pa.Schema | None = None) -> Iterator[InputRows]:
     """The shard's rows in order, in batches of at most BATCH_ROWS with the schema of `input_schema`.
 
-    Raises InputChangedError, UnreadableFileError, MissingColumnError and StorageError.
+    Rows of which something could not be read are there, with what is wrong beside them. Raises InputChangedError,
+    UnreadableFileError, StorageError.
     """
     schema = input_schema(record) if schema is None else schema
+    used = used_columns(record.spec)
     for file_slice in shard.slices:
+        conforming = Conforming(schema, used, file_slice.file.partitions)
         with _opened(file_slice.file) as file:
-            for batch in _read_slice(file_slice, file, schema):
-                yield from _small(_conform(batch, file_slice.file, schema))
+            read = _read_parquet if file_slice.file.format == "parquet" else _read_text
+            for rows in read(file_slice, file, schema, conforming):
+                yield from rows.pieces(_num_rows(rows.batch))
 
 
-def _small(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """The batch cut into several of about _BATCH_BYTES: some rows hold whole books."""
-    rows = max(1, min(BATCH_ROWS, batch.num_rows * _BATCH_BYTES // max(batch.nbytes, 1)))
-    return (batch.slice(start, rows) for start in range(0, batch.num_rows, rows))
+def _num_rows(batch: pa.RecordBatch) -> int:
+    """Rows of a piece of about _BATCH_BYTES: some rows hold whole books."""
+    row_bytes = max(batch.nbytes // max(batch.num_rows, 1), 1)
+    least = min(_LEAST_ROWS, _WIDE_BATCH_BYTES // row_bytes) if batch.num_columns > _LEAST_ROWS else 1
+    return min(BATCH_ROWS, max(1, least, _BATCH_BYTES // row_bytes))
 
 
-def cut_batches(batches: Iterator[pa.RecordBatch], num_rows: int | None) -> Iterator[pa.RecordBatch]:
+def cut_batches(batches: Iterable[InputRows], num_rows: int | None) -> Iterator[InputRows]:
     """The batches cut to at most `num_rows` rows each; None leaves them whole."""
-    for batch in batches:
-        step = num_rows or batch.num_rows
-        yield from (batch.slice(start, step) for start in range(0, batch.num_rows, step))
+    for rows in batches:
+        yield from (rows,) if num_rows is None else rows.pieces(num_rows)
+
+
+def _read_parquet(file_slice: Slice, file: BinaryIO, schema: pa.Schema, conforming: Conforming) -> Iterator[InputRows]:
+    for batch in read_parquet(file, schema.names, file_slice.start, file_slice.stop):
+        yield from conforming.rows(batch)
+
+
+def _read_text(file_slice: Slice, file: BinaryIO, schema: pa.Schema, conforming: Conforming) -> Iterator[InputRows]:
+    kind = FileKind(file_slice.file.format, file_slice.file.compression)
+    with opened_text(file, kind, file_slice.file.path) as text:
+        mark = max((mark for mark in file_slice.file.marks if mark[0] <= file_slice.start), default=text.first)
+        skipped = file_slice.start - mark[0]
+        wanted = islice(text.rows(mark), skipped, file_slice.stop - mark[0])
+        for block in blocks(wanted):
+            yield from conforming.rows(*_text_batch(text, block, schema, file_slice.file))
+
+
+def _text_batch(
+    text: OpenedText, rows: list[TextRow], schema: pa.Schema, file: InputFile
+) -> tuple[pa.RecordBatch, dict[int, str]]:
+    """The columns of some rows, and what is wrong with rows or cells of them."""
+    faults = {i: row.fault for i, row in enumerate(rows) if row.fault is not None}
+    fields = [field for field in schema if field.name not in file.partitions]
+    columns = [text.format.column(rows, field.name, field.type) for field in fields]
+    for column in columns:
+        faults.update({i: fault for i, fault in column.faults.items() if i not in faults})
+    name = Location.parse(file.path).name
+    # without any column, rows could not be counted
+    fields, arrays = [*fields, _COUNTING], [*(column.array for column in columns), pa.nulls(len(rows))]
+    batch = pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
+    return batch, {i: f"line {rows[i].line} of {name}: {fault}" for i, fault in faults.items()}
+
+
+_COUNTING = pa.field("\0", pa.null())
 
 
 @contextmanager
@@ -134,58 +159,3 @@ def _require_unchanged(storage: Storage, name: str, file: InputFile) -> None:
     entry = storage.head(name)
     if entry is None or (entry.size, entry.etag) != (file.size, file.etag):
         raise InputChangedError(path=file.path)
-
-
-def _read_slice(file_slice: Slice, file: BinaryIO, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    kind = _format_of(file_slice.file)
-    if kind == "parquet":
-        yield from _read_parquet(file_slice, file, schema)
-        return
-    # lines have no index, so those before the slice are parsed and skipped
-    with open_text(file, kind) as reader:
-        yield from _cut(iter(reader), file_slice.start, file_slice.stop)
-
-
-def _read_parquet(file_slice: Slice, file: BinaryIO, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    with pq.ParquetFile(file, pre_buffer=False) as parquet:
-        metadata = parquet.metadata
-        sizes = [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
-        bounds = list(enumerate(pairwise(accumulate(sizes, initial=0))))
-        row_groups = [
-            (index, start) for index, (start, stop) in bounds if start < file_slice.stop and stop > file_slice.start
-        ]
-        if not row_groups:
-            return
-        first = row_groups[0][1]
-        own = [name for name in schema.names if name in parquet.schema_arrow.names]
-        # without any column, rows could not be counted
-        columns = own or parquet.schema_arrow.names[:1]
-        batches = parquet.iter_batches(
-            BATCH_ROWS, [index for index, _ in row_groups], columns=columns, use_threads=False
-        )
-        yield from _cut(batches, file_slice.start - first, file_slice.stop - first)
-
-
-def _cut(batches: Iterator[pa.RecordBatch], start: int, stop: int) -> Iterator[pa.RecordBatch]:
-    """Rows [start, stop) of consecutive batches."""
-    position = 0
-    for batch in batches:
-        first, last = max(start - position, 0), min(stop - position, batch.num_rows)
-        if first < last:
-            yield batch.slice(first, last - first)
-        position += batch.num_rows
-        if position >= stop:
-            return
-
-
-def _conform(batch: pa.RecordBatch, file: InputFile, schema: pa.Schema) -> pa.RecordBatch:
-    """The batch with exactly the columns of `schema`, those of the path included."""
-    columns = [_column(batch, file, field) for field in schema]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
-
-
-def _column(batch: pa.RecordBatch, file: InputFile, field: pa.Field) -> pa.Array:
-    if field.name in batch.schema.names:
-        column = batch[field.name]
-        return column if column.type == field.type else column.cast(field.type)
-    return pa.array([file.partitions[field.name]] * batch.num_rows, field.type)

@@ -25,7 +25,7 @@ class PartWriter:
 
     def __init__(self, path: Path, schema: pa.Schema, provenance: Mapping[str, str]) -> None:
         self._sink = pa.OSFile(str(path), "wb")
-        self._schema = schema.with_metadata(as_metadata(provenance))
+        self._schema = schema.with_metadata({**(schema.metadata or {}), **as_metadata(provenance)})
         self._writer = pq.ParquetWriter(self._sink, self._schema, compression="zstd")
         self._batches: list[pa.RecordBatch] = []
         self._rows = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pyarrow as pa
@@ -111,11 +112,14 @@ def test_a_column_in_the_file_wins_over_its_partition(tmp_path):
     assert table.files[0].partitions == {}
 
 
-def test_partitions_must_agree(tmp_path):
+def test_a_file_outside_the_partitions_has_null_in_their_columns(tmp_path):
     write(tmp_path / "lang=de" / "a.parquet")
     write(tmp_path / "b.parquet")
-    with pytest.raises(MixedSchemasError, match=r"lang=de/a\.parquet: it has the additional column 'lang'"):
-        find(tmp_path)
+    table = find(tmp_path)
+    assert table.schema.names == ["id", "text", "lang"]
+    assert [file.partitions for file in table.files] == [{}, {"lang": "de"}]
+    with pytest.raises(MixedSchemasError, match=r"/b\.parquet: it lacks column 'lang', which the job needs"):
+        find_inputs(InputSpec(path=str(tmp_path)), needed=["lang"])
 
 
 def test_text_files_are_counted(tmp_path):
@@ -131,7 +135,7 @@ def test_text_files_are_counted(tmp_path):
 def test_columns_are_projected_before_files_are_compared(tmp_path):
     write(tmp_path / "a.parquet", text=["x"], other=[1], id=[1])
     write(tmp_path / "b.parquet", id=[2], other=["y"], text=["z"])
-    with pytest.raises(MixedSchemasError, match=r"b\.parquet: column 'other' is string instead of int64"):
+    with pytest.raises(MixedSchemasError, match=r"b\.parquet: column 'other' is string here and int64 in"):
         find(tmp_path)
     assert find(tmp_path, columns=["id", "text", "gone"]).schema.names == ["id", "text"]
 
@@ -146,11 +150,12 @@ def test_mixed_schemas_name_every_difference(tmp_path):
     write(tmp_path / "a.parquet", id=[1], text=["x"])
     write(tmp_path / "b.parquet", id=["1"], note=["x"])
     with pytest.raises(MixedSchemasError) as refusal:
-        find(tmp_path)
+        find_inputs(InputSpec(path=str(tmp_path)), needed=["text"])
     message = str(refusal.value)
-    assert f"compared with {tmp_path}/a.parquet, {tmp_path}/b.parquet" in message
-    for part in ("column 'id' is string instead of int64", "lacks column 'text'", "additional column 'note'"):
+    assert f"{tmp_path}/b.parquet: " in message
+    for part in (f"column 'id' is string here and int64 in {tmp_path}/a.parquet", "lacks column 'text'"):
         assert part in message
+    assert "leave it out with input.columns" in message
 
 
 def test_many_differing_files_are_counted_not_listed(tmp_path):
@@ -191,11 +196,14 @@ def test_a_file_without_rows_among_others_keeps_its_place(tmp_path):
     [
         ("bad.parquet", b"PAR1 and nothing more", "magic"),
         ("bad.parquet", b"", "0 bytes"),
-        ("bad.jsonl", b'{"a": 1}\nnot json\n', "JSON"),
-        ("bad.jsonl", b"[1, 2]\n", "JSON"),
-        ("bad.csv", b"a,b\n1\n", "Expected 2 columns"),
+        ("bad.jsonl", b"not json\n", "line 1: it is not valid JSON"),
+        ("bad.jsonl", b"[1, 2]\n", "one JSON object a line instead of an array"),
+        ("bad.jsonl", '{"a": 1}'.encode("utf-16"), "UTF-16"),
+        ("bad.csv", b"a,b\n1\n", "line 2: it has 1 field, and the header has 2"),
+        ("bad.csv", b'a,"b\n1\n', "line 1, its header, is malformed: its quote is not closed"),
         ("bad.csv", b"a,a\n1,2\n", "more than one column named 'a'"),
-        ("bad.csv.gz", b"x", "compressed"),
+        ("bad.csv.gz", b"x", "Truncated compressed stream"),
+        ("bad.parquet.gz", gzip.compress(b"PAR1"), "compressed as a whole"),
         ("bad.txt", b"x", "ends in none of"),
     ],
 )

@@ -9,29 +9,20 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from parquetry.schemas.formats import format_of, open_text
-from parquetry.schemas.job import JobSpec
-from parquetry.schemas.location import Location
+from parquetry.producers.inputs import find_inputs
+from parquetry.schemas.columns import schema_text
+from parquetry.schemas.job import InputSpec, JobSpec
 from parquetry.schemas.manifest import JobRecord
 from parquetry.schemas.shard import InputFile, ShardPlan
-from parquetry.schemas.storage.opening import open_storage
 from parquetry.workers.engine import Engine
 from parquetry.workers.request import Request, Result
+from parquetry.workers.shards.reader import read_columns
 
 
-def input_file(path: Path, **partitions: str) -> InputFile:
+def input_file(path: Path, **partitions: str | None) -> InputFile:
     """The file as it is now."""
-    entry = open_storage(Location.parse(str(path.parent))).head(path.name)
-    return InputFile(
-        path=str(path), num_rows=_count_rows(path), size=entry.size, etag=entry.etag, partitions=partitions
-    )
-
-
-def _count_rows(path: Path) -> int:
-    if format_of(path.name) == "parquet":
-        return pq.ParquetFile(path).metadata.num_rows
-    with path.open("rb") as file, open_text(file, format_of(path.name)) as reader:
-        return sum(batch.num_rows for batch in reader)
+    (found,) = find_inputs(InputSpec(path=str(path))).files
+    return found.model_copy(update={"partitions": partitions})
 
 
 def make_record(files: Sequence[Path | InputFile], *, rows_per_shard: int = 10**9, **spec: Any) -> JobRecord:
@@ -47,12 +38,17 @@ def make_record(files: Sequence[Path | InputFile], *, rows_per_shard: int = 10**
         "prompt": {"template": "{{ text }}"},
     }
     parsed = JobSpec.parse({**base, **spec})
+    found = find_inputs(InputSpec(path=[info.path for info in infos], types=parsed.input.types))
+    added = [pa.field(name, pa.string()) for name in infos[0].partitions if name not in found.schema.names]
+    known = pa.schema([*found.schema, *added], metadata=found.schema.metadata)
+    names = read_columns(parsed, known.names)
     return JobRecord(
         job="job-0123456789ab",
         created="2026-01-02T03:04:05+00:00",
         spec=parsed,
         model_path=parsed.model.id,
         shard_plan=ShardPlan(files=infos, bounds=bounds),
+        input_schema=schema_text(pa.schema([known.field(name) for name in names], metadata=known.metadata)),
     )
 
 

@@ -27,7 +27,7 @@ def parquet(tmp_path_factory) -> Path:
 
 
 def rows_of(record, index: int) -> list[int]:
-    return [row for batch in read_shard(record, record.shard_plan.shard(index)) for row in batch["id"].to_pylist()]
+    return [row for rows in read_shard(record, record.shard_plan.shard(index)) for row in rows.batch["id"].to_pylist()]
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -55,7 +55,7 @@ def test_only_the_needed_columns_are_read(parquet):
     record = make_record([parquet], output={"path": "out", "keep": ["id"]})
 
     assert input_schema(record).names == ["id", "text"]
-    assert next(read_shard(record, record.shard_plan.shard(0))).schema.names == ["id", "text"]
+    assert next(read_shard(record, record.shard_plan.shard(0))).batch.schema.names == ["id", "text"]
 
 
 def test_all_columns_are_kept_by_default(parquet):
@@ -63,10 +63,8 @@ def test_all_columns_are_kept_by_default(parquet):
 
 
 def test_a_missing_column_is_named_with_its_nearest(parquet):
-    record = make_record([parquet], prompt={"template": "{{ txt }}"})
-
     with pytest.raises(MissingColumnError, match=r"prompt.template names the column 'txt'.*did you mean 'text'"):
-        input_schema(record)
+        make_record([parquet], prompt={"template": "{{ txt }}"})
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
@@ -88,9 +86,9 @@ def test_partition_columns_come_from_the_path(tmp_path):
     path = write_table(tmp_path / "lang=de" / "a.parquet", {"id": [0, 1], "text": ["a", "b"]})
     record = make_record([input_file(path, lang="de")])
 
-    (batch,) = read_shard(record, record.shard_plan.shard(0))
+    (rows,) = read_shard(record, record.shard_plan.shard(0))
 
-    assert batch["lang"].to_pylist() == ["de", "de"]
+    assert rows.batch["lang"].to_pylist() == ["de", "de"]
 
 
 def test_only_partition_columns(tmp_path):
@@ -99,9 +97,9 @@ def test_only_partition_columns(tmp_path):
         [input_file(path, lang="de")], output={"path": "out", "keep": ["lang"]}, prompt={"template": "{{ lang }}"}
     )
 
-    (batch,) = read_shard(record, record.shard_plan.shard(0))
+    (rows,) = read_shard(record, record.shard_plan.shard(0))
 
-    assert batch.to_pydict() == {"lang": ["de"] * 3}
+    assert rows.batch.to_pydict() == {"lang": ["de"] * 3}
 
 
 def test_columns_in_another_order_and_nullability(tmp_path):
@@ -112,7 +110,7 @@ def test_columns_in_another_order_and_nullability(tmp_path):
 
     batches = list(read_shard(record, record.shard_plan.shard(0)))
 
-    assert [batch.schema for batch in batches] == [input_schema(record)] * 2
+    assert [rows.batch.schema for rows in batches] == [input_schema(record)] * 2
 
 
 def test_batches_are_small_in_rows_and_bytes(tmp_path):
@@ -120,7 +118,7 @@ def test_batches_are_small_in_rows_and_bytes(tmp_path):
     short = write_table(tmp_path / "short.parquet", {"id": range(2000), "text": ["x"] * 2000})
     record = make_record([long, short])
 
-    sizes = [(batch.num_rows, batch["text"].nbytes) for batch in read_shard(record, record.shard_plan.shard(0))]
+    sizes = [(rows.num_rows, rows.batch["text"].nbytes) for rows in read_shard(record, record.shard_plan.shard(0))]
 
     assert max(rows for rows, _ in sizes) <= BATCH_ROWS
     assert max(size for _, size in sizes) < 2 << 20

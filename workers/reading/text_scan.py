@@ -1,0 +1,74 @@
+"""The one full pass over a text file: how many rows, of which types, and where some of them begin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import BinaryIO
+
+import pyarrow as pa
+
+from parquetry.schemas.formats import FileKind
+from parquetry.schemas.shard import Mark
+from parquetry.workers.reading.csv_records import CsvRecords
+from parquetry.workers.reading.opened_text import OpenedText, opened_text
+from parquetry.workers.reading.text_rows import TextRow, blocks
+from parquetry.workers.reading.text_types import TEXT, csv_types, joined, json_types
+
+#: bytes between two marks, all that a reader has to skip
+_MARK_BYTES = 4 << 20
+
+
+@dataclass
+class TextFacts:
+    """What is known of a text file."""
+
+    #: columns in the order they appear, joined from all rows but not settled, since other files may come
+    types: dict[str, pa.DataType] = field(default_factory=dict)
+    num_rows: int = 0
+    #: of the text, uncompressed
+    num_bytes: int = 0
+    marks: list[Mark] = field(default_factory=list)
+    num_malformed: int = 0
+    #: the first malformed line, and what is wrong with it
+    malformed: tuple[int, str] | None = None
+    #: names a CSV header has more than once
+    repeated: tuple[str, ...] = ()
+
+
+def scan(stream: BinaryIO, kind: FileKind, path: str, *, types: str, limit: int | None) -> TextFacts:
+    """Read a text file from its beginning, up to `limit` rows. Raises UnreadableFileError, OSError."""
+    facts = TextFacts()
+    with opened_text(stream, kind, path) as text:
+        if isinstance(text.format, CsvRecords):
+            names = text.format.header
+            facts.types = dict.fromkeys(names, pa.null())
+            facts.repeated = tuple(sorted({name for name in names if names.count(name) > 1}))
+        for block in blocks(islice(text.rows(), limit)):
+            _add(facts, block)
+            _join(facts.types, _types(text, block, types))
+    return facts
+
+
+def _types(text: OpenedText, block: list[TextRow], types: str) -> dict[str, pa.DataType]:
+    good = [row for row in block if row.values is not None]
+    if not isinstance(text.format, CsvRecords):
+        return json_types([row.values for row in good])
+    return dict.fromkeys(text.format.header, TEXT) if types == "text" else csv_types(text.format, good)
+
+
+def _join(known: dict[str, pa.DataType], found: dict[str, pa.DataType]) -> None:
+    for name, kind in found.items():
+        known[name] = joined(known.get(name, pa.null()), kind)
+
+
+def _add(facts: TextFacts, block: list[TextRow]) -> None:
+    for row in block:
+        if row.values is None:
+            facts.num_malformed += 1
+            facts.malformed = facts.malformed or (row.line, row.fault or "")
+    first, last = block[0], block[-1]
+    if first.byte - (facts.marks[-1][1] if facts.marks else 0) >= _MARK_BYTES:
+        facts.marks.append((facts.num_rows, first.byte, first.line))
+    facts.num_rows += len(block)
+    facts.num_bytes = last.byte
