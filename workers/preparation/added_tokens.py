@@ -25,12 +25,12 @@ def add_tokens_of_settings(tokenizer: tokenizers.Tokenizer, folder: Path) -> Non
     settings = {**_read(folder / "special_tokens_map.json"), **_read(folder / "tokenizer_config.json")}
     before, after = _around(tokenizer)
     begin, end = (_token(tokenizer, settings, flag) for flag in _FLAGS)
-    lacks_begin = begin is not None and begin not in before[:1]
-    lacks_end = end is not None and end not in after[-1:]
-    if not lacks_begin and not lacks_end:
+    first = [begin] if begin is not None and begin not in before[:1] else []
+    last = [end] if end is not None and end not in after[-1:] else []
+    if not first and not last:
         return
     own = tokenizer.post_processor
-    added = _template([begin] * lacks_begin + before, after + [end] * lacks_end)
+    added = _template([*first, *before], [*after, *last])
     # of two that add tokens the second would take those of the first for texts
     tokenizer.post_processor = added if own is None or before or after else processors.Sequence([own, added])
 
@@ -47,8 +47,10 @@ def _token(tokenizer: tokenizers.Tokenizer, settings: Mapping[str, Any], flag: s
     """The token that a flag adds, None where it is off."""
     found = settings.get(_FLAGS[flag])
     text = found.get("content") if isinstance(found, dict) else found
-    number = tokenizer.token_to_id(text) if isinstance(text, str) else None
-    return (text, number) if settings.get(flag) is True and number is not None else None
+    if settings.get(flag) is not True or not isinstance(text, str):
+        return None
+    number = tokenizer.token_to_id(text)
+    return None if number is None else (text, number)
 
 
 def _template(before: Sequence[Token], after: Sequence[Token]) -> processors.TemplateProcessing:
