@@ -9,10 +9,9 @@ from typing import Any
 from transformers import PreTrainedModel
 
 #: attributes of configs and of modules that say how many tokens back, or how many of all, a layer sees
-WINDOWS = (
-    *("sliding_window", "sliding_window_size", "attention_window_size", "attention_chunk_size"),
-    *("index_topk", "index_topk_blocks"),
-)
+WINDOWS = ("sliding_window", "sliding_window_size", "attention_window_size", "attention_chunk_size")
+#: the same for those seen by their score
+CHOICES = ("index_topk", "index_topk_blocks")
 
 
 @contextmanager
@@ -21,7 +20,7 @@ def narrowed(model: PreTrainedModel, size: int) -> Iterator[None]:
     changed = [
         (owner, name, value)
         for owner in owners(model)
-        for name in WINDOWS
+        for name in (*WINDOWS, *CHOICES)
         if is_wide(value := vars(owner).get(name), size)
     ]
     for owner, name, _ in changed:
@@ -31,6 +30,11 @@ def narrowed(model: PreTrainedModel, size: int) -> Iterator[None]:
     finally:
         for owner, name, value in changed:
             setattr(owner, name, value)
+
+
+def chooses_tokens(model: PreTrainedModel) -> bool:
+    """Whether layers see the tokens with the best scores only."""
+    return any(name in vars(owner) for owner in owners(model) for name in CHOICES)
 
 
 def is_wide(value: Any, size: int) -> bool:

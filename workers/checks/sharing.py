@@ -20,15 +20,17 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from parquetry.schemas.errors import UnusableModelError
-from parquetry.workers.checks.narrowing import narrowed
+from parquetry.workers.checks.narrowing import chooses_tokens, narrowed
 from parquetry.workers.checks.prompts import check_prompts
 from parquetry.workers.checks.rounding import filled_otherwise, rounded_otherwise
 
 #: what a model gives for the rows of one batch: for each row its numbers (of any shape), those of padding left out
 Compute = Callable[[Sequence[np.ndarray]], list[Tensor]]
 
-#: lengths of the rows, the last of them the longest; on a CPU short ones, for a large model takes its time there
-NUM_TOKENS = {"cuda": (23, 71, 150), "cpu": (5, 13, 32)}
+#: lengths of the two rows; on a CPU short ones, for a large model takes its time there
+NUM_TOKENS = {"cuda": (71, 150), "cpu": (13, 32)}
+#: more short rows for models that choose tokens by a score: it is chance whether a choice depends on the padding
+MORE_TOKENS = (17, 21, 25, 29)
 #: what windows are narrowed to, so that rows outgrow them
 WINDOW = 4
 
@@ -37,7 +39,7 @@ LIMIT = 2.0
 #: the same for what changes with the vectors that padding holds, where shapes and kernels are the same
 FILLING_LIMIT = 0.5
 #: how often the noise is drawn, and how often more before a batch is called wrong
-NUM_ROUNDINGS, NUM_MORE = 2, 4
+NUM_ROUNDINGS, NUM_MORE = 1, 5
 #: keeps what is zero from being divided by zero
 TINY = 1e-30
 #: what a model raises that cannot compute a batch
@@ -67,12 +69,13 @@ class Sharing:
 def rows_to_share(
     tokenizer: Tokenizer | None, model: PreTrainedModel, max_tokens: int | None, pad_id: int | None
 ) -> list[np.ndarray]:
-    """Rows of unequal length, shortest first, without the padding id; fewer where the model takes no longer ones.
+    """A short row or more and last a longer one, without the padding id; one alone where the model takes no longer ones.
 
     They end as the tokenizer ends texts: some classifiers read a text at its end token.
     """
     vocab_size = model.get_input_embeddings().weight.shape[0]
-    lengths = sorted({min(length, max_tokens or length) for length in NUM_TOKENS[model.device.type]})
+    lengths = NUM_TOKENS[model.device.type] + (MORE_TOKENS if chooses_tokens(model) else ())
+    lengths = sorted({min(length, max_tokens or length) for length in lengths})
     end = [] if tokenizer is None else [id for id in _end(tokenizer) if id < vocab_size]
     rows = [
         np.concatenate([row[: max(0, len(row) - len(end))], end])[-len(row) :].astype(np.int32)
@@ -93,31 +96,30 @@ def shortened(row: np.ndarray, length: int, num_last: int) -> np.ndarray:
     return np.concatenate([row[: length - num_last], row[len(row) - num_last :]])
 
 
-class RowsAlone:
-    """What a model gives for each of a few rows alone, and how far rounding moves that."""
+class RowAlone:
+    """What a model gives for a row alone, and how far rounding moves that."""
 
-    def __init__(self, model: PreTrainedModel, compute: Compute, rows: Sequence[np.ndarray]) -> None:
-        """Raises UnusableModelError when the model cannot compute a row alone."""
-        self._model, self._compute, self._rows = model, compute, rows
+    def __init__(self, model: PreTrainedModel, compute: Compute, row: np.ndarray) -> None:
+        """Raises UnusableModelError when the model cannot compute it."""
+        self._model, self._compute, self._row = model, compute, row
         try:
-            self._values = [compute([row])[0].float() for row in rows]
+            self._value = compute([row])[0].float()
         except FAILURES as error:
-            reason = f"a row of {len(rows[0])} to {len(rows[-1])} tokens fails in it ({first_line(error)})"
+            reason = f"a row of {len(row)} tokens fails in it ({first_line(error)})"
             raise UnusableModelError(model=model.name_or_path, reason=reason) from error
-        self._noise = [torch.finfo(torch.float32).eps * size(value) + TINY for value in self._values]
+        self._noise = torch.finfo(torch.float32).eps * size(self._value) + TINY
         self.draw(range(NUM_ROUNDINGS))
 
     def draw(self, seeds: Iterable[int]) -> None:
         """Take the noise of more roundings into account."""
         for seed in seeds:
             with rounded_otherwise(self._model, seed):
-                found = [self._compute([row])[0] for row in self._rows]
-            gaps = map(gap, found, self._values)
-            self._noise = [max(pair) for pair in zip(self._noise, gaps, strict=True)]
+                found = self._compute([self._row])[0]
+            self._noise = max(self._noise, gap(found, self._value))
 
-    def error(self, number: int, found: Tensor, wanted: Tensor | None = None) -> float:
-        """How far apart row `number` is from what it gives alone, or from `wanted`, in units of its noise."""
-        return gap(found, self._values[number] if wanted is None else wanted) / self._noise[number]
+    def error(self, found: Tensor, wanted: Tensor | None = None) -> float:
+        """How far `found` is from what the row gives alone, or from `wanted`, in units of its noise."""
+        return gap(found, self._value if wanted is None else wanted) / self._noise
 
 
 def gap(found: Tensor, wanted: Tensor) -> float:
@@ -134,63 +136,63 @@ def size(value: Tensor) -> float:
 
 
 def choose_sharing(model: PreTrainedModel, compute: Compute, rows: Sequence[np.ndarray], pad_id: int | None) -> Sharing:
-    """Which rows may share a batch of `compute`, found with `rows`, whose windows are narrowed for as long as it takes.
+    """Which rows may share a batch of `compute`, found with `rows`, short ones and last a longer one.
 
-    Raises UnusableModelError when the model cannot compute one of them alone.
+    Windows are narrowed for as long as it takes. Raises UnusableModelError when the model cannot compute one alone.
     """
+    *shorter, longest = rows
     with narrowed(model, WINDOW), torch.inference_mode():
-        return _choose(model, compute, rows, pad_id)
+        # a model that takes no longer rows than one of these is still seen to compute it
+        for short in shorter or [longest]:
+            sharing = _choose(model, compute, short, longest, pad_id)
+            if sharing.rows != "any":
+                return sharing
+    return Sharing()
 
 
-def _choose(model: PreTrainedModel, compute: Compute, rows: Sequence[np.ndarray], pad_id: int | None) -> Sharing:
-    """Compute a batch of `rows`, shortest first, and compare all but the longest with each alone."""
-    *short, longest = rows
-    if not short:
+def _choose(
+    model: PreTrainedModel, compute: Compute, short: np.ndarray, longest: np.ndarray, pad_id: int | None
+) -> Sharing:
+    alone = RowAlone(model, compute, short)
+    rows = [short, longest]
+    reason = _problem(alone, compute, rows) or _problem_of_filling(model, alone, compute, rows, pad_id)
+    if reason is None:
         return Sharing()
-    alone = RowsAlone(model, compute, short)
-    problem = _problem(alone, compute, rows, range(len(short)))
-    if problem is None and pad_id is not None and model.dtype.itemsize < 4:
-        problem = _problem_of_filling(model, alone, compute, rows, pad_id)
-    if problem is None:
-        return Sharing()
-    reason = f"rows of {' and '.join(str(len(row)) for row in short)} tokens beside one of {len(longest)} {problem}"
-    length = len(short[-1])
-    others = [shortened(longest, length, length // part) for part in (2, 3)]
-    problem = _problem(alone, compute, [short[-1], *others], [len(short) - 1])
+    reason = f"a row of {len(short)} tokens beside one of {len(longest)} {reason}"
+    equals = [shortened(longest, len(short), len(short) // part) for part in (2, 3)]
+    problem = _problem(alone, compute, [short, *equals])
     if problem is None:
         return Sharing("equal lengths", reason)
-    return Sharing("none", f"{reason}; rows of {length} tokens beside each other {problem}")
+    return Sharing("none", f"{reason}; beside others of its length it {problem}")
 
 
-def _problem(alone: RowsAlone, compute: Compute, rows: Sequence[np.ndarray], numbers: Sequence[int]) -> str | None:
-    """What is wrong with the first rows of this batch, which alone are `numbers`."""
+def _problem(alone: RowAlone, compute: Compute, rows: Sequence[np.ndarray]) -> str | None:
+    """What is wrong with the first row in this batch."""
     try:
-        found = compute(rows)
+        found = compute(rows)[0]
     except FAILURES as error:
-        return f"fail in it ({first_line(error)})"
-
-    def worst() -> float:
-        return max(alone.error(number, found[place]) for place, number in enumerate(numbers))
-
-    if worst() > LIMIT:
+        return f"fails in it ({first_line(error)})"
+    if alone.error(found) > LIMIT:
         # a few roundings may have missed what another would have moved, such as the choice of an expert
         alone.draw(range(NUM_ROUNDINGS, NUM_ROUNDINGS + NUM_MORE))
-    error = worst()
-    return f"are off by {error:.3g} times their noise, where {LIMIT:g} is allowed" if not error <= LIMIT else None
+    error = alone.error(found)
+    return None if error <= LIMIT else f"is off by {error:.3g} times its noise, where {LIMIT:g} is allowed"
 
 
 def _problem_of_filling(
-    model: PreTrainedModel, alone: RowsAlone, compute: Compute, rows: Sequence[np.ndarray], pad_id: int
+    model: PreTrainedModel, alone: RowAlone, compute: Compute, rows: Sequence[np.ndarray], pad_id: int | None
 ) -> str | None:
-    """Whether the short rows change with what they are filled up with, which shows however large the noise is.
+    """Whether the short row changes with what it is filled up with, which shows however large the noise is.
 
     In float32 the noise hides nothing, and there it is no fault when padding is read whose vector is zero.
     """
-    found = compute(rows)
+    if pad_id is None or model.dtype.itemsize > 2:
+        return None
+    found = compute(rows)[0]
     with filled_otherwise(model, pad_id, max(map(len, rows))):
-        others = compute(rows)
-    error = max(alone.error(number, others[number], found[number]) for number in range(len(rows) - 1))
-    return None if error <= FILLING_LIMIT else f"change by {error:.3g} times their noise with what they are filled with"
+        other = compute(rows)[0]
+    error = alone.error(other, found)
+    return None if error <= FILLING_LIMIT else f"changes by {error:.3g} times its noise with what it is filled up with"
 
 
 def first_line(error: Exception) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList
 
 #: tokens that are put behind a trial prompt, and whose logits are looked at
-NUM_OUTPUTS = 3
+NUM_OUTPUTS = 2
 
 
 class GivenTokens(LogitsProcessor):

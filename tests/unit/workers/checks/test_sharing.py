@@ -153,7 +153,7 @@ def test_rounding_that_chooses_another_expert_is_no_fault(family: str, dtype: to
 def test_a_model_that_cannot_compute_a_row_is_refused_in_a_sentence(tmp_path: Path) -> None:
     folder = uneven_families.write_causal(tmp_path / "model", "deepseek_v4")
     # transformers keeps some of its layers in float32, which float16 rows do not go through
-    with pytest.raises(UnusableModelError, match="a row of 5 to 13 tokens fails in it"):
+    with pytest.raises(UnusableModelError, match="a row of 13 tokens fails in it"):
         load(folder, "generate", "float16")
 
 
