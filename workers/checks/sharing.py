@@ -69,13 +69,13 @@ class Sharing:
 def rows_to_share(
     tokenizer: Tokenizer | None, model: PreTrainedModel, max_tokens: int | None, pad_id: int | None
 ) -> list[np.ndarray]:
-    """A short row or more and last a longer one, without the padding id; one alone where the model takes no longer ones.
+    """A short row or more, and last a longer one; one alone where the model takes none. None holds the padding id.
 
     They end as the tokenizer ends texts: some classifiers read a text at its end token.
     """
     vocab_size = model.get_input_embeddings().weight.shape[0]
-    lengths = NUM_TOKENS[model.device.type] + (MORE_TOKENS if chooses_tokens(model) else ())
-    lengths = sorted({min(length, max_tokens or length) for length in lengths})
+    wanted = NUM_TOKENS[model.device.type] + (MORE_TOKENS if chooses_tokens(model) else ())
+    lengths = sorted({min(length, max_tokens or length) for length in wanted})
     end = [] if tokenizer is None else [id for id in _end(tokenizer) if id < vocab_size]
     rows = [
         np.concatenate([row[: max(0, len(row) - len(end))], end])[-len(row) :].astype(np.int32)
@@ -175,8 +175,8 @@ def _problem(alone: RowAlone, compute: Compute, rows: Sequence[np.ndarray]) -> s
     if alone.error(found) > LIMIT:
         # a few roundings may have missed what another would have moved, such as the choice of an expert
         alone.draw(range(NUM_ROUNDINGS, NUM_ROUNDINGS + NUM_MORE))
-    error = alone.error(found)
-    return None if error <= LIMIT else f"is off by {error:.3g} times its noise, where {LIMIT:g} is allowed"
+    off = alone.error(found)
+    return None if off <= LIMIT else f"is off by {off:.3g} times its noise, where {LIMIT:g} is allowed"
 
 
 def _problem_of_filling(
