@@ -14,12 +14,8 @@ import tokenizers
 from tokenizers import normalizers
 
 from parquetry.schemas.errors import MissingTokenizerError, RowError
-<<<<<<< HEAD
 from parquetry.workers.preparation.added_tokens import add_tokens_of_settings
-from parquetry.workers.preparation.cells import or_error
-=======
 from parquetry.workers.preparation.cells import is_of_the_row, or_error
->>>>>>> inputs
 
 #: a text, or a pair of texts
 Input = TypeVar("Input", str, tuple[str, str])
