@@ -158,7 +158,7 @@ class Tokenizer:
                 reason = f"the tokenizer does not take the text ({type(error).__name__}: {str(error)[:120]})"
                 return [_refusal(inputs[0]) or RowError(reason=reason)]
             # the tokenizer refuses a whole batch for one text in it
-            middle = len(inputs) // 2
+            middle: int = len(inputs) // 2
             return [*self._each(inputs[:middle], encode, fit), *self._each(inputs[middle:], encode, fit)]
         return [or_error(fit, value, encoding) for value, encoding in zip(inputs, encoded, strict=True)]
 
