@@ -42,7 +42,7 @@ class SampledPrompts:
 
 def read_sampled_prompts(record: JobRecord, checkpoint: Checkpoint, num_rows: int) -> SampledPrompts:
     """About `num_rows` rows of the job, read and tokenized."""
-    preparation = choose_preparation(record, checkpoint, Tokenizer.load(checkpoint.folder))
+    preparation = choose_preparation(record, checkpoint, Tokenizer.load(checkpoint.tokenizer_folder))
     schema = input_schema(record)
     sampled = SampledPrompts()
     for shard in _spread(record.shard_plan, num_rows):

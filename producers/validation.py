@@ -175,7 +175,7 @@ def _check_generator(spec: JobSpec, checkpoint: Checkpoint) -> None:
         reason = f"{checkpoint.model_type} models have an encoder beside the decoder; set model.backend to auto"
         raise UnsupportedOptionError(option="model.backend packed", reason=reason)
     if Grammar.of(spec.generation) is not None:
-        tokenizer = Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json"))
+        tokenizer = Tokenizer.from_file(str(checkpoint.tokenizer_folder / "tokenizer.json"))
         read_vocabulary(tokenizer, tokenizer.get_vocab_size(), checkpoint.eos_ids)
 
 

@@ -165,7 +165,8 @@ class UnsafeWeightsError(BadInputError):
 
 
 class MissingTokenizerError(BadInputError):
-    """The model {model} has no tokenizer.json; save its fast tokenizer beside it with save_pretrained."""
+    """The model {model} has no tokenizer.json; where transformers and its tokenizer's package are installed, write one:
+    python -c "from transformers import AutoTokenizer as T; T.from_pretrained('{model}').save_pretrained('{model}')"."""
 
 
 class NoWebhookSecretError(BadInputError):

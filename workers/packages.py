@@ -24,6 +24,9 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "triton": ("triton", "triton"),
     "torch": ("torch", "parquetry[torch]"),
     "transformers": ("transformers", "parquetry[torch]"),
+    "sentencepiece": ("sentencepiece", "sentencepiece protobuf"),
+    "google.protobuf": ("protobuf", "protobuf"),
+    "tiktoken": ("tiktoken", "tiktoken"),
     "gguf": ("gguf", "parquetry[demo]"),
     "aqlm": ("aqlm", "aqlm"),
     "hqq": ("hqq", "hqq"),
@@ -36,7 +39,11 @@ PACKAGES: dict[str, tuple[str, str]] = {
 
 def is_installed(module: str) -> bool:
     """Whether `import module` would find something."""
-    return find_spec(module) is not None
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        # of a module inside a package that is not there
+        return False
 
 
 def require(module: str, *, feature: str) -> None:

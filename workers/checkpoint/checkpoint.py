@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from parquetry.schemas.errors import (
-    MissingTokenizerError,
     ModelNotFoundError,
     UnsafeWeightsError,
     UnsupportedOptionError,
@@ -21,6 +20,7 @@ from parquetry.workers.checkpoint.context_window import UNBOUNDED, output_contex
 from parquetry.workers.checkpoint.gguf import gguf_file, unpacked
 from parquetry.workers.checkpoint.hub import download
 from parquetry.workers.checkpoint.pooling import Pooling, dense_files, transformer_settings
+from parquetry.workers.checkpoint.slow_tokenizer import tokenizer_folder
 from parquetry.workers.checkpoint.weights import fingerprint
 
 #: config keys that hold the size of a token's vector
@@ -60,8 +60,8 @@ class Checkpoint:
             raise ModelNotFoundError(model=self.id, reason="the folder has no config.json")
         if not self.weight_files:
             raise UnsafeWeightsError(model=self.id)
-        if not (self.folder / "tokenizer.json").is_file():
-            raise MissingTokenizerError(model=self.id)
+        # made here when it is the first time
+        _ = self.tokenizer_folder
         if "auto_map" in self.config and not settings().trust_remote_code:
             reason = "it brings Python code of its own (auto_map in config.json); the operator of a worker may allow it"
             raise UnsupportedOptionError(option=f"model {self.id}", reason=f"{reason} with PARQUETRY_TRUST_REMOTE_CODE")
@@ -73,6 +73,11 @@ class Checkpoint:
             return str(self.gguf)
         name = self.id.partition("@")[0]
         return str(self.folder) if Path(self.id).expanduser().is_dir() else f"{name}@{self.revision}"
+
+    @cached_property
+    def tokenizer_folder(self) -> Path:
+        """Where tokenizer.json is: the folder itself, or one that was made of the folder's older files."""
+        return tokenizer_folder(self.folder, self.id)
 
     @cached_property
     def weight_files(self) -> list[Path]:
@@ -200,7 +205,7 @@ class Checkpoint:
             found.update(value if isinstance(value, list) else [] if value is None else [value])
         # chat models often end a turn with a token that only their tokenizer names
         name = self.special_tokens.get("eos_token")
-        added = self._json("tokenizer.json").get("added_tokens", []) if name else []
+        added = self._json("tokenizer.json", self.tokenizer_folder).get("added_tokens", []) if name else []
         found.update(token["id"] for token in added if token["content"] == name)
         return tuple(sorted(found))
 
@@ -228,8 +233,8 @@ class Checkpoint:
         """Whether a sentence-transformers folder wants its texts in lower case, whatever its tokenizer does."""
         return bool(transformer_settings(self.folder).get("do_lower_case"))
 
-    def _json(self, name: str) -> dict[str, Any]:
-        file = self.folder / name
+    def _json(self, name: str, folder: Path | None = None) -> dict[str, Any]:
+        file = (folder or self.folder) / name
         try:
             content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         except (ValueError, OSError) as error:

@@ -6,26 +6,16 @@ sandbox that renders every other one.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import logging
-import os
 import re
-import shutil
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
 from parquetry.schemas.errors import UnusableModelError
 from parquetry.schemas.settings import settings
+from parquetry.workers.checkpoint.conversion import converted
 from parquetry.workers.checkpoint.weights import fingerprint
 from parquetry.workers.packages import require
-from parquetry.workers.process.leash import leashed
-from parquetry.workers.process.start import module_command
-
-log = logging.getLogger(__name__)
 
 #: raised whenever an unpacked folder of the same file would come out differently
 _VERSION = 1
@@ -59,36 +49,9 @@ def unpacked(file: Path) -> Path:
     for module in ("gguf", "torch", "transformers"):
         require(module, feature="A GGUF model")
     folder = settings().state_dir / "gguf" / _content_key(file)
-    with _only_one(folder):
-        if not folder.is_dir():
-            _unpack(file, folder)
-    return folder
+    return converted(file, folder, "parquetry.workers.loading.gguf_conversion", model=str(file))
 
 
 def _content_key(file: Path) -> str:
     text = f"{_VERSION} {version('transformers')} {fingerprint([file])}"
     return hashlib.sha256(text.encode()).hexdigest()[:24]
-
-
-@contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Wait for whoever unpacks into the folder, here or in another process of this machine."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _unpack(file: Path, folder: Path) -> None:
-    """Convert in a process of its own, since the caller may be one that must not load torch."""
-    log.info("unpacking %s to %s; this happens once", file, folder)
-    aside = folder.with_suffix(".partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    command = module_command("parquetry.workers.loading.gguf_conversion", str(file), str(aside))
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(leashed(command), capture_output=True, text=True, env=environment)
-    if done.returncode:
-        shutil.rmtree(aside, ignore_errors=True)
-        said = (done.stderr.strip() or f"the conversion ended with code {done.returncode}").splitlines()[-1][:300]
-        raise UnusableModelError(model=str(file), reason=f"transformers cannot read it ({said})")
-    aside.rename(folder)

@@ -10,7 +10,7 @@ from parquetry.schemas.job import ModelSpec
 
 _ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w./-]+)?$")
 #: what we use, and nothing executable
-_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*/config.json"]
+_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.spm", "*.txt", "*.tiktoken", "*/config.json"]
 
 
 def download(model: ModelSpec) -> tuple[Path, str, str]:

@@ -57,7 +57,7 @@ def packed_encoder(
             max_tokens=checkpoint.context_window,
             # quantized products neither fuse nor capture
             compile=spec.model.compile and spec.model.quantization == "none",
-            tokenizer=Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json")),
+            tokenizer=Tokenizer.from_file(str(checkpoint.tokenizer_folder / "tokenizer.json")),
             about=about,
         )
     except EngineRefusedError as error:

@@ -61,7 +61,7 @@ def put_encoder(spec: EngineSpec, checkpoint: Checkpoint, model: PreTrainedModel
         token_budget=spec.token_budget or budget,
         about={**about(spec, model), **facts, "why_not_packed": reason},
     )
-    choose_padding(engine, model, Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json")))
+    choose_padding(engine, model, Tokenizer.from_file(str(checkpoint.tokenizer_folder / "tokenizer.json")))
     return engine
 
 

@@ -46,7 +46,7 @@ def put_generator(spec: EngineSpec, checkpoint: Checkpoint, model: PreTrainedMod
     """The best engine for prompts of text on a loaded model. Raises UnsupportedOptionError."""
     if spec.device == "cpu":
         pulse_in_layers(model, send_pulse)
-    tokenizer = tokenizers.Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json"))
+    tokenizer = tokenizers.Tokenizer.from_file(str(checkpoint.tokenizer_folder / "tokenizer.json"))
     reason = "model.backend is transformers"
     if spec.model.backend != "transformers":
         packed = _try_packed(spec, checkpoint, model, tokenizer)
@@ -100,7 +100,7 @@ def put_vision_generator(
         max_rows = 1
     return VisionGenerate(
         model,
-        tokenizers.Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json")),
+        tokenizers.Tokenizer.from_file(str(checkpoint.tokenizer_folder / "tokenizer.json")),
         eos_ids=checkpoint.eos_ids,
         pad_id=checkpoint.pad_id,
         token_budget=spec.token_budget or _generation_budget(spec, model),

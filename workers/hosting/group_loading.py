@@ -97,7 +97,7 @@ def load_rank(spec: EngineSpec, rank: int, store: Path, *, send_pulse: SendPulse
         take_over(model)
         if mine.device == "cpu":
             pulse_in_layers(model, send_pulse)
-        tokenizer = tokenizers.Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json"))
+        tokenizer = tokenizers.Tokenizer.from_file(str(checkpoint.tokenizer_folder / "tokenizer.json"))
         return PackedEngine(model, tokenizer, checkpoint.eos_ids, packed_options(mine, checkpoint), group)
     except UnsupportedModel:
         group.leave()

@@ -92,7 +92,7 @@ class Stages:
         """Raises whatever is wrong with the job or its input; `about` is what `Engine.describe` returned."""
         spec = record.spec
         checkpoint = Checkpoint.resolve(ModelSpec(id=record.model_path, revision=spec.model.revision))
-        tokenizer = Tokenizer.load(checkpoint.folder)
+        tokenizer = Tokenizer.load(checkpoint.tokenizer_folder)
         columns = input_schema(record)
         kept = kept_columns(spec, columns.names)
         preparation = choose_preparation(record, checkpoint, tokenizer)

@@ -13,7 +13,7 @@ from parquetry.schemas.errors import MissingPackageError, UnusableModelError
 from parquetry.schemas.job import JobSpec, ModelSpec
 from parquetry.schemas.settings import settings
 from parquetry.workers import packages
-from parquetry.workers.checkpoint import gguf as gguf_model
+from parquetry.workers.checkpoint import conversion
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.gguf import gguf_file
 from parquetry.workers.engine_spec import EngineSpec
@@ -95,7 +95,7 @@ def test_a_folder_that_holds_one_file_is_that_model(files: dict, causal_lm: Path
 
 def test_it_is_unpacked_once(files: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     first = Checkpoint.resolve(ModelSpec(id=str(files["F32"])))
-    monkeypatch.setattr(gguf_model, "_unpack", lambda *_: pytest.fail("unpacked again"))
+    monkeypatch.setattr(conversion, "_convert", lambda *_: pytest.fail("unpacked again"))
     assert Checkpoint.resolve(ModelSpec(id=str(files["F32"]))).folder == first.folder
 
 

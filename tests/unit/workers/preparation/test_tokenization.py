@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -108,3 +110,27 @@ def test_padding_and_truncation_in_the_file_are_switched_off(tmp_path, classifie
 def test_a_folder_without_tokenizer(tmp_path):
     with pytest.raises(MissingTokenizerError):
         Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("around", [(), ("</s>",), ("<s>", "</s>")])
+@pytest.mark.parametrize("flags", [(), ("add_bos_token",), ("add_eos_token",), ("add_bos_token", "add_eos_token")])
+def test_tokens_of_the_settings_are_added_once(tmp_path, around, flags):
+    models = pytest.importorskip("tests.models", reason="torch is not installed")
+    models.byte_tokenizer(chat=False, around=around, more=() if around else ("</s>",)).save_pretrained(tmp_path)
+    file = tmp_path / "tokenizer_config.json"
+    named = {"bos_token": "<s>", "eos_token": "</s>"}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **named, **dict.fromkeys(flags, True)}))
+    tokenizer = Tokenizer.load(tmp_path)
+    begin, end = tokenizer.id_of("<s>"), tokenizer.id_of("</s>")
+    first = [begin] * ("<s>" in around or "add_bos_token" in flags)
+    last = [end] * ("</s>" in around or "add_eos_token" in flags)
+
+    def ids(text, **options):
+        options = {"special_tokens": True, "limit": 50, "truncate": "error", **options}
+        return tokenizer.encode([text], **options)[0].ids.tolist()
+
+    bare = ids("the fox", special_tokens=False)
+    assert begin not in bare and end not in bare
+    assert ids("the fox") == [*first, *bare, *last]
+    # what is cut is the text
+    assert ids("the fox", limit=3, truncate="right") == [*first, *bare[: 3 - len(first + last)], *last]
