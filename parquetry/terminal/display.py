@@ -13,8 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from parquetry.monitor.job_progress import JobProgress
+from parquetry.schemas.errors import RowError
 from parquetry.schemas.states import JobState
 from parquetry.schemas.status import JobStatus, WorkerStatus
+from parquetry.workers.preparation.cells import cells
 
 STATE_STYLES = {
     JobState.RUNNING: "cyan",
@@ -139,9 +141,19 @@ def rows_table(rows: pa.Table) -> Table:
     rows = rows.select([name for name in rows.column_names if name not in hidden])
     for name in rows.column_names:
         table.add_column(Text(safe_text(name)), overflow="fold")
-    for row in rows.to_pylist():
+    for row in plain_rows(rows):
         table.add_row(*(Text(_cell(value)) for value in row.values()))
     return table
+
+
+def plain_rows(rows: pa.Table) -> list[dict[str, Any]]:
+    """Rows as values that can be shown, whatever is in them: what has no Python value is text, or says why not."""
+    columns = [cells(name, rows[name].combine_chunks()) for name in rows.column_names]
+    return [dict(zip(rows.column_names, map(_readable, values), strict=True)) for values in zip(*columns, strict=True)]
+
+
+def _readable(value: Any) -> Any:
+    return f"({value})" if isinstance(value, RowError) else value
 
 
 def _all_null(rows: pa.Table, column: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from parquetry.terminal.display import console, print_json, rows_table, safe_text
+from parquetry.terminal.display import console, plain_rows, print_json, rows_table, safe_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -16,7 +16,7 @@ def print_plan(plan: Plan, preview: pa.Table | None, *, as_json: bool) -> None:
     """The plan line by line, then the preview; or both as JSON."""
     numbers = plan.model_dump(mode="json")
     if as_json:
-        print_json(numbers if preview is None else {**numbers, "sample": preview.to_pylist()})
+        print_json(numbers if preview is None else {**numbers, "sample": plain_rows(preview)})
         return
     screen = console()
     warnings = numbers.pop("warnings")

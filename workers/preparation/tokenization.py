@@ -15,11 +15,14 @@ from tokenizers import normalizers
 
 from parquetry.schemas.errors import MissingTokenizerError, RowError
 from parquetry.workers.preparation.added_tokens import add_tokens_of_settings
-from parquetry.workers.preparation.cells import or_error
+from parquetry.workers.preparation.cells import is_of_the_row, or_error
 
 #: a text, or a pair of texts
 Input = TypeVar("Input", str, tuple[str, str])
 Truncate = Literal["error", "left", "right"]
+#: characters of a text that are encoded at most, for each token that fits, and whatever fits
+_CHARACTERS_PER_TOKEN = 64
+_LEAST_CHARACTERS = 1 << 18
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,14 +125,18 @@ class Tokenizer:
         is cut at the left or right, or becomes a RowError with both numbers, which ends in `why`.
         """
         fit = _Fit(self._tokenizer, limit, truncate, why, special_tokens, spans)
-        return self._each(texts, lambda batch: self._encode(batch, special_tokens, spans), fit.single)
+        bounded = [fit.bounded(text) for text in texts]
+        found = self._each(bounded, lambda batch: self._encode(batch, special_tokens, spans), fit.single)
+        return fit.refused(texts, bounded, found)
 
     def encode_pairs(
         self, pairs: Sequence[tuple[str, str]], *, limit: int, truncate: Truncate, why: str = ""
     ) -> list[Tokens | RowError]:
         """Encode each pair of texts, special tokens included; of a pair too long the longer text is cut first."""
         fit = _Fit(self._tokenizer, limit, truncate, why, special_tokens=True)
-        return self._each(pairs, lambda batch: self._encode(batch, special_tokens=True), fit.pair)
+        bounded = [(fit.bounded(first), fit.bounded(second)) for first, second in pairs]
+        found = self._each(bounded, lambda batch: self._encode(batch, special_tokens=True), fit.pair)
+        return fit.refused(pairs, bounded, found)
 
     def _encode(self, batch: Sequence[Input], special_tokens: bool, spans: bool = False) -> list[tokenizers.Encoding]:
         # the fast one keeps no account of where tokens lie in the text
@@ -144,14 +151,15 @@ class Tokenizer:
     ) -> list[Tokens | RowError]:
         try:
             encoded = encode(inputs) if inputs else []
-        except TypeError:
-            # the tokenizer refuses a whole batch for one text in it
-            refused = [_refusal(value) for value in inputs]
-            if not any(refused):
+        except BaseException as error:
+            if not is_of_the_row(error):
                 raise
-            good = [value for value, error in zip(inputs, refused, strict=True) if error is None]
-            found = iter(self._each(good, encode, fit))
-            return [error or next(found) for error in refused]
+            if len(inputs) == 1:
+                reason = f"the tokenizer does not take the text ({type(error).__name__}: {str(error)[:120]})"
+                return [_refusal(inputs[0]) or RowError(reason=reason)]
+            # the tokenizer refuses a whole batch for one text in it
+            middle = len(inputs) // 2
+            return [*self._each(inputs[:middle], encode, fit), *self._each(inputs[middle:], encode, fit)]
         return [or_error(fit, value, encoding) for value, encoding in zip(inputs, encoded, strict=True)]
 
     def decode(self, ids: Sequence[Sequence[int] | np.ndarray], *, skip_special_tokens: bool = True) -> list[str]:
@@ -178,6 +186,29 @@ class _Fit:
         self._special_tokens = special_tokens
         self._spans = spans
 
+    def bounded(self, text: str) -> str:
+        """The end of the text that truncation keeps, where it is so long that the rest cannot matter.
+
+        Encoding takes time and memory by the character, and no tokenizer makes so few tokens of text.
+        """
+        most = max(_LEAST_CHARACTERS, self._limit * _CHARACTERS_PER_TOKEN)
+        if len(text) <= most:
+            return text
+        return text[-most:] if self._truncate == "left" else text[:most]
+
+    def refused(
+        self, texts: Sequence[Input], bounded: Sequence[Input], found: list[Tokens | RowError]
+    ) -> list[Tokens | RowError]:
+        """The same, but that a text whose rest was not looked at is refused where nothing may be cut."""
+        if self._truncate != "error":
+            return found
+        pairs = zip(texts, bounded, found, strict=True)
+        return [tokens if text == whole else self._far_too_long(text) for text, whole, tokens in pairs]
+
+    def _far_too_long(self, text: str | tuple[str, str]) -> RowError:
+        length = len(text) if isinstance(text, str) else sum(map(len, text))
+        return RowError(reason=f"{length:,} characters, but at most {self._limit} tokens fit{self._why}")
+
     def single(self, text: str, encoding: tokenizers.Encoding) -> Tokens:
         if len(encoding) > self._limit:
             self._require_truncation(len(encoding))
@@ -186,7 +217,8 @@ class _Fit:
 
     def _shortened(self, text: str) -> tokenizers.Encoding:
         room = self._room(is_pair=False)
-        bare = self._tokenizer.encode(text, add_special_tokens=False)
+        # in batches even of one: only these let other threads go on, among them those that keep the lease
+        (bare,) = self._tokenizer.encode_batch([text], add_special_tokens=False)
         bare.truncate(room, direction=self._truncate_side)
         return self._tokenizer.post_process(bare, None, self._special_tokens)
 
@@ -197,7 +229,7 @@ class _Fit:
         return Tokens(_ids(encoding), np.asarray(encoding.type_ids, dtype=np.int32))
 
     def _shortened_pair(self, first: str, second: str) -> tokenizers.Encoding:
-        bare = [self._tokenizer.encode(text, add_special_tokens=False) for text in (first, second)]
+        bare = self._tokenizer.encode_batch([first, second], add_special_tokens=False)
         lengths = _longest_first(len(bare[0]), len(bare[1]), self._room(is_pair=True))
         for encoding, length in zip(bare, lengths, strict=True):
             encoding.truncate(length, direction=self._truncate_side)

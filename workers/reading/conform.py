@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from parquetry.schemas.settings import settings
 from parquetry.workers.reading.input_rows import InputRows
+from parquetry.workers.reading.lists import own_values
 from parquetry.workers.reading.parquet_rows import BATCH_BYTES, longest_in_dictionaries
 from parquetry.workers.reading.utf8 import repaired
 from parquetry.workers.reading.widening import is_list
@@ -117,18 +118,19 @@ def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
     if isinstance(array.type, pa.BaseExtensionType) and not isinstance(kind, pa.BaseExtensionType):
         array = array.storage
     if pa.types.is_struct(kind) and pa.types.is_struct(array.type):
-        places = {field.name: place for place, field in enumerate(array.type)}
-        children = [
-            pa.nulls(len(array), field.type)
-            if field.name not in places
-            else _cast(array.field(places[field.name]), field.type)
-            for field in kind
-        ]
-        return pa.StructArray.from_arrays(children, fields=list(kind), mask=array.is_null())
-    if pa.types.is_list(kind) and is_list(array.type) and pa.types.is_struct(kind.value_type):
+        return _cast_struct(array, kind)
+    if pa.types.is_list(kind) and is_list(array.type):
         plain = array if pa.types.is_list(array.type) else array.cast(pa.list_(array.type.value_type))
-        # offsets of a slice begin where its first list does
-        values = plain.values.slice(plain.offsets[0].as_py(), plain.offsets[-1].as_py() - plain.offsets[0].as_py())
-        offsets = pc.subtract(plain.offsets, plain.offsets[0])
+        # Arrow would cast all that a slice is cut from
+        offsets, values = own_values(plain)
         return pa.ListArray.from_arrays(offsets, _cast(values, kind.value_type), type=kind, mask=plain.is_null())
     return array.cast(kind)
+
+
+def _cast_struct(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    places = {field.name: place for place, field in enumerate(array.type)}
+    children = [
+        _cast(array.field(places[field.name]), field.type) if field.name in places else pa.nulls(len(array), field.type)
+        for field in kind
+    ]
+    return pa.StructArray.from_arrays(children, fields=list(kind), mask=array.is_null())

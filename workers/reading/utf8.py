@@ -12,11 +12,20 @@ def repaired(column: pa.Array) -> tuple[pa.Array, list[int]]:
     """The column with U+FFFD for every byte that is not UTF-8, at any depth, and the rows that had one."""
     if not _holds_text(column.type) or is_valid(column):
         return column, []
+    if pa.types.is_dictionary(column.type):
+        return _repaired_dictionary(column)
     # cells of their own: a slice of a list still holds its neighbours' values
     cells = [column.take(pa.array([row])) for row in range(len(column))]
     broken = [row for row, cell in enumerate(cells) if not is_valid(cell)]
     clean = dict(zip(broken, [_clean(cells[row]) for row in broken], strict=True))
     return pa.concat_arrays([clean.get(row, cell) for row, cell in enumerate(cells)]), broken
+
+
+def _repaired_dictionary(column: pa.DictionaryArray) -> tuple[pa.Array, list[int]]:
+    dictionary, broken = repaired(column.dictionary)
+    codes = set(broken)
+    rows = [row for row, code in enumerate(column.indices.to_pylist()) if code in codes]
+    return pa.DictionaryArray.from_arrays(column.indices, dictionary), rows
 
 
 def is_valid(column: pa.Array) -> bool:

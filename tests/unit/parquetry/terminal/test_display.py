@@ -1,3 +1,5 @@
+import json
+
 import pyarrow as pa
 import pytest
 from rich.console import Console
@@ -11,6 +13,7 @@ from parquetry.terminal.display import (
     failure_lines,
     jobs_table,
     number,
+    plain_rows,
     rows_table,
     safe_text,
     status_table,
@@ -70,6 +73,22 @@ def test_status_shows_rows_speed_and_output():
 
 def test_jobs_table_has_a_line_a_job():
     assert rendered(jobs_table([job_status(), job_status(job="other")])).count("400 of 1,000") == 2
+
+
+def test_rows_are_shown_whatever_they_hold():
+    table = pa.table(
+        {
+            "ns": pa.array([1_700_000_000_123_456_789], pa.timestamp("ns")),
+            "far": pa.array([3 * 10**17], pa.timestamp("us")),
+            "broken": pa.array([b"\xff"], pa.binary()).view(pa.string()),
+            "bytes": pa.array([b"\xff"]),
+            "id": pa.array([bytes(16)], pa.uuid()),
+        }
+    )
+    shown = rendered(rows_table(table))
+    for text in ("2023-11-14T22:13:20.123456789", "11476-08-15T05:20:00", "not valid UTF-8", "00000000-0000"):
+        assert text in shown
+    assert json.dumps(plain_rows(table))
 
 
 def test_failures_are_grouped_by_reason_up_to_a_limit():
