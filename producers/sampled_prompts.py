@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
-from parquetry.schemas.errors import RowError
+from parquetry.schemas.errors import RowError, TemplateError
 from parquetry.schemas.manifest import JobRecord
 from parquetry.schemas.shard import Shard, ShardPlan
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.preparation.preparation import require_good
 from parquetry.workers.preparation.preparation_choice import choose_preparation
+from parquetry.workers.preparation.template import Template, TemplateRowError
 from parquetry.workers.preparation.tokenization import Tokenizer
 from parquetry.workers.shards.reader import input_schema, read_shard
 
 #: shards that rows are taken from, at most
 _SAMPLED_SHARDS = 8
+#: rows that a template is tried on before a job is submitted
+_RENDERED_ROWS = 16
 
 
 @dataclass
@@ -53,6 +58,38 @@ def read_sampled_prompts(record: JobRecord, checkpoint: Checkpoint, num_rows: in
                 else:
                     sampled.lengths.append(len(tokens.ids))
     return sampled
+
+
+def require_rendering(record: JobRecord) -> None:
+    """Raise TemplateError where the prompt template itself fails for every one of the first rows.
+
+    Rows that fail by what is in them, as those with a null cell do, say nothing of the template.
+    """
+    prompt, plan = record.spec.prompt, record.shard_plan
+    if record.spec.task != "generate" or prompt.template is None:
+        return
+    template = Template.parse(prompt.template)
+    first = ShardPlan(files=plan.files, bounds=(0, min(plan.num_rows, _RENDERED_ROWS))).shard(0)
+    reasons = []
+    for rows in read_shard(record, first):
+        for row in template.rows(rows.batch):
+            reason = _failure(template, row)
+            if reason is None:
+                return
+            reasons.append(reason)
+    raise TemplateError(reason=f"it fails for each of the first {len(reasons)} rows: {reasons[0]}")
+
+
+def _failure(template: Template, row: dict[str, Any]) -> str | None:
+    """Why the template fails for a row, None where it does not or where the row is at fault."""
+    try:
+        require_good(row)
+        template.render(row)
+    except TemplateRowError as error:
+        return str(error)
+    except RowError:
+        return None
+    return None
 
 
 def _spread(shard_plan: ShardPlan, num_rows: int) -> Iterator[Shard]:

@@ -12,6 +12,7 @@ import pyarrow as pa
 from parquetry.producers.draft import Draft
 from parquetry.producers.output_folder import require_empty
 from parquetry.producers.same_input import require_same_input
+from parquetry.producers.sampled_prompts import require_rendering
 from parquetry.producers.sharding import cut, rows_auto
 from parquetry.producers.validation import CheckedJob, validate
 from parquetry.schemas.columns import schema_text
@@ -24,7 +25,7 @@ from parquetry.schemas.status import JobStatus
 from parquetry.tasks import permits
 from parquetry.tasks.ledger.job_entry import queue_of
 from parquetry.tasks.ledger.ledger import Ledger
-from parquetry.workers.shards.reader import read_columns
+from parquetry.workers.shards.reader import read_columns, used_columns
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,14 @@ def _prepared(draft: Draft) -> Prepared:
         shard_plan=cut_shards(checked),
         input_schema=schema_text(_read_schema(checked)),
     )
-    return Prepared(record, checked.table.notes)
+    require_rendering(record)
+    return Prepared(record, (*checked.table.notes, *_template_notes(record.spec)))
+
+
+def _template_notes(spec: JobSpec) -> list[str]:
+    if spec.task != "generate" or spec.prompt.template is None or used_columns(spec, ["any"]):
+        return []
+    return ["is not used: prompt.template names no column, so every row has the same prompt"]
 
 
 def _read_schema(checked: CheckedJob) -> pa.Schema:

@@ -17,6 +17,7 @@ from parquetry.schemas.errors import (
     InvalidValueError,
     MissingColumnError,
     NoWebhookSecretError,
+    TemplateError,
     UnreadableFileError,
     UnsupportedOptionError,
     suggestion,
@@ -35,6 +36,8 @@ from parquetry.workers.preparation.prompts import prompt_limit
 from parquetry.workers.preparation.request_params import check_stop_ids, checked_grammar
 from parquetry.workers.preparation.template import Template
 from parquetry.workers.preparation.texts import embedding_prompt
+from parquetry.workers.reading.text_rows import is_text
+from parquetry.workers.reading.widening import is_list
 from parquetry.workers.shards.reader import kept_columns, used_columns
 
 ENCODER_BACKENDS = ("onnxruntime", "optimum")
@@ -55,9 +58,9 @@ def validate(spec: JobSpec) -> CheckedJob:
     Raises the BadInputError of the first thing that is off; StorageError when the input cannot be reached.
     """
     _check_options(spec)
-    template = _template_variables(spec)
+    template = _template(spec)
     require_outside_input(spec)
-    table = _find_inputs(spec)
+    table = _find_inputs(spec, template)
     _require_columns(((name, "input.columns") for name in spec.input.columns or ()), table.columns)
     _check_columns(spec, table, template)
     checkpoint = _check_model(spec)
@@ -65,10 +68,11 @@ def validate(spec: JobSpec) -> CheckedJob:
     return CheckedJob(spec, table, checkpoint)
 
 
-def _find_inputs(spec: JobSpec) -> InputTable:
+def _find_inputs(spec: JobSpec, template: Template | None) -> InputTable:
     """The input, compared in the columns that are kept or used and no others."""
     used = used_columns(spec)
-    keeps_all = spec.output.keep is None and spec.input.columns is None
+    takes_all = spec.output.keep is None or (template is not None and template.names.takes_row)
+    keeps_all = takes_all and spec.input.columns is None
     table = find_inputs(spec.input, columns=None if keeps_all else [*kept_columns(spec, ()), *used], needed=used)
     if table.malformed is not None and spec.on_row_error == "fail":
         path, reason = table.malformed
@@ -98,18 +102,20 @@ def _require_distinct(key: str, names: list[str] | None) -> None:
         raise InvalidValueError(key=key, value=names, reason=f"it names {twice!r} more than once")
 
 
-def _template_variables(spec: JobSpec) -> Iterable[str]:
+def _template(spec: JobSpec) -> Template | None:
     if spec.task != "generate" or spec.prompt.template is None:
-        return ()
-    return sorted(Template.parse(spec.prompt.template).variables)
+        return None
+    return Template.parse(spec.prompt.template)
 
 
-def _check_columns(spec: JobSpec, table: InputTable, template: Iterable[str]) -> None:
+def _check_columns(spec: JobSpec, table: InputTable, template: Template | None) -> None:
     schema, named = table.schema, set(spec.input.columns or table.columns)
+    if template is not None:
+        _require_no_difference(template, named)
     wanted = [
         *((name, "output.keep") for name in spec.output.keep or ()),
         *spec.needed_columns.items(),
-        *((name, "prompt.template") for name in template),
+        *((name, "prompt.template") for name in (template.columns(named) if template else ())),
     ]
     _require_columns(wanted, [name for name in table.columns if name in named])
     if spec.task == "generate" and spec.prompt.messages:
@@ -120,12 +126,26 @@ def _check_columns(spec: JobSpec, table: InputTable, template: Iterable[str]) ->
         check_image_type(spec.prompt.image, schema.field(spec.prompt.image).type)
 
 
+def _require_no_difference(template: Template, known: Collection[str]) -> None:
+    column = template.names.mistaken(known)
+    if column is not None:
+        spelled = column.replace("-", " - ")
+        raise TemplateError(reason=f'it computes {spelled}; the column of that name is written row["{column}"]')
+
+
 def _require_columns(wanted: Iterable[tuple[str, str]], known: Collection[str]) -> None:
     present = set(known)
     for name, where in wanted:
         if name not in present:
-            near = suggestion(name, known)
+            near = _in_template(name, known) if where == "prompt.template" else suggestion(name, known)
             raise MissingColumnError(where=where, column=name, suggestion=near, columns=", ".join(known))
+
+
+def _in_template(name: str, known: Collection[str]) -> str:
+    """The nearest column as a template writes it."""
+    begun = [column for column in known if column.startswith(name) and not column.isidentifier()]
+    # `user.name` asks for the column user
+    return f' (did you mean row["{begun[0]}"]?)' if begun else suggestion(name, known)
 
 
 def _check_names(spec: JobSpec, schema: pa.Schema, *, per_token: bool) -> None:
@@ -139,11 +159,25 @@ def _check_names(spec: JobSpec, schema: pa.Schema, *, per_token: bool) -> None:
 def _check_structs(key: str, column: str, schema: pa.Schema, form: str) -> None:
     """Raises InvalidValueError unless the column holds lists of structs, or text that may be the same as JSON."""
     kind = schema.field(column).type
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind)
-    if not (is_text or (is_list and pa.types.is_struct(kind.value_type))):
+    if not (_may_be_json(kind) or _holds_structs(kind) or (key == "messages" and _is_body(kind))):
         reason = f"the column is {kind}; {key} are {form}, or the same as JSON text"
         raise InvalidValueError(key=f"prompt.{key}", value=repr(column), reason=reason)
+
+
+def _may_be_json(kind: pa.DataType) -> bool:
+    # Parquet's own JSON type is text below
+    stored = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+    stored = stored.value_type if pa.types.is_dictionary(stored) else stored
+    return is_text(stored)
+
+
+def _holds_structs(kind: pa.DataType) -> bool:
+    return is_list(kind) and (pa.types.is_struct(kind.value_type) or pa.types.is_map(kind.value_type))
+
+
+def _is_body(kind: pa.DataType) -> bool:
+    """Whether cells are requests of OpenAI's batches, which hold their messages."""
+    return pa.types.is_struct(kind) and kind.get_field_index("messages") >= 0
 
 
 def _check_model(spec: JobSpec) -> Checkpoint:

@@ -44,7 +44,7 @@ def read_messages(column: str, value: Any, images: list[Any] | None = None) -> l
     """
     if value is None:
         raise RowError(reason=f"{column} is null")
-    messages = _listed(column, value)
+    messages = _listed(column, value, within="messages")
     if not messages:
         raise RowError(reason=f"{column} is not a list with at least one message")
     return [_read_message(f"{column}: message {number}", message, images) for number, message in enumerate(messages)]
@@ -62,9 +62,12 @@ def read_tools(column: str, value: Any) -> list[Tool] | None:
     return tools or None
 
 
-def _listed(column: str, value: Any) -> list[Any]:
+def _listed(column: str, value: Any, *, within: str | None = None) -> list[Any]:
+    """The list in a cell, or in the field `within` of the object in it, as OpenAI's requests have their messages."""
     # Arrow fills the fields that an item lacks with nulls; in JSON a null was written
     found = _parse_json(column, value) if isinstance(value, str) else without_nulls(value)
+    if within is not None and isinstance(found, dict):
+        found = found.get(within)
     if not isinstance(found, list):
         raise RowError(reason=f"{column} is not a list")
     return found

@@ -19,7 +19,7 @@ from parquetry.workers.preparation.chat import ChatTemplate
 from parquetry.workers.preparation.conversation import Message, read_messages, read_tools, user_message, with_system
 from parquetry.workers.preparation.preparation import Preparation, require_good, require_tokens
 from parquetry.workers.preparation.request_params import sampling_params
-from parquetry.workers.preparation.template import Template
+from parquetry.workers.preparation.template import Template, read_rows
 from parquetry.workers.preparation.tokenization import Tokenizer, Tokens
 from parquetry.workers.request import GenerationRequest, Request
 
@@ -84,12 +84,9 @@ class PromptPreparation(Preparation):
 
     def _rows(self, batch: pa.RecordBatch) -> list[dict[str, Any]]:
         """The cells of each row that its prompt is made of, by column."""
-        names = set(self._template.variables if self._template else ())
+        names = set(self._template.columns(batch.schema.names) if self._template else ())
         names |= {name for name in (self._prompt.messages, self._prompt.tools) if isinstance(name, str)}
-        columns = [cells(name, batch[name]) for name in sorted(names)]
-        if not columns:
-            return [{} for _ in range(batch.num_rows)]
-        return [dict(zip(sorted(names), values, strict=True)) for values in zip(*columns, strict=True)]
+        return read_rows(batch, sorted(names))
 
     def _text(self, row: dict[str, Any]) -> str:
         """The prompt of one row, as it is tokenized. Raises RowError."""

@@ -38,11 +38,15 @@ _LEAST_ROWS = 64
 _WIDE_BATCH_BYTES = 16 << 20
 
 
-def used_columns(spec: JobSpec) -> dict[str, str]:
-    """Columns whose values reach the model, each with the key of the spec that names it."""
+def used_columns(spec: JobSpec, names: Collection[str] = ()) -> dict[str, str]:
+    """Columns whose values reach the model, each with the key of the spec that names it.
+
+    A template that takes the whole row uses all of `names`, the columns of the input, that the job reads.
+    """
     used = dict(spec.needed_columns)
     if spec.task == "generate" and spec.prompt.template is not None:
-        used.update(dict.fromkeys(sorted(Template.parse(spec.prompt.template).variables), "prompt.template"))
+        columns = Template.parse(spec.prompt.template).columns(spec.input.columns or names)
+        used.update(dict.fromkeys(columns, "prompt.template"))
     return used
 
 
@@ -55,7 +59,7 @@ def kept_columns(spec: JobSpec, names: Collection[str]) -> list[str]:
 
 def read_columns(spec: JobSpec, names: Collection[str]) -> list[str]:
     """Columns a shard is read with, kept ones first. Raises MissingColumnError for one that is not in `names`."""
-    wanted = dict.fromkeys(kept_columns(spec, names), "output.keep") | used_columns(spec)
+    wanted = dict.fromkeys(kept_columns(spec, names), "output.keep") | used_columns(spec, names)
     known = set(names)
     for name, where in wanted.items():
         if name not in known:
@@ -76,7 +80,7 @@ def read_shard(record: JobRecord, shard: Shard, schema: pa.Schema | None = None)
     UnreadableFileError, StorageError.
     """
     schema = input_schema(record) if schema is None else schema
-    used = used_columns(record.spec)
+    used = used_columns(record.spec, schema.names)
     for file_slice in shard.slices:
         conforming = Conforming(schema, used, file_slice.file.partitions)
         with _opened(file_slice.file) as file:

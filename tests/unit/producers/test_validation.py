@@ -13,6 +13,7 @@ import pytest
 from parquetry.producers import validation
 from parquetry.producers.draft import job_id, located
 from parquetry.producers.output_folder import require_empty
+from parquetry.producers.planning import plan
 from parquetry.producers.submission import prepare
 from parquetry.producers.validation import validate
 from parquetry.schemas.errors import (
@@ -31,6 +32,7 @@ from parquetry.schemas.errors import (
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.location import Location
 from parquetry.schemas.storage.opening import open_storage
+from parquetry.workers.shards.reader import input_schema
 from tests.unit.workers.tiny_model import CONTEXT_WINDOW, make_model
 
 
@@ -364,3 +366,53 @@ def test_an_encoder_decoder_is_no_model_for_the_packed_engine(folder, spec):
     found = refusal(spec(model={"backend": "packed"}), UnsupportedOptionError)
 
     assert "t5 models have an encoder beside the decoder; set model.backend to auto" in found
+
+
+@pytest.fixture
+def odd_names(folder):
+    """Columns that are no identifiers."""
+    columns = {"text": ["c"], "text-2": ["d"], "Review Text": ["good"], "user.name": ["u"], "nothing": pa.nulls(1)}
+    pq.write_table(pa.table(columns), folder / "in" / "a.parquet")
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{{ text-2 }}", r'it computes text - 2; the column of that name is written row\["text-2"\]'),
+        ("{{ Review Text }}", r"line 1: .*a column whose name has spaces or other signs is written row"),
+        (
+            "{{ text.__class__.__mro__ }}",
+            "each of the first 1 rows: the template does what is not allowed",
+        ),
+        ("{{ text / 2 }}", "it fails for each of the first 1 rows: the template failed: TypeError"),
+        ("{{ text.missing }}", "it fails for each of the first 1 rows"),
+    ],
+)
+def test_a_template_that_no_row_gets_through(spec, odd_names, template, reason):
+    with pytest.raises(TemplateError, match=reason) as refusal:
+        prepare(spec(prompt={"template": template}))
+    assert refusal.value.exit_code == ExitCode.BAD_INPUT
+
+
+def test_a_template_whose_rows_are_null_is_no_fault_of_the_template(spec, odd_names):
+    assert prepare(spec(prompt={"template": "{{ nothing }}"})).shard_plan.num_rows == 1
+
+
+@pytest.mark.parametrize(
+    ("template", "near"), [("{{ user.name }}", 'row["user.name"]'), ("{{ Review }}", 'row["Review Text"]')]
+)
+def test_a_column_that_is_no_identifier_is_suggested_as_it_is_written(spec, odd_names, template, near):
+    with pytest.raises(MissingColumnError) as refusal:
+        prepare(spec(prompt={"template": template}))
+    assert f"(did you mean {near}?)" in str(refusal.value)
+
+
+def test_the_whole_row_is_read_where_the_template_takes_it(spec, odd_names):
+    record = prepare(spec(prompt={"template": "{{ row | tojson }}"}, output={"keep": ["text"]}))
+    assert input_schema(record).names == ["text", "Review Text", "nothing", "text-2", "user.name"]
+    record = prepare(spec(prompt={"template": '{{ row["Review Text"] }}'}, output={"keep": ["text"]}))
+    assert input_schema(record).names == ["text", "Review Text"]
+
+
+def test_a_template_without_columns_warns(spec, odd_names):
+    assert "prompt.template names no column" in plan(spec(prompt={"template": "hello"})).warnings[0]

@@ -24,7 +24,8 @@ def test_variables_are_what_the_row_must_have():
         "{% for word in text.split() %}{{ word }}{{ loop.index }}{{ range(2) }}{% endfor %}{{ b }}"
     )
 
-    assert template.variables == {"text", "b"}
+    assert template.names.columns == {"text", "b"}
+    assert not template.names.names_row
 
 
 @pytest.mark.parametrize(
