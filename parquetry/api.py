@@ -15,8 +15,11 @@ from parquetry.schemas.job import JobSpec
 from parquetry.schemas.states import JobState
 from parquetry.schemas.status import JobStatus, WorkerStatus
 from parquetry.spec_file import load_spec
+from parquetry.workers.packages import require
 
 if TYPE_CHECKING:
+    import pandas
+    import polars
     import pyarrow as pa
 
     from parquetry.local.run import FinishedRun
@@ -155,6 +158,18 @@ class Job:
         from parquetry.output import read_output
 
         return read_output(self.output, columns)
+
+    def to_pandas(self, columns: Sequence[str] | None = None) -> pandas.DataFrame:
+        """The same as a DataFrame, with the index of the input where it is kept. Raises MissingPackageError."""
+        require("pandas", feature="Job.to_pandas")
+        return self.to_table(columns).to_pandas()
+
+    def to_polars(self, columns: Sequence[str] | None = None) -> polars.DataFrame:
+        """The same as a polars DataFrame. Raises MissingPackageError."""
+        require("polars", feature="Job.to_polars")
+        import polars
+
+        return polars.from_arrow(self.to_table(columns))
 
     def pause(self) -> None:
         """Stop handing out shards; running ones are given back within a beat."""

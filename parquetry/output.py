@@ -26,8 +26,24 @@ def read_output(path: str, columns: Sequence[str] | None = None) -> pa.Table:
     tables = [_read(storage, part, columns) for part in part_names(storage)]
     if not tables:
         raise NoOutputError(path=path)
-    # each part says in its metadata which shard it is; the table is of them all
-    return pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
+    # each part says in its metadata which shard it is; the table is of them all. What pandas wrote is of all as well
+    index = {key: value for key, value in (tables[0].schema.metadata or {}).items() if key == b"pandas"}
+    return pa.concat_tables([table.replace_schema_metadata(index or None) for table in tables])
+
+
+def ways_to_read(path: str) -> dict[str, str]:
+    """How each library reads the output in `path`, as an expression by the library's name.
+
+    Those that take every file of a folder for data are given the parts alone.
+    """
+    parts = f"{path.rstrip('/')}/*.parquet"
+    return {
+        "pyarrow": f"pyarrow.parquet.read_table({path!r})",
+        "pandas": f"pandas.read_parquet({path!r})",
+        "polars": f"polars.read_parquet({parts!r})",
+        "duckdb": f"duckdb.read_parquet({parts!r})",
+        "datasets": f"datasets.load_dataset('parquet', data_files={parts!r})",
+    }
 
 
 def head(path: str, rows: int) -> pa.Table | None:

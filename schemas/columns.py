@@ -7,6 +7,7 @@ import base64
 import pyarrow as pa
 
 from parquetry.schemas.job import JobSpec
+from parquetry.schemas.json_columns import json_fields
 
 ROW = pa.field("row", pa.int64(), nullable=False)
 ERROR = pa.field("error", pa.string())
@@ -50,6 +51,8 @@ def _generation_fields(spec: JobSpec) -> list[pa.Field]:
     ]
     if spec.generation.logprobs:
         fields.append(pa.field("logprobs", many(pa.list_(pa.float32()))))
+    if spec.generation.json_columns:
+        fields += [pa.field(field.name, many(field.type)) for field in json_fields(spec.generation.json_schema or {})]
     return fields
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from parquetry.schemas.json_columns import NoObjectError, json_fields
 from parquetry.schemas.section import Positive, Section
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
@@ -83,6 +84,8 @@ class GenerationSpec(Section):
     skip_special_tokens: bool = True
     logprobs: bool = False
     json_schema: dict[str, Any] | None = None
+    #: a column for each property of json_schema's object, beside the output
+    json_columns: bool = False
     regex: str | None = None
     #: the output is one of these, word for word
     choices: list[str] | None = None
@@ -113,6 +116,13 @@ class GenerationSpec(Section):
         given = [name for name in ("json_schema", "regex", "choices") if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"give {' or '.join(given)}, not both")
+        if self.json_columns and self.json_schema is None:
+            raise ValueError("json_columns makes columns of json_schema, which is not set")
+        if self.json_columns:
+            try:
+                json_fields(self.json_schema or {})
+            except NoObjectError as error:
+                raise ValueError(f"json_columns is true, but json_schema has no columns: {error}") from None
         if self.n > 1 and self.temperature == 0.0:
             raise ValueError(f"n is {self.n} but temperature is 0, so all samples would be equal; set temperature")
         return self

@@ -21,6 +21,8 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "optimum": ("optimum", "optimum"),
     "compressed_tensors": ("compressed-tensors", "compressed-tensors"),
     "kernels": ("kernels", "kernels"),
+    "pandas": ("pandas", "pandas"),
+    "polars": ("polars", "polars"),
     "triton": ("triton", "triton"),
     "torch": ("torch", "parquetry[torch]"),
     "transformers": ("transformers", "parquetry[torch]"),

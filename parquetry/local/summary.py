@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from parquetry.output import head
+from parquetry.output import head, ways_to_read
 from parquetry.schemas.states import JobState
 from parquetry.terminal.display import console, duration, failure_lines, number, rows_table, safe_text
 
@@ -30,6 +30,9 @@ def print_run(finished: FinishedRun, shown_rows: int) -> None:
     rows = head(finished.status.output, shown_rows)
     if rows is not None and rows.num_rows:
         screen.print(rows_table(rows))
+        screen.print("Read it with one of:")
+        for way in ways_to_read(finished.status.output).values():
+            screen.print(f"  {safe_text(way, limit=4096)}")
 
 
 def headline(finished: FinishedRun) -> str:

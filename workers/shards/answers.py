@@ -12,10 +12,12 @@ import pyarrow.compute as pc
 from parquetry.schemas.columns import task_fields
 from parquetry.schemas.errors import InvalidValueError
 from parquetry.schemas.job import JobSpec
+from parquetry.schemas.json_columns import json_fields
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.preparation.tokenization import Tokenizer
 from parquetry.workers.request import Completion, Encoding
 from parquetry.workers.shards.entities import EntityGrouping
+from parquetry.workers.shards.json_objects import property_cells, read_object
 from parquetry.workers.shards.pending_rows import Outcome
 from parquetry.workers.stops import cut_at_stop
 
@@ -54,7 +56,8 @@ class GenerationAnswers(Answers):
         self._generation = spec.generation
 
     def columns(self, rows: Sequence[Outcome]) -> list[pa.Array]:
-        texts = iter(self._decode(rows))
+        decoded = self._decode(rows)
+        texts = iter(decoded)
         values = {
             "output": [self._each(row, lambda _: next(texts)) for row in rows],
             "finish_reason": [self._reasons(row) for row in rows],
@@ -62,7 +65,20 @@ class GenerationAnswers(Answers):
             "output_tokens": [self._each(row, lambda result: len(result.output_ids)) for row in rows],
             "logprobs": [self._each(row, _logprobs) for row in rows],
         }
-        return [pa.array(values[field.name], field.type) for field in self.fields]
+        own = [pa.array(values[field.name], field.type) for field in self.fields if field.name in values]
+        return own + self._unpacked(rows, decoded)
+
+    def _unpacked(self, rows: Sequence[Outcome], texts: Sequence[str]) -> list[pa.Array]:
+        """A column for each property of the JSON schema; null where the output ended before its object did."""
+        if not self._generation.json_columns:
+            return []
+        objects = [read_object(text) for text in texts]
+        columns = []
+        for field in json_fields(self._generation.json_schema or {}):
+            cells = iter(property_cells(objects, field))
+            values = [self._each(row, lambda _, cells=cells: next(cells)) for row in rows]
+            columns.append(pa.array(values, field.type if self._generation.n == 1 else pa.list_(field.type)))
+        return columns
 
     def _decode(self, rows: Sequence[Outcome]) -> list[str]:
         ids = [result.output_ids for row in rows if row.error is None for result in row.completions]
