@@ -64,7 +64,7 @@ def wait_for(ledger: Ledger, job: DiskJob, state: JobState, timeout_s: float = 4
 
 def wait_running(ledger: Ledger, job: DiskJob, shards: int = 1) -> None:
     wait_until(lambda: ledger.status(job.name).shards_running >= shards, 40, "running shards")
-    wait_until(lambda: ledger.status(job.name).running_rows > 0, 40, "progress")
+    wait_until(lambda: ledger.status(job.name).running_rows > 0, 120, "progress")
 
 
 def assert_whole(ledger: Ledger, job: DiskJob) -> None:

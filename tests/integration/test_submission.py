@@ -199,16 +199,15 @@ def test_a_submission_cut_short_while_starting_over_is_completed(spec, ledger, f
 def test_a_slow_start_over_leaves_that_of_another_alone(spec, ledger, folder, monkeypatch):
     made = submit(spec(), ledger)
     shutil.rmtree(folder / "out")
-    make_record, claims = submission.make_record, []
+    require_rendering, claims = submission.require_rendering, []
 
-    def overtaken(given):
-        record = make_record(given)
-        monkeypatch.setattr(submission, "make_record", make_record)
+    def overtaken(record):
+        require_rendering(record)
+        monkeypatch.setattr(submission, "require_rendering", require_rendering)
         assert submit(spec(), ledger).created
         claims.append(ledger.claim("w", ("default",)))
-        return record
 
-    monkeypatch.setattr(submission, "make_record", overtaken)
+    monkeypatch.setattr(submission, "require_rendering", overtaken)
     assert not submit(spec(), ledger).created
     assert ledger.beat(claims[0]) is BeatReply.OK
     assert ledger.status(made.job).shards_pending == 3

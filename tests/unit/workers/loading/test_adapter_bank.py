@@ -116,7 +116,7 @@ def test_each_row_of_a_job_names_its_adapter(causal_lm: Path, folders: dict, tmp
 
 
 def test_jobs_that_read_another_column_share_the_engine(causal_lm: Path, tmp_path: Path) -> None:
-    source = write_table(tmp_path / "in.parquet", {"text": ["a"]})
+    source = write_table(tmp_path / "in.parquet", {"text": ["a"], "x": ["a"], "y": ["a"]})
 
     def key(column: str, folder: str) -> str:
         model = {"id": str(causal_lm), "adapters": {"a": folder}, "adapter_column": column}
