@@ -75,10 +75,14 @@ class GenerationAnswers(Answers):
         objects = [read_object(text) for text in texts]
         columns = []
         for field in json_fields(self._generation.json_schema or {}):
-            cells = iter(property_cells(objects, field))
-            values = [self._each(row, lambda _, cells=cells: next(cells)) for row in rows]
+            values = self._in_turn(rows, property_cells(objects, field))
             columns.append(pa.array(values, field.type if self._generation.n == 1 else pa.list_(field.type)))
         return columns
+
+    def _in_turn(self, rows: Sequence[Outcome], cells: Iterable[object]) -> list[object]:
+        """The cells of a column, one for each sample in turn, as `_each` gives them."""
+        left = iter(cells)
+        return [self._each(row, lambda _: next(left)) for row in rows]
 
     def _decode(self, rows: Sequence[Outcome]) -> list[str]:
         ids = [result.output_ids for row in rows if row.error is None for result in row.completions]
