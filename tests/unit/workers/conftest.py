@@ -14,7 +14,14 @@ LOADING = ("adapter_bank", "attention_choice", "loading_matrix", "own_weights", 
 #: rooms, and test files of the other rooms, whose modules load torch
 TORCH = (
     *("checks", "hosting", "padded", "encoding", "fusing", "grammar", "packed", "parallel", "vision"),
-    *("test_noise.py", "shards/test_entities.py", "checkpoint/test_gguf.py", "checkpoint/test_adapter.py"),
+    *(
+        "test_noise.py",
+        "shards/test_entities.py",
+        "shards/test_generation_keys.py",
+        "checkpoint/test_slow_tokenizer.py",
+        "checkpoint/test_gguf.py",
+        "checkpoint/test_adapter.py",
+    ),
     *(f"loading/test_{name}.py" for name in LOADING),
 )
 
