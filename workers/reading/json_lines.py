@@ -21,7 +21,7 @@ from parquetry.workers.reading.text_rows import Column, TextFormat, TextRow, is_
 #: of arrays and objects within each other; deeper lines are refused, since later steps recurse as deep
 MAX_DEPTH = 100
 #: a value and the place behind it; what `json.loads` does around this takes longer than most lines do
-_scan = json.JSONDecoder().scan_once
+_scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 
 
 class JsonLines(TextFormat):
