@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -144,13 +144,14 @@ def _known(source: Source, entries: Iterable[Entry]) -> Listing:
     shown = [entry for entry in fitting if not is_hidden(entry.path)]
     named = [(entry, kind) for entry in shown if (kind := kind_of_name(entry.path))]
     unnamed = [entry for entry in shown if kind_of_name(entry.path) is None]
-    looked = list(_by_content(source, [entry for entry in unnamed if may_be_input(entry.path)]))
-    sure = [*named, *((entry, kind) for entry, kind in looked if kind and kind.format == "parquet")]
-    guessed = [(entry, kind) for entry, kind in looked if kind and kind.format != "parquet"]
-    chosen = sure or guessed
-    listing.leave_out((entry.path for entry, _ in guessed) if sure else (), _BESIDE)
-    taken = {entry.path for entry, _ in [*sure, *guessed]}
-    listing.leave_out((entry.path for entry in unnamed if entry.path not in taken), _UNKNOWN)
+    looked = _by_content(source, [entry for entry in unnamed if may_be_input(entry.path)])
+    # one line of JSON may as well be settings
+    doubtful = [pair for pair in looked if ".json" in pair[0].path.rpartition("/")[2].lower()]
+    chosen = [*named, *(pair for pair in looked if pair not in doubtful)] or doubtful
+    if chosen is not doubtful:
+        listing.leave_out((entry.path for entry, _ in doubtful), _BESIDE)
+    readable = {entry.path for entry, _ in looked}
+    listing.leave_out((entry.path for entry in unnamed if entry.path not in readable), _UNKNOWN)
     listing.files = [_file_below(source, entry, kind) for entry, kind in sorted(chosen, key=lambda c: c[0].path)]
     return listing
 
@@ -160,12 +161,11 @@ def _file_below(source: Source, entry: Entry, kind: FileKind) -> FoundFile:
     return FoundFile(location, entry, kind, dict([*trailing_partitions(source.base), *partitions_of(entry.path)]))
 
 
-def _by_content(source: Source, entries: list[Entry]) -> Iterator[tuple[Entry, FileKind | None]]:
-    if not entries:
-        return
+def _by_content(source: Source, entries: list[Entry]) -> list[tuple[Entry, FileKind]]:
+    """Those of the files whose first bytes tell what they are."""
     with ThreadPoolExecutor(_NUM_READERS) as readers:
         kinds = readers.map(lambda entry: _kind_of_content(source.base.join(entry.path)), entries)
-        yield from zip(entries, kinds, strict=True)
+        return [(entry, kind) for entry, kind in zip(entries, kinds, strict=True) if kind is not None]
 
 
 def _kind_of_content(location: Location) -> FileKind | None:
@@ -191,9 +191,9 @@ def _live(listing: Listing, tables: Iterable[FoundTable]) -> Listing:
     for table in tables:
         mine = [file for file in listing.files if table.root.contains(file.location)]
         live = table.live_files() if mine else frozenset()
-        gone = [file for file in mine if file.path not in live]
-        listing.leave_out((file.path for file in gone), _GONE)
-        listing.files = [file for file in listing.files if file not in gone]
+        gone = {file.path for file in mine if file.path not in live}
+        listing.leave_out(gone, _GONE)
+        listing.files = [file for file in listing.files if file.path not in gone]
     return listing
 
 

@@ -10,6 +10,8 @@ from pydantic import Field, field_validator, model_validator
 from parquetry.schemas.json_columns import NoObjectError, json_fields
 from parquetry.schemas.section import Positive, Section
 
+#: what every job of task generate writes beside the input's columns
+OWN_COLUMNS = ("row", "output", "finish_reason", "prompt_tokens", "output_tokens", "logprobs", "error")
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -119,10 +121,18 @@ class GenerationSpec(Section):
         if self.json_columns and self.json_schema is None:
             raise ValueError("json_columns makes columns of json_schema, which is not set")
         if self.json_columns:
-            try:
-                json_fields(self.json_schema or {})
-            except NoObjectError as error:
-                raise ValueError(f"json_columns is true, but json_schema has no columns: {error}") from None
+            self._check_columns()
         if self.n > 1 and self.temperature == 0.0:
             raise ValueError(f"n is {self.n} but temperature is 0, so all samples would be equal; set temperature")
         return self
+
+    def _check_columns(self) -> None:
+        try:
+            names = [field.name for field in json_fields(self.json_schema or {})]
+        except NoObjectError as error:
+            raise ValueError(f"json_columns is true, but json_schema has no columns: {error}") from None
+        taken = next((name for name in names if name in OWN_COLUMNS), None)
+        if taken is not None:
+            raise ValueError(
+                f"json_columns is true, and the property {taken!r} is called like a column of every output"
+            )

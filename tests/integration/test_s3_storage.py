@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import os
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -14,7 +16,8 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from parquetry.producers.inputs import find_inputs
-from parquetry.schemas.errors import PutIfAbsentError, StorageError
+from parquetry.producers.listing import find_files
+from parquetry.schemas.errors import PutIfAbsentError, StorageError, TableFormatError
 from parquetry.schemas.job import InputSpec
 from parquetry.schemas.location import Location
 from parquetry.schemas.storage import object_store as object_storage
@@ -172,6 +175,20 @@ def test_inputs_in_a_bucket(s3, storage):
     assert table.files[1].partitions == {"lang": "en"}
     glob = find_inputs(InputSpec(path=f"s3://{BUCKET}/some/**/*.parquet"))
     assert [file.path for file in glob.files] == [file.path for file in table.files]
+
+
+def test_compressed_text_and_tables_in_a_bucket(s3, storage, monkeypatch):
+    monkeypatch.setitem(sys.modules, "deltalake", None)
+    lines = b"".join(b'{"id": %d, "text": "x"}\n' % number for number in range(5000))
+    storage.put("text/a.JSONL.gz", gzip.compress(lines))
+    storage.put("text/b", lines)
+    assert find_inputs(InputSpec(path=f"s3://{BUCKET}/some/out/text/a.JSONL.gz")).num_rows == 5000
+    listing = find_files(f"s3://{BUCKET}/some/out/text")
+    assert [file.location.name for file in listing.files] == ["a.JSONL.gz", "b"]
+    storage.put("text/_delta_log/0.json", b"{}")
+    for name in ("text", "text/a.JSONL.gz"):
+        with pytest.raises(TableFormatError, match="belongs to a table of Delta"):
+            find_files(f"s3://{BUCKET}/some/out/{name}")
 
 
 def test_images_in_a_bucket_are_read_below_their_roots_only(s3):

@@ -20,7 +20,8 @@ from parquetry.workers.reading.text_rows import Column, TextFormat, TextRow, is_
 
 #: of arrays and objects within each other; deeper lines are refused, since later steps recurse as deep
 MAX_DEPTH = 100
-_decode = json.JSONDecoder().decode
+#: a value and the place behind it; what `json.loads` does around this takes longer than most lines do
+_scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 
 
 class JsonLines(TextFormat):
@@ -54,9 +55,21 @@ def _row(line: Line) -> TextRow:
         return TextRow(line.number, line.byte, None, f"it is not valid JSON ({_reason(error)})")
     if not isinstance(found, dict):
         return TextRow(line.number, line.byte, None, f"it is JSON, but no object ({_kind(found)})")
-    if text.count("[") + text.count("{") > MAX_DEPTH and not _is_shallow(found, MAX_DEPTH):
+    if len(text) > MAX_DEPTH and text.count("[") + text.count("{") > MAX_DEPTH and not _is_shallow(found, MAX_DEPTH):
         return TextRow(line.number, line.byte, None, f"it is nested more than {MAX_DEPTH} levels deep")
     return TextRow(line.number, line.byte, found, fault)
+
+
+def _decode(text: str) -> Any:
+    """The one value of a line. Raises ValueError, RecursionError."""
+    text = text.strip(" \t\r\n")
+    try:
+        value, end = _scan(text, 0)
+    except StopIteration as stop:
+        raise ValueError(f"no value at character {stop.value + 1}") from None
+    if end != len(text):
+        raise ValueError(f"it goes on behind its value, at character {end + 1}")
+    return value
 
 
 def _reason(error: Exception) -> str:

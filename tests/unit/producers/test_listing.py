@@ -55,6 +55,12 @@ def test_json_that_is_no_rows_is_left_out(tmp_path):
     assert list(listing.left_out.values()) == [1, 1]
 
 
+def test_files_without_a_suffix_are_read_beside_others(tmp_path):
+    write(tmp_path / "a.parquet")
+    (tmp_path / "b").write_text('{"id": 1, "text": "x"}\n')
+    assert found(tmp_path, under=tmp_path) == ["a.parquet", "b"]
+
+
 def test_what_is_left_out_is_counted_by_reason(tmp_path):
     write(tmp_path / "a.parquet")
     for name in ("b.txt", "c.txt", "d.orc", "_SUCCESS", "a.parquet.crc", "_committed_1", ".DS_Store"):

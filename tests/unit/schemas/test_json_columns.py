@@ -65,6 +65,8 @@ def test_columns_of_the_output():
 def test_a_schema_is_needed():
     with pytest.raises(InvalidValueError, match="json_schema, which is not set"):
         spec(json_columns=True)
+    with pytest.raises(InvalidValueError, match="the property 'output' is called like a column of every output"):
+        spec(json_columns=True, json_schema={"type": "object", "properties": {"output": {"type": "string"}}})
     with pytest.raises(InvalidValueError, match="describes no object with properties"):
         spec(json_columns=True, json_schema={"type": "array"})
 
