@@ -16,7 +16,11 @@ from parquetry.workers.checkpoint.adapter import Adapter
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 
 #: taken over from what the engine says of itself
-_ENGINE_KEYS = ("backend", "attention", "dtype", "quantization", "tensor_parallel", "why_not_tensor_parallel")
+ENGINE_KEYS = (
+    *("backend", "attention", "dtype", "why_dtype", "quantization", "int8_weights"),
+    *("tensor_parallel", "why_not_tensor_parallel", "why_not_packed", "runs_without"),
+    *("equal_lengths_only", "one_row_at_a_time"),
+)
 _PACKAGES = ("numpy", "pyarrow", "tokenizers")
 
 
@@ -35,7 +39,7 @@ def provenance(
         "weights": checkpoint.weights_fingerprint,
         **_adapter_facts(spec.model),
         "quantization": spec.model.quantization,
-        **{key: engine[key] for key in _ENGINE_KEYS if key in engine},
+        **{key: engine[key] for key in ENGINE_KEYS if key in engine},
         "template_sha256": _template_digest(spec, checkpoint),
         "sampling": _json(spec.generation.model_dump(mode="json")) if spec.task == "generate" else "",
         "versions": _json(_versions(engine)),

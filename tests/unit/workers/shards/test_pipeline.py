@@ -12,11 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from parquetry.schemas.errors import InvalidValueError, ShardFailedError
+from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.engine import Engine
 from parquetry.workers.preparation.prompts import PromptPreparation
 from parquetry.workers.request import Completion, EncodeRequest, Encoding
 from parquetry.workers.shards import pipeline, reader
 from parquetry.workers.shards.pipeline import run_shard
+from parquetry.workers.shards.provenance import ENGINE_KEYS, provenance
 from tests.unit.workers.workers_records import DirectClient, make_record, write_table
 
 
@@ -224,6 +226,16 @@ def test_provenance_is_in_the_schema(many, attempt):
     assert (keys["parquetry.backend"], keys["parquetry.quantization"]) == ("echo", "none")
     assert '"rows":[6000,9000]' in keys["parquetry.input"]
     assert len(keys["parquetry.weights"]) == 64
+
+
+def test_what_an_engine_had_to_do_without_is_in_the_schema(many):
+    said = {key: f"what is said of {key}" for key in ENGINE_KEYS}
+    checkpoint = Checkpoint.resolve(many.spec.model)
+
+    found = provenance(many, many.shard_plan.shard(0), 1, checkpoint, said)
+
+    assert {key: found[key] for key in ENGINE_KEYS} == said
+    assert {"runs_without", "why_not_packed", "equal_lengths_only", "one_row_at_a_time", "why_dtype"} <= found.keys()
 
 
 def test_on_row_error_fail_names_the_row(odd, attempt):
