@@ -98,7 +98,9 @@ def installed(tmp_path_factory) -> Installed:
     write_decoys(packages)
     before = frozenset(os.listdir(packages))
     python = environment / "bin" / "python"
-    pip("--python", python, "install", "--quiet", "--no-deps", "--no-index", "--no-compile", build(folder))
+    # the borrowed environment may hold an editable install of the same version, which would count as installed
+    options = ("--quiet", "--no-deps", "--no-index", "--no-compile", "--ignore-installed")
+    pip("--python", python, "install", *options, build(folder))
     return Installed(environment, before, frozenset(os.listdir(packages)))
 
 
