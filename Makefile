@@ -27,7 +27,7 @@ $(VENV)/.dev: $(VENV)/.demo
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
-demo: $(VENV)/.demo ## summarise 200 docstrings with a real model through the real queue; 2 to 3 minutes on 2 cores
+demo: $(VENV)/.demo ## summarise 200 docstrings with a real model through the real queue; about 2 minutes on 2 cores
 	@echo 'A table of 200 docstrings and a model of 135M parameters come from packages; then parquetry runs the job over them.'
 	$(BIN)/python examples/demo_table.py
 	$(BIN)/python examples/demo_model.py
