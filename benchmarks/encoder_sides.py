@@ -12,15 +12,15 @@ import torch
 from encoder_files import write_tokenizer
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
+from parquetry.workers.encoding.batching.rows import RowLimits
 from parquetry.workers.encoding.onnx.export import export
 from parquetry.workers.encoding.onnx.export_spec import ExportSpec
 from parquetry.workers.encoding.onnx.ort_padded import OrtOptions, OrtPaddedEncoder
 from parquetry.workers.encoding.onnx.providers import PROVIDERS
+from parquetry.workers.encoding.outputs.vectors import Vectors
 from parquetry.workers.encoding.queued import QueuedEncoder
-from parquetry.workers.encoding.rows import RowLimits
 from parquetry.workers.encoding.torch_packed import EncodeTask, PackedEncoder
 from parquetry.workers.encoding.torch_padded import TorchEncoder
-from parquetry.workers.encoding.vectors import Vectors
 from parquetry.workers.engine import Engine
 from parquetry.workers.request import EncodeRequest
 

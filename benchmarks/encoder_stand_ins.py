@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 from encoder_sides import NUM_LABELS
 
-from parquetry.workers.encoding.queue import PACKED
+from parquetry.workers.encoding.batching.queue import PACKED
+from parquetry.workers.encoding.batching.row_batch import pack
+from parquetry.workers.encoding.batching.rows import RowLimits
 from parquetry.workers.encoding.queued import QueuedEncoder
-from parquetry.workers.encoding.row_batch import pack
-from parquetry.workers.encoding.rows import RowLimits
 from parquetry.workers.process.messages import RESULTS, read_results, request_frames
 from parquetry.workers.process.wire import Frame, FrameBuffer, receive, send
 from parquetry.workers.request import EncodeRequest, Request, Result

@@ -46,7 +46,7 @@ def random_model(layers: int, dtype: torch.dtype, device: str) -> nn.Module:
 def quantized(model: nn.Module, name: str, folder: Path | None) -> nn.Module:
     """The same in a format of fewer bits."""
     from parquetry.workers.loading.model import quantize_late
-    from parquetry.workers.loading.quantization import RECIPES
+    from parquetry.workers.loading.quantization.quantization import RECIPES
 
     config = RECIPES[name].build("bfloat16", 0.0)
     if RECIPES[name].package == "torchao":

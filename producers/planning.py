@@ -15,9 +15,9 @@ from parquetry.tasks.ledger.job_entry import queue_of
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.generation_defaults import generation_defaults
 from parquetry.workers.gpus import GpuQueryError, smallest_gpu_bytes
-from parquetry.workers.loading.figures import speed_warning
+from parquetry.workers.loading.devices.placement import WEIGHT_SHARE
 from parquetry.workers.loading.needs import LoadingNeeds
-from parquetry.workers.loading.placement import WEIGHT_SHARE
+from parquetry.workers.loading.quantization.figures import speed_warning
 from parquetry.workers.shards.reader import kept_columns
 
 MAX_SAMPLED_ROWS = 256

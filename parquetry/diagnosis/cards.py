@@ -9,7 +9,7 @@ from parquetry.schemas.finding import Finding, Level
 from parquetry.workers.card import Card, cpu_card
 from parquetry.workers.gpus import Gpu, GpuQueryError, visible_gpus
 from parquetry.workers.loading.abilities import Ability, attentions, quantizations
-from parquetry.workers.loading.figures import speed_warning
+from parquetry.workers.loading.quantization.figures import speed_warning
 
 
 def gpu_findings() -> Iterator[Finding]:

@@ -20,13 +20,13 @@ from transformers import (
 )
 
 from parquetry.workers.checkpoint.dense import DenseLayer
+from parquetry.workers.encoding.batching.rows import RowLimits
 from parquetry.workers.encoding.onnx.export import export
 from parquetry.workers.encoding.onnx.export_spec import ExportSpec
 from parquetry.workers.encoding.onnx.ort_padded import OrtOptions, OrtPaddedEncoder
-from parquetry.workers.encoding.rows import RowLimits
-from parquetry.workers.encoding.token_pooling import pool
+from parquetry.workers.encoding.outputs.token_pooling import pool
+from parquetry.workers.encoding.outputs.vectors import Vectors
 from parquetry.workers.encoding.torch_packed import EncodeTask, PackedEncoder
-from parquetry.workers.encoding.vectors import Vectors
 from tests.gpu.encoder_rows import VOCAB, needs_onnx_cuda, relative, requests_of, rows_of, values_of
 
 pytestmark = [

@@ -10,16 +10,16 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, ModernBertConfig
 from transformers import ModernBertForSequenceClassification as ModernBert
 
-from parquetry.workers.encoding.attention import attend_runs
-from parquetry.workers.encoding.device_batch import copy_to_device, layout_of
+from parquetry.workers.encoding.attention.tiles import TileShape, tiles
+from parquetry.workers.encoding.attention.varlen_hook import attend_runs
+from parquetry.workers.encoding.batching.device_batch import copy_to_device, layout_of
+from parquetry.workers.encoding.batching.row_batch import pack
+from parquetry.workers.encoding.batching.rows import RowLimits
 from parquetry.workers.encoding.onnx.export import export
 from parquetry.workers.encoding.onnx.export_spec import ExportSpec
 from parquetry.workers.encoding.onnx.ort_padded import OrtOptions, OrtPaddedEncoder
-from parquetry.workers.encoding.row_batch import pack
-from parquetry.workers.encoding.rows import RowLimits
-from parquetry.workers.encoding.tiles import TileShape, tiles
+from parquetry.workers.encoding.outputs.vectors import Vectors
 from parquetry.workers.encoding.torch_packed import EncodeTask, PackedEncoder
-from parquetry.workers.encoding.vectors import Vectors
 from parquetry.workers.request import EncodeRequest
 from tests.gpu.encoder_rows import VOCAB, needs_onnx_cuda, relative, requests_of, values_of
 
@@ -63,7 +63,7 @@ def expected(requests) -> np.ndarray:
 @pytest.mark.parametrize("shape", [TileShape(32, 32, 2, 2), TileShape(64, 32, 4, 3)])
 @pytest.mark.parametrize(("window", "causal"), [(0, False), (0, True), (9, False), (9, True)])
 def test_tile_kernel_equals_sdpa(shape, window, causal):
-    from parquetry.workers.encoding.triton_varlen import varlen_attention
+    from parquetry.workers.encoding.attention.varlen_kernel import varlen_attention
 
     batch = pack(requests_of(30, 300))
     torch.manual_seed(0)

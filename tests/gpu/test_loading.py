@@ -24,7 +24,7 @@ from parquetry.workers.hosting.engine_choice import load_engine
 from parquetry.workers.hosting.model_host import ModelHost
 from parquetry.workers.loading.attention_choice import use_attention
 from parquetry.workers.loading.model import load_model
-from parquetry.workers.loading.quantization import RECIPES
+from parquetry.workers.loading.quantization.quantization import RECIPES
 from parquetry.workers.packages import is_installed
 from parquetry.workers.packed.checks.sharing_check import relative_error
 from parquetry.workers.packed.options import PackedOptions

@@ -49,7 +49,7 @@ def unpacked(file: Path) -> Path:
     for module in ("gguf", "torch", "transformers"):
         require(module, feature="A GGUF model")
     folder = settings().state_dir / "gguf" / _content_key(file)
-    return converted(file, folder, "parquetry.workers.loading.gguf_conversion", model=str(file))
+    return converted(file, folder, "parquetry.workers.loading.conversion.gguf_conversion", model=str(file))
 
 
 def _content_key(file: Path) -> str:

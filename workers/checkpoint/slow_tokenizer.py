@@ -34,7 +34,7 @@ def tokenizer_folder(folder: Path, model: str) -> Path:
     _require_reader(folder)
     key = _content_key([*files, *(folder / name for name in _SETTINGS)])
     made = settings().state_dir / "tokenizers" / key
-    return converted(folder, made, "parquetry.workers.loading.tokenizer_conversion", model=model)
+    return converted(folder, made, "parquetry.workers.loading.conversion.tokenizer_conversion", model=model)
 
 
 def _require_reader(folder: Path) -> None:

@@ -21,7 +21,7 @@ TEXTS = (
 NUM_RESERVED = 16
 
 
-class Encoding(Protocol):
+class TokenizedText(Protocol):
     """What a tokenizer makes of a text."""
 
     @property
@@ -29,14 +29,14 @@ class Encoding(Protocol):
         """Token ids."""
 
 
-class Encoder(Protocol):
+class TextTokenizer(Protocol):
     """A tokenizer, as far as prompts are made with it."""
 
-    def encode(self, sequence: str, /) -> Encoding:
+    def encode(self, sequence: str, /) -> TokenizedText:
         """The text as tokens."""
 
 
-def check_prompts(tokenizer: Encoder | None, vocab_size: int, lengths: Sequence[int]) -> list[np.ndarray]:
+def check_prompts(tokenizer: TextTokenizer | None, vocab_size: int, lengths: Sequence[int]) -> list[np.ndarray]:
     """One prompt of int32 ids for each of `lengths`, each the beginning of another text.
 
     Activations of a trained model on ids that it has hardly seen say nothing of use: rounding there may be ten times
@@ -54,7 +54,7 @@ def check_prompts(tokenizer: Encoder | None, vocab_size: int, lengths: Sequence[
     return prompts
 
 
-def _beginning(tokenizer: Encoder, text: str, length: int) -> list[int]:
+def _beginning(tokenizer: TextTokenizer, text: str, length: int) -> list[int]:
     """The first `length` tokens of a text, which is repeated; fewer where there are not as many."""
     repeats = 1 + 4 * length // len(text)
     return tokenizer.encode(text * repeats).ids[:length]

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from parquetry.workers.encoding.queue import BatchForm, EncodeQueue, refused
-from parquetry.workers.encoding.rows import RowLimits
+from parquetry.workers.encoding.batching.queue import BatchForm, EncodeQueue, refused
+from parquetry.workers.encoding.batching.rows import RowLimits
 from parquetry.workers.engine import Engine
 from parquetry.workers.request import EncodeRequest, Encoding
 

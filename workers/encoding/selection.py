@@ -11,9 +11,9 @@ from parquetry.schemas.errors import EngineRefusedError, UnsupportedOptionError
 from parquetry.schemas.settings import settings
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.cross_encoder import score_activation
+from parquetry.workers.encoding.batching.rows import RowLimits
 from parquetry.workers.encoding.onnx.providers import COMPILERS, PROVIDERS, provider_name
-from parquetry.workers.encoding.rows import RowLimits
-from parquetry.workers.encoding.vectors import Vectors, after_pooling, pooling_of
+from parquetry.workers.encoding.outputs.vectors import Vectors, after_pooling, pooling_of
 from parquetry.workers.engine import Engine
 from parquetry.workers.engine_spec import EngineSpec
 

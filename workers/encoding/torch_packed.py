@@ -14,25 +14,25 @@ from transformers import PreTrainedModel
 from parquetry.schemas.errors import EngineRefusedError
 from parquetry.schemas.job import Task
 from parquetry.workers.checkpoint.dense import DenseLayer
-from parquetry.workers.checks.prompts import Encoder
-from parquetry.workers.encoding.attention import kernel_name
-from parquetry.workers.encoding.block_layers import compile_encoder
-from parquetry.workers.encoding.body import PackedBody, limits_of
-from parquetry.workers.encoding.body_graphs import BodyGraphs
-from parquetry.workers.encoding.checks import unsupported_reason
-from parquetry.workers.encoding.device_batch import copy_to_device
-from parquetry.workers.encoding.families import head_dim_of
-from parquetry.workers.encoding.heads import OwnHead
-from parquetry.workers.encoding.label_scores import choose_activation, label_scores, token_labels
-from parquetry.workers.encoding.layer_check import LayerCheck
-from parquetry.workers.encoding.projection import Projection
-from parquetry.workers.encoding.queue import PACKED
+from parquetry.workers.checks.prompts import TextTokenizer
+from parquetry.workers.encoding.attention.varlen_hook import kernel_name
+from parquetry.workers.encoding.batching.device_batch import copy_to_device
+from parquetry.workers.encoding.batching.queue import PACKED
+from parquetry.workers.encoding.batching.readback import Readback
+from parquetry.workers.encoding.batching.row_batch import PackedBatch, pack
+from parquetry.workers.encoding.batching.tuning import best_num_tokens
+from parquetry.workers.encoding.outputs.label_scores import choose_activation, label_scores, token_labels
+from parquetry.workers.encoding.outputs.projection import Projection
+from parquetry.workers.encoding.outputs.scores import Activation, split_rows
+from parquetry.workers.encoding.outputs.token_pooling import Mode, pool
+from parquetry.workers.encoding.packed.block_layers import compile_encoder
+from parquetry.workers.encoding.packed.body import PackedBody, limits_of
+from parquetry.workers.encoding.packed.body_graphs import BodyGraphs
+from parquetry.workers.encoding.packed.families import head_dim_of
+from parquetry.workers.encoding.packed.heads import OwnHead
+from parquetry.workers.encoding.packed.layer_check import LayerCheck
+from parquetry.workers.encoding.packed.objections import unsupported_reason
 from parquetry.workers.encoding.queued import BatchTooLargeError, QueuedEncoder
-from parquetry.workers.encoding.readback import Readback
-from parquetry.workers.encoding.row_batch import PackedBatch, pack
-from parquetry.workers.encoding.scores import Activation, split_rows
-from parquetry.workers.encoding.token_pooling import Mode, pool
-from parquetry.workers.encoding.tuning import best_num_tokens
 from parquetry.workers.fusing.encoder_block import fuse
 from parquetry.workers.request import EncodeRequest
 
@@ -72,7 +72,7 @@ class PackedEncoder(QueuedEncoder):
         token_budget: int | None = None,
         max_tokens: int | None = None,
         compile: bool = True,
-        tokenizer: Encoder | None = None,
+        tokenizer: TextTokenizer | None = None,
         about: dict[str, str] | None = None,
     ) -> None:
         self.task = task

@@ -13,11 +13,11 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from parquetry.workers.checks.sharing import Sharing
-from parquetry.workers.encoding.device_batch import copy_to_device
-from parquetry.workers.encoding.queue import PADDED
+from parquetry.workers.encoding.batching.device_batch import copy_to_device
+from parquetry.workers.encoding.batching.queue import PADDED
+from parquetry.workers.encoding.batching.readback import Readback
+from parquetry.workers.encoding.batching.rows import RowLimits
 from parquetry.workers.encoding.queued import BatchTooLargeError, QueuedEncoder
-from parquetry.workers.encoding.readback import Readback
-from parquetry.workers.encoding.rows import RowLimits
 from parquetry.workers.padded.padding import Side, pad_rows
 from parquetry.workers.request import EncodeRequest
 

@@ -13,19 +13,19 @@ from parquetry.schemas.errors import UnsupportedOptionError
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.cross_encoder import score_activation
 from parquetry.workers.checks.sharing import Sharing, choose_sharing, rows_to_share
-from parquetry.workers.encoding.label_scores import choose_activation, label_scores, token_labels
+from parquetry.workers.encoding.batching.pad_id import own_pad_id
 from parquetry.workers.encoding.model_class import labels_tokens
-from parquetry.workers.encoding.pad_id import own_pad_id
+from parquetry.workers.encoding.outputs.label_scores import choose_activation, label_scores, token_labels
+from parquetry.workers.encoding.outputs.projection import Projection
+from parquetry.workers.encoding.outputs.token_pooling import pool_padded
+from parquetry.workers.encoding.outputs.vectors import after_pooling, pooling_of
 from parquetry.workers.encoding.positions import Positions
-from parquetry.workers.encoding.projection import Projection
 from parquetry.workers.encoding.selection import packed_encoder
-from parquetry.workers.encoding.token_pooling import pool_padded
 from parquetry.workers.encoding.torch_padded import Head, TorchEncoder
-from parquetry.workers.encoding.vectors import after_pooling, pooling_of
 from parquetry.workers.engine import Engine
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.hosting.loaded_model import about, pulse_in_layers
-from parquetry.workers.loading.quantization import packing_obstacle
+from parquetry.workers.loading.quantization.quantization import packing_obstacle
 from parquetry.workers.padded.padding import Side
 from parquetry.workers.process.pulse import SendPulse
 

@@ -17,9 +17,9 @@ from parquetry.workers.engine import Engine
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.hosting.loaded_model import about, pulse_in_layers
 from parquetry.workers.loading.attention_choice import PACKED_ONLY
+from parquetry.workers.loading.devices.placement import memory_limit
 from parquetry.workers.loading.model import is_spread
-from parquetry.workers.loading.placement import memory_limit
-from parquetry.workers.loading.quantization import packing_obstacle
+from parquetry.workers.loading.quantization.quantization import packing_obstacle
 from parquetry.workers.packed.memory import free_bytes
 from parquetry.workers.packed.options import PackedOptions
 from parquetry.workers.padded.generate import MAX_ROWS, TransformersGenerate

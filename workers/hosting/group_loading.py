@@ -19,9 +19,9 @@ from parquetry.workers.hosting.engine_choice import load_engine
 from parquetry.workers.hosting.generators import packed_options
 from parquetry.workers.hosting.leading import LeadingEngine
 from parquetry.workers.hosting.loaded_model import pulse_in_layers
+from parquetry.workers.loading.devices.parallelism import check_parallel
 from parquetry.workers.loading.model import load_model
 from parquetry.workers.loading.needs import LoadingNeeds
-from parquetry.workers.loading.parallelism import check_parallel
 from parquetry.workers.packed.packed_engine import PackedEngine
 from parquetry.workers.packed.together import RankGroupRunner
 from parquetry.workers.parallel.group import SOLO, RankGroup, use_group

@@ -11,7 +11,7 @@ from parquetry.schemas.errors import MissingPackageError, ParquetryError
 from parquetry.schemas.job import Attention, ModelSpec, Quantization
 from parquetry.workers.card import Card
 from parquetry.workers.loading.attention_choice import AttentionLimits, check_attention
-from parquetry.workers.loading.quantization import check_quantization
+from parquetry.workers.loading.quantization.quantization import check_quantization
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,14 @@ from parquetry.schemas.settings import settings
 from parquetry.workers.card import Card, cards
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.engine_spec import EngineSpec
-from parquetry.workers.loading.adapter_bank import attach
+from parquetry.workers.loading.adapters.adapter_bank import attach
+from parquetry.workers.loading.adapters.merged_adapter import merge
 from parquetry.workers.loading.attention_choice import AttentionLimits, use_attention
-from parquetry.workers.loading.figures import speed_warning
-from parquetry.workers.loading.merged_adapter import merge
+from parquetry.workers.loading.devices.placement import Placement, device_key
 from parquetry.workers.loading.needs import LoadingNeeds
-from parquetry.workers.loading.placement import Placement, device_key
 from parquetry.workers.loading.pretrained import read_model
-from parquetry.workers.loading.quantization import RECIPES, quantization_config
+from parquetry.workers.loading.quantization.figures import speed_warning
+from parquetry.workers.loading.quantization.quantization import RECIPES, quantization_config
 
 log = logging.getLogger(__name__)
 

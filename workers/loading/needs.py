@@ -19,9 +19,8 @@ from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.tensor_headers import TensorHeader, read_headers, wrapper_prefix
 from parquetry.workers.engine_spec import OTHER_RUNTIMES
 from parquetry.workers.loading.attention_choice import PACKED_ONLY, PADDED_ONLY, AttentionLimits, check_attention
-from parquetry.workers.loading.footprint import DTYPE_BYTES, expanded_bytes, loaded_bytes
-from parquetry.workers.loading.parallelism import check_parallel
-from parquetry.workers.loading.placement import (
+from parquetry.workers.loading.devices.parallelism import check_parallel
+from parquetry.workers.loading.devices.placement import (
     Device,
     Placement,
     choose_placement,
@@ -31,8 +30,14 @@ from parquetry.workers.loading.placement import (
     require_room,
 )
 from parquetry.workers.loading.precision import Precision, choose_precision
-from parquetry.workers.loading.quantization import check_options, check_quantization
-from parquetry.workers.loading.stored_quantization import check_stored, is_expanded, known_method, stored_method
+from parquetry.workers.loading.quantization.footprint import DTYPE_BYTES, expanded_bytes, loaded_bytes
+from parquetry.workers.loading.quantization.quantization import check_options, check_quantization
+from parquetry.workers.loading.quantization.stored_quantization import (
+    check_stored,
+    is_expanded,
+    known_method,
+    stored_method,
+)
 
 
 @dataclass(frozen=True)

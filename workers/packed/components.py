@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
 from parquetry.workers.grammar.grammars import Grammars
-from parquetry.workers.loading.adapter_bank import AdapterBank
+from parquetry.workers.loading.adapters.adapter_bank import AdapterBank
 from parquetry.workers.packed.attention.backend_choice import choose_backend
 from parquetry.workers.packed.attention.hook import IMPLEMENTATION, AttentionBackend
 from parquetry.workers.packed.attention.kv_cache import LayerShape, attach_caches, detach_caches

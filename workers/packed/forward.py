@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from parquetry.workers.loading.adapter_bank import AdapterBank
+from parquetry.workers.loading.adapters.adapter_bank import AdapterBank
 from parquetry.workers.packed.attention.hook import AttentionBackend, computing
 from parquetry.workers.packed.long_rope import RowLengths
 from parquetry.workers.packed.sampling.sampler import Sampler, SamplingMode

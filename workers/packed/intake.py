@@ -7,7 +7,7 @@ from tokenizers import Tokenizer
 from parquetry.schemas.errors import GrammarError
 from parquetry.workers.checkpoint.adapter import unknown_adapter
 from parquetry.workers.grammar.grammars import Grammars
-from parquetry.workers.loading.adapter_bank import AdapterBank
+from parquetry.workers.loading.adapters.adapter_bank import AdapterBank
 from parquetry.workers.packed.scheduling.sequence import Sequence
 from parquetry.workers.request import Completion, GenerationRequest
 from parquetry.workers.stops import StopMatcher

@@ -15,7 +15,7 @@ from parquetry.workers.checks.sharing import Sharing
 from parquetry.workers.engine import Engine
 from parquetry.workers.grammar.grammars import Grammars
 from parquetry.workers.grammar.padded import BatchGrammars
-from parquetry.workers.loading.adapter_bank import AdapterBank
+from parquetry.workers.loading.adapters.adapter_bank import AdapterBank
 from parquetry.workers.padded.batching import LengthSorted
 from parquetry.workers.padded.decoder_prefix import decoder_options, decoder_prefix
 from parquetry.workers.padded.padding import Side, pad_rows

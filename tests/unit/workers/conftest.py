@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-#: test files of the room of loading whose modules load torch
-LOADING = ("adapter_bank", "attention_choice", "loading_matrix", "own_weights", "precision")
+#: tests of the room of loading whose modules load torch
+LOADING = ("adapters", "test_attention_choice.py", "test_loading_matrix.py", "test_own_weights.py", "test_precision.py")
 #: rooms, and test files of the other rooms, whose modules load torch
 TORCH = (
     *("checks", "hosting", "padded", "encoding", "fusing", "grammar", "packed", "parallel", "vision"),
@@ -22,7 +22,7 @@ TORCH = (
         "checkpoint/test_gguf.py",
         "checkpoint/test_adapter.py",
     ),
-    *(f"loading/test_{name}.py" for name in LOADING),
+    *(f"loading/{name}" for name in LOADING),
 )
 
 collect_ignore = [] if find_spec("torch") else [str(HERE / name) for name in TORCH]

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from parquetry.workers.checkpoint.pooling import modes_of
-from parquetry.workers.encoding.checks import sliding_window_of
-from parquetry.workers.encoding.families import family_of
-from parquetry.workers.encoding.heads import OwnHead
 from parquetry.workers.encoding.onnx.fused_attention import PACKED, PADDED, exporting, key_lengths
-from parquetry.workers.encoding.token_pooling import Mode, divisor, pool_padded
+from parquetry.workers.encoding.outputs.token_pooling import Mode, divisor, pool_padded
+from parquetry.workers.encoding.packed.families import family_of
+from parquetry.workers.encoding.packed.heads import OwnHead
+from parquetry.workers.encoding.packed.objections import sliding_window_of
 
 
 def takes_types(model: PreTrainedModel) -> bool:

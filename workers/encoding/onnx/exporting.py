@@ -15,6 +15,8 @@ from transformers import PreTrainedModel
 
 from parquetry.schemas.errors import UnsupportedOptionError
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.encoding.batching.pad_id import own_pad_id
+from parquetry.workers.encoding.batching.row_batch import pack, pad
 from parquetry.workers.encoding.model_class import model_class
 from parquetry.workers.encoding.onnx.export_spec import ExportSpec
 from parquetry.workers.encoding.onnx.exported_graphs import PackedGraph, PaddedGraph, fused_reason, takes_types
@@ -22,9 +24,7 @@ from parquetry.workers.encoding.onnx.graph_fusing import fuse_for_runtime
 from parquetry.workers.encoding.onnx.known_rows import KnownRows
 from parquetry.workers.encoding.onnx.model_file import FACTS_NAME
 from parquetry.workers.encoding.onnx.named_inputs import packed_feeds, padded_feeds
-from parquetry.workers.encoding.pad_id import own_pad_id
 from parquetry.workers.encoding.positions import Positions
-from parquetry.workers.encoding.row_batch import pack, pad
 from parquetry.workers.loading.pretrained import read_model
 from parquetry.workers.request import EncodeRequest
 
@@ -155,6 +155,6 @@ def _value(model: PreTrainedModel, spec: ExportSpec, ids: Tensor) -> np.ndarray:
     out: Any = model(input_ids=ids)
     if spec.task != "embed":
         return out.logits.flatten(0, -2).float().numpy()
-    from parquetry.workers.encoding.token_pooling import pool_padded
+    from parquetry.workers.encoding.outputs.token_pooling import pool_padded
 
     return pool_padded(out.last_hidden_state, torch.ones_like(ids), spec.pooling).float().numpy()

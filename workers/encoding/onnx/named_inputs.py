@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from parquetry.workers.encoding.row_batch import PackedBatch, PaddedBatch
+from parquetry.workers.encoding.batching.row_batch import PackedBatch, PaddedBatch
 
 
 def padded_feeds(batch: PaddedBatch) -> dict[str, np.ndarray]:

@@ -11,14 +11,14 @@ from parquetry.schemas.errors import MissingPackageError, UnsupportedOptionError
 from parquetry.schemas.settings import settings
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.pooling import modes_of
+from parquetry.workers.encoding.batching.queue import PADDED
+from parquetry.workers.encoding.batching.row_batch import pad
+from parquetry.workers.encoding.batching.rows import RowLimits
 from parquetry.workers.encoding.onnx.model_file import OnnxFile, is_ours, own_file
 from parquetry.workers.encoding.onnx.named_inputs import padded_feeds
 from parquetry.workers.encoding.onnx.providers import provider_name
-from parquetry.workers.encoding.queue import PADDED
+from parquetry.workers.encoding.outputs.vectors import Vectors
 from parquetry.workers.encoding.queued import QueuedEncoder
-from parquetry.workers.encoding.row_batch import pad
-from parquetry.workers.encoding.rows import RowLimits
-from parquetry.workers.encoding.vectors import Vectors
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.request import EncodeRequest
 

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 
 from parquetry.workers.checkpoint.pooling import modes_of
+from parquetry.workers.encoding.batching.queue import PACKED
+from parquetry.workers.encoding.batching.readback import Readback
+from parquetry.workers.encoding.batching.row_batch import pack
 from parquetry.workers.encoding.onnx.export import export_facts
 from parquetry.workers.encoding.onnx.known_rows import KnownRows
 from parquetry.workers.encoding.onnx.model_file import OnnxFile
 from parquetry.workers.encoding.onnx.named_inputs import packed_feeds
 from parquetry.workers.encoding.onnx.ort_padded import OrtOptions
 from parquetry.workers.encoding.onnx.providers import PROVIDERS, cuda_arena, open_session, runtime
-from parquetry.workers.encoding.queue import PACKED
 from parquetry.workers.encoding.queued import BatchTooLargeError, QueuedEncoder
-from parquetry.workers.encoding.readback import Readback
-from parquetry.workers.encoding.row_batch import pack
 from parquetry.workers.request import EncodeRequest
 
 DEFAULT_BUDGET = 32_768

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 
 from parquetry.schemas.errors import UnsupportedOptionError
+from parquetry.workers.encoding.batching.queue import PADDED
+from parquetry.workers.encoding.batching.row_batch import pad
+from parquetry.workers.encoding.batching.rows import RowLimits
 from parquetry.workers.encoding.onnx.known_rows import KnownRows
 from parquetry.workers.encoding.onnx.model_file import OnnxFile, is_ours
 from parquetry.workers.encoding.onnx.named_inputs import padded_feeds
 from parquetry.workers.encoding.onnx.providers import PROVIDERS, cuda_arena, open_session, runtime
-from parquetry.workers.encoding.queue import PADDED
+from parquetry.workers.encoding.outputs.vectors import SENTENCE, Vectors
 from parquetry.workers.encoding.queued import BatchTooLargeError, QueuedEncoder
-from parquetry.workers.encoding.row_batch import pad
-from parquetry.workers.encoding.rows import RowLimits
-from parquetry.workers.encoding.vectors import SENTENCE, Vectors
 from parquetry.workers.request import EncodeRequest
 
 #: tokens of a batch, padding included: what stays in a CPU's caches; enough to fill a GPU

@@ -12,10 +12,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from parquetry.workers.checks.comparison import Comparison, Span
-from parquetry.workers.checks.prompts import Encoder, check_prompts
+from parquetry.workers.checks.prompts import TextTokenizer, check_prompts
 from parquetry.workers.checks.stock_run import PromptRun, run_stock
 from parquetry.workers.engine import UnsupportedModel
-from parquetry.workers.loading.adapter_bank import AdapterBank
+from parquetry.workers.loading.adapters.adapter_bank import AdapterBank
 from parquetry.workers.packed.attention.kv_cache import LayerShape
 from parquetry.workers.packed.checks.attention_layers import attention_implementation
 from parquetry.workers.packed.compile import decoder_layers
@@ -50,7 +50,7 @@ class PagedCheck:
         cls,
         model: PreTrainedModel,
         attention: Sequence[LayerShape],
-        tokenizer: Encoder | None,
+        tokenizer: TextTokenizer | None,
         adapters: AdapterBank,
         num_lanes: int,
         max_model_len: int,

@@ -70,7 +70,7 @@ def test_blocks_are_unpacked_to_what_holds_their_digits(files: dict, causal_lm: 
     import torch
     from safetensors.torch import load_file
 
-    from parquetry.workers.loading.gguf_conversion import convert, stored_dtype
+    from parquetry.workers.loading.conversion.gguf_conversion import convert, stored_dtype
 
     assert stored_dtype(files["F32"]) == "float32"
     convert(files["Q8_0"], tmp_path / "q8")

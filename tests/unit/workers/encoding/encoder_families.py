@@ -11,7 +11,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from parquetry.workers.encoding.families import FAMILIES
+from parquetry.workers.encoding.packed.families import FAMILIES
 
 VOCAB = 100
 _SMALL = {

@@ -12,7 +12,7 @@ from transformers import AutoModel, Qwen3Config, Qwen3ForCausalLM
 from parquetry.schemas import settings as settings_module
 from parquetry.schemas.job import ModelSpec
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
-from parquetry.workers.encoding.row_batch import pack
+from parquetry.workers.encoding.batching.row_batch import pack
 from parquetry.workers.preparation.tokenization import Tokenizer
 from parquetry.workers.request import EncodeRequest
 from tests.models import load_tokenizer, write_causal_lm, write_modules

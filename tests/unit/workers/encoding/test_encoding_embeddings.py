@@ -13,8 +13,8 @@ from parquetry.schemas.job import JobSpec, ModelSpec
 from parquetry.schemas.manifest import JobRecord
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.encoding.onnx.exported_graphs import pool_exported
-from parquetry.workers.encoding.projection import Projection
-from parquetry.workers.encoding.token_pooling import pool, pool_padded
+from parquetry.workers.encoding.outputs.projection import Projection
+from parquetry.workers.encoding.outputs.token_pooling import pool, pool_padded
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.hosting.engine_choice import load_engine
 from parquetry.workers.preparation.texts import TextPreparation

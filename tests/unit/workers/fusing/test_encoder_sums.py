@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from parquetry.workers.encoding.block_layers import compile_encoder, layers_of
-from parquetry.workers.encoding.body import PackedBody
-from parquetry.workers.encoding.row_batch import PackedBatch, pack
-from parquetry.workers.encoding.tuning import full_batch
+from parquetry.workers.encoding.batching.row_batch import PackedBatch, pack
+from parquetry.workers.encoding.batching.tuning import full_batch
+from parquetry.workers.encoding.packed.block_layers import compile_encoder, layers_of
+from parquetry.workers.encoding.packed.body import PackedBody
 from parquetry.workers.fusing.encoder_block import fuse
 from parquetry.workers.fusing.encoder_sums import put_sums_into_products
 from parquetry.workers.request import EncodeRequest

@@ -24,7 +24,7 @@ from torchao.quantization import (
 
 from parquetry.workers.fusing.int8_linear import Int8Linear, has_int8_weight, swap_int8_layers
 from parquetry.workers.fusing.merged_projections import MergedInt8Linear, MergedProjection, merge_projections
-from parquetry.workers.loading.adapter_bank import AdaptedLinear, AdapterBank
+from parquetry.workers.loading.adapters.adapter_bank import AdaptedLinear, AdapterBank
 from parquetry.workers.packed.options import PackedOptions
 from parquetry.workers.packed.startup import Changes, speed_up
 from parquetry.workers.parallel.group import SOLO

@@ -28,7 +28,7 @@ from parquetry.workers.hosting.model_host import ModelHost
 from parquetry.workers.loading.attention_choice import PACKED_ONLY, PADDED_ONLY
 from parquetry.workers.loading.model import load_model
 from parquetry.workers.loading.needs import LoadingNeeds
-from parquetry.workers.loading.quantization import RECIPES
+from parquetry.workers.loading.quantization.quantization import RECIPES
 from parquetry.workers.request import EncodeRequest, GenerationRequest, SamplingParams
 from tests.unit.workers.loading.spec_cases import engine_spec
 
@@ -168,7 +168,7 @@ def test_linear_layers_are_quantized_and_the_head_is_not(wide_lm: Path, quantiza
     import torch
 
     from parquetry.workers.checkpoint.tensor_headers import read_headers
-    from parquetry.workers.loading.footprint import loaded_bytes
+    from parquetry.workers.loading.quantization.footprint import loaded_bytes
 
     model = load_engine(engine_spec(wide_lm, backend="packed", quantization=quantization)).model
     assert type(model.lm_head.weight.data) is torch.Tensor

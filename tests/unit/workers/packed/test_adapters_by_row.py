@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from parquetry.workers.checkpoint.adapter import Adapter
-from parquetry.workers.loading.adapter_bank import AdaptedLinear, AdapterBank, attach
-from parquetry.workers.loading.merged_adapter import merge
+from parquetry.workers.loading.adapters.adapter_bank import AdaptedLinear, AdapterBank, attach
+from parquetry.workers.loading.adapters.merged_adapter import merge
 from parquetry.workers.packed.compile import decoder_layers, reset_layers
 from parquetry.workers.packed.options import PackedOptions
 from parquetry.workers.packed.packed_engine import PackedEngine

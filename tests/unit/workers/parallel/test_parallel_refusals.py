@@ -14,8 +14,8 @@ from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.engine import Engine
 from parquetry.workers.hosting.eligibility import why_not_parallel
 from parquetry.workers.hosting.group_loading import load_device_group
-from parquetry.workers.loading.parallelism import UnevenSharesError, check_parallel
-from parquetry.workers.loading.placement import choose_share
+from parquetry.workers.loading.devices.parallelism import UnevenSharesError, check_parallel
+from parquetry.workers.loading.devices.placement import choose_share
 from parquetry.workers.parallel.shares import generic
 from tests.unit.workers.parallel.shared_models import make_requests, outputs, run_all, spec_of, write_model
 

@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from parquetry.workers.encoding.queue import BatchForm, packed_cost
+from parquetry.workers.encoding.batching.queue import BatchForm, packed_cost
+from parquetry.workers.encoding.batching.rows import RowLimits
 from parquetry.workers.encoding.queued import QueuedEncoder
-from parquetry.workers.encoding.rows import RowLimits
 from parquetry.workers.process.messages import RESULTS, read_results, request_frames
 from parquetry.workers.process.server import EngineServer
 from parquetry.workers.process.wire import Frame, FrameBuffer, dial, listen, receive, send

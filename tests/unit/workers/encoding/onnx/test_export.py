@@ -17,14 +17,14 @@ from parquetry.schemas.settings import OnnxProvider
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.dense import DenseLayer
 from parquetry.workers.cpu import Cpu
+from parquetry.workers.encoding.batching.rows import RowLimits
 from parquetry.workers.encoding.onnx import export_spec, providers
 from parquetry.workers.encoding.onnx.export import content_key, export, exported
 from parquetry.workers.encoding.onnx.export_spec import ExportSpec
 from parquetry.workers.encoding.onnx.known_rows import KnownRows
 from parquetry.workers.encoding.onnx.model_file import OnnxFile, UnsafeOnnxError
 from parquetry.workers.encoding.onnx.ort_padded import OrtOptions, OrtPaddedEncoder
-from parquetry.workers.encoding.rows import RowLimits
-from parquetry.workers.encoding.vectors import Vectors
+from parquetry.workers.encoding.outputs.vectors import Vectors
 from parquetry.workers.request import EncodeRequest
 from tests.unit.workers.encoding.conformance import BackEnd, answers, rows
 from tests.unit.workers.encoding.encoder_families import VOCAB, tiny_model

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from parquetry.workers.encoding.batching.row_batch import pad
 from parquetry.workers.encoding.onnx.export_spec import ExportSpec
 from parquetry.workers.encoding.onnx.exporting import trace
 from parquetry.workers.encoding.onnx.fused_attention import key_lengths
@@ -18,7 +19,6 @@ from parquetry.workers.encoding.onnx.graph_fusing import fuse_for_runtime
 from parquetry.workers.encoding.onnx.known_rows import KnownRows
 from parquetry.workers.encoding.onnx.named_inputs import padded_feeds
 from parquetry.workers.encoding.onnx.providers import open_session
-from parquetry.workers.encoding.row_batch import pad
 from parquetry.workers.request import EncodeRequest
 from tests.unit.workers.encoding.encoder_families import VOCAB, tiny_model
 

@@ -1,0 +1,89 @@
+"""Jobs in the ledger: entered, told of, stopped and resumed, dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import cast
+
+from parquetry.schemas.errors import IllegalTransitionError
+from parquetry.schemas.manifest import JobRecord, PartRecord
+from parquetry.schemas.states import JOB_TRANSITIONS, JobState
+from parquetry.schemas.status import JobStatus
+from parquetry.tasks.broker.connection import translated
+from parquetry.tasks.keys import DIGESTS_PER_KEY
+from parquetry.tasks.ledger import job_entry
+from parquetry.tasks.ledger.pending import pending_items, to_bitmap
+from parquetry.tasks.ledger.verbs import Verbs
+
+
+class Jobs(Verbs):
+    """The verbs of whoever submits jobs and looks at them."""
+
+    def register(self, record: JobRecord, queue: str = "default", done: Iterable[PartRecord] = ()) -> bool:
+        """Enter a job whose `done` parts are committed. False, and nothing changed, when it is known already."""
+        done = list(done)
+        shards = {part.shard for part in done}
+        items = list(pending_items(record.shard_plan.num_shards, shards))
+        fields = job_entry.ctl_fields(record, queue, done)
+        flat = [item for pair in fields.items() for item in pair]
+        args = (to_bitmap(shards), len(items), *items, *flat)
+        created = bool(self._job("register", record.job, *args))
+        if created:
+            self.digests.put(record.job, done)
+        return created
+
+    def set_state(self, job: str, wanted: JobState) -> JobState:
+        """Returns the state before. Raises UnknownJobError, IllegalTransitionError."""
+        sources = [state for state, targets in JOB_TRANSITIONS.items() if wanted in targets]
+        reply = self._job("set_state", job, wanted, int(wanted.is_final), *sources)
+        if reply is None:
+            raise self._unknown(job)
+        legal, before = reply
+        if not legal:
+            raise IllegalTransitionError(job=job, state=before, wanted=wanted)
+        return JobState(before)
+
+    def retry(self, job: str) -> int:
+        """Queue failed shards again; how many. Raises UnknownJobError."""
+        count = self._job("retry", job)
+        if count is None:
+            raise self._unknown(job)
+        return count
+
+    def status(self, job: str, *, max_failures: int = job_entry.MAX_FAILURES) -> JobStatus:
+        """Raises UnknownJobError."""
+        reply = self._job("status", job, max_failures)
+        if reply is None:
+            raise self._unknown(job)
+        return job_entry.read_status(job, reply)
+
+    def jobs(self) -> list[JobStatus]:
+        """Every job, the newest first."""
+        replies = ((job, self._job("status", job, 0)) for job in self.job_names())
+        return [job_entry.read_status(job, reply) for job, reply in replies if reply is not None]
+
+    def job_names_before(self, age_s: float) -> list[str]:
+        """The ids of jobs registered at least so long ago."""
+        with translated(self.url):
+            seconds, _ = self._client.time()
+            found = self._client.zrangebyscore(self._keys.jobs, "-inf", int((seconds - age_s) * 1000))
+            return cast("list[str]", found)
+
+    def forget(self, job: str) -> None:
+        """Drop the keys that a job needs no more once it is done: what was pending, leases, attempts, digests."""
+        self._job("forget", job, more_keys=self._digest_keys(job))
+
+    def remove(self, job: str, *, ended_s: float | None = None, created: float | None = None) -> bool:
+        """Drop the job; its output stays, and whoever runs a shard of it has lost its lease.
+
+        With `ended_s` only when it ended that long ago, with `created` (`JobStatus.created`, seconds) only when it has
+        not been registered anew since; False when it was left alone.
+        """
+        age_ms = -1 if ended_s is None else int(ended_s * 1000)
+        created_ms = "" if created is None else round(created * 1000)
+        return bool(self._job("remove", job, age_ms, created_ms, more_keys=self._digest_keys(job)))
+
+    def _digest_keys(self, job: str) -> list[str]:
+        with translated(self.url):
+            shards = int(self._client.hget(self._keys.of_job(job, "ctl"), "shards") or 0)
+        return [self._keys.digests(job, first) for first in range(0, shards, DIGESTS_PER_KEY)]

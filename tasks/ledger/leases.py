@@ -1,0 +1,79 @@
+"""Leases of shards: claimed, renewed, and ended by a commit, a release or a failure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from parquetry.schemas.manifest import PartRecord
+from parquetry.tasks.keys import DIGESTS_PER_KEY
+from parquetry.tasks.ledger.claim import (
+    BeatReply,
+    Claim,
+    CommitReply,
+    Digest,
+    LeaseProgress,
+    PrepareReply,
+    ReleaseReply,
+)
+from parquetry.tasks.ledger.verbs import Verbs
+
+#: reasons are shown, not parsed
+MAX_REASON = 500
+
+
+class Leases(Verbs):
+    """The verbs of whoever runs shards."""
+
+    def claim(self, worker: str, queues: Sequence[str]) -> Claim | None:
+        """Lease a shard to a worker; None when these queues have no pending shard.
+
+        Chosen by priority, then by the engine of this worker's last claim and by its weights, which are loaded, then by
+        fair share; see claim.lua for the bound on waiting.
+        """
+        keys = [self._keys.open, self._keys.worker(worker)]
+        limits = (self.policy.lease_ms, int(self.policy.starvation_s * 1000))
+        reply = self._scripts("claim", keys, [self._keys.prefix, worker, *limits, *queues])
+        if reply is None:
+            return None
+        job, shard, fence, lost, output, _deadline = reply
+        return Claim(job=job, shard=int(shard), fence=int(fence), worker=worker, output=output, lost=int(lost))
+
+    def beat(self, claim: Claim, progress: LeaseProgress = LeaseProgress()) -> BeatReply:  # noqa: B008  (frozen)
+        """Renew the lease and tell how far the shard is."""
+        numbers = (progress.rows, progress.tokens)
+        return BeatReply(self._job("beat", claim.job, claim.shard, claim.token, self.policy.lease_ms, *numbers))
+
+    def prepare(self, claim: Claim) -> PrepareReply:
+        """Whether the claim's holder may publish its part; without an answer it may not."""
+        return PrepareReply(self._job("prepare", claim.job, claim.shard, claim.token, self.policy.prepare_ms))
+
+    def commit(self, claim: Claim, part: PartRecord) -> CommitReply:
+        """Count the part that the claim's holder has published."""
+        return self._commit(claim.job, claim.token, False, part)
+
+    def adopt(self, job: str, part: PartRecord) -> CommitReply:
+        """Count a part that was found in storage and verified: that is the truth, whoever holds the lease."""
+        return self._commit(job, "", True, part)
+
+    def _commit(self, job: str, token: str, verified: bool, part: PartRecord) -> CommitReply:
+        numbers = (part.rows, part.error_rows, part.prompt_tokens, part.output_tokens)
+        digest = (part.shard % DIGESTS_PER_KEY * Digest.num_bytes, Digest.of(part).pack())
+        more_keys = [self._keys.digests(job, part.shard)]
+        reply = self._job("commit", job, part.shard, token, int(verified), *numbers, *digest, more_keys=more_keys)
+        return CommitReply(reply)
+
+    def release(self, claim: Claim) -> ReleaseReply:
+        """Give the shard back; the attempt does not count."""
+        return self._release(claim, 0, "", 0.0)
+
+    def lose(self, claim: Claim, reason: str, *, rest_s: float = 0.0) -> ReleaseReply:
+        """Give the shard back after a fault; it is set aside when its attempts are used up."""
+        return self._release(claim, self.policy.loss_limit, reason, rest_s)
+
+    def _release(self, claim: Claim, limit: int, reason: str, rest_s: float) -> ReleaseReply:
+        rest = (limit, reason[:MAX_REASON], int(rest_s * 1000))
+        return ReleaseReply(self._job("release", claim.job, claim.shard, claim.token, *rest))
+
+    def fail(self, claim: Claim, reason: str) -> ReleaseReply:
+        """Set the shard aside for good."""
+        return ReleaseReply(self._job("fail", claim.job, claim.shard, claim.token, reason[:MAX_REASON]))
