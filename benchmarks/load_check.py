@@ -83,7 +83,7 @@ def whole_error(check: PagedCheck, forward: Forward, fault: str | None) -> float
         for spans, step in check.steps(forward):
             with torch.inference_mode():
                 got = centred(forward.logits(step))
-            want = centred(torch.cat([check.runs[span.prompt].logits[span.start : span.stop] for span in spans]))
+            want = centred(torch.cat([check.runs[span.prompt].end[span.start : span.stop] for span in spans]))
             errors.append(float((got - want).norm() / want.norm()))
     return max(errors)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 from typing import Any
 
@@ -123,13 +124,21 @@ def test_compiled_and_captured_steps_follow_the_eager_model(family: str) -> None
         outputs.update({completion.id: completion.output_ids for completion in engine.step()})
     engine.close()
     assert model.config._experts_implementation == "grouped_mm"
+    ours, eager = gaps(model, prompts, outputs)
+    # where bfloat16 cannot decide between tokens or experts, eager's choice is as far from float32's as ours
+    assert float(ours.sum()) <= 1.5 * float(eager.sum()) + 1.0
+
+
+@torch.inference_mode()
+def gaps(model: nn.Module, prompts: list[np.ndarray], outputs: dict[int, Any]) -> tuple[Tensor, Tensor]:
+    """How far below float32's best token each of `outputs` is, and the token that the eager model would have chosen."""
+    precise, ours, eager = copy.deepcopy(model).float(), [], []
     for number, prompt in enumerate(prompts):
         ids = torch.from_numpy(np.concatenate([prompt, outputs[number]]).astype(np.int64))[None].cuda()
-        with torch.inference_mode():
-            logits = model(ids).logits[0, len(prompt) - 1 : -1].float()
-        chosen = logits.gather(-1, ids[0, len(prompt) :, None])[:, 0]
-        # bf16 cannot decide near-ties: every chosen token must be the best one or next to it
-        assert float((logits.amax(-1) - chosen).max()) < 0.1 * float(logits.std()) * 4
+        logits, rounded = (each(ids).logits[0, len(prompt) - 1 : -1].float() for each in (precise, model))
+        for chosen, found in ((ids[0, len(prompt) :], ours), (rounded.argmax(-1), eager)):
+            found.append(logits.amax(-1) - logits.gather(-1, chosen[:, None])[:, 0])
+    return torch.cat(ours), torch.cat(eager)
 
 
 def test_the_function_is_registered_under_its_name() -> None:

@@ -70,9 +70,12 @@ class WatchedLayer(nn.Module):
             return getattr(super().__getattr__("layer"), name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        call = LayerCall(self.layer, args, kwargs)
+        # a fused layer may add to its input in place
+        call = call.with_hidden(call.hidden.clone())
         outputs = self.layer(*args, **kwargs)
         hidden, *rest = outputs if isinstance(outputs, tuple) else (outputs,)
-        seen = self.watch(next(self.numbers), LayerCall(self.layer, args, kwargs), hidden)
+        seen = self.watch(next(self.numbers), call, hidden)
         return (seen, *rest) if isinstance(outputs, tuple) else seen
 
 

@@ -6,11 +6,13 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from torch import fx
 
 from parquetry.schemas.errors import EngineRefusedError
 from parquetry.workers.encoding.packed.body import PackedBody
 from parquetry.workers.encoding.packed.layer_check import LayerCheck
 from parquetry.workers.fusing.encoder_block import fuse
+from parquetry.workers.fusing.encoder_sums import put_sums_into_products
 from tests.models import byte_tokenizer
 from tests.unit.workers.encoding.encoder_families import tiny_model
 from tests.unit.workers.encoding.packed.planted_faults import FAULTS, planted
@@ -62,3 +64,21 @@ def test_fused_kernels_pass_and_hide_no_fault(name: str, dtype: torch.dtype) -> 
         pytest.raises(EngineRefusedError, match="fused kernels differ: layer 2"),
     ):
         check.require(body, "fused kernels differ")
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert", "llama"])
+def test_blocks_that_add_onto_what_they_are_given_pass(family: str) -> None:
+    torch.compiler.reset()
+    model = tiny_model(family)
+    check = LayerCheck.of(model)
+    body = PackedBody.checked(model, check)
+    counts: list[int] = []
+
+    def compile_block(graph_module: fx.GraphModule, _inputs: list) -> object:
+        counts.append(put_sums_into_products(graph_module))
+        return graph_module.forward
+
+    for layer in check.layers:
+        layer.compile(dynamic=True, backend=compile_block)
+    check.require(body, "compiled layers differ")
+    assert max(counts) == 2
