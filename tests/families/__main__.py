@@ -1,0 +1,52 @@
+"""Asks every family of the installed transformers for what it can do, and compares the answers; resumes where it was.
+
+    python -m tests.families [--tasks generate embed] [--families llama bert] [--notes build/families.jsonl]
+    python -m tests.families --page > docs/models.md
+
+The whole takes about an hour on 2 cores. Exit code 1 when a verdict is `wrong`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+from tests.families.family import TASKS, families
+from tests.families.page import page
+from tests.families.sweep import read, sweep
+
+NOTES = Path("benchmarks/results/families.jsonl")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parse(arguments)
+    if options.page:
+        print(page(read(options.notes)), end="")
+        return 0
+    # nothing may be fetched: the models are made here
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    logging.disable(logging.WARNING)
+    chosen = [family for task in options.tasks for family in families(task)]
+    if options.families:
+        chosen = [family for family in chosen if family.kind in options.families]
+    num_wrong = 0
+    for verdict in sweep(chosen, options.notes):
+        print(f"{verdict.task:12} {verdict.kind:24} {verdict.way:18} {verdict.reason[:150]}", flush=True)
+        num_wrong += verdict.way == "wrong"
+    return 1 if num_wrong else 0
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.families", description=__doc__.partition("\n")[0])
+    parser.add_argument("--tasks", nargs="*", default=TASKS, choices=TASKS)
+    parser.add_argument("--families", nargs="*", help="model types, all by default")
+    parser.add_argument("--notes", type=Path, default=NOTES, help="where verdicts are noted, a line each")
+    parser.add_argument("--page", action="store_true", help="print docs/models.md from the notes")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
