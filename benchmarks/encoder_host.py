@@ -36,6 +36,7 @@ from encoder_sides import write_model
 from encoder_stand_ins import AnsweringClient, NullEncoder, PacedEncoder, SocketClient
 from texts import LENGTHS, texts
 
+from parquetry.schemas.columns import schema_text
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import JobRecord
@@ -54,7 +55,8 @@ def shard_runner(rows: list[np.ndarray], folder: Path) -> Callable[..., None]:
     write_model("tiny", model)
     write_tokenizer(model)
     table = folder / "rows.parquet"
-    pq.write_table(pa.table({"text": [as_text(row) for row in rows]}), table, row_group_size=8192)
+    texts = pa.table({"text": [as_text(row) for row in rows]})
+    pq.write_table(texts, table, row_group_size=8192)
     entry = open_storage(Location.parse(str(folder))).head(table.name)
     file = InputFile(path=str(table), num_rows=len(rows), size=entry.size, etag=entry.etag, partitions={})
     spec = {"task": "classify", "input": {"path": str(table)}, "output": {"path": "out", "keep": []}}
@@ -63,6 +65,7 @@ def shard_runner(rows: list[np.ndarray], folder: Path) -> Callable[..., None]:
         created="2026-01-02T03:04:05+00:00",
         spec=JobSpec.parse({**spec, "model": {"id": str(model)}, "classify": {"all_scores": True}}),
         model_path=str(model),
+        input_schema=schema_text(texts.schema),
         shard_plan=ShardPlan(files=(file,), bounds=(0, len(rows))),
     )
 
@@ -103,7 +106,7 @@ def _serve(engine: NullEncoder, path: Path) -> None:
 
 
 class _Pulse:
-    def beat(self) -> None: ...
+    def send(self, stats: object = None) -> None: ...
 
     def ready(self) -> None: ...
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from tokenizers import processors
 
 #: setting of tokenizer_config.json -> the token that it adds
 _FLAGS = {"add_bos_token": "bos_token", "add_eos_token": "eos_token"}
+#: tokens of the vocabulary that are tried for one that is a text
+_MOST_TRIED = 64
 #: text and id
 Token = tuple[str, int]
 
@@ -37,10 +39,24 @@ def add_tokens_of_settings(tokenizer: tokenizers.Tokenizer, folder: Path) -> Non
 
 def _around(tokenizer: tokenizers.Tokenizer) -> tuple[list[Token], list[Token]]:
     """What tokenizer.json puts before and after a text."""
-    found = tokenizer.encode("a")
-    tokens = list(zip(found.tokens, found.ids, strict=True))
-    inner = [place for place, is_special in enumerate(found.special_tokens_mask) if not is_special]
-    return (tokens[: inner[0]], tokens[inner[-1] + 1 :]) if inner else ([], [])
+    for text in _texts(tokenizer):
+        try:
+            found = tokenizer.encode(text)
+        # all that the library raises where a vocabulary has no token for what it does not know
+        except Exception:  # noqa: BLE001
+            continue
+        tokens = list(zip(found.tokens, found.ids, strict=True))
+        inner = [place for place, is_special in enumerate(found.special_tokens_mask) if not is_special]
+        if inner:
+            return tokens[: inner[0]], tokens[inner[-1] + 1 :]
+    return [], []
+
+
+def _texts(tokenizer: tokenizers.Tokenizer) -> Iterator[str]:
+    """A letter, and for vocabularies without letters some of their own tokens."""
+    yield "a"
+    most = min(tokenizer.get_vocab_size(), _MOST_TRIED)
+    yield from (tokenizer.decode([number], skip_special_tokens=True) for number in range(most))
 
 
 def _token(tokenizer: tokenizers.Tokenizer, settings: Mapping[str, Any], flag: str) -> Token | None:

@@ -6,6 +6,8 @@ import json
 
 import numpy as np
 import pytest
+import tokenizers
+from tokenizers import models, processors
 
 from parquetry.schemas.errors import MissingTokenizerError, RowError
 from parquetry.workers.preparation.tokenization import Tokenizer, Tokens
@@ -115,8 +117,8 @@ def test_a_folder_without_tokenizer(tmp_path):
 @pytest.mark.parametrize("around", [(), ("</s>",), ("<s>", "</s>")])
 @pytest.mark.parametrize("flags", [(), ("add_bos_token",), ("add_eos_token",), ("add_bos_token", "add_eos_token")])
 def test_tokens_of_the_settings_are_added_once(tmp_path, around, flags):
-    models = pytest.importorskip("tests.models", reason="torch is not installed")
-    models.byte_tokenizer(chat=False, around=around, more=() if around else ("</s>",)).save_pretrained(tmp_path)
+    tiny = pytest.importorskip("tests.models", reason="torch is not installed")
+    tiny.byte_tokenizer(chat=False, around=around, more=() if around else ("</s>",)).save_pretrained(tmp_path)
     file = tmp_path / "tokenizer_config.json"
     named = {"bos_token": "<s>", "eos_token": "</s>"}
     file.write_text(json.dumps({**json.loads(file.read_text()), **named, **dict.fromkeys(flags, True)}))
@@ -134,3 +136,14 @@ def test_tokens_of_the_settings_are_added_once(tmp_path, around, flags):
     assert ids("the fox") == [*first, *bare, *last]
     # what is cut is the text
     assert ids("the fox", limit=3, truncate="right") == [*first, *bare[: 3 - len(first + last)], *last]
+
+
+def test_a_vocabulary_without_letters_and_unknown_tokens_is_read(tmp_path):
+    tokenizer = tokenizers.Tokenizer(models.WordPiece({"[CLS]": 0, "[SEP]": 1, "w1": 2}))
+    tokenizer.add_special_tokens(["[CLS]", "[SEP]"])
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", 0)])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    settings = {"eos_token": "[SEP]", "bos_token": "[CLS]", "add_eos_token": True, "add_bos_token": True}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    found = Tokenizer.load(tmp_path).encode(["w1"], special_tokens=True, limit=9, truncate="error")
+    assert found[0].ids.tolist() == [0, 2, 1]
