@@ -12,8 +12,9 @@ from transformers import PreTrainedModel
 
 from parquetry.workers.grammar.grammars import Grammars
 from parquetry.workers.loading.adapters.adapter_bank import AdapterBank
+from parquetry.workers.packed.attention.backend import AttentionBackend
 from parquetry.workers.packed.attention.backend_choice import choose_backend
-from parquetry.workers.packed.attention.hook import IMPLEMENTATION, AttentionBackend
+from parquetry.workers.packed.attention.hook import IMPLEMENTATION
 from parquetry.workers.packed.attention.kv_cache import LayerShape, attach_caches, detach_caches
 from parquetry.workers.packed.attention.windows import short_windows
 from parquetry.workers.packed.checks.attention_layers import find_attention_layers
@@ -127,7 +128,7 @@ def make_ready(
 def outgrown(model: PreTrainedModel, layers: Sequence[LayerShape], checks: Sequence[PagedCheck]) -> bool:
     """Whether windows are longer than every prompt of the checks, which then say nothing of them; or rows short."""
     longest = max(len(tokens) for check in checks for tokens in check.prompts)
-    windows: list[int] = [getattr(layer.module, "packed_window", 0) for layer in layers]
+    windows: list[int] = [getattr(layer.module, "packed_sliding_window", 0) for layer in layers]
     limits = [*windows, switch_of(model.config.get_text_config()) or 0]
     return any(limit >= longest for limit in limits)
 

@@ -7,7 +7,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from parquetry.workers.loading.adapters.adapter_bank import AdapterBank
-from parquetry.workers.packed.attention.hook import AttentionBackend, computing
+from parquetry.workers.packed.attention.backend import AttentionBackend
+from parquetry.workers.packed.attention.hook import computing
 from parquetry.workers.packed.long_rope import RowLengths
 from parquetry.workers.packed.sampling.sampler import Sampler, SamplingMode
 from parquetry.workers.packed.step_tensors import Candidates, DeviceLanes, StepTensors

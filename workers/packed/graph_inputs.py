@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from parquetry.workers.packed.attention.hook import AttentionStep, SharedKeys
+from parquetry.workers.packed.attention.call import AttentionStep, SharedKeys
 from parquetry.workers.packed.scheduling.batch import Batch
 from parquetry.workers.packed.scheduling.sharing import MIN_ROWS
 from parquetry.workers.packed.step_tensors import DeviceLanes, StepTensors

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from parquetry.workers.packed.attention.hook import AttentionStep, PrefillTensors, SharedKeys
+from parquetry.workers.packed.attention.call import AttentionStep, PrefillTensors, SharedKeys
 from parquetry.workers.packed.scheduling.batch import Batch, PrefillChunk
 
 
@@ -163,8 +163,8 @@ class StepBuilder:
         context = torch.tensor(lens, dtype=torch.int32, device=device)
         cu_seqlens = torch.tensor([0, *np.cumsum(lens)], dtype=torch.int32, device=device)
         lanes = torch.full((len(lens),), len(self.device_lanes.tokens) - 1, dtype=torch.int32, device=device)
-        part = PrefillTensors(cu_seqlens, max(lens), context, lanes, True, lens, lens)
-        attention = AttentionStep(positions % size, self.device_lanes.tables, size, 0, lanes[:0], context[:0], part)
+        prefill = PrefillTensors(cu_seqlens, max(lens), context, lanes, True, lens, lens)
+        attention = AttentionStep(positions % size, self.device_lanes.tables, size, 0, lanes[:0], context[:0], prefill)
         rows = torch.arange(num_sampled, device=device) % num_tokens
         padding = torch.full_like(rows, len(self.device_lanes.tokens) - 1)
         nothing = torch.zeros_like(positions)

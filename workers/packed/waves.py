@@ -11,7 +11,7 @@ from math import gcd
 
 import torch
 
-from parquetry.workers.packed.attention.hook import AttentionBackend
+from parquetry.workers.packed.attention.backend import AttentionBackend
 
 #: tokens and outputs of one tile of the large bf16 products
 TILE_TOKENS, TILE_OUTPUTS = 128, 256

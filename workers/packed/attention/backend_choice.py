@@ -7,7 +7,7 @@ import importlib.util
 import torch
 
 from parquetry.workers.packed.attention import flash
-from parquetry.workers.packed.attention.hook import AttentionBackend
+from parquetry.workers.packed.attention.backend import AttentionBackend
 from parquetry.workers.packed.attention.sdpa import SdpaBackend
 
 

@@ -23,7 +23,7 @@ def absorb(
     k_block_stride, k_head_stride, v_block_stride, v_head_stride,
     key_dim: tl.constexpr, key_pad: tl.constexpr, value_dim: tl.constexpr, value_pad: tl.constexpr,
     block_size: tl.constexpr, tile: tl.constexpr, is_masked: tl.constexpr,
-    window: tl.constexpr, softcap: tl.constexpr, precision: tl.constexpr,
+    sliding_window: tl.constexpr, softcap: tl.constexpr, precision: tl.constexpr,
 ):  # fmt: skip
     """One tile of keys, starting at `at`. Scores are kept in powers of two, whose exponential is one instruction."""
     key = at + tl.arange(0, tile)
@@ -53,11 +53,11 @@ def absorb(
     scores *= LOG2_E
     if is_masked:
         seen = key[None, :] <= position[:, None]
-        if window > 0:
-            seen = seen & (position[:, None] - key[None, :] < window)
+        if sliding_window > 0:
+            seen = seen & (position[:, None] - key[None, :] < sliding_window)
         scores = tl.where(seen, scores, float("-inf"))
     new_top = tl.maximum(top, tl.max(scores, 1))
-    # Behind a window a row may have seen no key yet; its maximum is -inf and must not turn into NaN.
+    # Behind a sliding window a row may have seen no key yet; its maximum is -inf and must not turn into NaN.
     safe_top = tl.where(new_top == float("-inf"), 0.0, new_top)
     weights = tl.exp2(scores - safe_top[:, None])
     fade = tl.exp2(top - safe_top)

@@ -53,5 +53,5 @@ def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> T
 def detach_caches(layers: Sequence[LayerShape]) -> None:
     """Undo `attach_caches`, and forget the windows that were read."""
     for layer in layers:
-        for name in ("packed_keys", "packed_values", "packed_window"):
+        for name in ("packed_keys", "packed_values", "packed_sliding_window"):
             vars(layer.module).pop(name, None)

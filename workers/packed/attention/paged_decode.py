@@ -1,8 +1,8 @@
-"""Triton kernel: one new token per sequence against its paged keys and values, query heads of a group together.
+"""Triton kernel: one new token per sequence against its paged keys and values, heads of a query group together.
 
-A program serves one key-value head of one sequence and one share of its stored keys; with more than one share a second
-kernel joins them. The last share takes the new key and value from the registers they came in, and stores them. What
-several sequences have in common is left to `shared_prefix`, whose results are joined as further shares. The grid
+A program serves one key-value head of one sequence and one split of its stored keys; with more than one split a second
+kernel joins them. The last split takes the new key and value from the registers they came in, and stores them. What
+several sequences have in common is left to `shared_prefix`, whose results are joined as further splits. The grid
 depends on the number of sequences alone, never on their lengths, so it can be replayed.
 """
 
@@ -18,9 +18,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from parquetry.workers.packed.attention.hook import AttentionSpec, AttentionStep
+from parquetry.workers.packed.attention.call import AttentionCall, SharedKeys
 from parquetry.workers.packed.attention.key_tile import soft_cap
-from parquetry.workers.packed.attention.shared_prefix import attend_shared, choose_num_shares
+from parquetry.workers.packed.attention.shared_prefix import attend_shared, choose_num_shared_splits
+from parquetry.workers.packed.attention.splits import Splits, join
 
 #: programs that keep every multiprocessor of a large card busy
 TARGET_PROGRAMS = 528
@@ -42,36 +43,36 @@ WIDE = Launch(32, 4, 2)
 
 
 # how the keys are shared out is no constant: each would be a kernel of its own to compile
-@triton.jit(do_not_specialize=["num_splits", "num_parts"])
+@triton.jit(do_not_specialize=["num_own", "num_splits"])
 def _decode_kernel(
-    q_ptr, new_k_ptr, new_v_ptr, k_ptr, v_ptr, out_ptr, part_ptr, stat_ptr, sink_ptr, table_ptr, lane_ptr, len_ptr,
-    shared_ptr, q_stride, q_head_stride, new_k_stride, new_k_head_stride, new_v_stride, new_v_head_stride,
-    k_block_stride, k_head_stride, v_block_stride, v_head_stride, table_stride, scale, num_splits, num_parts,
-    num_heads: tl.constexpr, group: tl.constexpr, group_pad: tl.constexpr,
+    q_ptr, new_k_ptr, new_v_ptr, k_ptr, v_ptr, out_ptr, partial_ptr, stat_ptr, sink_ptr, table_ptr, lane_ptr,
+    len_ptr, shared_ptr, q_stride, q_head_stride, new_k_stride, new_k_head_stride, new_v_stride, new_v_head_stride,
+    k_block_stride, k_head_stride, v_block_stride, v_head_stride, table_stride, scale, num_own, num_splits,
+    num_heads: tl.constexpr, group_size: tl.constexpr, group_pad: tl.constexpr,
     key_dim: tl.constexpr, key_pad: tl.constexpr, value_dim: tl.constexpr, value_pad: tl.constexpr,
     block_size: tl.constexpr, tile: tl.constexpr, is_whole: tl.constexpr,
-    window: tl.constexpr, softcap: tl.constexpr, has_sinks: tl.constexpr, has_shared: tl.constexpr,
+    sliding_window: tl.constexpr, softcap: tl.constexpr, has_sinks: tl.constexpr, has_shared: tl.constexpr,
     precision: tl.constexpr,
 ):  # fmt: skip
     kv_head, split, row = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     last = tl.load(len_ptr + row) - 1
     table = table_ptr + tl.load(lane_ptr + row).to(tl.int64) * table_stride
     member = tl.arange(0, group_pad)
-    head = kv_head * group + member
-    in_group = member < group
+    head = kv_head * group_size + member
+    in_group = member < group_size
     key_at, value_at = tl.arange(0, key_pad), tl.arange(0, value_pad)
     q_at = row.to(tl.int64) * q_stride + head[:, None] * q_head_stride + key_at[None, :]
     q = tl.load(q_ptr + q_at, mask=in_group[:, None] & (key_at[None, :] < key_dim), other=0.0)
 
     first = 0
-    if window > 0:
-        first = tl.maximum(last + 1 - window, 0)
+    if sliding_window > 0:
+        first = tl.maximum(last + 1 - sliding_window, 0)
     if has_shared:
         first = tl.load(shared_ptr + row)
     num_tiles = (last - first // tile * tile + tile - 1) // tile
-    share = (num_tiles + num_splits - 1) // num_splits
-    start = first // tile * tile + split * share * tile
-    stop = tl.minimum(start + share * tile, last)
+    split_tiles = (num_tiles + num_own - 1) // num_own
+    start = first // tile * tile + split * split_tiles * tile
+    stop = tl.minimum(start + split_tiles * tile, last)
 
     top = tl.full([group_pad], float("-inf"), tl.float32)
     total = tl.zeros([group_pad], tl.float32)
@@ -108,7 +109,7 @@ def _decode_kernel(
         acc = acc * fade[:, None] + tl.dot(weights.to(v.dtype), v, input_precision=precision)
         top = new_top
 
-    if split == num_splits - 1:
+    if split == num_own - 1:
         new_k_at = row.to(tl.int64) * new_k_stride + kv_head * new_k_head_stride + key_at
         new_v_at = row.to(tl.int64) * new_v_stride + kv_head * new_v_head_stride + value_at
         new_k = tl.load(new_k_ptr + new_k_at, mask=key_at < key_dim, other=0.0)
@@ -139,43 +140,14 @@ def _decode_kernel(
         kept = in_group[:, None] & (value_at[None, :] < value_dim)
         tl.store(out_ptr + out_at, (acc / total[:, None]).to(out_ptr.dtype.element_ty), mask=kept)
     else:
-        part = (row.to(tl.int64) * num_heads + head) * num_parts + split
-        tl.store(part_ptr + part[:, None] * value_pad + value_at[None, :], acc, mask=in_group[:, None])
-        tl.store(stat_ptr + part * 2, top, mask=in_group)
-        tl.store(stat_ptr + part * 2 + 1, total, mask=in_group)
-
-
-@triton.jit(do_not_specialize=["num_splits", "num_parts"])
-def _join_kernel(
-    part_ptr, stat_ptr, sink_ptr, out_ptr, shared_ptr, num_splits, num_parts,
-    num_heads: tl.constexpr, value_dim: tl.constexpr, value_pad: tl.constexpr,
-    parts_pad: tl.constexpr, has_sinks: tl.constexpr, has_shared: tl.constexpr,
-):  # fmt: skip
-    head, row = tl.program_id(0), tl.program_id(1)
-    base = (row.to(tl.int64) * num_heads + head) * num_parts
-    split, value_at = tl.arange(0, parts_pad), tl.arange(0, value_pad)
-    real = split < num_splits
-    if has_shared:
-        # nobody wrote the shared parts of a row that shares nothing
-        real = real | ((split < num_parts) & (tl.load(shared_ptr + row) > 0))
-    tops = tl.load(stat_ptr + (base + split) * 2, mask=real, other=float("-inf"))
-    totals = tl.load(stat_ptr + (base + split) * 2 + 1, mask=real, other=0.0)
-    top = tl.max(tops, 0)
-    if has_sinks:
-        sink = tl.load(sink_ptr + head).to(tl.float32)
-        top = tl.maximum(top, sink)
-    fades = tl.exp(tops - top)
-    total = tl.sum(totals * fades, 0)
-    if has_sinks:
-        total += tl.exp(sink - top)
-    parts = tl.load(part_ptr + (base + split)[:, None] * value_pad + value_at[None, :], mask=real[:, None], other=0.0)
-    out = tl.sum(parts * fades[:, None], 0) / total
-    at = (row.to(tl.int64) * num_heads + head) * value_dim + value_at
-    tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty), mask=value_at < value_dim)
+        at_split = (row.to(tl.int64) * num_heads + head) * num_splits + split
+        tl.store(partial_ptr + at_split[:, None] * value_pad + value_at[None, :], acc, mask=in_group[:, None])
+        tl.store(stat_ptr + at_split * 2, top, mask=in_group)
+        tl.store(stat_ptr + at_split * 2 + 1, total, mask=in_group)
 
 
 def choose_num_splits(num_rows: int, num_kv_heads: int) -> int:
-    """Shares of the keys per sequence, so that few sequences still fill the card."""
+    """Splits of the keys per sequence, so that few sequences still fill the card."""
     wanted = max(1, TARGET_PROGRAMS // max(1, num_rows * num_kv_heads))
     return min(MAX_SPLITS, 1 << (wanted.bit_length() - 1))
 
@@ -187,46 +159,40 @@ def choose_launch(num_programs: int, key_pad: int, itemsize: int) -> Launch:
     return DEEP if num_programs <= 2 * TARGET_PROGRAMS and itemsize == 2 else NARROW
 
 
-def paged_decode(
-    q: Tensor, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, step: AttentionStep, spec: AttentionSpec
-) -> Tensor:
-    """Store k and v (num_decodes, num_kv_heads, dim) in the caches (blocks, kv_heads, block_size, dim), and attend.
+def paged_decode(call: AttentionCall) -> Tensor:
+    """Store k and v of the decodes and attend, as `AttentionBackend.decode`. All have innermost stride 1."""
+    # behind a sliding window there is hardly anything to share
+    shared = None if call.spec.sliding_window else call.step.shared
+    num_rows, num_kv_heads = call.k.shape[:2]
+    num_own = choose_num_splits(num_rows, num_kv_heads)
+    num_shared = 0 if shared is None else choose_num_shared_splits(num_rows, num_kv_heads)
+    out = call.q.new_empty(*call.q.shape[:2], call.v_cache.shape[3])
+    splits = Splits.of(out, num_own, num_shared)
+    if shared is not None:
+        attend_shared(call, shared, splits)
+    _decode(call, out, splits, shared)
+    if splits.num_all > 1:
+        join(out, splits, call.spec.sinks, shared)
+    return out
 
-    q (num_decodes, num_heads, key_dim); returns (num_decodes, num_heads, value_dim). All have innermost stride 1.
-    """
+
+def _decode(call: AttentionCall, out: Tensor, splits: Splits, shared: SharedKeys | None) -> None:
+    q, k, v, k_cache, v_cache, step, spec = call.q, call.k, call.v, call.k_cache, call.v_cache, call.step, call.spec
     num_rows, num_heads, key_dim = q.shape
     num_kv_heads, value_dim = k_cache.shape[1], v_cache.shape[3]
-    group = num_heads // num_kv_heads
-    # behind a window there is hardly anything to share
-    shared = None if spec.window else step.shared
-    splits = choose_num_splits(num_rows, num_kv_heads)
-    parts = splits if shared is None else splits + choose_num_shares(num_rows, num_kv_heads)
-    value_pad = triton.next_power_of_2(value_dim)
-    out = q.new_empty(num_rows, num_heads, value_dim)
-    partial = out if parts == 1 else q.new_empty(num_rows, num_heads, parts, value_pad, dtype=torch.float32)
-    stats = out if parts == 1 else q.new_empty(num_rows, num_heads, parts, 2, dtype=torch.float32)
-    shared_lens = step.decode_lens if shared is None else shared.lens
-    if shared is not None:
-        attend_shared(q, k_cache, v_cache, partial, stats, step, shared, spec, first_part=splits)
-    sinks = out if spec.sinks is None else spec.sinks
-    key_pad = triton.next_power_of_2(key_dim)
-    launch = choose_launch(num_kv_heads * splits * num_rows, key_pad, k_cache.element_size())
-    _decode_kernel[(num_kv_heads, splits, num_rows)](
-        q, k, v, k_cache, v_cache, out, partial, stats, sinks, step.tables, step.decode_lanes, step.decode_lens,
-        shared_lens, q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1),
+    group_size, key_pad = num_heads // num_kv_heads, triton.next_power_of_2(key_dim)
+    launch = choose_launch(num_kv_heads * splits.num_own * num_rows, key_pad, k_cache.element_size())
+    _decode_kernel[(num_kv_heads, splits.num_own, num_rows)](
+        q, k, v, k_cache, v_cache, out, splits.values, splits.stats, out if spec.sinks is None else spec.sinks,
+        step.tables, step.decode_lanes, step.decode_lens, step.decode_lens if shared is None else shared.lens,
+        q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1),
         k_cache.stride(0), k_cache.stride(1), v_cache.stride(0), v_cache.stride(1),
-        step.tables.stride(0), spec.scale, splits, parts,
-        num_heads=num_heads, group=group, group_pad=max(16, triton.next_power_of_2(group)),
-        key_dim=key_dim, key_pad=key_pad, value_dim=value_dim, value_pad=value_pad,
-        block_size=step.block_size, tile=launch.tile, is_whole=parts == 1,
-        window=spec.window, softcap=spec.softcap, has_sinks=spec.sinks is not None, has_shared=shared is not None,
+        step.tables.stride(0), spec.scale, splits.num_own, splits.num_all,
+        num_heads=num_heads, group_size=group_size, group_pad=max(16, triton.next_power_of_2(group_size)),
+        key_dim=key_dim, key_pad=key_pad, value_dim=value_dim, value_pad=triton.next_power_of_2(value_dim),
+        block_size=step.block_size, tile=launch.tile, is_whole=splits.num_all == 1,
+        sliding_window=spec.sliding_window, softcap=spec.softcap,
+        has_sinks=spec.sinks is not None, has_shared=shared is not None,
         precision="ieee" if q.dtype == torch.float32 else "tf32",
         num_warps=launch.num_warps, num_stages=launch.num_stages,
     )  # fmt: skip
-    if parts > 1:
-        _join_kernel[(num_heads, num_rows)](
-            partial, stats, sinks, out, shared_lens, splits, parts,
-            num_heads=num_heads, value_dim=value_dim, value_pad=value_pad, parts_pad=triton.next_power_of_2(parts),
-            has_sinks=spec.sinks is not None, has_shared=shared is not None, num_warps=4,
-        )  # fmt: skip
-    return out

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from parquetry.workers.packed.attention.hook import AttentionSpec, AttentionStep
+from parquetry.workers.packed.attention.call import AttentionCall
 from parquetry.workers.packed.attention.key_tile import LOG2_E, absorb
 
 
@@ -20,10 +20,10 @@ from parquetry.workers.packed.attention.key_tile import LOG2_E, absorb
 def _prefill_kernel(
     q_ptr, k_ptr, v_ptr, out_ptr, sink_ptr, table_ptr, lane_ptr, len_ptr, cu_ptr,
     q_stride, q_head_stride, k_block_stride, k_head_stride, v_block_stride, v_head_stride, table_stride, scale,
-    num_heads: tl.constexpr, group: tl.constexpr,
+    num_heads: tl.constexpr, group_size: tl.constexpr,
     key_dim: tl.constexpr, key_pad: tl.constexpr, value_dim: tl.constexpr, value_pad: tl.constexpr,
     block_size: tl.constexpr, rows: tl.constexpr, tile: tl.constexpr,
-    window: tl.constexpr, softcap: tl.constexpr, has_sinks: tl.constexpr, precision: tl.constexpr,
+    sliding_window: tl.constexpr, softcap: tl.constexpr, has_sinks: tl.constexpr, precision: tl.constexpr,
 ):  # fmt: skip
     head, chunk = tl.program_id(1), tl.program_id(2)
     begin, end = tl.load(cu_ptr + chunk), tl.load(cu_ptr + chunk + 1)
@@ -33,7 +33,7 @@ def _prefill_kernel(
         length = tl.load(len_ptr + chunk)
         before = length - (end - begin)
         table = table_ptr + tl.load(lane_ptr + chunk).to(tl.int64) * table_stride
-        kv_head = head // group
+        kv_head = head // group_size
         row = row_start + tl.arange(0, rows)
         real = row < end - begin
         position = before + row
@@ -46,20 +46,20 @@ def _prefill_kernel(
         acc = tl.zeros([rows, value_pad], tl.float32)
         # [0, clear) every row sees every key; [clear, stop) is masked.
         clear = (before + row_start + 1) // tile * tile
-        if window > 0:
-            clear = tl.maximum(before + row_start - window + 1, 0) // tile * tile
+        if sliding_window > 0:
+            clear = tl.maximum(before + row_start - sliding_window + 1, 0) // tile * tile
         else:
             for at in range(0, clear, tile):
                 acc, total, top = absorb(
                     acc, total, top, q, k_ptr, v_ptr, table, at, length, position, kv_head, scale,
                     k_block_stride, k_head_stride, v_block_stride, v_head_stride, key_dim, key_pad, value_dim,
-                    value_pad, block_size, tile, False, window, softcap, precision,
+                    value_pad, block_size, tile, False, sliding_window, softcap, precision,
                 )  # fmt: skip
         for at in range(clear, tl.minimum(before + row_start + rows, length), tile):
             acc, total, top = absorb(
                 acc, total, top, q, k_ptr, v_ptr, table, at, length, position, kv_head, scale,
                 k_block_stride, k_head_stride, v_block_stride, v_head_stride, key_dim, key_pad, value_dim,
-                value_pad, block_size, tile, True, window, softcap, precision,
+                value_pad, block_size, tile, True, sliding_window, softcap, precision,
             )  # fmt: skip
         if has_sinks:
             sink = tl.load(sink_ptr + head).to(tl.float32) * LOG2_E
@@ -85,25 +85,27 @@ NARROW = PrefillLaunch(64, 32, 4, 4)
 WIDE = PrefillLaunch(32, 32, 4, 2)
 
 
-def paged_prefill(q: Tensor, k_cache: Tensor, v_cache: Tensor, step: AttentionStep, spec: AttentionSpec) -> Tensor:
-    """q (num_chunk_tokens, num_heads, key_dim) of `step.prefill`; keys and values are read from the blocks alone."""
-    part = step.prefill
-    assert part is not None
+def paged_prefill(call: AttentionCall) -> Tensor:
+    """Attention of the step's chunks; keys and values are read from the blocks alone. Returns (num_chunk_tokens, ...).
+
+    The innermost stride of q is 1.
+    """
+    q, k_cache, v_cache, step, spec, chunks = call.q, call.k_cache, call.v_cache, call.step, call.spec, call.prefill
     num_tokens, num_heads, key_dim = q.shape
     num_kv_heads, value_dim = k_cache.shape[1], v_cache.shape[3]
     key_pad = triton.next_power_of_2(key_dim)
     launch = WIDE if key_pad > 128 or q.dtype == torch.float32 else NARROW
     out = q.new_empty(num_tokens, num_heads, value_dim)
-    grid = (triton.cdiv(part.max_seqlen, launch.rows), num_heads, len(part.query_lens))
+    grid = (triton.cdiv(chunks.max_seqlen, launch.rows), num_heads, len(chunks.query_lens))
     _prefill_kernel[grid](
         q, k_cache, v_cache, out, out if spec.sinks is None else spec.sinks,
-        step.tables, part.lanes, part.context_lens, part.cu_seqlens,
+        step.tables, chunks.lanes, chunks.context_lens, chunks.cu_seqlens,
         q.stride(0), q.stride(1), k_cache.stride(0), k_cache.stride(1), v_cache.stride(0), v_cache.stride(1),
         step.tables.stride(0), spec.scale,
-        num_heads=num_heads, group=num_heads // num_kv_heads,
+        num_heads=num_heads, group_size=num_heads // num_kv_heads,
         key_dim=key_dim, key_pad=key_pad, value_dim=value_dim, value_pad=triton.next_power_of_2(value_dim),
         block_size=step.block_size, rows=launch.rows, tile=launch.tile,
-        window=spec.window, softcap=spec.softcap, has_sinks=spec.sinks is not None,
+        sliding_window=spec.sliding_window, softcap=spec.softcap, has_sinks=spec.sinks is not None,
         precision="ieee" if q.dtype == torch.float32 else "tf32",
         num_warps=launch.num_warps, num_stages=launch.num_stages,
     )  # fmt: skip

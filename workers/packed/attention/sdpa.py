@@ -6,14 +6,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from parquetry.workers.packed.attention.hook import AttentionBackend, AttentionSpec, AttentionStep
+from parquetry.workers.packed.attention.backend import AttentionBackend
+from parquetry.workers.packed.attention.call import AttentionCall, AttentionSpec
 
 
-def visible_keys(query_positions: Tensor, key_positions: Tensor, window: int) -> Tensor:
-    """(num_queries, num_keys) bool: causal, and at most `window` keys back, the query's own included (0: all)."""
+def visible_keys(query_positions: Tensor, key_positions: Tensor, sliding_window: int) -> Tensor:
+    """(num_queries, num_keys) bool: causal, and `sliding_window` keys at most, the query's own included (0: all)."""
     distance = query_positions[:, None] - key_positions[None, :]
     mask = distance >= 0
-    return mask & (distance < window) if window else mask
+    return mask & (distance < sliding_window) if sliding_window else mask
 
 
 def attend_masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, spec: AttentionSpec) -> Tensor:
@@ -39,7 +40,7 @@ def attend_segment(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec) -> Tens
     """One sequence: the last q.shape[0] tokens against all k.shape[0]; (tokens, heads, dim) in and out."""
     num_keys = k.shape[0]
     keys = torch.arange(num_keys, device=q.device)
-    mask = visible_keys(keys[num_keys - q.shape[0] :], keys, spec.window)
+    mask = visible_keys(keys[num_keys - q.shape[0] :], keys, spec.sliding_window)
     q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
     return attend_masked(q, k, v, mask, spec)[0].transpose(0, 1)
 
@@ -51,7 +52,7 @@ def gather_blocks(cache: Tensor, table: Tensor) -> Tensor:
 
 
 class SdpaBackend(AttentionBackend):
-    """SDPA per prefill segment; decodes gathered to the longest context of a group of similar lengths."""
+    """SDPA per prefill segment; decodes of similar lengths gathered together, to the longest context of them."""
 
     name = "sdpa"
     block_size = 32
@@ -59,59 +60,43 @@ class SdpaBackend(AttentionBackend):
     #: decodes gathered at once; sorted by length, so a group pads little
     group_size = 16
 
-    def write(self, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
-        size = k_cache.shape[2]
-        block, offset = slot_mapping // size, slot_mapping % size
-        k_cache[block, :, offset] = k
-        v_cache[block, :, offset] = v
+    def write(self, call: AttentionCall) -> None:
+        size = call.k_cache.shape[2]
+        block, offset = call.slot_mapping // size, call.slot_mapping % size
+        call.k_cache[block, :, offset] = call.k
+        call.v_cache[block, :, offset] = call.v
 
-    def decode(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        k_cache: Tensor,
-        v_cache: Tensor,
-        step: AttentionStep,
-        spec: AttentionSpec,
-    ) -> Tensor:
-        self.write(k, v, k_cache, v_cache, step.slot_mapping[: step.num_decodes])
-        out = q.new_empty(*q.shape[:2], v_cache.shape[-1])
-        order = torch.argsort(step.decode_lens)
+    def decode(self, call: AttentionCall) -> Tensor:
+        self.write(call)
+        out = call.q.new_empty(*call.q.shape[:2], call.v_cache.shape[-1])
+        order = torch.argsort(call.step.decode_lens)
         for rows in order.split(self.group_size):
-            out[rows] = self._decode_group(q[rows], rows, k_cache, v_cache, step, spec)
+            out[rows] = self._decode_group(call, rows)
         return out
 
-    def _decode_group(
-        self, q: Tensor, rows: Tensor, k_cache: Tensor, v_cache: Tensor, step: AttentionStep, spec: AttentionSpec
-    ) -> Tensor:
+    def _decode_group(self, call: AttentionCall, rows: Tensor) -> Tensor:
+        step, spec = call.step, call.spec
         lens = step.decode_lens[rows].long()
         longest = int(lens.max())
         table = step.tables[step.decode_lanes[rows].long(), : -(-longest // step.block_size)]
-        k, v = (gather_blocks(cache, table)[:, :, :longest] for cache in (k_cache, v_cache))
-        mask = visible_keys(lens - 1, torch.arange(longest, device=q.device), spec.window)
-        return attend_masked(q[:, :, None], k, v, mask[:, None, None], spec)[:, :, 0]
+        k, v = (gather_blocks(cache, table)[:, :, :longest] for cache in (call.k_cache, call.v_cache))
+        mask = visible_keys(lens - 1, torch.arange(longest, device=rows.device), spec.sliding_window)
+        return attend_masked(call.q[rows][:, :, None], k, v, mask[:, None, None], spec)[:, :, 0]
 
-    def prefill(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        k_cache: Tensor,
-        v_cache: Tensor,
-        step: AttentionStep,
-        spec: AttentionSpec,
-    ) -> Tensor:
-        part = step.prefill
-        assert part is not None
+    def prefill(self, call: AttentionCall) -> Tensor:
         outs, start = [], 0
-        for index, (length, context) in enumerate(zip(part.query_lens, part.host_context_lens, strict=True)):
-            rows = slice(start, start + length)
-            if length == context:
-                keys, values = k[rows], v[rows]
-            else:
-                table = step.tables[part.lanes[index].long(), : -(-context // step.block_size)]
-                keys, values = (gather_blocks(c, table)[:, :context].transpose(0, 1) for c in (k_cache, v_cache))
-            outs.append(attend_segment(q[rows], keys, values, spec))
+        for chunk, length in enumerate(call.prefill.query_lens):
+            tokens = call.tokens(start, start + length)
+            outs.append(attend_segment(tokens.q, *self._chunk_keys(tokens, chunk), call.spec))
             start += length
         return torch.cat(outs)
+
+    def _chunk_keys(self, tokens: AttentionCall, chunk: int) -> tuple[Tensor, Tensor]:
+        """Keys and values that a chunk of `tokens` attends to, its own included: (keys, kv_heads, dim)."""
+        context = tokens.prefill.host_context_lens[chunk]
+        if len(tokens.k) == context:
+            return tokens.k, tokens.v
+        step = tokens.step
+        table = step.tables[tokens.prefill.lanes[chunk].long(), : -(-context // step.block_size)]
+        k, v = (gather_blocks(cache, table)[:, :context].transpose(0, 1) for cache in (tokens.k_cache, tokens.v_cache))
+        return k, v

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from torch import Tensor
+
+from parquetry.workers.packed.attention.call import AttentionCall
 
 
 @triton.jit
@@ -32,12 +33,13 @@ def _store_kernel(
     tl.store(v_cache_ptr + v_at, v, mask=v_mask)
 
 
-def store(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
-    """k and v (num_tokens, num_kv_heads, dim), innermost stride 1; slot_mapping (num_tokens,) int64."""
+def store(call: AttentionCall) -> None:
+    """k and v of the call to its slots; their innermost stride is 1."""
+    k, v, k_cache, v_cache = call.k, call.v, call.k_cache, call.v_cache
     num_tokens, num_heads, key_dim = k.shape
     value_dim = v.shape[2]
     _store_kernel[(num_tokens,)](
-        k, v, k_cache, v_cache, slot_mapping,
+        k, v, k_cache, v_cache, call.slot_mapping,
         k.stride(0), k.stride(1), v.stride(0), v.stride(1), k_cache.stride(0), v_cache.stride(0),
         num_heads=num_heads, heads_pad=triton.next_power_of_2(num_heads),
         key_dim=key_dim, key_pad=triton.next_power_of_2(key_dim),

@@ -16,7 +16,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 from transformers.masking_utils import eager_mask
 
 from parquetry.workers.engine import UnsupportedModel
-from parquetry.workers.packed.attention.hook import AttentionSpec
+from parquetry.workers.packed.attention.call import AttentionSpec
 from parquetry.workers.packed.attention.kv_cache import LayerShape
 from parquetry.workers.packed.attention.sdpa import attend_masked, visible_keys
 
@@ -64,7 +64,7 @@ def read_windows(model: PreTrainedModel, layers: Sequence[LayerShape]) -> None:
     for number, layer in enumerate(layers):
         seen = visible_window(_Masks.seen.get(id(layer.module)), number)
         is_shortened = seen and window > SHORT_WINDOW
-        layer.module.packed_window = seen + window - SHORT_WINDOW if is_shortened else seen  # type: ignore[assignment]
+        layer.module.packed_sliding_window = seen + window - SHORT_WINDOW if is_shortened else seen  # type: ignore[assignment]
 
 
 def visible_window(mask: Tensor | None, number: int) -> int:
@@ -102,13 +102,13 @@ def shortened(config: PreTrainedConfig) -> Iterator[None]:
 @contextmanager
 def short_windows(model: PreTrainedModel, layers: Sequence[LayerShape]) -> Iterator[None]:
     """Stock and packed layers see SHORT_WINDOW keys where their windows are longer."""
-    modules: list[Any] = [layer.module for layer in layers if layer.module.packed_window]
-    windows = [module.packed_window for module in modules]
+    modules: list[Any] = [layer.module for layer in layers if layer.module.packed_sliding_window]
+    windows = [module.packed_sliding_window for module in modules]
     with shortened(model.config.get_text_config()):
         for module in modules:
-            module.packed_window = min(module.packed_window, SHORT_WINDOW)
+            module.packed_sliding_window = min(module.packed_sliding_window, SHORT_WINDOW)
         try:
             yield
         finally:
             for module, window in zip(modules, windows, strict=True):
-                module.packed_window = window
+                module.packed_sliding_window = window

@@ -12,7 +12,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from parquetry.workers.checks.prompts import check_prompts
 from parquetry.workers.engine import UnsupportedModel
-from parquetry.workers.packed.attention.hook import IMPLEMENTATION, AttentionSpec, recording
+from parquetry.workers.packed.attention.call import AttentionSpec
+from parquetry.workers.packed.attention.hook import IMPLEMENTATION, recording
 from parquetry.workers.packed.attention.kv_cache import LayerShape
 from parquetry.workers.packed.attention.sdpa import attend_segment
 from parquetry.workers.packed.attention.windows import read_windows

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import torch
 
-from parquetry.workers.packed.attention.hook import AttentionBackend, AttentionSpec, AttentionStep, SharedKeys
+from parquetry.workers.packed.attention.backend import AttentionBackend
+from parquetry.workers.packed.attention.call import AttentionCall, AttentionSpec, AttentionStep, SharedKeys
 from parquetry.workers.packed.attention.kv_cache import LayerShape
 from parquetry.workers.packed.scheduling.sharing import MIN_ROWS
 
@@ -33,8 +34,9 @@ def can_share(backend: AttentionBackend, layer: LayerShape, block_size: int, dev
     v_cache = random(blocks, layer.num_kv_heads, block_size, layer.value_dim)
     q = random(MIN_ROWS, layer.num_heads, layer.key_dim)
     k, v = (random(MIN_ROWS, layer.num_kv_heads, dim) for dim in (layer.key_dim, layer.value_dim))
-    spec = AttentionSpec(layer.key_dim**-0.5)
-    want, got = (backend.decode(q, k, v, k_cache, v_cache, s, spec) for s in (replace(step, shared=None), step))
+    call = AttentionCall(q, k, v, k_cache, v_cache, step, AttentionSpec(layer.key_dim**-0.5))
+    want = backend.decode(replace(call, step=replace(step, shared=None)))
+    got = backend.decode(call)
     error = relative_error(got, want)
     if error > TOLERANCE[layer.dtype]:
         log.warning(

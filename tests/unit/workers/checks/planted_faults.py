@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from parquetry.workers.packed.attention.hook import AttentionBackend, AttentionSpec, AttentionStep
+from parquetry.workers.packed.attention.backend import AttentionBackend
+from parquetry.workers.packed.attention.call import AttentionCall, AttentionSpec
 from parquetry.workers.packed.forward import Forward
 
 
@@ -20,24 +21,24 @@ class WrongBackend(AttentionBackend):
         self.right = right
         self.name = right.name
 
-    def write(self, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
-        self.right.write(k, v, k_cache, v_cache, slot_mapping)
+    def write(self, call: AttentionCall) -> None:
+        self.right.write(call)
 
-    def decode(self, q, k, v, k_cache, v_cache, step: AttentionStep, spec: AttentionSpec) -> Tensor:
-        return self.right.decode(q, k, v, k_cache, v_cache, step, spec)
+    def decode(self, call: AttentionCall) -> Tensor:
+        return self.right.decode(call)
 
-    def prefill(self, q, k, v, k_cache, v_cache, step: AttentionStep, spec: AttentionSpec) -> Tensor:
-        return self.right.prefill(q, k, v, k_cache, v_cache, step, spec)
+    def prefill(self, call: AttentionCall) -> Tensor:
+        return self.right.prefill(call)
 
 
 class SwappedHead(WrongBackend):
     """The outputs of the first two heads change places."""
 
-    def decode(self, q, *rest) -> Tensor:
-        return swap_heads(super().decode(q, *rest))
+    def decode(self, call: AttentionCall) -> Tensor:
+        return swap_heads(super().decode(call))
 
-    def prefill(self, q, *rest) -> Tensor:
-        return swap_heads(super().prefill(q, *rest))
+    def prefill(self, call: AttentionCall) -> Tensor:
+        return swap_heads(super().prefill(call))
 
 
 def swap_heads(out: Tensor) -> Tensor:
@@ -45,33 +46,40 @@ def swap_heads(out: Tensor) -> Tensor:
     return out[:, order]
 
 
-class WrongScale(WrongBackend):
+class WrongSpec(WrongBackend):
+    """A layer is asked for something else than what its model says."""
+
+    def wrong(self, spec: AttentionSpec) -> AttentionSpec:
+        raise NotImplementedError
+
+    def decode(self, call: AttentionCall) -> Tensor:
+        return super().decode(replace(call, spec=self.wrong(call.spec)))
+
+    def prefill(self, call: AttentionCall) -> Tensor:
+        return super().prefill(replace(call, spec=self.wrong(call.spec)))
+
+
+class WrongScale(WrongSpec):
     """Scores are half again too large, as after a scale that belongs to something else."""
 
-    def decode(self, q, k, v, k_cache, v_cache, step, spec) -> Tensor:
-        return super().decode(q, k, v, k_cache, v_cache, step, replace(spec, scale=1.5 * spec.scale))
-
-    def prefill(self, q, k, v, k_cache, v_cache, step, spec) -> Tensor:
-        return super().prefill(q, k, v, k_cache, v_cache, step, replace(spec, scale=1.5 * spec.scale))
+    def wrong(self, spec: AttentionSpec) -> AttentionSpec:
+        return replace(spec, scale=1.5 * spec.scale)
 
 
-class ShortWindow(WrongBackend):
-    """A window is one token too short; layers without one get one of 8."""
+class ShortWindow(WrongSpec):
+    """A sliding window is one token too short; layers without one get one of 8."""
 
-    def decode(self, q, k, v, k_cache, v_cache, step, spec) -> Tensor:
-        return super().decode(q, k, v, k_cache, v_cache, step, replace(spec, window=(spec.window or 9) - 1))
-
-    def prefill(self, q, k, v, k_cache, v_cache, step, spec) -> Tensor:
-        return super().prefill(q, k, v, k_cache, v_cache, step, replace(spec, window=(spec.window or 9) - 1))
+    def wrong(self, spec: AttentionSpec) -> AttentionSpec:
+        return replace(spec, sliding_window=(spec.sliding_window or 9) - 1)
 
 
 class NeighboursToken(WrongBackend):
     """The last token of every chunk reads the value of the first token of the step."""
 
-    def prefill(self, q, k, v, k_cache, v_cache, step, spec) -> Tensor:
-        out = super().prefill(q, k, v, k_cache, v_cache, step, spec).clone()
-        ends = step.prefill.cu_seqlens[1:].long() - 1
-        heads = v[:1].repeat_interleave(out.shape[1] // v.shape[1], 1)
+    def prefill(self, call: AttentionCall) -> Tensor:
+        out = super().prefill(call).clone()
+        ends = call.prefill.cu_seqlens[1:].long() - 1
+        heads = call.v[:1].repeat_interleave(out.shape[1] // call.v.shape[1], 1)
         out[ends] = 0.7 * out[ends] + 0.3 * heads
         return out
 
@@ -79,16 +87,16 @@ class NeighboursToken(WrongBackend):
 class LostKey(WrongBackend):
     """A decode does not see its own key."""
 
-    def decode(self, q, k, v, k_cache, v_cache, step, spec) -> Tensor:
-        shorter = replace(step, decode_lens=(step.decode_lens - 1).clamp_min(1))
-        return super().decode(q, k, v, k_cache, v_cache, shorter, spec)
+    def decode(self, call: AttentionCall) -> Tensor:
+        shorter = replace(call.step, decode_lens=(call.step.decode_lens - 1).clamp_min(1))
+        return super().decode(replace(call, step=shorter))
 
 
 class StaleBlock(WrongBackend):
     """The first token of every step is not written to the cache."""
 
-    def write(self, k, v, k_cache, v_cache, slot_mapping) -> None:
-        super().write(k[1:], v[1:], k_cache, v_cache, slot_mapping[1:])
+    def write(self, call: AttentionCall) -> None:
+        super().write(call.tokens(1))
 
 
 @contextmanager

@@ -7,14 +7,14 @@ import math
 import pytest
 import torch
 
-from parquetry.workers.packed.attention.hook import AttentionSpec, AttentionStep, PrefillTensors
+from parquetry.workers.packed.attention.call import AttentionCall, AttentionSpec, AttentionStep, PrefillTensors
 from parquetry.workers.packed.attention.sdpa import SdpaBackend, attend_segment, gather_blocks, visible_keys
 
 SPECS = {
     "plain": AttentionSpec(0.5),
-    "window": AttentionSpec(0.5, window=3),
+    "window": AttentionSpec(0.5, sliding_window=3),
     "softcap": AttentionSpec(0.5, softcap=2.0),
-    "sinks": AttentionSpec(0.5, window=4, sinks=torch.tensor([0.3, -1.0, 2.0, 0.0])),
+    "sinks": AttentionSpec(0.5, sliding_window=4, sinks=torch.tensor([0.3, -1.0, 2.0, 0.0])),
 }
 
 
@@ -64,13 +64,13 @@ def test_chunks_and_decodes_equal_the_whole_sequence(name: str) -> None:
         lens = torch.tensor([stop], dtype=torch.int32)
         lane = torch.zeros(1, dtype=torch.int32)
         cu = torch.tensor([0, stop - start], dtype=torch.int32)
-        part = PrefillTensors(cu, stop - start, lens, lane, start == 0, [stop - start], [stop])
-        state = AttentionStep(slots[start:stop], table, size, int(decode), lane, lens, None if decode else part)
-        rows = slice(start, stop)
+        prefill = PrefillTensors(cu, stop - start, lens, lane, start == 0, [stop - start], [stop])
+        state = AttentionStep(slots[start:stop], table, size, int(decode), lane, lens, None if decode else prefill)
+        call = AttentionCall(*(x[start:stop] for x in (q, k, v)), *caches, state, spec)
         if decode:
-            return backend.decode(q[rows], k[rows], v[rows], *caches, state, spec)
-        backend.write(k[rows], v[rows], *caches, state.slot_mapping)
-        return backend.prefill(q[rows], k[rows], v[rows], *caches, state, spec)
+            return backend.decode(call)
+        backend.write(call)
+        return backend.prefill(call)
 
     got = [step(0, 2, False), step(2, first, False), *(step(i, i + 1, True) for i in range(first, total))]
     assert torch.allclose(torch.cat(got), want, atol=1e-5)

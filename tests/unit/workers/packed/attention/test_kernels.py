@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -12,7 +14,13 @@ DEVICE = require_triton()
 from parquetry.workers.grammar.bitmask import apply_bitmask  # noqa: E402
 from parquetry.workers.grammar.bitmask_kernel import mask_on_gpu  # noqa: E402
 from parquetry.workers.noise import request_key  # noqa: E402
-from parquetry.workers.packed.attention.hook import AttentionSpec, AttentionStep, PrefillTensors, SharedKeys  # noqa: E402
+from parquetry.workers.packed.attention.call import (  # noqa: E402
+    AttentionCall,
+    AttentionSpec,
+    AttentionStep,
+    PrefillTensors,
+    SharedKeys,
+)
 from parquetry.workers.packed.attention.kernels import TritonBackend  # noqa: E402
 from parquetry.workers.packed.attention.sdpa import SdpaBackend  # noqa: E402
 from parquetry.workers.packed.sampling.race import Draw, race_in_torch, race_on_gpu  # noqa: E402
@@ -25,15 +33,15 @@ pytestmark = [
 LENS = [1, 70, 33, 150]
 SPECS = {
     "plain": AttentionSpec(0.25),
-    "window": AttentionSpec(0.25, window=20),
+    "window": AttentionSpec(0.25, sliding_window=20),
     "softcap": AttentionSpec(0.25, softcap=2.0),
-    "sinks": AttentionSpec(0.25, window=40, sinks=torch.tensor([0.3, -1.0, 2.0, 0.0])),
+    "sinks": AttentionSpec(0.25, sliding_window=40, sinks=torch.tensor([0.3, -1.0, 2.0, 0.0])),
 }
 
 
 def on_device(spec: AttentionSpec) -> AttentionSpec:
     sinks = None if spec.sinks is None else spec.sinks.to(DEVICE)
-    return AttentionSpec(spec.scale, spec.window, spec.softcap, sinks)
+    return AttentionSpec(spec.scale, spec.sliding_window, spec.softcap, sinks)
 
 
 def make_step(block_size: int, query_lens: list[int] | None, lens: list[int] = LENS) -> AttentionStep:
@@ -49,8 +57,8 @@ def make_step(block_size: int, query_lens: list[int] | None, lens: list[int] = L
         slots = tables[lanes.long(), last // block_size].long() * block_size + last % block_size
         return AttentionStep(slots, tables, block_size, n, lanes, context)
     cu = torch.tensor([0, *query_lens]).cumsum(0).to(DEVICE, torch.int32)
-    part = PrefillTensors(cu, max(query_lens), context, lanes, False, query_lens, lens)
-    return AttentionStep(slots, tables, block_size, 0, lanes[:0], context[:0], part)
+    prefill = PrefillTensors(cu, max(query_lens), context, lanes, False, query_lens, lens)
+    return AttentionStep(slots, tables, block_size, 0, lanes[:0], context[:0], prefill)
 
 
 def make_caches(step: AttentionStep, key_dim: int, value_dim: int, kv_heads: int = 2) -> list[torch.Tensor]:
@@ -77,8 +85,8 @@ def assert_decodes_equal(block_size: int, dims: tuple[int, int], spec: Attention
     step, caches = make_step(block_size, None), make_caches(make_step(block_size, None), *dims)
     new = make_q(len(LENS), dims[0]), *make_new(len(LENS), *dims)
     wanted_caches = [cache.clone() for cache in caches]
-    want = SdpaBackend().decode(*new, *wanted_caches, step, on_device(spec))
-    got = TritonBackend().decode(*new, *caches, step, on_device(spec))
+    want = SdpaBackend().decode(AttentionCall(*new, *wanted_caches, step, on_device(spec)))
+    got = TritonBackend().decode(AttentionCall(*new, *caches, step, on_device(spec)))
     assert torch.allclose(got, want, atol=1e-4)
     assert all(torch.equal(*pair) for pair in zip(caches, wanted_caches, strict=True))
 
@@ -133,8 +141,8 @@ def test_shared_prefixes_change_nothing(name: str, block_size: int, dims: tuple[
     k, v = (torch.randn(kv_heads, 45, dim, generator=generator).to(DEVICE).transpose(0, 1) for dim in dims)
     new = make_q(45, dims[0]), k, v
     wanted_caches = [cache.clone() for cache in caches]
-    want = SdpaBackend().decode(*new, *wanted_caches, step, spec)
-    got = TritonBackend().decode(*new, *caches, step, spec)
+    want = SdpaBackend().decode(AttentionCall(*new, *wanted_caches, step, spec))
+    got = TritonBackend().decode(AttentionCall(*new, *caches, step, spec))
     assert torch.allclose(got, want, atol=1e-4)
     assert all(torch.equal(*pair) for pair in zip(caches, wanted_caches, strict=True))
 
@@ -147,8 +155,8 @@ def test_prefill_equals_the_reference(name: str, block_size: int, dims: tuple[in
     caches, q = make_caches(step, *dims), make_q(sum(query_lens), dims[0])
     fresh = make_caches(make_step(block_size, query_lens), *dims)
     keys, values = (gather_new(cache, step, query_lens) for cache in fresh)
-    got = TritonBackend().prefill(q, keys, values, *caches, step, spec)
-    want = SdpaBackend().prefill(q, keys, values, *caches, step, spec)
+    call = AttentionCall(q, keys, values, *caches, step, spec)
+    got, want = TritonBackend().prefill(call), SdpaBackend().prefill(call)
     assert torch.allclose(got, want, atol=1e-4)
 
 
@@ -162,13 +170,13 @@ def gather_new(cache: torch.Tensor, step: AttentionStep, query_lens: list[int]) 
 
 
 def test_store_writes_only_its_slots() -> None:
-    step = make_step(16, None)
-    k_cache, v_cache = make_caches(step, 24, 16)
+    k_cache, v_cache = make_caches(make_step(16, None), 24, 16)
     k, v = (torch.randn(2, 3, dim, device=DEVICE).transpose(0, 1) for dim in (24, 16))
     slots = torch.tensor([5, 16, 40], device=DEVICE)
     wanted = k_cache.clone(), v_cache.clone()
-    SdpaBackend().write(k, v, *wanted, slots)
-    TritonBackend().write(k, v, k_cache, v_cache, slots)
+    step = replace(make_step(16, None), slot_mapping=slots)
+    SdpaBackend().write(AttentionCall(k, k, v, *wanted, step, SPECS["plain"]))
+    TritonBackend().write(AttentionCall(k, k, v, k_cache, v_cache, step, SPECS["plain"]))
     assert torch.equal(k_cache, wanted[0]) and torch.equal(v_cache, wanted[1])
 
 

@@ -15,7 +15,7 @@ from tests.unit.workers.packed.packed_families import tiny_model
 
 
 def windows_of(family: str, **changes: object) -> list[int]:
-    return [layer.module.packed_window for layer in find_attention_layers(tiny_model(family, **changes))]
+    return [layer.module.packed_sliding_window for layer in find_attention_layers(tiny_model(family, **changes))]
 
 
 def test_a_mask_is_read_as_the_keys_that_a_query_sees() -> None:
@@ -51,7 +51,7 @@ def test_windows_longer_than_any_prompt_are_checked_short(monkeypatch: pytest.Mo
         with pytest.raises(UnsupportedModel, match="layer 1 of 2 is off by"):
             PackedEngine(tiny_model("mistral", sliding_window=6), None, (), PackedOptions(num_blocks=32))
     engine = PackedEngine(model, None, (), PackedOptions(num_blocks=32))
-    assert [layer.module.packed_window for layer in engine.components.layers] == [100, 100]
+    assert [layer.module.packed_sliding_window for layer in engine.components.layers] == [100, 100]
     assert model.config.sliding_window == 100
     (check,) = engine.components.checks
     with pytest.raises(UnsupportedModel), planted("SwappedHead", engine.runner.forward, check.layers):

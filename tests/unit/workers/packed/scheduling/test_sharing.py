@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parquetry.workers.packed.attention.hook import AttentionBackend
+from parquetry.workers.packed.attention.backend import AttentionBackend
+from parquetry.workers.packed.attention.call import AttentionCall
 from parquetry.workers.packed.attention.sdpa import SdpaBackend
 from parquetry.workers.packed.checks.sharing_check import can_share
 from parquetry.workers.packed.graph_inputs import GraphInputs, max_tiles
@@ -166,9 +167,9 @@ def test_outputs_are_those_of_the_eager_model(monkeypatch: pytest.MonkeyPatch) -
     seen = []
     decode = SdpaBackend.decode
 
-    def watched(self, q, k, v, k_cache, v_cache, step, spec):
-        seen.append(step.shared)
-        return decode(self, q, k, v, k_cache, v_cache, step, spec)
+    def watched(self: SdpaBackend, call: AttentionCall) -> torch.Tensor:
+        seen.append(call.step.shared)
+        return decode(self, call)
 
     monkeypatch.setattr(SdpaBackend, "shares_prefixes", True)
     monkeypatch.setattr(SdpaBackend, "decode", watched)
@@ -191,9 +192,9 @@ class WrongBackend(SdpaBackend):
 
     shares_prefixes = True
 
-    def decode(self, q, k, v, k_cache, v_cache, step, spec):
-        out = super().decode(q, k, v, k_cache, v_cache, step, spec)
-        return out if step.shared is None else out * 1.5
+    def decode(self, call: AttentionCall) -> torch.Tensor:
+        out = super().decode(call)
+        return out if call.step.shared is None else out * 1.5
 
 
 class RightBackend(SdpaBackend):
