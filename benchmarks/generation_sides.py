@@ -59,10 +59,12 @@ def run_vllm(workload: Workload, num_rounds: int, options: dict[str, Any]) -> It
     import vllm
 
     folder = os.path.join(tempfile.gettempdir(), "parquetry-bench", workload.model)
-    make_config(workload.model).save_pretrained(folder)
+    config = make_config(workload.model)
+    config.save_pretrained(folder)
+    longest = min(config.max_position_embeddings, 32768)
     start = time.perf_counter()
     llm = vllm.LLM(
-        model=folder, load_format="dummy", skip_tokenizer_init=True, dtype="bfloat16", max_model_len=4096,
+        model=folder, load_format="dummy", skip_tokenizer_init=True, dtype="bfloat16", max_model_len=longest,
         gpu_memory_utilization=0.9, seed=0, enable_prefix_caching=workload.shared_prefix > 0, **options,
     )  # fmt: skip
     yield {"startup_s": time.perf_counter() - start, "vllm": vllm.__version__}

@@ -36,6 +36,16 @@ SHAPES: dict[str, tuple[type[PretrainedConfig], str, dict]] = {
             "rope_theta": 500000.0,
         },
     ),
+    # the same, for prompts of tens of thousands of tokens
+    "llama-8b-32k": (
+        LlamaConfig,
+        "LlamaForCausalLM",
+        {
+            "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+            "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 32768,
+            "rope_theta": 500000.0,
+        },
+    ),
     # half of the layers of Qwen3-30B-A3B, so that weights and cache fit on 80 GB
     "qwen3-moe": (
         Qwen3MoeConfig,

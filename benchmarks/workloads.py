@@ -73,6 +73,13 @@ def deepseek(num_rows: int = 256) -> Workload:
     return offline(num_rows, name="deepseek", model="deepseek")
 
 
+def long(num_rows: int = 48, vocab: int = 30000) -> Workload:
+    """Few rows with much to read: prompts uniform in 4,000..24,000, outputs uniform in 50..400."""
+    rng = random.Random(4)
+    prompts = [[rng.randint(5, vocab) for _ in range(rng.randint(4000, 24000))] for _ in range(num_rows)]
+    return Workload("long", "llama-8b-32k", prompts, [rng.randint(50, 400) for _ in range(num_rows)], 400)
+
+
 WORKLOADS: dict[str, Callable[..., Workload]] = {
     "nano": nano,
     "offline": offline,
@@ -80,4 +87,5 @@ WORKLOADS: dict[str, Callable[..., Workload]] = {
     "moe": moe,
     "gpt-oss": gpt_oss,
     "deepseek": deepseek,
+    "long": long,
 }

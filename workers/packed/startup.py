@@ -17,6 +17,7 @@ from parquetry.workers.fusing.int8_linear import has_int8_layers, swap_int8_laye
 from parquetry.workers.fusing.merged_projections import merge_projections
 from parquetry.workers.packages import is_installed
 from parquetry.workers.packed.attention.kv_cache import LayerShape
+from parquetry.workers.packed.checks.hopper_check import has_hopper_kernel, use_hopper_kernel
 from parquetry.workers.packed.checks.paged_check import PagedCheck
 from parquetry.workers.packed.compile import compile_layers, reset_layers
 from parquetry.workers.packed.forward import Forward
@@ -34,7 +35,7 @@ class Changes:
     """Changes that may not move what the model computes beyond rounding: checked one by one, and undone in the end."""
 
     def __init__(self, forward: Forward, checks: Sequence[PagedCheck], undo: ExitStack) -> None:
-        self._forward = forward
+        self.forward = forward
         self._checks = checks
         self._undo = undo
         #: change -> why it was taken back
@@ -44,7 +45,7 @@ class Changes:
         """Make one change. One that does not work, or moves the layers' outputs, is taken back with a warning."""
         with ExitStack() as stack:
             problem = problem_of(lambda: self._try(what, change, stack))
-            if self._forward.group.all_agree(problem is None):
+            if self.forward.group.all_agree(problem is None):
                 self._undo.push(stack.pop_all())
                 return
         self.taken_back[what] = problem or ON_ANOTHER_RANK
@@ -53,19 +54,24 @@ class Changes:
     def _try(self, what: str, change: Change, stack: ExitStack) -> None:
         change(stack)
         for check in self._checks:
-            check.require(self._forward, f"with {what}")
+            check.require(self.forward, f"with {what}")
 
 
 def speed_up(
     changes: Changes, model: PreTrainedModel, layers: Sequence[LayerShape], options: PackedOptions, *, is_shared: bool
 ) -> None:
-    """On CUDA, give int8 weights our kernels, and compile the layers when asked. `is_shared`: by several ranks."""
+    """On CUDA, use the kernels made for the weights and the card, and compile the layers when asked.
+
+    `is_shared`: by several ranks.
+    """
     if model.device.type != "cuda":
         return
     if is_installed("triton") and has_int8_layers(model):
         changes.make("int8 kernels", partial(use_int8_kernels, model))
     if is_installed("triton") and has_experts(model):
         changes.make("experts kernels", partial(use_experts, model))
+    if is_installed("triton") and has_hopper_kernel(changes.forward, layers):
+        changes.make("Hopper's kernel for prompts", partial(use_hopper_kernel, changes.forward, layers))
     quantizer = getattr(model, "hf_quantizer", None)
     if options.compile and getattr(quantizer, "is_compileable", True):
         changes.make("compiled layers", partial(compile_merged, model, layers, is_shared=is_shared))

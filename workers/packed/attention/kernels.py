@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from parquetry.workers.packed.attention import flash
@@ -20,6 +22,10 @@ class TritonBackend(AttentionBackend):
     shares_prefixes = True
     cuts_prompts_freely = True
 
+    def __init__(self) -> None:
+        #: computes the chunks of prompts; a kernel made for the card may take its place
+        self.attend_chunks: Callable[[AttentionCall], Tensor] = paged_prefill
+
     def write(self, call: AttentionCall) -> None:
         store(call.inner_contiguous())
 
@@ -30,7 +36,7 @@ class TritonBackend(AttentionBackend):
         call = call.inner_contiguous()
         if call.prefill.is_fresh and self.can_attend_fresh(call):
             return self.attend_fresh(call)
-        return paged_prefill(call)
+        return self.attend_chunks(call)
 
     def can_attend_fresh(self, call: AttentionCall) -> bool:
         """Whether `attend_fresh` takes this layer."""
