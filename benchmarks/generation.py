@@ -71,14 +71,20 @@ def run_side(side: str, workload: str, args: argparse.Namespace) -> dict[str, An
 
 
 def floor_seconds(workload: Any, ceilings: dict[str, Any]) -> float | None:
-    """Matrix products at the card's rate plus key and value reads at its bandwidth, one after the other.
+    """Matrix products and attention of prompts at the card's rate, plus key and value reads at its bandwidth.
 
     A prefix that all rows share counts as computed once, and as never read. Of the experts a token has those it chose.
     """
     if ceilings["bytes_per_s"] is None:
         return None
     import numpy as np
-    from models import kv_bytes_read, make_config, num_layer_parameters, num_parameters
+    from models import (
+        kv_bytes_read,
+        make_config,
+        num_layer_parameters,
+        num_parameters,
+        prompt_attention_operations,
+    )
 
     config = make_config(workload.model)
     layers = num_layer_parameters(config)
@@ -88,8 +94,10 @@ def floor_seconds(workload: Any, ceilings: dict[str, Any]) -> float | None:
     starts = [len(ids) - workload.shared_prefix for ids in workload.prompts]
     num_keys = [np.arange(start, start + n) for start, n in zip(starts, workload.output_lens, strict=True)]
     read = kv_bytes_read(config, np.concatenate(num_keys))
-    matmul = 2 * (layers * num_tokens + head * workload.num_output_tokens) / ceilings["flop_per_s"]
-    return matmul + read / ceilings["bytes_per_s"]
+    operations = 2 * (layers * num_tokens + head * workload.num_output_tokens)
+    spans = np.asarray([[workload.shared_prefix, len(ids)] for ids in workload.prompts])
+    operations += prompt_attention_operations(config, spans)
+    return operations / ceilings["flop_per_s"] + read / ceilings["bytes_per_s"]
 
 
 def summarise(report: dict[str, Any], workload: Any, ceilings: dict[str, Any]) -> dict[str, Any]:

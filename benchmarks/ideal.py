@@ -3,9 +3,9 @@
     python benchmarks/ideal.py                                       # an H100: 3.018 TB/s, 714 TFLOP/s
     python benchmarks/ideal.py --bandwidth 4.3e12 --rate 790e12 --workloads offline
 
-A step reads all weights once (of experts those that were chosen, evenly), or computes its products, whichever takes
-longer, and then reads keys and values; a prefix that all rows share is not read. Nothing else takes time. The real
-scheduler decides the steps, on a CPU.
+A step reads all weights once (of experts those that were chosen, evenly), or computes its products and the attention of
+its prompts, whichever takes longer, and then reads keys and values; a prefix that all rows share is not read. Nothing
+else takes time. The real scheduler decides the steps, on a CPU.
 """
 
 from __future__ import annotations
@@ -20,7 +20,14 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from models import kv_bytes_read, make_config, num_layer_parameters, num_parameters, weight_bytes_read
+from models import (
+    kv_bytes_read,
+    make_config,
+    num_layer_parameters,
+    num_parameters,
+    prompt_attention_operations,
+    weight_bytes_read,
+)
 from workloads import WORKLOADS, Workload
 
 from parquetry.workers.packed.options import PackedOptions
@@ -32,7 +39,7 @@ from parquetry.workers.packed.scheduling.sequence import Sequence
 from parquetry.workers.packed.waves import tokens_of_whole_waves
 from parquetry.workers.request import GenerationRequest, SamplingParams
 
-BLOCK_SIZE, MAX_MODEL_LEN = 32, 4096
+BLOCK_SIZE, MAX_MODEL_LEN = 32, 32768
 
 
 def parse_args() -> argparse.Namespace:
@@ -57,6 +64,8 @@ class IdealCard:
 
     def seconds(self, batch: Batch) -> float:
         operations = 2 * (self.layers * batch.num_tokens + self.head * len(batch.sampled_lanes))
+        spans = [(chunk.start, chunk.stop) for chunk in batch.chunks]
+        operations += prompt_attention_operations(self.config, np.asarray(spans).reshape(-1, 2))
         weights = weight_bytes_read(self.config, batch.num_tokens)
         products = max(weights / self.bandwidth, operations / self.rate)
         return products + kv_bytes_read(self.config, batch.positions + 1 - self.shared) / self.bandwidth

@@ -142,6 +142,26 @@ def kv_bytes_read(config: PretrainedConfig, num_keys: np.ndarray) -> float:
     return float(read) * layer_kv_bytes(config)
 
 
+def prompt_attention_operations(config: PretrainedConfig, spans: np.ndarray) -> float:
+    """Floating-point operations of attention for tokens [start, stop) of prompts, (num_spans, 2); a window ends it."""
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+    num_windows = kinds.count("sliding_attention")
+    pairs = (len(kinds) - num_windows) * num_pairs(spans, None)
+    if num_windows:
+        pairs += num_windows * num_pairs(spans, config.sliding_window)
+    # two products, of two operations each
+    return 4.0 * config.num_attention_heads * head_dim(config) * pairs
+
+
+def num_pairs(spans: np.ndarray, window: int | None) -> float:
+    """Pairs of a query and a key that it sees."""
+    ends = spans.astype(float)
+    below = ends * ends / 2
+    if window is not None:
+        below = np.where(ends > window, window * ends - window * window / 2, below)
+    return float((below[:, 1] - below[:, 0]).sum())
+
+
 @dataclass(frozen=True)
 class Experts:
     """The routed experts of one layer."""
