@@ -1,65 +1,55 @@
-"""Chat templates: a model's own Jinja text that turns messages into its prompt format."""
+"""Chat templates: a model's own Jinja text that turns messages into its prompt format, rendered as prompts are."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import datetime
-from functools import cached_property
 from typing import Any
 
-import jinja2
-from jinja2 import meta, nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-
-from parquetry.schemas.errors import InvalidValueError, RowError, TemplateError, UnsupportedOptionError, suggestion
+from parquetry.schemas.errors import InvalidValueError, UnsupportedOptionError, suggestion
 from parquetry.schemas.generation import PromptSpec
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
-from parquetry.workers.preparation.conversation import Content, Message, Tool, text_part, user_turn
-from parquetry.workers.preparation.sandbox import MAX_TEMPLATE_CHARS, BoundedEnvironment
+from parquetry.workers.preparation.conversation import Message, Tool
+from parquetry.workers.preparation.rendering.renderer import definition_of, renderer
+from parquetry.workers.preparation.template import rendered
 
-_MARK = "a mark of ours"
 #: what templates are given beside the variables that a job may set
 _GIVEN = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
 
 
-class _GenerationBlock(Extension):
-    """`{% generation %}` marks the assistant's text for training; here it only stands for what is inside."""
-
-    tags = {"generation"}  # noqa: RUF012
-
-    def parse(self, parser: Parser) -> nodes.Node:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.Scope(body, lineno=line)
-
-
 class ChatTemplate:
-    """A model's chat template. Not shared between threads."""
+    """A model's chat template."""
 
     def __init__(
-        self, source: str, special_tokens: Mapping[str, str], now: datetime, variables: Mapping[str, Any] | None = None
+        self,
+        source: str,
+        special_tokens: Mapping[str, str],
+        now: datetime,
+        variables: Mapping[str, Any] | None = None,
+        *,
+        is_vision: bool = False,
     ) -> None:
-        """`variables` are those of prompt.chat_template_kwargs."""
-        self._environment = BoundedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationBlock]
-        )
-        self._environment.globals.update(raise_exception=_raise_exception, strftime_now=now.strftime)
+        """`variables` are those of prompt.chat_template_kwargs. Raises TemplateError for one that cannot be parsed."""
         self._special_tokens = dict(special_tokens)
-        self._variables = {"documents": None, "add_generation_prompt": True, **special_tokens, **(variables or {})}
-        self._source = source
-        self._template = self._environment.bounded_template(source)
-        #: whether contents are given as lists of content parts; vision models' templates tend to know nothing else
-        self.takes_content_parts = False
+        #: the template and what it is given, as the rendering process takes it
+        self.parts = {
+            "source": source,
+            "special_tokens": self._special_tokens,
+            "now": now.isoformat(),
+            "variables": dict(variables or {}),
+            "is_vision": is_vision,
+        }
+        self._definition = definition_of("chat", **self.parts)
+        self._facts = renderer.facts(self._definition)
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, prompt: PromptSpec, *, now: datetime) -> ChatTemplate | None:
         """The template to use, None for plain prompts.
 
         `now` is what templates that print a date get: the time of the job, so that every attempt gives the same text.
-        Raises UnsupportedOptionError when the spec needs a chat template and the model has none, or has one without a
-        place for tools, and InvalidValueError for variables that the template does not use.
+        Raises TemplateError for one that cannot be parsed, UnsupportedOptionError when the spec needs a chat template
+        and the model has none, or has one without a place for tools, and InvalidValueError for variables that the
+        template does not use.
         """
         source = checkpoint.chat_template_for(has_tools=prompt.tools is not None)
         if source is None:
@@ -67,25 +57,25 @@ class ChatTemplate:
             return None
         if prompt.chat is False:
             return None
-        template = cls._parse(source, checkpoint, prompt, now)
+        variables, is_vision = prompt.chat_template_kwargs, checkpoint.is_vision
+        template = cls(source, checkpoint.special_tokens, now, variables, is_vision=is_vision)
         template._require_used(checkpoint, prompt)
-        template.takes_content_parts = checkpoint.is_vision and template.shows([text_part(_MARK)], _MARK)
         return template
 
-    @classmethod
-    def _parse(cls, source: str, checkpoint: Checkpoint, prompt: PromptSpec, now: datetime) -> ChatTemplate:
-        if len(source) > MAX_TEMPLATE_CHARS:
-            raise TemplateError(reason="the model's chat template is too long")
-        try:
-            return cls(source, checkpoint.special_tokens, now, prompt.chat_template_kwargs)
-        except jinja2.TemplateError as error:
-            raise TemplateError(reason=f"the model's chat template has an error: {error}") from None
-
-    @cached_property
+    @property
     def uses(self) -> frozenset[str]:
         """Names of the variables that the template reads."""
-        names = meta.find_undeclared_variables(self._environment.parse(self._source))
-        return frozenset(names) - frozenset(self._environment.globals)
+        return frozenset(self._facts["uses"])
+
+    @property
+    def takes_content_parts(self) -> bool:
+        """Whether contents are given as lists of content parts, as vision models' templates tend to want them."""
+        return bool(self._facts["takes_content_parts"])
+
+    @property
+    def shows_images(self) -> bool:
+        """Whether an image's content part leaves a trace in the prompt."""
+        return bool(self._facts["shows_images"])
 
     def _require_used(self, checkpoint: Checkpoint, prompt: PromptSpec) -> None:
         """A variable that the template never reads would change nothing, and nobody would be told."""
@@ -101,92 +91,8 @@ class ChatTemplate:
 
     def render(self, messages: list[Message], tools: list[Tool] | None = None) -> str:
         """The prompt, ending where the assistant's answer begins. Raises RowError."""
-        if any(message.get("tool_calls") for message in messages) and "tool_calls" not in self._source:
-            raise RowError(reason="its messages hold tool_calls, and the model's chat template has no place for them")
-        return self._render([self._shaped(message) for message in messages], tools)
-
-    def _shaped(self, message: Message) -> Message:
-        shape = _as_content_parts if self.takes_content_parts else _as_text
-        calls = message.get("tool_calls")
-        shaped = {**message, "content": shape(message["content"])}
-        return {**shaped, "tool_calls": [self._with_arguments(call) for call in calls]} if calls else shaped
-
-    def _with_arguments(self, call: dict[str, Any]) -> dict[str, Any]:
-        """The call with its arguments as an object, or as JSON text where the template joins them to a string.
-
-        OpenAI's format has them as text, which most templates would write as a string within JSON.
-        """
-        convert = _as_json if self._writes_arguments_as_text else _as_object
-        function = call.get("function")
-        if isinstance(function, dict) and "arguments" in function:
-            return {**call, "function": {**function, "arguments": convert(function["arguments"])}}
-        return {**call, "arguments": convert(call["arguments"])} if "arguments" in call else call
-
-    @cached_property
-    def _writes_arguments_as_text(self) -> bool:
-        return not self._takes_arguments({"a": 1}) and self._takes_arguments('{"a": 1}')
-
-    def _takes_arguments(self, arguments: object) -> bool:
-        # some templates refuse ids of other lengths
-        call = {"id": "abcdefghi", "type": "function", "function": {"name": "f", "arguments": arguments}}
-        answer = {"role": "assistant", "content": [] if self.takes_content_parts else None, "tool_calls": [call]}
-        try:
-            self._render([*user_turn(_as_content_parts("x") if self.takes_content_parts else "x"), answer])
-        except RowError:
-            return False
-        return True
-
-    @property
-    def shows_images(self) -> bool:
-        """Whether an image's content part leaves a trace in the prompt."""
-        text = text_part(_MARK)
-        try:
-            return self.takes_content_parts and self._render(user_turn([text])) != self._render(
-                user_turn([{"type": "image"}, text])
-            )
-        except RowError:
-            return False
-
-    def shows(self, content: Content, text: str) -> bool:
-        """Whether a user's message of this content comes out with `text` in it, and not as a list in Python's way."""
-        try:
-            prompt = self._render(user_turn(content))
-        except RowError:
-            return False
-        return text in prompt and "'type'" not in prompt
-
-    def _render(self, messages: list[Message], tools: list[Tool] | None = None) -> str:
-        variables = {**self._variables, "messages": messages, "tools": tools}
-        try:
-            return self._environment.render(self._template, variables)
-        # the template is the model's program: what it cannot render is the fault of this row's messages
-        except Exception as error:  # noqa: BLE001
-            raise RowError(reason=f"the chat template failed: {str(error)[:200] or type(error).__name__}") from None
-
-
-def _as_content_parts(content: Content | None) -> list[dict[str, Any]]:
-    return [text_part(content)] if isinstance(content, str) else content or []
-
-
-def _as_text(content: Content | None) -> str | None:
-    return content if content is None or isinstance(content, str) else "".join(part.get("text", "") for part in content)
-
-
-def _as_json(arguments: Any) -> str:
-    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-
-
-def _as_object(arguments: Any) -> Any:
-    """The object that JSON text holds; what is no such text stays as it is."""
-    try:
-        found = json.loads(arguments) if isinstance(arguments, str) else arguments
-    except ValueError:
-        return arguments
-    return found if isinstance(found, dict) else arguments
-
-
-def _raise_exception(message: str) -> None:
-    raise jinja2.TemplateError(message)
+        (found,) = renderer.render(self._definition, [(messages, tools)])
+        return rendered(found).text
 
 
 def _require_plain(checkpoint: Checkpoint, prompt: PromptSpec) -> None:

@@ -10,16 +10,18 @@ from typing import Any
 import pyarrow as pa
 
 from parquetry.schemas.errors import InvalidValueError, RowError
+from parquetry.schemas.generation import PromptSpec
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.manifest import JobRecord
 from parquetry.workers.checkpoint.adapter import unknown_adapter
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.preparation.cells import cells, or_error, text_of
 from parquetry.workers.preparation.chat import ChatTemplate
-from parquetry.workers.preparation.conversation import Message, read_messages, read_tools, user_message, with_system
-from parquetry.workers.preparation.preparation import Preparation, require_good, require_tokens
+from parquetry.workers.preparation.preparation import Preparation, require_tokens
+from parquetry.workers.preparation.rendering.answers import Failed, Rendered
+from parquetry.workers.preparation.rendering.renderer import definition_of, renderer
 from parquetry.workers.preparation.request_params import sampling_params
-from parquetry.workers.preparation.template import Template, read_rows
+from parquetry.workers.preparation.template import Template, read_rows, row_error
 from parquetry.workers.preparation.tokenization import Tokenizer, Tokens
 from parquetry.workers.request import GenerationRequest, Request
 
@@ -35,16 +37,16 @@ class PromptPreparation(Preparation):
         self._tokenizer = tokenizer
         self._template = None if self._prompt.template is None else Template.parse(self._prompt.template)
         self._chat = ChatTemplate.of(checkpoint, self._prompt, now=_created(record))
+        self._definition = _definition(self._prompt, self._chat)
         self._limit = prompt_limit(record.spec, checkpoint)
         self._why = _why(checkpoint, self._params.max_new_tokens)
         self.num_samples = record.spec.generation.n
 
     def tokens(self, batch: pa.RecordBatch) -> list[Tokens | RowError]:
-        texts = [or_error(self._text, row) for row in self._rows(batch)]
-        return self._for_adapters(batch, self._encoded(texts))
+        return self._for_adapters(batch, self._encoded(self._texts(self._rows(batch))))
 
-    def _encoded(self, texts: Sequence[str | RowError]) -> list[Tokens | RowError]:
-        good = [text for text in texts if isinstance(text, str)]
+    def _encoded(self, texts: Sequence[Rendered | RowError]) -> list[Tokens | RowError]:
+        good = [text.text for text in texts if isinstance(text, Rendered)]
         # a chat template writes the special tokens itself
         encoded = iter(
             self._tokenizer.encode(
@@ -55,7 +57,7 @@ class PromptPreparation(Preparation):
                 why=f"{self._why}; shorten it, or set prompt.truncate",
             )
         )
-        return [require_tokens(next(encoded)) if isinstance(text, str) else text for text in texts]
+        return [require_tokens(next(encoded)) if isinstance(text, Rendered) else text for text in texts]
 
     def _for_adapters(self, batch: pa.RecordBatch, prepared: Sequence[Tokens | RowError]) -> list[Tokens | RowError]:
         """The tokens with the name of each row's adapter."""
@@ -88,20 +90,16 @@ class PromptPreparation(Preparation):
         names |= {name for name in (self._prompt.messages, self._prompt.tools) if isinstance(name, str)}
         return read_rows(batch, sorted(names))
 
-    def _text(self, row: dict[str, Any]) -> str:
-        """The prompt of one row, as it is tokenized. Raises RowError."""
-        require_good(row)
-        if self._template is None:
-            column = str(self._prompt.messages)
-            return self._dialogue(row, with_system(read_messages(column, row[column]), self._prompt.system))
-        text = self._template.render(row)
-        return text if self._chat is None else self._dialogue(row, user_message(text, self._prompt.system))
-
-    def _dialogue(self, row: dict[str, Any], messages: list[Message]) -> str:
-        """Messages and the row's tools through the chat template."""
-        assert self._chat is not None
-        tools = self._prompt.tools
-        return self._chat.render(messages, read_tools(tools, row[tools]) if isinstance(tools, str) else tools)
+    def _texts(
+        self, rows: Sequence[dict[str, Any]], num_images: Sequence[int] | None = None
+    ) -> list[Rendered | RowError]:
+        """The prompt of each row as it is tokenized; bad cells, and what cannot be rendered, are RowErrors."""
+        counts = [None] * len(rows) if num_images is None else num_images
+        bad = [next((value for value in row.values() if isinstance(value, RowError)), None) for row in rows]
+        asked = [(row, count) for row, count, error in zip(rows, counts, bad, strict=True) if error is None]
+        found = iter(renderer.render(self._definition, asked))
+        texts = [next(found) if error is None else error for error in bad]
+        return [row_error(text) if isinstance(text, Failed) else text for text in texts]
 
 
 def prompt_limit(spec: JobSpec, checkpoint: Checkpoint) -> int:
@@ -126,6 +124,18 @@ def _why(checkpoint: Checkpoint, max_new_tokens: int) -> str:
     if checkpoint.is_encoder_decoder:
         return " into the model's encoder"
     return f" beside max_new_tokens {max_new_tokens} in the model's {checkpoint.context_window}"
+
+
+def _definition(prompt: PromptSpec, chat: ChatTemplate | None) -> bytes:
+    """What the rendering process makes of a row."""
+    return definition_of(
+        "dialogue",
+        template=prompt.template,
+        chat=None if chat is None else chat.parts,
+        messages=prompt.messages,
+        tools=prompt.tools,
+        system=prompt.system,
+    )
 
 
 def _created(record: JobRecord) -> datetime:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
-
-import jinja2
-from jinja2 import meta, nodes
 
 #: the name of the whole row, for columns whose names are no identifiers; a column of this name comes first
 ROW = "row"
@@ -29,15 +26,9 @@ class TemplateNames:
     differences: frozenset[str]
 
     @classmethod
-    def of(cls, source: str, environment: jinja2.Environment) -> TemplateNames:
-        """Raises jinja2.TemplateSyntaxError."""
-        tree = environment.parse(source)
-        plain = frozenset(meta.find_undeclared_variables(tree)) - frozenset(environment.globals)
-        named = frozenset(_columns_of_row(tree)) if ROW in plain else frozenset()
-        all_uses = sum(name.name == ROW for name in tree.find_all(nodes.Name))
-        takes_row = ROW in plain and all_uses != len(list(_columns_of_row(tree)))
-        differences = frozenset(filter(None, map(_spelled, tree.find_all(nodes.Sub))))
-        return cls(plain, plain - {ROW} | named, takes_row, ROW in plain, differences)
+    def of(cls, facts: Mapping[str, Any]) -> TemplateNames:
+        """The names as the rendering process tells them, with a list for each set."""
+        return cls(**{name: frozenset(value) if isinstance(value, list) else value for name, value in facts.items()})
 
     def columns_of(self, known: Collection[str]) -> frozenset[str]:
         """The columns needed of an input with these columns; one that is called `row` is itself."""
@@ -50,42 +41,3 @@ class TemplateNames:
     def mistaken(self, known: Collection[str]) -> str | None:
         """A column that is written as a difference, which Jinja computes; None where there is none."""
         return next((name for name in sorted(self.differences) if name in set(known)), None)
-
-
-class Row(dict[str, Any]):
-    """The row in a template: a null cell is what it is in a template elsewhere, and null in JSON."""
-
-    def __init__(self, values: dict[str, Any], nulls: dict[str, Any]) -> None:
-        super().__init__(values)
-        self._nulls = nulls
-
-    def __getitem__(self, name: str) -> Any:
-        return self._nulls[name] if name in self._nulls else super().__getitem__(name)
-
-
-def _columns_of_row(tree: nodes.Template) -> Iterator[str]:
-    for item in tree.find_all(nodes.Getitem):
-        if _is_row(item.node) and isinstance(item.arg, nodes.Const) and isinstance(item.arg.value, str):
-            yield item.arg.value
-    for attribute in tree.find_all(nodes.Getattr):
-        if _is_row(attribute.node) and not hasattr(dict, attribute.attr):
-            yield attribute.attr
-
-
-def _is_row(node: nodes.Node) -> bool:
-    return isinstance(node, nodes.Name) and node.name == ROW
-
-
-def _spelled(node: nodes.Node) -> str | None:
-    """`a-b-2` for the difference that Jinja makes of it, None for another expression."""
-    if isinstance(node, nodes.Name):
-        return node.name
-    if isinstance(node, nodes.Const):
-        return str(node.value)
-    if isinstance(node, nodes.Getattr):
-        owner = _spelled(node.node)
-        return None if owner is None else f"{owner}.{node.attr}"
-    if isinstance(node, nodes.Sub):
-        left, right = _spelled(node.left), _spelled(node.right)
-        return None if left is None or right is None else f"{left}-{right}"
-    return None

@@ -13,16 +13,15 @@ from parquetry.schemas.errors import RowError
 from parquetry.schemas.manifest import JobRecord
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.preparation.cells import or_error
-from parquetry.workers.preparation.conversation import read_messages, user_message, with_system
 from parquetry.workers.preparation.images.image_column import Reference, read_images, reference
 from parquetry.workers.preparation.images.image_reader import ImageReader
-from parquetry.workers.preparation.preparation import require_good
 from parquetry.workers.preparation.prompts import PromptPreparation
+from parquetry.workers.preparation.rendering.answers import Rendered
 from parquetry.workers.preparation.tokenization import Tokenizer, Tokens
 from parquetry.workers.request import Request, VisionRequest
 
 #: a prompt's text, and its images by reference
-Named = tuple[str, tuple[Reference, ...]]
+Named = tuple[Rendered, tuple[Reference, ...]]
 #: images read at once; they wait for disks and networks, not for the processor
 _READERS = 8
 
@@ -53,9 +52,11 @@ class ImagePreparation(PromptPreparation):
 
     def tokens(self, batch: pa.RecordBatch) -> list[Tokens | RowError]:
         """ImagePrompts with references to images that have not been read."""
-        rows = zip(self._rows(batch), self._images(batch), strict=True)
-        prompts = [or_error(self._prompt_of, *row) for row in rows]
-        encoded = self._encoded([prompt if isinstance(prompt, RowError) else prompt[0] for prompt in prompts])
+        images = self._images(batch)
+        texts = self._texts(self._rows(batch), [0 if isinstance(of, RowError) else len(of) for of in images])
+        prompts = [or_error(self._prompt_of, *row) for row in zip(texts, images, strict=True)]
+        texts = [prompt if isinstance(prompt, RowError) else prompt[0] for prompt in prompts]
+        encoded = self._encoded(texts)
         pairs = zip(prompts, encoded, strict=True)
         return self._for_adapters(batch, [_named(prompt, tokens) for prompt, tokens in pairs])
 
@@ -64,24 +65,15 @@ class ImagePreparation(PromptPreparation):
         column = str(self._prompt.image)
         return [[]] * batch.num_rows if column == self._prompt.messages else read_images(column, batch[column])
 
-    def _prompt_of(self, row: dict[str, Any], images: list[Reference] | RowError) -> Named:
+    def _prompt_of(self, text: Rendered | RowError, images: list[Reference] | RowError) -> Named:
         """The text of the prompt, and a reference for each of its image placeholders. Raises RowError."""
-        require_good(row)
+        if isinstance(text, RowError):
+            raise text
         if isinstance(images, RowError):
             raise images
-        if self._template is None:
-            return self._conversation(row, images)
-        text = self._template.render(row)
-        if self._chat is not None:
-            text = self._dialogue(row, user_message(text, self._prompt.system, num_images=len(images)))
-        return text, tuple(images)
-
-    def _conversation(self, row: dict[str, Any], images: Sequence[Reference]) -> Named:
-        column = str(self._prompt.messages)
-        named: list[Any] = []
-        messages = read_messages(column, row[column], named)
-        filled = tuple(_fill(f"{column}: image", named, images))
-        return self._dialogue(row, with_system(messages, self._prompt.system)), filled
+        if self._template is not None:
+            return text, tuple(images)
+        return text, tuple(_fill(f"{self._prompt.messages}: image", text.images, images))
 
     def complete(self, prepared: list[Tokens | RowError]) -> list[Tokens | RowError]:
         """The prompts with the bytes of their images, which are read in parallel."""
@@ -108,7 +100,7 @@ def _named(prompt: Named | RowError, tokens: Tokens | RowError) -> ImagePrompt |
         return prompt
     if isinstance(tokens, RowError):
         return tokens
-    return ImagePrompt(tokens.ids, text=prompt[0], references=prompt[1])
+    return ImagePrompt(tokens.ids, text=prompt[0].text, references=prompt[1])
 
 
 def _fill(name: str, named: Sequence[Any], images: Sequence[Reference]) -> Iterable[Reference]:

@@ -1,6 +1,7 @@
 """The Jinja environment for text we did not write: prompt templates and models' chat templates.
 
-Immutable and sandboxed by Jinja; bounded by us in steps, time and size, so that a template cannot hold a worker.
+Immutable and sandboxed by Jinja; bounded by us in steps, time and size. This is the first wall, which tells what was
+crossed; the second is the limits of the process that it runs in.
 """
 
 from __future__ import annotations
@@ -13,39 +14,56 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from jinja2 import Template, nodes
-from jinja2.exceptions import SecurityError
+from jinja2.exceptions import SecurityError, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 #: characters a template, and what it renders to, may have
 MAX_TEMPLATE_CHARS = 1_000_000
 MAX_RENDERED_CHARS = 16_000_000
-#: loop turns and calls of one render
+#: expressions and statements, each of which takes far longer to parse than the same length of text
+MAX_TAGS = 10_000
+#: loop turns and calls of one render, and its processor seconds, somewhat below those at which the kernel ends it
 MAX_STEPS = 1_000_000
-MAX_RENDER_S = 2.0
-_CLOCK_EVERY = 256
+MAX_RENDER_S = 0.5
+_CLOCK_EVERY = 64
+#: bits of a whole number that is computed; Python itself reads and prints none above 4300 digits, which are 14,285
+MAX_INT_BITS = 16_384
+#: digits that numbers may be rounded to
+_MAX_PRECISION = 300
 #: filters and str methods whose result may be far larger than their arguments
 _GROWING = frozenset({"batch", "center", "expandtabs", "indent", "join", "ljust", "replace", "rjust", "slice", "zfill"})
 _FORMATTING = frozenset({"format", "format_map"})
+#: filters that take a second for what others do at once, and the characters they are given at most
+_SLOW = frozenset({"pprint", "urlize", "wordwrap"})
+_MAX_SLOW_CHARS = 500_000
 _WIDE_FORMAT = re.compile(r"\d{5,}|\*|\{[^{}]*\{")
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
-    """Bounds every render by MAX_STEPS, MAX_RENDER_S and MAX_RENDERED_CHARS. Not thread-safe."""
+    """Bounds every render by MAX_STEPS, MAX_RENDER_S and MAX_RENDERED_CHARS. Of one thread, whose time is counted."""
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
     def __init__(self, **options: Any) -> None:
         super().__init__(autoescape=False, cache_size=0, **options)
         self._steps = 0
-        self._deadline = 0.0
+        self._deadline: float | None = None
         self.globals = {"range": self.globals["range"], "namespace": self.globals["namespace"], "dict": _make_dict}
         self.filters = {name: _guard(name, function) for name, function in self.filters.items()}
         self.filters.update(tojson=_to_json, bounded=self._bounded, concatenated=_concatenate)
 
-    def bounded_template(self, source: str) -> Template:
-        """Compile `source` with every loop and concatenation counted. Raises jinja2.TemplateSyntaxError."""
-        return self.from_string(_Bounding().visit(self.parse(source)))
+    def parse_bounded(self, source: str) -> nodes.Template:
+        """The tree of a template. Raises jinja2.TemplateSyntaxError, and TemplateError for one that is too large."""
+        if len(source) > MAX_TEMPLATE_CHARS:
+            raise TemplateError(f"it is longer than {MAX_TEMPLATE_CHARS} characters")
+        if source.count("{{") + source.count("{%") > MAX_TAGS:
+            raise TemplateError(f"it has more than {MAX_TAGS} expressions and statements")
+        return self.parse(source)
+
+    def bounded_template(self, tree: nodes.Template) -> Template:
+        """Compile a tree, which is changed, with every loop and concatenation counted."""
+        return self.from_string(_Bounding().visit(tree))
 
     @staticmethod
     def concat(pieces: Iterable[str]) -> str:
@@ -56,17 +74,20 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     def render(self, template: Template, variables: dict[str, Any]) -> str:
         """Raises SecurityError when a bound is crossed, and whatever the template raises."""
-        self._steps, self._deadline = 0, time.monotonic() + MAX_RENDER_S
+        self._steps, self._deadline = 0, None
         pieces, size = [], 0
-        for piece in template.generate(variables):
+        # what `Template.generate` does, without its chain of dictionaries and without rewriting tracebacks
+        context = self.context_class(self, {**self.globals, **variables}, template.name, template.blocks)
+        for piece in template.root_render_func(context):
             size += len(piece)
-            _require(size)
+            if size > MAX_RENDERED_CHARS:
+                _require(size)
             pieces.append(piece)
         return "".join(pieces)
 
     def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Count calls, and refuse str methods whose result would be huge."""
-        self._step()
+        self.step()
         owner = getattr(function, "__self__", None)
         if isinstance(owner, str):
             _check_growth(function.__name__, (owner, *args))
@@ -81,27 +102,41 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """Refuse sums, repetition, powers and formatting whose result would be huge."""
-        if operator == "+" and isinstance(left, str | list):
-            _require(len(left) + _magnitude(right))
-        if operator == "*" and not (isinstance(left, int | float) and isinstance(right, int | float)):
+        if operator == "+":
+            if isinstance(left, str | list):
+                right_size = len(right) if type(right) is str else _magnitude(right)
+                if len(left) + right_size > MAX_RENDERED_CHARS:
+                    _require(len(left) + right_size)
+            return left + right
+        if operator == "%":
+            if isinstance(left, str):
+                _check_growth("format", (left,))
+        elif isinstance(left, int) and isinstance(right, int):
+            _check_bits(operator, left, right)
+        elif operator == "*" and not (isinstance(left, int | float) and isinstance(right, int | float)):
             _require(_magnitude(left) * _magnitude(right))
-        if operator == "**" and isinstance(left, int) and isinstance(right, int):
-            _require(left.bit_length() * abs(right))
-        if operator == "%" and isinstance(left, str):
-            _check_growth("format", (left,))
-        return super().call_binop(context, operator, left, right)
+        return self.binop_table[operator](left, right)
 
     def _bounded(self, items: Iterable[Any]) -> Iterator[Any]:
         for item in items:
-            self._step()
+            self.step()
             yield item
 
-    def _step(self) -> None:
+    def step(self) -> None:
+        """Count a loop turn or a call. Raises SecurityError when there were too many, or they took too long."""
         self._steps += 1
+        if self._steps % _CLOCK_EVERY == 0:
+            self._check_clock()
+
+    def _check_clock(self) -> None:
         if self._steps > MAX_STEPS:
             raise SecurityError(f"more than {MAX_STEPS} steps")
-        if self._steps % _CLOCK_EVERY == 0 and time.monotonic() > self._deadline:
-            raise SecurityError(f"more than {MAX_RENDER_S:g} s")
+        # processor time, so that a machine with too much to do fails no row; from the first look on, since most
+        # templates never come to one
+        now = time.process_time()
+        self._deadline = self._deadline or now + MAX_RENDER_S
+        if now > self._deadline:
+            raise SecurityError(f"more than {MAX_RENDER_S:g} s of processor time")
 
 
 class _Bounding(NodeTransformer):
@@ -123,7 +158,7 @@ def _concatenate(pieces: list[Any]) -> str:
 
 
 def _guard(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    if name not in _GROWING | _FORMATTING:
+    if name not in _GROWING | _FORMATTING | _SLOW | {"round"}:
         return function
 
     @functools.wraps(function)
@@ -139,8 +174,22 @@ def _check_growth(name: str, args: tuple[Any, ...]) -> None:
         raise SecurityError("a format wider than four digits")
     if name in _GROWING:
         _require(functools.reduce(lambda size, arg: size * max(_magnitude(arg), 1), args, 1))
+    if name in _SLOW and any(_magnitude(arg) > _MAX_SLOW_CHARS for arg in args):
+        raise SecurityError(f"{name} of more than {_MAX_SLOW_CHARS} characters")
+    if name == "round" and any(isinstance(arg, int) and abs(arg) > _MAX_PRECISION for arg in args[1:]):
+        raise SecurityError(f"rounding to more than {_MAX_PRECISION} digits")
+    if name == "translate":
+        _require(
+            len(args[0]) * max(map(_magnitude, args[1].values() if isinstance(args[1], dict) else args[1:]), default=1)
+        )
     if name == "join":
         _require(sum(sum(map(_magnitude, arg)) for arg in args if isinstance(arg, list | tuple)))
+
+
+def _check_bits(operator: str, left: int, right: int) -> None:
+    bits = left.bit_length() * abs(right) if operator == "**" else left.bit_length() + right.bit_length()
+    if bits > MAX_INT_BITS:
+        raise SecurityError(f"a whole number of more than {MAX_INT_BITS} bits")
 
 
 def _magnitude(value: Any) -> int:
