@@ -28,7 +28,8 @@ class TemplateNames:
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> TemplateNames:
         """The names as the rendering process tells them, with a list for each set."""
-        return cls(**{name: frozenset(value) if isinstance(value, list) else value for name, value in facts.items()})
+        sets: dict[str, Any] = {name: frozenset(value) for name, value in facts.items() if isinstance(value, list)}
+        return cls(**{**facts, **sets})
 
     def columns_of(self, known: Collection[str]) -> frozenset[str]:
         """The columns needed of an input with these columns; one that is called `row` is itself."""
