@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from parquetry.schemas.columns import PROVENANCE_PREFIX, REPAIRED_CELLS
 from parquetry.schemas.errors import BadInputError
 from parquetry.schemas.location import Location
 from parquetry.schemas.storage.opening import open_storage
 from parquetry.schemas.storage.storage import Storage
 
+_REPAIRED = f"{PROVENANCE_PREFIX}{REPAIRED_CELLS}".encode()
+#: footers that are looked into at the end of a run, and as many at once
+_MOST_FOOTERS = 1000
+_NUM_READERS = 16
 _PART = re.compile(r"part-\d{8,}\.parquet")
 
 
@@ -51,6 +59,19 @@ def head(path: str, rows: int) -> pa.Table | None:
     storage = open_storage(Location.parse(path))
     names = part_names(storage)
     return _first_rows(storage, names[0], rows) if names else None
+
+
+def repaired_cells(path: str) -> Counter[str]:
+    """How many kept cells were not UTF-8 and have U+FFFD now, by column, as the footers of the first parts say."""
+    storage = open_storage(Location.parse(path))
+    with ThreadPoolExecutor(_NUM_READERS) as readers:
+        found = readers.map(lambda name: _repaired_cells(storage, name), part_names(storage)[:_MOST_FOOTERS])
+        return sum(found, Counter[str]())
+
+
+def _repaired_cells(storage: Storage, name: str) -> Counter[str]:
+    with storage.open(name) as source, pq.ParquetFile(source, pre_buffer=False) as file:
+        return Counter(json.loads((file.metadata.metadata or {}).get(_REPAIRED, b"{}")))
 
 
 def part_names(storage: Storage) -> list[str]:

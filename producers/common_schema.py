@@ -11,7 +11,7 @@ import pyarrow as pa
 from parquetry.producers.footers import FileFacts
 from parquetry.schemas.errors import MixedSchemasError, UnreadableFileError
 from parquetry.workers.reading.text_types import joined, settled
-from parquetry.workers.reading.widening import widened
+from parquetry.workers.reading.widening import widened, without_views
 
 _PANDAS = b"pandas"
 _MAX_NAMED = 5
@@ -67,7 +67,7 @@ class _Column:
         kind = self.kind
         # a column without a value in any file is text, as one of a text file is
         kind = pa.string() if kind is None or pa.types.is_null(kind) else kind
-        return pa.field(self.name, kind, metadata=self._metadata)
+        return pa.field(self.name, without_views(kind), metadata=self._metadata)
 
     def add(self, fact: FileFacts, field: pa.Field | None, *, is_needed: bool) -> str | None:
         """Take another file's column in; returns how it differs with harm, and what to do."""

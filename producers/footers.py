@@ -121,5 +121,20 @@ def _facts(file: FoundFile, schema: pa.Schema, row_group_rows: list[int], data_b
     return FileFacts(file, full, own, repeated, row_group_rows, data_bytes)
 
 
+#: what Arrow says, and what to do about it
+_REMEDIES = {
+    "encrypted metadata": "it is encrypted; write it without encryption",
+    "magic bytes not found": "it is no whole Parquet file: cut short, or of another kind; write it again",
+    "smaller than the": "it is no whole Parquet file: cut short, or of another kind; write it again",
+    "file size is 0 bytes": "it is empty, so it is no Parquet file; remove it, or write it again",
+    "more than 64 bits": "it has a column of 128-bit integers, which Arrow does not read; write decimals or text",
+    "compressed stream": "it is cut short or damaged; copy it again (gzip -t, zstd -t and bzip2 -t tell)",
+    "zlib inflate": "it is damaged or not compressed as its name says; copy it again (gzip -t tells)",
+    "ZSTD decompress": "it is damaged or not compressed as its name says; copy it again (zstd -t tells)",
+    "bz2 decompress": "it is damaged or not compressed as its name says; copy it again (bzip2 -t tells)",
+}
+
+
 def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:300]
+    known = next((remedy for said, remedy in _REMEDIES.items() if said.lower() in str(error).lower()), None)
+    return known or (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:300]

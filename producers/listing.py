@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
 from parquetry.producers.source import Source, is_hidden, partitions_of, trailing_partitions
-from parquetry.producers.table_formats import FoundTable, table_around, tables_below
+from parquetry.producers.table_formats import FoundTable, TablesAround, tables_below, without_logs
 from parquetry.schemas.errors import InputNotFoundError, UnreadableFileError
 from parquetry.schemas.formats import (
     HEAD_BYTES,
@@ -32,6 +32,8 @@ _HIDDEN = "whose name, or whose folder's, begins with _ or ."
 _UNKNOWN = f"of no format that is read here (those are {NAMES})"
 _BESIDE = "that may be settings rather than rows, since files of other formats lie beside them"
 _GONE = "that the table's log no longer counts"
+_AGAIN = "another name of which is listed already"
+_NO_LINES = "whose JSON is not one object a line (jq -c writes it so)"
 #: what writers leave beside their files; none of it holds rows
 _MARKERS = ("_SUCCESS", "_metadata", "_common_metadata", "_committed_", "_started_", ".DS_Store", ".crc")
 
@@ -93,9 +95,9 @@ def find_files(paths: str | list[str]) -> Listing:
     Raises InputNotFoundError for an item that has none, which says what is there, and TableFormatError.
     """
     found: dict[str, FoundFile] = {}
-    total = Listing()
+    total, around = Listing(), TablesAround()
     for text in [paths] if isinstance(paths, str) else paths:
-        listing = _list_source(Source.parse(text))
+        listing = _list_source(Source.parse(text), around)
         if not listing.files:
             raise InputNotFoundError(path=text, found=_found(listing))
         for file in listing.files:
@@ -104,34 +106,40 @@ def find_files(paths: str | list[str]) -> Listing:
     if not found:
         raise InputNotFoundError(path="an empty list", found="")
     total.files = [found[path] for path in sorted(found)]
-    return total
+    return _once(total)
+
+
+def _once(listing: Listing) -> Listing:
+    """The listing with each file under one of the names that links give it, the one with most partitions."""
+    names: dict[str, list[FoundFile]] = {}
+    for file in listing.files:
+        names.setdefault(f"{file.location.bucket}/{file.location.resolved}", []).append(file)
+    chosen = {max(same, key=lambda file: len(file.partitions)).path for same in names.values()}
+    listing.leave_out((file.path for file in listing.files if file.path not in chosen), _AGAIN)
+    listing.files = [file for file in listing.files if file.path in chosen]
+    return listing
 
 
 def _found(listing: Listing) -> str:
     return f"; there are only {'; and '.join(listing.parts)}" if listing.left_out else ""
 
 
-def _list_source(source: Source) -> Listing:
+def _list_source(source: Source, around: TablesAround) -> Listing:
     if source.pattern is None and source.base.name:
         entry = open_storage(source.base.parent).head(source.base.name)
         if entry is not None:
-            named = _named_file(source.base, entry)
-            return _live(Listing([named]), _around(source.base.parent))
+            return _live(Listing([_named_file(source.base, entry)]), [], around)
     entries = open_storage(source.base).list()
-    listing = _known(source, entries)
-    return _live(listing, [*_around(source.base), *tables_below(source.base, (entry.path for entry in entries))])
-
-
-def _around(folder: Location) -> list[FoundTable]:
-    table = table_around(folder)
-    return [] if table is None else [table]
+    below = tables_below(source.base, (entry.path for entry in entries))
+    return _live(_known(source, without_logs(source.base, entries, below)), below, around)
 
 
 def _named_file(location: Location, entry: Entry) -> FoundFile:
     kind = kind_of_name(location.name) or _kind_of_content(location)
     if kind is None:
-        reason = f"its content is neither Parquet nor JSON objects a line each, and its name ends in none of {NAMES}"
-        raise UnreadableFileError(path=location, reason=reason)
+        nothing = f"its content is neither Parquet nor JSON objects a line each, and its name ends in none of {NAMES}"
+        jsonlike = "its JSON is not one object a line; write it so (jq -c . for objects, jq -c '.[]' for an array)"
+        raise UnreadableFileError(path=location, reason=jsonlike if _is_json(location.name) else nothing)
     named = replace(entry, path=location.name)
     return FoundFile(location, named, kind, dict(trailing_partitions(location.parent)))
 
@@ -146,14 +154,20 @@ def _known(source: Source, entries: Iterable[Entry]) -> Listing:
     unnamed = [entry for entry in shown if kind_of_name(entry.path) is None]
     looked = _by_content(source, [entry for entry in unnamed if may_be_input(entry.path)])
     # one line of JSON may as well be settings
-    doubtful = [pair for pair in looked if ".json" in pair[0].path.rpartition("/")[2].lower()]
+    doubtful = [pair for pair in looked if _is_json(pair[0].path)]
     chosen = [*named, *(pair for pair in looked if pair not in doubtful)] or doubtful
     if chosen is not doubtful:
         listing.leave_out((entry.path for entry, _ in doubtful), _BESIDE)
     readable = {entry.path for entry, _ in looked}
-    listing.leave_out((entry.path for entry in unnamed if entry.path not in readable), _UNKNOWN)
+    unread = [entry.path for entry in unnamed if entry.path not in readable]
+    listing.leave_out((path for path in unread if _is_json(path)), _NO_LINES)
+    listing.leave_out((path for path in unread if not _is_json(path)), _UNKNOWN)
     listing.files = [_file_below(source, entry, kind) for entry, kind in sorted(chosen, key=lambda c: c[0].path)]
     return listing
+
+
+def _is_json(path: str) -> bool:
+    return ".json" in path.rpartition("/")[2].lower()
 
 
 def _file_below(source: Source, entry: Entry, kind: FileKind) -> FoundFile:
@@ -186,15 +200,21 @@ def _kind_of_content(location: Location) -> FileKind | None:
     return None if found is None else FileKind(found, compression)
 
 
-def _live(listing: Listing, tables: Iterable[FoundTable]) -> Listing:
-    """The listing without the files that a table around them no longer counts."""
-    for table in tables:
+def _live(listing: Listing, below: Iterable[FoundTable], around: TablesAround) -> Listing:
+    """The listing without the files that a table they belong to no longer counts."""
+    for table in dict.fromkeys([*below, *_tables_around(listing.files, around)]):
         mine = [file for file in listing.files if table.root.contains(file.location)]
-        live = table.live_files() if mine else frozenset()
-        gone = {file.path for file in mine if file.path not in live}
+        gone = {file.path for file in mine if file.location.resolved not in table.live_files}
         listing.leave_out(gone, _GONE)
         listing.files = [file for file in listing.files if file.path not in gone]
     return listing
+
+
+def _tables_around(files: Iterable[FoundFile], around: TablesAround) -> Iterator[FoundTable]:
+    """The tables that files lie in, where they are and where links lead."""
+    locations = (file.location for file in files)
+    folders = dict.fromkeys(folder for at in locations for folder in (at.parent, replace(at, path=at.resolved).parent))
+    return (table for folder in folders if (table := around.of(folder)) is not None)
 
 
 def _checked(location: Location) -> Location:

@@ -22,6 +22,8 @@ _ENTITY = [
 ENTITIES = pa.field("entities", pa.list_(pa.struct(_ENTITY)))
 #: prefix of every provenance key in the Parquet schema metadata
 PROVENANCE_PREFIX = "parquetry."
+#: key of a part's footer, absent where there are none: cells that were not UTF-8 and have U+FFFD now, as JSON by column
+REPAIRED_CELLS = "repaired_cells"
 
 
 def task_fields(spec: JobSpec, *, embedding_dim: int | None = None, per_token: bool = False) -> list[pa.Field]:

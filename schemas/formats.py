@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +18,12 @@ _SUFFIXES: dict[str, Format] = {
 _COMPRESSIONS: dict[str, Compression] = {
     ".gz": "gzip", ".gzip": "gzip", ".zst": "zstd", ".zstd": "zstd", ".bz2": "bz2",
 }  # fmt: skip
-_MAGIC: dict[bytes, Compression] = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2"}
+_MAGIC: dict[Compression, re.Pattern[bytes]] = {
+    "gzip": re.compile(rb"\x1f\x8b"),
+    # a frame, or one to be skipped
+    "zstd": re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"),
+    "bz2": re.compile(rb"BZh[1-9]1AY"),
+}
 _PARQUET_MAGIC = b"PAR1"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 #: bytes from a file's beginning that `kind_of_content` is given
@@ -60,7 +66,7 @@ def suffix_of(name: str) -> str:
 
 def compression_of_content(head: bytes) -> Compression | None:
     """How a file is compressed that begins with these bytes."""
-    return next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
+    return next((kind for kind, magic in _MAGIC.items() if magic.match(head)), None)
 
 
 def format_of_content(head: bytes) -> Format | None:

@@ -97,12 +97,12 @@ class Location:
         """Whether `other` is this very location or lies below it."""
         if (self.scheme, self.bucket) != (other.scheme, other.bucket):
             return False
-        mine, theirs = self._resolved.rstrip("/"), other._resolved.rstrip("/")
+        mine, theirs = self.resolved.rstrip("/"), other.resolved.rstrip("/")
         return mine in ("", theirs) or theirs.startswith(mine + "/")
 
     @property
-    def _resolved(self) -> str:
-        # join() adds names that may be links, so they are followed again before a comparison
+    def resolved(self) -> str:
+        """The path with links followed: `join` adds names that may be links."""
         return os.path.realpath(self.path) if self.is_local else self.path
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from parquetry.output import head, ways_to_read
+from parquetry.output import head, repaired_cells, ways_to_read
 from parquetry.schemas.states import JobState
 from parquetry.terminal.display import console, duration, failure_lines, number, rows_table, safe_text
 
@@ -27,6 +27,9 @@ def print_run(finished: FinishedRun, shown_rows: int) -> None:
         screen.print(line)
     if finished.status.state is JobState.FAILED:
         screen.print(f"The same command tries the failed shards again. The worker's log: {finished.log}")
+    for column, count in repaired_cells(finished.status.output).items():
+        cells = "1 cell" if count == 1 else f"{count:,} cells"
+        screen.print(f"Not UTF-8, and repaired with U+FFFD: {cells} of the kept column {safe_text(column)}")
     rows = head(finished.status.output, shown_rows)
     if rows is not None and rows.num_rows:
         screen.print(rows_table(rows))

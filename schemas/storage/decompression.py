@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from parquetry.schemas.formats import Compression
+from parquetry.schemas.formats import Compression, compression_of_content
 
 #: one request to an object store
 _READ_BYTES = 4 << 20
@@ -16,12 +16,13 @@ _READ_BYTES = 4 << 20
 def open_text(stream: BinaryIO, compression: Compression | None) -> io.BufferedReader:
     """The uncompressed bytes of an open file; seekable only where it is not compressed.
 
-    Reading raises OSError (without an error number) where the content is not what `compression` says.
+    `compression` is what the name says; content that says another is believed. Reading raises OSError (without an error
+    number) where it is neither.
     """
     raw: Any = stream
-    if compression is None:
-        return io.BufferedReader(raw, _READ_BYTES)
-    return io.BufferedReader(_Uncompressed(io.BufferedReader(raw, _READ_BYTES), compression), _READ_BYTES)
+    file = io.BufferedReader(raw, _READ_BYTES)
+    compression = compression_of_content(file.peek(8)[:8]) or compression
+    return file if compression is None else io.BufferedReader(_Uncompressed(file, compression), _READ_BYTES)
 
 
 class _Uncompressed(io.RawIOBase):

@@ -52,7 +52,7 @@ def test_text_files_of_every_kind_with_bad_lines(shell, folder, encoder):
     assert [row for row, error in errors.items() if error] == [1, 4, 6]
     assert errors[1].startswith("line 2 of a.jsonl: it is not valid JSON")
     assert errors[4].startswith("line 3 of b.csv.gz: ")
-    assert errors[6] == "line 1 of c.NDJSON: it is not valid UTF-8"
+    assert errors[6] == "line 1 of c.NDJSON: text is not valid UTF-8"
     assert "1 file (1 with .txt), of no format that is read here" in ended.stderr
     assert "2 lines are malformed and become error rows" in ended.stderr
 

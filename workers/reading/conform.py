@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 
 import pyarrow as pa
@@ -14,13 +15,19 @@ from parquetry.workers.reading.parquet_rows import BATCH_BYTES, longest_in_dicti
 from parquetry.workers.reading.utf8 import repaired
 from parquetry.workers.reading.widening import is_list
 
+#: how many cells of columns that are carried and no more were repaired, by column
+Repairs = Counter[str]
+
 
 class Conforming:
     """Brings the batches of one file into the job's schema."""
 
-    def __init__(self, schema: pa.Schema, used: Collection[str], partitions: Mapping[str, str | None]) -> None:
-        """`used` are the columns whose values reach the model: what is wrong in them is the row's error."""
+    def __init__(
+        self, schema: pa.Schema, used: Collection[str], partitions: Mapping[str, str | None], repairs: Repairs
+    ) -> None:
+        """`used` are the columns whose values reach the model: text that is repaired in them is the row's error."""
         self._schema = schema
+        self._repairs = repairs
         self._used = frozenset(used)
         self._partitions = partitions
 
@@ -39,15 +46,25 @@ class Conforming:
     ) -> pa.Array:
         place = places.get(field.name)
         if place is None:
-            return pa.array([self._partitions.get(field.name)] * batch.num_rows, pa.string()).cast(field.type)
+            value = self._partitions.get(field.name)
+            if value is None:
+                return pa.nulls(batch.num_rows, field.type)
+            return pa.array([value] * batch.num_rows, pa.string()).cast(field.type)
         column = _without_large_cells(field.name, batch.column(place), faults)
         column, unfit = converted(column, field.type)
         for row in unfit:
             faults.setdefault(row, f"{field.name} holds a value that is no {field.type}")
         column, broken = repaired(column)
-        for row in broken if field.name in self._used else ():
-            faults.setdefault(row, f"{field.name} is not valid UTF-8")
+        self.repaired(field.name, broken, faults)
         return column
+
+    def repaired(self, name: str, rows: Collection[int], faults: dict[int, str]) -> None:
+        """Say that cells of these rows were repaired: to the row where the cell is used, else in the part."""
+        if name in self._used:
+            for row in rows:
+                faults.setdefault(row, f"{name} is not valid UTF-8")
+        elif rows:
+            self._repairs[name] += len(rows)
 
 
 def _spans(batch: pa.RecordBatch) -> Iterator[tuple[int, int]]:

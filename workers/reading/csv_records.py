@@ -45,11 +45,15 @@ class CsvRecords(TextFormat):
             return cls([], delimiter), START
         if header.values is None:
             raise UnreadableFileError(path=path, reason=f"line {header.line}, its header, is malformed: {header.fault}")
+        if _repaired(header.values)[1]:
+            raise UnreadableFileError(path=path, reason="its header is not valid UTF-8; save the file as UTF-8")
         return cls(header.values, delimiter), (0, feed.byte, feed.line)
 
     def rows(self, stream: io.BufferedReader, mark: Mark) -> Iterator[TextRow]:
         width = len(self.header)
-        for row in _records(_Feed(lines(stream, mark, settings().max_row_bytes)), self._delimiter):
+        # in a file of one column a blank line is a row: so is null written by Arrow, polars and DuckDB
+        blank = [None] if width == 1 else None
+        for row in _records(_Feed(lines(stream, mark, settings().max_row_bytes)), self._delimiter, blank):
             if row.values is not None and len(row.values) != width:
                 reason = f"it has {_fields(len(row.values))}, and the header has {width}"
                 yield TextRow(row.line, row.byte, None, reason)
@@ -60,26 +64,25 @@ class CsvRecords(TextFormat):
         place = self._places.get(name)
         if place is None:
             return Column(pa.nulls(len(rows), kind))
-        texts, faults = self.texts(rows, place)
+        texts, repaired = self.texts(rows, place)
         if is_text(kind):
-            return Column(texts if texts.type == kind else texts.cast(kind), faults)
+            return Column(texts if texts.type == kind else texts.cast(kind), {}, repaired)
         numbers = pc.if_else(pc.is_in(texts, NULLS), pa.scalar(None, pa.string()), texts)
-        return Column(numbers.cast(kind), faults)
+        return Column(numbers.cast(kind), {}, repaired)
 
-    def texts(self, rows: Sequence[TextRow], place: int) -> tuple[pa.Array, dict[int, str]]:
-        """One column as it is written, and the cells of it that were not UTF-8."""
+    def texts(self, rows: Sequence[TextRow], place: int) -> tuple[pa.Array, frozenset[int]]:
+        """One column as it is written, and the rows whose cell was not UTF-8."""
         cells = [None if row.values is None else row.values[place] for row in rows]
         try:
-            return pa.array(cells, pa.string()), {}
+            return pa.array(cells, pa.string()), frozenset()
         except UnicodeEncodeError:
-            return _repaired(self.header[place], cells)
+            return _repaired(cells)
 
 
-def _repaired(name: str, cells: list[str | None]) -> tuple[pa.Array, dict[int, str]]:
+def _repaired(cells: Sequence[str | None]) -> tuple[pa.Array, frozenset[int]]:
     # a lone surrogate is how `surrogateescape` keeps a byte that is not UTF-8
     clean = [None if c is None else c.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for c in cells]
-    faults = {i: f"{name} is not valid UTF-8" for i, cell in enumerate(cells) if cell != clean[i]}
-    return pa.array(clean, pa.string()), faults
+    return pa.array(clean, pa.string()), frozenset(i for i, cell in enumerate(cells) if cell != clean[i])
 
 
 def _fields(count: int) -> str:
@@ -124,13 +127,14 @@ class _Feed:
         return first
 
 
-def _records(feed: _Feed, delimiter: str) -> Iterator[TextRow]:
+def _records(feed: _Feed, delimiter: str, blank: list[None] | None = None) -> Iterator[TextRow]:
+    """The records; `blank` are the values of a blank line, None where it is no record."""
     while True:
         try:
             for values in csv.reader(feed, strict=True, delimiter=delimiter):
                 first = feed.taken()
-                if values and first is not None:
-                    yield TextRow(first.number, first.byte, values)
+                if first is not None and (values or blank):
+                    yield TextRow(first.number, first.byte, values or blank)
         except (csv.Error, _TooLongError) as error:
             first = feed.retry()
             yield TextRow(first.number, first.byte, None, _fault(error, first))
@@ -144,6 +148,8 @@ def _fault(error: Exception, line: Line) -> str:
     text = str(error)
     if isinstance(error, _TooLongError) or "unexpected end of data" in text:
         return "its quote is not closed"
+    if "new-line character" in text:
+        return "it has a carriage return outside quotes"
     if "expected after" in text:
         return "a quoted field of it goes on behind its closing quote, or a quote is not closed"
     return text[:120]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -35,7 +35,7 @@ def read_parquet(stream: BinaryIO, names: Sequence[str], start: int, stop: int) 
 
     Columns that repeat one long text come dictionary-encoded. Raises pa.ArrowException, OSError.
     """
-    with pq.ParquetFile(stream, pre_buffer=False) as parquet:
+    with _opened(stream) as parquet:
         groups = groups_between(parquet.metadata, start, stop)
         if not groups:
             return
@@ -50,6 +50,11 @@ def read_parquet(stream: BinaryIO, names: Sequence[str], start: int, stop: int) 
         yield from _window(batches, start - first, stop - first)
 
 
+def _opened(stream: BinaryIO, **options: Any) -> pq.ParquetFile:
+    # a page that is not what its writer wrote is refused, where the writer left a checksum
+    return pq.ParquetFile(stream, pre_buffer=False, page_checksum_verification=True, **options)
+
+
 def _batches(
     stream: BinaryIO,
     parquet: pq.ParquetFile,
@@ -59,7 +64,7 @@ def _batches(
     rows: int,
 ) -> Iterator[pa.RecordBatch]:
     if encoded:
-        parquet = pq.ParquetFile(stream, metadata=parquet.metadata, read_dictionary=encoded, pre_buffer=False)
+        parquet = _opened(stream, metadata=parquet.metadata, read_dictionary=encoded)
     return parquet.iter_batches(rows, groups, columns=columns, use_threads=False)
 
 
@@ -106,7 +111,7 @@ def _long_dictionaries(
     for group in groups:
         suspects = [chunk.path_in_schema for chunk in chunks(metadata, group, columns) if _may_blow_up(chunk)]
         if suspects:
-            parquet = pq.ParquetFile(stream, metadata=metadata, read_dictionary=suspects, pre_buffer=False)
+            parquet = _opened(stream, metadata=metadata, read_dictionary=suspects)
             batch = next(parquet.iter_batches(1, [group], columns=suspects, use_threads=False), None)
             found |= {suspects[0]} if batch is None else _long(batch, suspects)
     return sorted(found)

@@ -25,6 +25,8 @@ class TextRow(NamedTuple):
     #: what the format makes of it; None for a malformed row
     values: Any
     fault: str | None = None
+    #: columns with cells that are not Unicode as they are written, and have U+FFFD for what is not
+    repaired: frozenset[str] = frozenset()
 
 
 class Column(NamedTuple):
@@ -33,6 +35,8 @@ class Column(NamedTuple):
     array: pa.Array
     #: what is wrong with single cells, by row
     faults: dict[int, str] = {}  # noqa: RUF012
+    #: rows whose cell is repaired
+    repaired: frozenset[int] = frozenset()
 
 
 class TextFormat(ABC):

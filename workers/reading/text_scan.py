@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
 from parquetry.schemas.formats import FileKind
+from parquetry.schemas.settings import settings
 from parquetry.schemas.shard import Mark
 from parquetry.workers.reading.csv_records import CsvRecords
+from parquetry.workers.reading.json_blocks import arrow_types, line_blocks
 from parquetry.workers.reading.opened_text import OpenedText, opened_text
 from parquetry.workers.reading.text_rows import TextRow, blocks
 from parquetry.workers.reading.text_types import TEXT, csv_types, joined, json_types
@@ -44,10 +48,33 @@ def scan(stream: BinaryIO, kind: FileKind, path: str, *, types: str, limit: int 
             names = text.format.header
             facts.types = dict.fromkeys(names, pa.null())
             facts.repeated = tuple(sorted({name for name in names if names.count(name) > 1}))
-        for block in blocks(islice(text.rows(), limit)):
-            _add(facts, block)
-            _join(facts.types, _types(text, block, types))
+        if isinstance(text.format, CsvRecords) or limit is not None:
+            _scan_rows(facts, text, types, islice(text.rows(), limit))
+        else:
+            _scan_json(facts, text)
     return facts
+
+
+def _scan_rows(facts: TextFacts, text: OpenedText, types: str, rows: Iterator[TextRow]) -> None:
+    for block in blocks(rows):
+        _add(facts, block)
+        _join(facts.types, _types(text, block, types))
+
+
+def _scan_json(facts: TextFacts, text: OpenedText) -> None:
+    """The same for JSON Lines, most of them by the block."""
+    byte, line = 0, 1
+    for data, size in line_blocks(text.stream, settings().max_row_bytes):
+        found, num_lines = arrow_types(data), data.count(b"\n") + (not data.endswith(b"\n"))
+        if found is None:
+            raw: Any = io.BytesIO(data)
+            _scan_rows(facts, text, "auto", text.format.rows(io.BufferedReader(raw), (0, byte, line)))
+        else:
+            _mark(facts, byte, line)
+            _join(facts.types, found)
+            facts.num_rows += num_lines
+        byte, line = byte + size, line + num_lines
+    facts.num_bytes = byte
 
 
 def _types(text: OpenedText, block: list[TextRow], types: str) -> dict[str, pa.DataType]:
@@ -67,8 +94,12 @@ def _add(facts: TextFacts, block: list[TextRow]) -> None:
         if row.values is None:
             facts.num_malformed += 1
             facts.malformed = facts.malformed or (row.line, row.fault or "")
-    first, last = block[0], block[-1]
-    if first.byte - (facts.marks[-1][1] if facts.marks else 0) >= _MARK_BYTES:
-        facts.marks.append((facts.num_rows, first.byte, first.line))
+    _mark(facts, block[0].byte, block[0].line)
     facts.num_rows += len(block)
-    facts.num_bytes = last.byte
+    facts.num_bytes = block[-1].byte
+
+
+def _mark(facts: TextFacts, byte: int, line: int) -> None:
+    """Remember where the next row begins, unless the last such place is near."""
+    if byte - (facts.marks[-1][1] if facts.marks else 0) >= _MARK_BYTES:
+        facts.marks.append((facts.num_rows, byte, line))

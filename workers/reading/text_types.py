@@ -6,7 +6,8 @@ exactly, `int64` for larger ones; `settled` makes both int64. Text joined with a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -17,8 +18,9 @@ from parquetry.workers.reading.text_rows import TextRow
 
 SMALL, LARGE, HUGE, TEXT = pa.int32(), pa.int64(), pa.decimal128(38, 0), pa.string()
 _INTEGERS = (SMALL, LARGE, HUGE)
-_EXACT = 2**53
-_INTEGER = r"^-?(0|[1-9][0-9]{0,17})$"
+#: the largest integer up to which a double holds every one
+EXACT = 2**53
+_INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
 _NUMBER = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
 #: digits that every double keeps
 _SAFE_DIGITS = 15
@@ -30,7 +32,9 @@ def json_types(rows: Sequence[dict[str, Any]]) -> dict[str, pa.DataType]:
     """The type of each key in some rows."""
     try:
         table = pa.array(rows)
-        return {field.name: _narrowed(table.field(place)) for place, field in enumerate(table.type)}
+        if _has_flags_as_numbers(rows, table.type):
+            raise TypeError
+        return {field.name: narrowed(table.field(place)) for place, field in enumerate(table.type)}
     # values of several types in one column, or none that Arrow has
     except (pa.ArrowException, TypeError, ValueError, OverflowError, IndexError):
         names = dict.fromkeys(name for row in rows for name in row)
@@ -39,11 +43,29 @@ def json_types(rows: Sequence[dict[str, Any]]) -> dict[str, pa.DataType]:
 
 def _json_type(values: list[Any]) -> pa.DataType:
     try:
-        return _narrowed(pa.array(values))
+        array = pa.array(values)
+        return TEXT if _has_flags_as_numbers(values, array.type) else narrowed(array)
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
         present = [value for value in values if value is not None]
         fits = all(type(value) is int and abs(value) < 10**38 for value in present)
         return HUGE if fits else TEXT
+
+
+def _has_flags_as_numbers(values: Iterable[Any], kind: pa.DataType) -> bool:
+    """Whether true or false stands among the numbers of some values, where Arrow makes 1.0 or 0.0 of it."""
+    present = (value for value in values if value is not None)
+    if pa.types.is_float64(kind):
+        return any(value is True or value is False for value in present)
+    if pa.types.is_list(kind):
+        return _has_flags_as_numbers(chain.from_iterable(present), kind.value_type)
+    if not pa.types.is_struct(kind):
+        return False
+    rows = list(present)
+    return any(_has_flags_as_numbers((row.get(f.name) for row in rows), f.type) for f in kind if _has_doubles(f.type))
+
+
+def _has_doubles(kind: pa.DataType) -> bool:
+    return pa.types.is_float64(kind) or any(_has_doubles(kind.field(place).type) for place in range(kind.num_fields))
 
 
 def csv_types(file: CsvRecords, rows: Sequence[TextRow]) -> dict[str, pa.DataType]:
@@ -57,7 +79,7 @@ def _csv_type(texts: pa.Array) -> pa.DataType:
     if not len(texts):
         return pa.null()
     if pc.all(pc.match_substring_regex(texts, _INTEGER)).as_py():
-        return _narrowed(texts.cast(pa.int64()))
+        return narrowed(texts.cast(pa.int64()))
     if pc.all(pc.match_substring_regex(texts, _NUMBER)).as_py() and _all_exact(texts):
         return pa.float64()
     return TEXT
@@ -65,21 +87,25 @@ def _csv_type(texts: pa.Array) -> pa.DataType:
 
 def _all_exact(texts: pa.Array) -> bool:
     """Whether a double holds every number as written: up to 15 digits, or as many as Python writes for it."""
+    numbers = texts.cast(pa.float64())
+    lost = pc.and_(pc.equal(numbers, 0), pc.match_substring_regex(texts, "^[^eE]*[1-9]"))
+    if not pc.all(pc.is_finite(numbers)).as_py() or pc.any(lost).as_py():
+        return False
     digits = pc.replace_substring_regex(texts, r"[eE].*$|[-.]", "")
     long = texts.filter(pc.greater(pc.utf8_length(digits), _SAFE_DIGITS)).to_pylist()
     return all(repr(float(text)) == text for text in long)
 
 
-def _narrowed(array: pa.Array) -> pa.DataType:
+def narrowed(array: pa.Array) -> pa.DataType:
     """The array's type, with int32 for integers that a double holds exactly, at any depth."""
     kind = array.type
     if pa.types.is_int64(kind):
         bounds = pc.min_max(array).as_py()
-        return SMALL if max(abs(bounds["min"] or 0), abs(bounds["max"] or 0)) <= _EXACT else LARGE
+        return SMALL if max(abs(bounds["min"] or 0), abs(bounds["max"] or 0)) <= EXACT else LARGE
     if pa.types.is_list(kind):
-        return pa.list_(_narrowed(array.flatten()))
+        return pa.list_(narrowed(array.flatten()))
     if pa.types.is_struct(kind):
-        return pa.struct([(field.name, _narrowed(array.field(place))) for place, field in enumerate(kind)])
+        return pa.struct([(field.name, narrowed(array.field(place))) for place, field in enumerate(kind)])
     return kind
 
 

@@ -109,6 +109,19 @@ _LIST_TYPES = (
 )  # fmt: skip
 
 
+def without_views(kind: pa.DataType) -> pa.DataType:
+    """The type with plain lists for views of lists, at any depth: some readers refuse a whole file for one."""
+    if pa.types.is_list_view(kind) or pa.types.is_list(kind):
+        return pa.list_(_plain_field(kind.value_field))
+    if pa.types.is_large_list_view(kind) or pa.types.is_large_list(kind):
+        return pa.large_list(_plain_field(kind.value_field))
+    return pa.struct([_plain_field(field) for field in kind]) if pa.types.is_struct(kind) else kind
+
+
+def _plain_field(field: pa.Field) -> pa.Field:
+    return field.with_type(without_views(field.type))
+
+
 def _nested(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
     if pa.types.is_map(one) and pa.types.is_map(other):
         key, item = widened(one.key_type, other.key_type), widened(one.item_type, other.item_type)

@@ -22,6 +22,7 @@ from parquetry.workers.preparation.preparation import Preparation
 from parquetry.workers.preparation.preparation_choice import choose_preparation
 from parquetry.workers.preparation.tokenization import Tokenizer, Tokens
 from parquetry.workers.process.client import EngineAccess
+from parquetry.workers.reading.conform import Repairs
 from parquetry.workers.reading.input_rows import InputRows
 from parquetry.workers.request import Request, Result
 from parquetry.workers.shards.ahead import Ahead
@@ -68,7 +69,7 @@ def run_shard(
         run = _ShardRun(record, shard, stages, ahead, engine, on_progress)
         try:
             counts = run.run()
-            stages.writer.close(counts)
+            stages.writer.close(counts, stages.repairs)
         except BaseException:
             run.abort()
             raise
@@ -86,6 +87,8 @@ class Stages:
     kept: list[str]
     schema: pa.Schema
     writer: PartWriter
+    #: grows while rows are read
+    repairs: Repairs
 
     @classmethod
     def open(cls, record: JobRecord, shard: Shard, fence: int, attempt: Path, about: dict[str, str]) -> Stages:
@@ -100,8 +103,9 @@ class Stages:
         # the metadata is pandas', of the index; a column that is not kept is none
         schema = pa.schema([*map(columns.field, kept), ROW, *answers.fields, ERROR], metadata=columns.metadata)
         writer = PartWriter(attempt, schema, provenance(record, shard, fence, checkpoint, about))
-        batches = cut_batches(read_shard(record, shard, columns), preparation.rows_at_once)
-        return cls(batches, preparation, answers, kept, schema, writer)
+        repairs = Repairs()
+        batches = cut_batches(read_shard(record, shard, columns, repairs), preparation.rows_at_once)
+        return cls(batches, preparation, answers, kept, schema, writer, repairs)
 
     def prepared(self, batches: Iterable[InputRows]) -> Iterator[Prepared]:
         """Each batch of rows with its prepared tokens."""

@@ -26,7 +26,7 @@ from parquetry.schemas.shard import InputFile, Shard, Slice
 from parquetry.schemas.storage.opening import open_storage
 from parquetry.schemas.storage.storage import Storage
 from parquetry.workers.preparation.template import Template
-from parquetry.workers.reading.conform import Conforming
+from parquetry.workers.reading.conform import Conforming, Repairs
 from parquetry.workers.reading.input_rows import InputRows
 from parquetry.workers.reading.opened_text import OpenedText, opened_text
 from parquetry.workers.reading.parquet_rows import BATCH_ROWS, read_parquet
@@ -73,16 +73,21 @@ def input_schema(record: JobRecord) -> pa.Schema:
     return read_schema_text(record.input_schema)
 
 
-def read_shard(record: JobRecord, shard: Shard, schema: pa.Schema | None = None) -> Iterator[InputRows]:
+def read_shard(
+    record: JobRecord, shard: Shard, schema: pa.Schema | None = None, repairs: Repairs | None = None
+) -> Iterator[InputRows]:
     """The shard's rows in order, in batches of at most BATCH_ROWS with the schema of `input_schema`.
 
-    Rows of which something could not be read are there, with what is wrong beside them. Raises InputChangedError,
-    UnreadableFileError, StorageError.
+    Rows of which something could not be read are there, with what is wrong beside them; cells that were repaired and
+    are of no use to the model are counted in `repairs`. Raises InputChangedError, UnreadableFileError, StorageError.
     """
+    repairs = Repairs() if repairs is None else repairs
     schema = input_schema(record) if schema is None else schema
+    # without any column, rows could not be counted
+    schema = schema if schema.names else pa.schema([_COUNTING])
     used = used_columns(record.spec, schema.names)
     for file_slice in shard.slices:
-        conforming = Conforming(schema, used, file_slice.file.partitions)
+        conforming = Conforming(schema, used, file_slice.file.partitions, repairs)
         with _opened(file_slice.file) as file:
             read = _read_parquet if file_slice.file.format == "parquet" else _read_text
             for rows in read(file_slice, file, schema, conforming):
@@ -114,18 +119,19 @@ def _read_text(file_slice: Slice, file: BinaryIO, schema: pa.Schema, conforming:
         skipped = file_slice.start - mark[0]
         wanted = islice(text.rows(mark), skipped, file_slice.stop - mark[0])
         for block in blocks(wanted):
-            yield from conforming.rows(*_text_batch(text, block, schema, file_slice.file))
+            yield from conforming.rows(*_text_batch(text, block, schema, file_slice.file, conforming))
 
 
 def _text_batch(
-    text: OpenedText, rows: list[TextRow], schema: pa.Schema, file: InputFile
+    text: OpenedText, rows: list[TextRow], schema: pa.Schema, file: InputFile, conforming: Conforming
 ) -> tuple[pa.RecordBatch, dict[int, str]]:
     """The columns of some rows, and what is wrong with rows or cells of them."""
     faults = {i: row.fault for i, row in enumerate(rows) if row.fault is not None}
     fields = [field for field in schema if field.name not in file.partitions]
     columns = [text.format.column(rows, field.name, field.type) for field in fields]
-    for column in columns:
+    for field, column in zip(fields, columns, strict=True):
         faults.update({i: fault for i, fault in column.faults.items() if i not in faults})
+        conforming.repaired(field.name, column.repaired, faults)
     name = Location.parse(file.path).name
     # without any column, rows could not be counted
     fields, arrays = [*fields, _COUNTING], [*(column.array for column in columns), pa.nulls(len(rows))]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from parquetry.schemas.columns import REPAIRED_CELLS
 from parquetry.workers.shards.provenance import as_metadata
 from parquetry.workers.shards.shard_progress import ShardProgress
 
@@ -47,11 +50,15 @@ class PartWriter:
         self.num_rows += table.num_rows
         self._batches, self._rows, self._bytes = [], 0, 0
 
-    def close(self, counts: ShardProgress) -> None:
-        """Write the rest and the footer, with `counts` beside the provenance."""
+    def close(self, counts: ShardProgress, repairs: Mapping[str, int] = MappingProxyType({})) -> None:
+        """Write the rest and the footer, with `counts` beside the provenance.
+
+        `repairs` says how many cells of columns that are only carried were not UTF-8, by column.
+        """
         if self._batches:
             self._flush()
-        self._writer.add_key_value_metadata(as_metadata(asdict(counts)))
+        said = {REPAIRED_CELLS: json.dumps(repairs)} if repairs else {}
+        self._writer.add_key_value_metadata(as_metadata(asdict(counts) | said))
         self._writer.close()
         self._sink.close()
 

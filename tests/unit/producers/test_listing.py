@@ -11,7 +11,7 @@ import pytest
 
 from parquetry.producers.inputs import find_inputs
 from parquetry.producers.listing import find_files
-from parquetry.schemas.errors import InputNotFoundError, TableFormatError
+from parquetry.schemas.errors import InputNotFoundError, TableFormatError, UnreadableFileError
 from parquetry.schemas.job import InputSpec
 from tests.unit.producers.test_inputs import names, write
 
@@ -53,6 +53,9 @@ def test_json_that_is_no_rows_is_left_out(tmp_path):
     listing = find_files(str(tmp_path))
     assert [file.location.name for file in listing.files] == ["a.parquet"]
     assert list(listing.left_out.values()) == [1, 1]
+    assert any("whose JSON is not one object a line" in note for note in listing.notes)
+    with pytest.raises(UnreadableFileError, match=r"its JSON is not one object a line; write it so \(jq -c"):
+        find_files(str(tmp_path / "pretty.json"))
 
 
 def test_files_without_a_suffix_are_read_beside_others(tmp_path):
@@ -178,6 +181,51 @@ def test_delta_tables_that_files_do_not_show_are_refused(tmp_path):
         find_files(str(folder))
 
 
+def test_links_do_not_lead_around_a_table(tmp_path):
+    deltalake = pytest.importorskip("deltalake", reason="the tables extra is not installed")
+    for text in ("old", "new"):
+        deltalake.write_deltalake(str(tmp_path / "real"), pa.table({"text": [text]}), mode="overwrite")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "table").symlink_to(tmp_path / "real")
+    (tmp_path / "files").mkdir()
+    for number, file in enumerate((tmp_path / "real").glob("*.parquet")):
+        (tmp_path / "files" / f"{number}.parquet").symlink_to(file)
+    for folder in ("in", "in/table", "files"):
+        (file,) = find_files(str(tmp_path / folder)).files
+        assert pq.read_table(file.path)["text"].to_pylist() == ["new"]
+
+
+def test_a_delta_table_that_lost_a_live_file_is_refused(tmp_path):
+    deltalake = pytest.importorskip("deltalake", reason="the tables extra is not installed")
+    folder = tmp_path / "table"
+    for text in ("a", "b"):
+        deltalake.write_deltalake(str(folder), pa.table({"text": [text]}), mode="append")
+    next(folder.glob("*.parquet")).unlink()
+    with pytest.raises(TableFormatError, match=r"its file .*\.parquet is gone; restore it"):
+        find_files(str(folder))
+
+
+def test_a_delta_table_whose_paths_do_not_name_its_partitions_is_refused(tmp_path):
+    pytest.importorskip("deltalake", reason="the tables extra is not installed")
+    folder = write_delta(tmp_path / "table")
+    (folder / "Xy").mkdir()
+    (folder / "day=1" / "new.parquet").rename(folder / "Xy" / "new.parquet")
+    log = folder / "_delta_log" / "00000000000000000000.json"
+    log.write_text(log.read_text().replace("day=1/new.parquet", "Xy/new.parquet"))
+    with pytest.raises(TableFormatError, match="it uses partitions that its paths do not name"):
+        find_files(str(folder))
+
+
+def test_a_file_has_one_name(tmp_path):
+    blob = write(tmp_path / "in" / "blobs" / "c0ffee")
+    for name in ("snapshots/1/a.parquet", "lang=de/a.parquet"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True)
+        (tmp_path / "in" / name).symlink_to(blob)
+    listing = find_files([str(tmp_path / "in"), str(tmp_path / "in" / ".." / "in"), f"{tmp_path}/in/**/*.parquet"])
+    assert [file.partitions for file in listing.files] == [{"lang": "de"}]
+    assert "another name of which is listed already" in listing.notes[-1]
+
+
 def test_an_iceberg_table_is_read_by_its_live_files(tmp_path):
     pytest.importorskip("pyiceberg.catalog.sql", reason="the tables extra is not installed")
     table = write_iceberg(tmp_path)
@@ -188,15 +236,25 @@ def test_an_iceberg_table_is_read_by_its_live_files(tmp_path):
     assert listing.left_out
 
 
+@pytest.mark.parametrize("change", ["rename", "drop"])
+def test_iceberg_columns_that_files_do_not_show_are_refused(tmp_path, change):
+    pytest.importorskip("pyiceberg.catalog.sql", reason="the tables extra is not installed")
+    table = write_iceberg(tmp_path)
+    with table.update_schema() as update:
+        update.rename_column("text", "body") if change == "rename" else update.delete_column("note")
+    with pytest.raises(TableFormatError, match="it uses columns that were renamed or dropped"):
+        find_files(str(tmp_path / "warehouse"))
+
+
 def write_iceberg(folder: Path):
     """A table of which every row was overwritten once."""
     from pyiceberg.catalog.sql import SqlCatalog
 
     catalog = SqlCatalog("c", uri=f"sqlite:///{folder}/c.db", warehouse=f"file://{folder}/warehouse")
     catalog.create_namespace("n")
-    table = catalog.create_table("n.t", schema=pa.schema({"text": pa.string()}))
-    table.append(pa.table({"text": ["old"]}))
-    table.overwrite(pa.table({"text": ["new"]}))
+    table = catalog.create_table("n.t", schema=pa.schema({"text": pa.string(), "note": pa.string()}))
+    table.append(pa.table({"text": ["old"], "note": ["x"]}))
+    table.overwrite(pa.table({"text": ["new"], "note": ["x"]}))
     return table
 
 
@@ -210,12 +268,14 @@ def test_an_iceberg_table_is_refused_where_the_library_is_missing(tmp_path, monk
             find_files(str(path))
 
 
-def test_a_hudi_table_is_refused(tmp_path):
-    write(tmp_path / "day=1" / "a.parquet")
-    (tmp_path / ".hoodie").mkdir()
-    (tmp_path / ".hoodie" / "hoodie.properties").write_text("x")
-    with pytest.raises(TableFormatError, match="parquetry does not read Hudi"):
-        find_files(str(tmp_path / "day=1"))
+@pytest.mark.parametrize("partition", ["day=1", "2024/01/01"])
+def test_a_hudi_table_is_refused(tmp_path, partition):
+    write(tmp_path / "t" / partition / "a.parquet")
+    (tmp_path / "t" / ".hoodie").mkdir()
+    (tmp_path / "t" / ".hoodie" / "hoodie.properties").write_text("x")
+    for path in (tmp_path, tmp_path / "t" / partition, tmp_path / "t" / partition / "a.parquet"):
+        with pytest.raises(TableFormatError, match="parquetry does not read Hudi"):
+            find_files(str(path))
 
 
 def test_a_folder_called_metadata_is_no_table(tmp_path):

@@ -13,9 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from parquetry.producers.inputs import find_inputs
-from parquetry.schemas.errors import MixedSchemasError, UnreadableFileError
+from parquetry.schemas.errors import MixedSchemasError, RowError, UnreadableFileError
 from parquetry.schemas.job import InputSpec
 from parquetry.schemas.settings import settings
+from parquetry.workers.preparation.cells import cells
+from parquetry.workers.reading.conform import Repairs
 from parquetry.workers.reading.utf8 import is_valid, repaired
 from parquetry.workers.shards.reader import read_shard
 from tests.unit.workers.reading.test_text_files import read
@@ -138,11 +140,12 @@ def test_text_that_is_not_utf8_is_repaired_at_any_depth(wrap):
     assert "x\ufffdy" in str(clean.to_pylist()) and "ok" in str(clean.to_pylist())
 
 
-def test_a_kept_column_is_repaired_and_a_used_one_is_an_error(tmp_path):
+def test_a_kept_column_is_repaired_and_counted_and_a_used_one_is_an_error(tmp_path):
     pq.write_table(pa.table({"text": ["a", "b", "c"], "note": broken()}), tmp_path / "a.parquet")
-    table, faults = read(tmp_path / "a.parquet", prompt={"template": "{{ text }}"})
+    repairs = Repairs()
+    table, faults = read(tmp_path / "a.parquet", prompt={"template": "{{ text }}"}, repairs=repairs)
     assert table["note"].to_pylist() == ["ok", "x\ufffdy", None]
-    assert faults == {}
+    assert (faults, repairs) == ({}, {"note": 1})
     _, faults = read(tmp_path / "a.parquet", prompt={"template": "{{ note }}"})
     assert faults == {1: "note is not valid UTF-8"}
 
@@ -234,3 +237,57 @@ def test_wide_tables_take_no_more_lookups_than_columns(tmp_path):
         return pstats.Stats(profile).total_calls
 
     assert calls(1600) < 2.5 * calls(800)
+
+
+@pytest.mark.parametrize("dictionary", [True, False])
+def test_a_page_that_is_not_what_was_written_is_refused(tmp_path, dictionary):
+    path = tmp_path / "a.parquet"
+    table = pa.table({"v": [f"hello{i}" for i in range(1000)]})
+    pq.write_table(table, path, compression="none", write_page_checksum=True, use_dictionary=dictionary)
+    path.write_bytes(path.read_bytes().replace(b"hello500", b"hallo500"))
+    with pytest.raises(UnreadableFileError, match="CRC checksum verification failed"):
+        read(path)
+
+
+DAY = 86_400 * 10**9
+REFUSED = "v is not valid UTF-8"
+#: kinds of values that Parquet may hold, and what becomes of them in a prompt
+KINDS = [
+    (pa.array([1, None], pa.decimal256(70, 1)), ["1.0", None]),
+    (pa.array([1, None], pa.duration("ns")), ["0:00:00.000000001", None]),
+    (pa.array([DAY - 1, None], pa.time64("ns")), ["23:59:59.999999999", None]),
+    (pa.array([b"\xff", b"ok", None], pa.binary_view()), [REFUSED, "ok", None]),
+    (pa.array([b"\xff" * 4, b"okok"], pa.binary(4)), [REFUSED, "okok"]),
+    (pa.array([bytes(16), None], pa.uuid()), ["00000000-0000-0000-0000-000000000000", None]),
+    (pa.ExtensionArray.from_storage(pa.bool8(), pa.array([1, None], pa.int8())), [True, None]),
+    (pa.ExtensionArray.from_storage(pa.opaque(pa.binary(), "a", "b"), pa.array([b"x", None])), ["x", None]),
+    (pa.array([[("k", 1)], None], pa.map_(pa.string(), pa.int64())), [{"k": 1}, None]),
+    (pa.array([[(1, "x")]], pa.map_(pa.timestamp("ns"), pa.string())), [{"1970-01-01T00:00:00.000000001": "x"}]),
+    (pa.array([{"a.b": 1, "c": {"d": [1]}}, None]), [{"a.b": 1, "c": {"d": [1]}}, None]),
+    (pa.array([[1], None, [2]], pa.list_view(pa.int64())), [[1], None, [2]]),
+    (pa.array([2**31 - 1, None], pa.date32()), ["5881580-07-11", None]),
+    (pa.array([2**62], pa.timestamp("us")), ["148108-07-06T14:00:27.387904"]),
+    (pa.array([1], pa.timestamp("ns", "Europe/Berlin")), ["1970-01-01T01:00:00.000000001+01:00"]),
+    (pa.array([2**64 - 1, None], pa.uint64()), [2**64 - 1, None]),
+    (pa.array([1.5, None], pa.float16()), [1.5, None]),
+    (pa.nulls(2), [None, None]),
+    (pa.array([[None], []], pa.list_(pa.null())), [[None], []]),
+    (pa.array([1, None], pa.timestamp("ns")).dictionary_encode(), ["1970-01-01T00:00:00.000000001", None]),
+    (pa.array(["a", None]).dictionary_encode(), ["a", None]),
+]
+
+
+@pytest.mark.parametrize(("array", "expected"), KINDS, ids=[str(array.type)[:40] for array, _ in KINDS])
+def test_every_kind_of_value(tmp_path, array, expected):
+    table, faults = read(*files(tmp_path, array), prompt={"template": "{{ v }}"})
+    assert faults == {}
+    found = cells("v", table["v"].combine_chunks())
+    assert [str(cell) if isinstance(cell, RowError) else cell for cell in found] == expected
+    # polars refuses a whole file for a view of lists
+    assert not pa.types.is_list_view(table.schema.field("v").type)
+
+
+def test_no_column_at_all_still_counts_rows(tmp_path):
+    files(tmp_path, pa.array([1, 2, 3]))
+    record = make_record([tmp_path / "0.parquet"], prompt={"template": "x"}, output={"path": "out", "keep": []})
+    assert [rows.num_rows for rows in read_shard(record, record.shard_plan.shard(0))] == [3]

@@ -13,15 +13,18 @@ import pytest
 
 from parquetry.producers.inputs import find_inputs
 from parquetry.schemas.job import InputSpec
+from parquetry.workers.reading.conform import Repairs
 from parquetry.workers.shards.reader import read_shard
 from tests.unit.workers.workers_records import make_record
 
 
-def read(*paths: Path, keep: list[str] | None = None, **spec) -> tuple[pa.Table, dict[int, str]]:
+def read(
+    *paths: Path, keep: list[str] | None = None, repairs: Repairs | None = None, **spec
+) -> tuple[pa.Table, dict[int, str]]:
     """All rows of some files, and what is wrong with some of them."""
     template = {"prompt": {"template": "x"}, "output": {"path": "out", "keep": keep}}
     record = make_record(list(paths), **{**template, **spec})
-    rows = list(read_shard(record, record.shard_plan.shard(0)))
+    rows = list(read_shard(record, record.shard_plan.shard(0), repairs=repairs))
     faults: dict[int, str] = {}
     start = 0
     for piece in rows:
@@ -42,6 +45,10 @@ def jsonl(path: Path, *rows: object) -> Path:
 def csv(path: Path, text: str) -> Path:
     path.write_text(text, newline="")
     return path
+
+
+def zstd(data: bytes) -> bytes:
+    return pa.Codec("zstd").compress(data, asbytes=True)
 
 
 def test_json_strings_stay_strings(tmp_path):
@@ -136,7 +143,11 @@ def test_csv_numbers_have_nulls(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "values", [["1", "9007199254740993", "0.5"], ["0.1234567890123456789"], ["00.5"], ["1_000"], ["+1"], [" 1"]]
+    "values",
+    [
+        *(["1", "9007199254740993", "0.5"], ["0.1234567890123456789"], ["00.5"], ["1_000"], ["+1"], [" 1"]),
+        *(["1e400", "2"], ["1e-400", "2"], ["inf"]),
+    ],
 )
 def test_csv_numbers_that_would_change_are_text(tmp_path, values):
     table, _ = read(csv(tmp_path / "a.csv", "a\n" + "\n".join(values) + "\n"))
@@ -191,12 +202,63 @@ def test_deep_json_that_python_still_reads(tmp_path):
 def test_text_that_is_not_utf8_is_repaired_and_said(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b'{"a": "x\xffy"}\n{"a": "\\ud800z"}\n{"a": "ok"}\n')
     (tmp_path / "b.csv").write_bytes(b"a,b\nx\xffy,1\nok,2\n")
-    table, faults = read(tmp_path / "a.jsonl")
+    table, faults = read(tmp_path / "a.jsonl", prompt={"template": "{{ a }}"})
     assert table["a"].to_pylist() == ["x\ufffdy", "\ufffdz", "ok"]
-    assert list(faults) == [0, 1]
-    table, faults = read(tmp_path / "b.csv")
+    assert faults == {row: f"line {row + 1} of a.jsonl: a is not valid UTF-8" for row in (0, 1)}
+    table, faults = read(tmp_path / "b.csv", prompt={"template": "{{ a }}"})
     assert columns(table) == {"a": ["x\ufffdy", "ok"], "b": [1, 2]}
     assert faults == {0: "line 2 of b.csv: a is not valid UTF-8"}
+
+
+def test_text_that_is_only_kept_is_repaired_and_counted(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'{"a": "x\xff", "m": [{"b": "\\uD800", "c": 1}]}\n{"a": "ok", "m": []}\n')
+    (tmp_path / "b.csv").write_bytes(b"a\nx\xffy\nok\n")
+    repairs = Repairs()
+    table, faults = read(tmp_path / "a.jsonl", tmp_path / "b.csv", repairs=repairs)
+    assert table["a"].to_pylist() == ["x\ufffd", "ok", "x\ufffdy", "ok"]
+    assert table["m"].to_pylist() == [[{"b": "\ufffd", "c": 1}], [], None, None]
+    assert (faults, repairs) == ({}, {"a": 2, "m": 1})
+
+
+@pytest.mark.parametrize(("line", "fault"), [
+    (b'{"a": 1, "a": 2}', "it has the key 'a' more than once"),
+    (b'{"a" : {"b": 1, "b": "a\\":1"}}', "it has the key 'b' more than once"),
+    (b'{"a": 1e400}', "it has a number beyond the range of a double (1e400)"),
+    (b'{"a": %s}' % (b"9" * 5000), "it has an integer of more than 4,300 digits"),
+    (b'{"\\ud800": 1}', "it has a key that is not valid Unicode"),
+    (b'{"a\xff": 1}', "it has a key that is not valid Unicode"),
+])  # fmt: skip
+def test_lines_of_which_something_would_be_lost(tmp_path, line, fault):
+    (tmp_path / "a.jsonl").write_bytes(line + b'\n\xef\xbb\xbf{"a": 7, "b" : "\\":"}\n')
+    table, faults = read(tmp_path / "a.jsonl")
+    assert columns(table) == {"a": [None, 7], "b": [None, '":']}
+    assert faults == {0: f"line 1 of a.jsonl: {fault}"}
+
+
+@pytest.mark.parametrize("values", [[0.5, True], [[0.5, True]], [{"k": 0.5}, {"k": True}]])
+def test_flags_among_numbers_stay_flags(tmp_path, values):
+    table, _ = read(jsonl(tmp_path / "a.jsonl", *({"v": value} for value in values)))
+    assert [json.loads(text) for text in table["v"].to_pylist()] == values
+
+
+def test_lines_without_keys_are_rows(tmp_path):
+    table, faults = read(jsonl(tmp_path / "a.jsonl", {}, {}, {}))
+    assert (table.num_rows, faults) == (3, {})
+
+
+def test_blank_lines_of_a_single_column_are_nulls(tmp_path):
+    table, _ = read(csv(tmp_path / "a.csv", 'text\na\n\n""\n\n'))
+    assert table["text"].to_pylist() == ["a", None, "", None]
+
+
+@pytest.mark.parametrize(("name", "pack"), [
+    ("a.jsonl", gzip.compress),
+    ("a.jsonl.gz", bz2.compress),
+    ("a.jsonl.zst", lambda data: b"\x50\x2a\x4d\x18\4\0\0\0abcd" + zstd(data)),
+])  # fmt: skip
+def test_compression_is_told_by_the_content(tmp_path, name, pack):
+    (tmp_path / name).write_bytes(pack(b'{"a": 1}\n'))
+    assert read(tmp_path / name)[0]["a"].to_pylist() == [1]
 
 
 def test_a_byte_order_mark_is_no_text(tmp_path):
@@ -217,10 +279,6 @@ def test_a_line_beyond_the_limit_is_an_error_row(tmp_path, monkeypatch):
         settings.cache_clear()
     assert table["a"].to_pylist() == ["x", None, "z"]
     assert faults == {1: "line 2 of a.jsonl: it is longer than 1,000 bytes"}
-
-
-def zstd(data: bytes) -> bytes:
-    return pa.Codec("zstd").compress(data, asbytes=True)
 
 
 @pytest.mark.parametrize(("suffix", "compress"), [(".gz", gzip.compress), (".zst", zstd), (".bz2", bz2.compress)])
