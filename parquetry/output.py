@@ -44,13 +44,14 @@ def ways_to_read(path: str) -> dict[str, str]:
 
     Those that take every file of a folder for data are given the parts alone.
     """
-    parts = f"{path.rstrip('/')}/*.parquet"
+    # as JSON writes it, and as Python formatters do
+    folder, parts = (json.dumps(text, ensure_ascii=False) for text in (path, f"{path.rstrip('/')}/*.parquet"))
     return {
-        "pyarrow": f"pyarrow.parquet.read_table({path!r})",
-        "pandas": f"pandas.read_parquet({path!r})",
-        "polars": f"polars.read_parquet({parts!r})",
-        "duckdb": f"duckdb.read_parquet({parts!r})",
-        "datasets": f"datasets.load_dataset('parquet', data_files={parts!r})",
+        "pyarrow": f"pyarrow.parquet.read_table({folder})",
+        "pandas": f"pandas.read_parquet({folder})",
+        "polars": f"polars.read_parquet({parts})",
+        "duckdb": f"duckdb.read_parquet({parts})",
+        "datasets": f'datasets.load_dataset("parquet", data_files={parts})',
     }
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import pyarrow as pa
 
@@ -51,6 +52,12 @@ class FoundFile:
     @property
     def path(self) -> str:
         return str(self.location)
+
+    @cached_property
+    def real(self) -> Location:
+        """Where its bytes lie: a name below a folder may be a link."""
+        path = self.location.resolved
+        return self.location if path == self.location.path else replace(self.location, path=path)
 
     @property
     def is_blank(self) -> bool:
@@ -113,7 +120,7 @@ def _once(listing: Listing) -> Listing:
     """The listing with each file under one of the names that links give it, the one with most partitions."""
     names: dict[str, list[FoundFile]] = {}
     for file in listing.files:
-        names.setdefault(f"{file.location.bucket}/{file.location.resolved}", []).append(file)
+        names.setdefault(str(file.real), []).append(file)
     chosen = {max(same, key=lambda file: len(file.partitions)).path for same in names.values()}
     listing.leave_out((file.path for file in listing.files if file.path not in chosen), _AGAIN)
     listing.files = [file for file in listing.files if file.path in chosen]
@@ -204,7 +211,7 @@ def _live(listing: Listing, below: Iterable[FoundTable], around: TablesAround) -
     """The listing without the files that a table they belong to no longer counts."""
     for table in dict.fromkeys([*below, *_tables_around(listing.files, around)]):
         mine = [file for file in listing.files if table.root.contains(file.location)]
-        gone = {file.path for file in mine if file.location.resolved not in table.live_files}
+        gone = {file.path for file in mine if file.real.path not in table.live_files}
         listing.leave_out(gone, _GONE)
         listing.files = [file for file in listing.files if file.path not in gone]
     return listing
@@ -212,8 +219,7 @@ def _live(listing: Listing, below: Iterable[FoundTable], around: TablesAround) -
 
 def _tables_around(files: Iterable[FoundFile], around: TablesAround) -> Iterator[FoundTable]:
     """The tables that files lie in, where they are and where links lead."""
-    locations = (file.location for file in files)
-    folders = dict.fromkeys(folder for at in locations for folder in (at.parent, replace(at, path=at.resolved).parent))
+    folders = dict.fromkeys(at.parent for file in files for at in (file.location, file.real))
     return (table for folder in folders if (table := around.of(folder)) is not None)
 
 

@@ -1,8 +1,15 @@
+from pathlib import Path
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from parquetry.output import NoOutputError, head, read_output
+from parquetry.api import Job
+from parquetry.output import NoOutputError, head, read_output, repaired_cells, ways_to_read
+from parquetry.workers.shards.shard_progress import ShardProgress
+from parquetry.workers.shards.writer import PartWriter
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -36,3 +43,44 @@ def test_no_part_yet(tmp_path):
 
 def test_head_reads_the_first_part(output):
     assert head(output, 1)["row"].to_pylist() == [0]
+
+
+def write_parts(folder, **columns) -> Job:
+    """A job of one part a row."""
+    table = pa.table(columns)
+    for shard in range(table.num_rows):
+        writer = PartWriter(folder / f"part-{shard:08d}.parquet", table.schema, {"shard": str(shard)})
+        writer.write(table.slice(shard, 1).to_batches()[0])
+        writer.close(ShardProgress(rows=1), {"note": shard} if shard else {})
+    return Job("job-0123456789ab", str(folder), None)
+
+
+def test_a_job_as_a_frame_of_pandas_has_the_index_of_its_input(tmp_path):
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    given = pandas.DataFrame({"output": ["a", None, "c"]}, index=pandas.Index(["x", "y", "z"], name="key"))
+    table = pa.Table.from_pandas(given)
+    job = write_parts(tmp_path, **{name: table[name] for name in table.column_names})
+    assert job.to_pandas()["output"].fillna("").tolist() == ["a", "", "c"]
+    (tmp_path / "indexed").mkdir()
+    writer = PartWriter(tmp_path / "indexed" / "part-00000000.parquet", table.schema, {})
+    writer.write(table.to_batches()[0])
+    writer.close(ShardProgress(rows=3))
+    pandas.testing.assert_frame_equal(Job("job-0123456789ab", str(tmp_path / "indexed"), None).to_pandas(), given)
+
+
+def test_a_job_as_a_frame_of_polars(tmp_path):
+    polars = pytest.importorskip("polars", reason="polars is not installed")
+    job = write_parts(tmp_path, output=["a", None, "c"], row=[0, 1, 2])
+    assert job.to_polars().equals(polars.DataFrame({"output": ["a", None, "c"], "row": [0, 1, 2]}))
+    assert job.to_polars(["row"]).columns == ["row"]
+
+
+def test_repaired_cells_are_counted_over_all_parts(tmp_path):
+    write_parts(tmp_path, note=["a", "b", "c"])
+    assert repaired_cells(str(tmp_path)) == {"note": 3}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/jobs.md"])
+def test_pages_say_how_to_read_the_output_as_a_run_does(page):
+    text = (ROOT / page).read_text()
+    assert all(f"{way}\n" in text for way in ways_to_read("out").values())
