@@ -28,7 +28,8 @@ from tests.unit.workers.reading.test_text_files import read
 from tests.unit.workers.workers_records import make_record
 
 PAGE = Path(__file__).resolve().parents[3] / "docs/inputs.md"
-LINES = re.findall(r"^\| (.+?) \| .+ \|.*\|$", PAGE.read_text(), re.MULTILINE)
+#: behind this comes what was measured
+LINES = re.findall(r"^\| (.+?) \| .+ \|.*\|$", PAGE.read_text().partition("## What it costs")[0], re.MULTILINE)
 SITUATIONS = [line for line in LINES if line != "situation"]
 CASES: dict[str, Callable[..., None]] = {}
 
