@@ -6,6 +6,7 @@ import difflib
 import inspect
 from collections.abc import Callable, Iterable
 from enum import IntEnum
+from typing import cast
 
 
 class ExitCode(IntEnum):
@@ -210,6 +211,25 @@ class OtherWeightsError(RetryableError):
 
 class EngineLostError(RetryableError):
     """The engine went away: {reason}."""
+
+    @property
+    def reason(self) -> str:
+        """Why, without the sentence around it."""
+        return str(self.fields["reason"])
+
+
+class EngineFaultError(EngineLostError):
+    """The engine went away: {reason}."""
+
+    @property
+    def faults(self) -> list[list[int]]:
+        """Shards of the job in flight whenever this device's engines failed for this reason, this time last."""
+        return list(cast("list[list[int]]", self.fields["faults"]))
+
+
+class EngineUnfitError(PermanentError):
+    """The engine fails on different rows for one reason: {reason}. The job stops before it makes error rows of more of
+    them; if the rows are to blame and not the model, `parquetry retry` (or the same `parquetry run` again) does."""
 
 
 class EngineRefusedError(PermanentError):

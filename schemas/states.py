@@ -13,7 +13,7 @@ class JobState(StrEnum):
     CANCELLED = "cancelled"
     #: every shard committed, `_SUCCESS` written
     DONE = "done"
-    #: nothing left to run, at least one shard failed; `retry` starts it again
+    #: nothing left to run, or no engine can do it; at least one shard failed, and `retry` starts it again
     FAILED = "failed"
 
     @property

@@ -21,6 +21,8 @@ class Claim:
     output: str
     #: leases of this shard lost before
     lost: int = 0
+    #: whether rows are to blame where engines fail on different ones: the job was stopped for that, and retried
+    blames_rows: bool = False
 
     @property
     def token(self) -> str:
@@ -43,6 +45,8 @@ class BeatReply(StrEnum):
     CANCEL = "CANCEL"
     #: give the shard back; the job may be resumed
     PAUSE = "PAUSE"
+    #: give the shard back; the job was stopped since no engine can do it
+    FAIL = "FAIL"
 
 
 class PrepareReply(StrEnum):

@@ -35,8 +35,16 @@ class Leases(Verbs):
         reply = self._scripts("claim", keys, [self._keys.prefix, worker, *limits, *queues])
         if reply is None:
             return None
-        job, shard, fence, lost, output, _deadline = reply
-        return Claim(job=job, shard=int(shard), fence=int(fence), worker=worker, output=output, lost=int(lost))
+        job, shard, fence, lost, output, _deadline, blames_rows = reply
+        return Claim(
+            job=job,
+            shard=int(shard),
+            fence=int(fence),
+            worker=worker,
+            output=output,
+            lost=int(lost),
+            blames_rows=blames_rows == "1",
+        )
 
     def beat(self, claim: Claim, progress: LeaseProgress = LeaseProgress()) -> BeatReply:  # noqa: B008  (frozen)
         """Renew the lease and tell how far the shard is."""
@@ -77,3 +85,10 @@ class Leases(Verbs):
     def fail(self, claim: Claim, reason: str) -> ReleaseReply:
         """Set the shard aside for good."""
         return ReleaseReply(self._job("fail", claim.job, claim.shard, claim.token, reason[:MAX_REASON]))
+
+    def stop(self, claim: Claim, reason: str, *, of_rows: bool) -> ReleaseReply:
+        """Set the shard aside and end its job as failed: the others would end the same way, and stay pending.
+
+        `of_rows` when rows may still be to blame: once retried, the job blames them.
+        """
+        return ReleaseReply(self._job("stop", claim.job, claim.shard, claim.token, reason[:MAX_REASON], int(of_rows)))

@@ -2,7 +2,8 @@
 
 What was in flight when the engine died is halved and tried again, until one row alone has killed the engine twice;
 that row is answered with an error. A death costs one load of the model, so a bad row among n costs about log2(n) + 2.
-An engine that dies on rows from all over the shard and answers none is to blame itself: then no row is.
+An engine that dies on rows from all over the shard and answers none is to blame itself: then no row is. Nor is any
+where it said why it died, and said the same of different rows.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from typing import Self
 
 import numpy as np
 
-from parquetry.schemas.errors import EngineLostError
+from parquetry.schemas.errors import EngineFaultError, EngineLostError, EngineUnfitError
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.process.client import EngineClient
+from parquetry.workers.process.fault_log import kind_of
 from parquetry.workers.request import Completion, Encoding, GenerationRequest, Request, Result
 
 log = logging.getLogger(__name__)
@@ -42,7 +44,8 @@ def quarantine_spec(spec: EngineSpec, shard: str) -> EngineSpec:
 class Bisection:
     """Used like an EngineClient, and outlives its engines. `connect` makes a client of a fresh engine."""
 
-    def __init__(self, connect: Callable[[], EngineClient]) -> None:
+    def __init__(self, connect: Callable[[], EngineClient], *, blames_rows: bool = False) -> None:
+        """With `blames_rows` rows are blamed though engines give the same reason for several."""
         self._connect = connect
         self._engine = connect()
         #: requests that are sent together, batch after batch
@@ -54,6 +57,9 @@ class Bisection:
         #: why each blamed row is an error row
         self._blamed: dict[int, str] = {}
         self._has_answered = False
+        self._blames_rows = blames_rows
+        #: by the reason that engines gave, the rows that were in flight every time
+        self._suspects: dict[str, set[int]] = {}
         self.num_deaths = 0
 
     def describe(self) -> dict[str, str]:
@@ -70,7 +76,8 @@ class Bisection:
 
     def results(self, timeout: float = 0.0) -> list[Result]:
         """Raises EngineLostError when the engine is to blame or has died MAX_DEATHS times, EngineStartError when none
-        comes up again."""
+        comes up again, and EngineUnfitError when engines gave one reason for different rows.
+        """
         try:
             self._send_next()
             found = self._engine.results(timeout) if self._in_flight else []
@@ -101,12 +108,23 @@ class Bisection:
         suspects, self._in_flight = list(self._in_flight.values()), {}
         rows = list(dict.fromkeys(map(row_of, suspects)))
         log.warning("the engine died with %d rows in flight: %s", len(rows), error)
+        self._require_suspect(rows, error)
         if len(rows) == 1:
             self._count_death_alone(rows[0], error)
         halves = split(suspects, set(rows[: len(rows) // 2]))
-        self._batches.extendleft(half for half in reversed(halves) if half)
+        # behind the others: when both halves of a batch kill engines, that is soon known
+        self._batches.extend(half for half in halves if half)
         self._engine.close()
         self._engine = self._connect()
+
+    def _require_suspect(self, rows: Collection[int], error: EngineLostError) -> None:
+        """Raise EngineUnfitError when no row was in flight each time that engines gave this reason."""
+        if self._blames_rows or not isinstance(error, EngineFaultError):
+            return
+        kind = kind_of(error.reason)
+        self._suspects[kind] = self._suspects.get(kind, set(rows)) & set(rows)
+        if not self._suspects[kind]:
+            raise EngineUnfitError(reason=error.reason) from error
 
     def _count_death_alone(self, row: int, error: EngineLostError) -> None:
         """Blame the row at its second death, or the engine when it never answered anything and several are blamed."""

@@ -14,7 +14,11 @@ from parquetry.tasks.ledger.claim import BeatReply, Claim, LeaseProgress
 from parquetry.tasks.ledger.ledger import Ledger
 
 log = logging.getLogger(__name__)
-STOPPED = {BeatReply.CANCEL: JobState.CANCELLED, BeatReply.PAUSE: JobState.PAUSED}
+STOPPED = {
+    BeatReply.CANCEL: JobState.CANCELLED,
+    BeatReply.PAUSE: JobState.PAUSED,
+    BeatReply.FAIL: JobState.FAILED,
+}
 
 
 class Lease:

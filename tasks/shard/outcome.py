@@ -8,6 +8,8 @@ from enum import StrEnum
 
 from parquetry.schemas.errors import (
     BrokerUnreachableError,
+    EngineRefusedError,
+    EngineUnfitError,
     JobStoppedError,
     LeaseLostError,
     ParquetryError,
@@ -17,6 +19,7 @@ from parquetry.tasks.failpoints import failpoint
 from parquetry.tasks.finalize import finalize
 from parquetry.tasks.ledger.claim import Claim, CommitReply, ReleaseReply
 from parquetry.tasks.ledger.ledger import Ledger
+from parquetry.tasks.shard.fault_check import judged
 from parquetry.tasks.shard.lease import Lease
 from parquetry.tasks.shard.shard_runner import ShardRunner
 from parquetry.tasks.shard.worker_config import WorkerConfig
@@ -38,6 +41,8 @@ class Verdict(StrEnum):
     LOSE = "lose"
     #: it would fail again wherever it ran
     FAIL = "fail"
+    #: and so would every other shard of the job
+    STOP = "stop"
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,8 @@ def decide(error: Exception, lost_before: int) -> Decision:
         return Decision(Verdict.DROP)
     if isinstance(error, JobStoppedError):
         return Decision(Verdict.RELEASE)
+    if isinstance(error, (EngineRefusedError, EngineUnfitError)):
+        return Decision(Verdict.STOP)
     # what this node lacks another node may have
     of_the_node = isinstance(error, UnusableEnvironmentError)
     if isinstance(error, ParquetryError) and not error.retryable and not of_the_node:
@@ -79,6 +86,7 @@ def run_claim(ledger: Ledger, claim: Claim, config: WorkerConfig) -> None:
 
 def settle(ledger: Ledger, claim: Claim, error: Exception) -> ReleaseReply:
     """Give back, count or fail a shard whose attempt raised `error`."""
+    error = judged(ledger, claim, error)
     decision = decide(error, claim.lost)
     reason = str(error) if isinstance(error, ParquetryError) else f"{type(error).__name__}: {error}"
     unexpected = None if isinstance(error, ParquetryError) else error
@@ -90,4 +98,6 @@ def settle(ledger: Ledger, claim: Claim, error: Exception) -> ReleaseReply:
         return ledger.lose(claim, reason, rest_s=decision.rest_s)
     if decision.verdict is Verdict.FAIL:
         return ledger.fail(claim, reason)
+    if decision.verdict is Verdict.STOP:
+        return ledger.stop(claim, reason, of_rows=isinstance(error, EngineUnfitError))
     return ReleaseReply.LOST

@@ -117,10 +117,11 @@ class ShardRunner:
         log.warning("job %s: shard %d runs in quarantine", self.claim.job, self.claim.shard)
         failpoint("quarantine")
         alone = quarantine_spec(spec, f"{self.claim.job}/{self.claim.shard}")
-        return Bisection(lambda: self.connect(alone))
+        return Bisection(lambda: self.connect(alone), blames_rows=self.claim.blames_rows)
 
     def connect(self, spec: EngineSpec) -> EngineClient:
-        return EngineClient.connect(self.config.socket, spec, on_wait=self.lease.check)
+        shard = f"{self.claim.job}/{self.claim.shard}"
+        return EngineClient.connect(self.config.socket, spec, shard=shard, on_wait=self.lease.check)
 
     def progress(self, done: ShardProgress) -> None:
         failpoint("progress")

@@ -1,7 +1,8 @@
 """An engine without a model: answers each prompt with itself, and does what a spell in the prompt says.
 
-POISON kills the engine whenever it is met. KILL, SEGV, HANG and OOM strike once in the whole job, so the next attempt
-goes through. SLOW costs ten rows' time. Every row begun is logged, so that work done twice can be counted.
+POISON kills the engine whenever it is met, and RAISE has it raise the same error. KILL, SEGV, HANG and OOM strike once
+in the whole job, so the next attempt goes through. SLOW costs ten rows' time. Every row begun is logged, so that work
+done twice can be counted.
 
 Environment: CHAOS_LOG a folder for the logs, CHAOS_MS_PER_ROW the price of a row.
 """
@@ -85,6 +86,8 @@ class EchoEngine(Engine):
     def _obey(self, request: GenerationRequest) -> None:
         if _TOKEN["POISON"] in request.prompt_ids:
             os.kill(os.getpid(), signal.SIGKILL)
+        if _TOKEN["RAISE"] in request.prompt_ids:
+            raise IndexError(f"position {request.row} is beyond the table")
         for word, strike in _STRIKES.items():
             if _TOKEN[word] in request.prompt_ids and self._first(word, request.row):
                 strike()

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 #: words with an effect in the echo engine; their token ids are their positions in VOCABULARY
-SPELLS = ("POISON", "KILL", "SEGV", "HANG", "OOM", "SLOW")
+SPELLS = ("POISON", "RAISE", "KILL", "SEGV", "HANG", "OOM", "SLOW")
 VOCABULARY = ("<pad>", "<s>", "</s>", "<unk>", *SPELLS, *"0123456789")
 
 
@@ -19,7 +19,7 @@ def write_table(path: Path, rows: int, spells: Mapping[int, str] | None = None) 
     """A Parquet file of `rows` rows; `spells` puts a word with an effect into some of them."""
     spells = spells or {}
     texts = [f"{spells[i]} {digits(i)}" if i in spells else digits(i) for i in range(rows)]
-    expect = ["error" if spells.get(i) == "POISON" else "echo" for i in range(rows)]
+    expect = ["error" if spells.get(i) in ("POISON", "RAISE") else "echo" for i in range(rows)]
     ids = [i * 7 + 1 for i in range(rows)]
     table = pa.table({"id": pa.array(ids, pa.int64()), "text": texts, "expect": expect})
     path.parent.mkdir(parents=True, exist_ok=True)

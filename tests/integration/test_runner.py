@@ -7,23 +7,26 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from parquetry.schemas.errors import EngineRefusedError
 from parquetry.schemas.manifest import MANIFEST_FILE, SUCCESS_FILE, Manifest
 from parquetry.schemas.settings import load_settings, settings
 from parquetry.schemas.shard import part_name
 from parquetry.schemas.states import JobState
 from parquetry.tasks import failpoints
-from parquetry.tasks.ledger.claim import Claim
+from parquetry.tasks.ledger.claim import Claim, ReleaseReply
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.ledger.policy import Policy
 from parquetry.tasks.shard import outcome
-from parquetry.tasks.shard.outcome import run_claim
+from parquetry.tasks.shard.outcome import run_claim, settle
 from parquetry.tasks.shard.worker_config import WorkerConfig
 from parquetry.workers.process.supervisor import EngineSupervisor
 from tests.chaos.checker import check
+from tests.chaos.process import wait_until
 from tests.integration.jobs_on_disk import ENGINE, DiskJob, make_job
 
 QUEUES = ("default",)
@@ -328,3 +331,63 @@ def test_neighbours_that_all_kill_their_engine_do_not_condemn_it(tmp_path, ledge
     run_all(ledger, config)
     assert_whole(job, ledger)
     assert [row for row, error in enumerate(job.column(part_name(0), "error")) if error] == [0, 1, 2, 3]
+
+
+@pytest.fixture
+def impatient(ledger: Ledger) -> Ledger:
+    """Bisects a shard after its first lost attempt."""
+    ledger.policy = replace(ledger.policy, max_attempts=1)
+    return ledger
+
+
+def test_an_engine_that_fails_different_rows_for_one_reason_stops_the_job(tmp_path, impatient: Ledger, config):
+    """No row is blamed and nothing is lost; whoever says that the rows are bad gets error rows."""
+    job = make_job(tmp_path, impatient, rows=16, rows_per_shard=4, spells={1: "RAISE", 6: "RAISE"})
+    # two in flight, as in life
+    for claim in [impatient.claim("w", QUEUES) for _ in range(2)]:
+        run_claim(impatient, claim, config)
+    status = impatient.status(job.name)
+    assert (status.state, status.shards_failed, status.shards_pending, status.error_rows) == (JobState.FAILED, 1, 3, 0)
+    assert "IndexError: position" in status.failures[0].reason
+    assert "retry" in status.failures[0].reason
+    assert run_one(impatient, config) is None
+
+    assert impatient.retry(job.name) == 1
+    run_all(impatient, config)
+    assert_whole(job, impatient)
+    assert impatient.status(job.name).error_rows == 2
+
+
+def test_rows_of_one_shard_for_which_the_engine_fails_stop_the_job_too(tmp_path, impatient: Ledger, config):
+    job = make_job(tmp_path, impatient, rows=8, rows_per_shard=8, spells={1: "RAISE", 6: "RAISE"})
+    run_all(impatient, config)
+    status = impatient.status(job.name)
+    assert (status.state, status.shards_failed, status.error_rows) == (JobState.FAILED, 1, 0)
+    assert "IndexError: position" in status.failures[0].reason
+
+
+def test_rows_that_are_explained_do_not_speak_against_the_engine(tmp_path, impatient: Ledger, config: WorkerConfig):
+    """The first of them was found, and its shard committed, when the second comes."""
+    job = make_job(tmp_path, impatient, rows=8, rows_per_shard=4, spells={1: "RAISE", 6: "RAISE"})
+    # what is given back is claimed first, so one shard ends before the other begins
+    run_all(impatient, config)
+    assert_whole(job, impatient)
+    assert [row for row, error in enumerate(job.column(part_name(0), "error")) if error] == [1]
+    assert impatient.status(job.name).error_rows == 2
+
+
+def test_a_stopped_job_gets_its_other_shards_back(tmp_path, ledger: Ledger, config: WorkerConfig, monkeypatch):
+    """As soon as the lease of one is renewed, which does not cost it an attempt."""
+    monkeypatch.setenv("CHAOS_MS_PER_ROW", "50")
+    job = make_job(tmp_path, ledger, rows=400, rows_per_shard=200)
+    running, stopping = (ledger.claim("w", QUEUES) for _ in range(2))
+    thread = threading.Thread(target=run_claim, args=(ledger, running, config))
+    thread.start()
+    wait_until(lambda: ledger.status(job.name).running_rows > 0, 20, "progress")
+    assert settle(ledger, stopping, EngineRefusedError(reason="no")) is ReleaseReply.FAILED
+    thread.join(timeout=10)
+    assert not thread.is_alive()
+    status = ledger.status(job.name)
+    assert (status.state, status.shards_running, status.shards_pending, status.retries) == (JobState.FAILED, 0, 1, 0)
+    assert status.failures[0].reason == "The engine refused the job: no."
+    assert settle(ledger, stopping, EngineRefusedError(reason="no")) is ReleaseReply.LOST

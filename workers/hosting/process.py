@@ -15,10 +15,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from parquetry.schemas.errors import ParquetryError, PermanentError
 from parquetry.schemas.settings import settings
 from parquetry.workers.engine import Engine
 from parquetry.workers.engine_spec import EngineSpec
+from parquetry.workers.hosting.failure import is_permanent, repeats, sentence
 from parquetry.workers.process.leash import die_with_parent
 from parquetry.workers.process.pulse import Pulse
 from parquetry.workers.process.server import EngineServer
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     # the last stop: the process ends either way, and the supervisor must learn why
     except Exception as error:  # noqa: BLE001
         traceback.print_exc()
-        pulse.failed(sentence(error), permanent=is_permanent(error))
+        pulse.failed(sentence(error), permanent=is_permanent(error), repeats=repeats(error))
     return 1
 
 
@@ -66,27 +66,6 @@ def _die(pulse: Pulse, reason: str, permanent: bool) -> None:
     """End at once, from any thread: the one that drives the engine may wait for a rank that is no more."""
     pulse.failed(reason, permanent=permanent)
     os._exit(1)
-
-
-def sentence(error: BaseException) -> str:
-    """The error on one line, fit to be shown to whoever submitted the job."""
-    first_line = str(error).strip().partition("\n")[0][:500]
-    if isinstance(error, ParquetryError):
-        return first_line
-    if _is_out_of_memory(error):
-        return f"the device ran out of memory; choose a smaller model or a quantization ({first_line})"
-    return f"{type(error).__name__}: {first_line}"
-
-
-def is_permanent(error: BaseException) -> bool:
-    """Whether a second try would fail the same way: bad files and options would, a full device may not."""
-    if isinstance(error, ParquetryError):
-        return isinstance(error, PermanentError)
-    return isinstance(error, ValueError | TypeError | KeyError | AttributeError | ImportError | NotImplementedError)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from parquetry.schemas.settings import settings
 from parquetry.workers.engine_spec import EngineSpec
-from parquetry.workers.hosting.process import is_permanent, sentence
+from parquetry.workers.hosting.failure import is_permanent, sentence
 from parquetry.workers.parallel.channel import StepReceiver
 from parquetry.workers.process.leash import die_with_parent
 from parquetry.workers.process.pulse import Pulse

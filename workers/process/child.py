@@ -75,6 +75,11 @@ class EngineChild:
         """Whether the engine itself said that no other try would help."""
         return bool(self._failure and self._failure["permanent"])
 
+    @property
+    def would_repeat(self) -> bool:
+        """Whether the engine itself said that the rows it computed would fail again."""
+        return bool(self._failure and self._failure.get("repeats"))
+
     def holds_weights_of(self, spec: EngineSpec) -> bool:
         """Whether an engine of `spec` may use the weights that this process has loaded or is loading."""
         return self.spec.weights_key == spec.weights_key

@@ -9,7 +9,13 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from parquetry.schemas.errors import EngineLostError, EngineRefusedError, EngineStartError, ParquetryError
+from parquetry.schemas.errors import (
+    EngineFaultError,
+    EngineLostError,
+    EngineRefusedError,
+    EngineStartError,
+    ParquetryError,
+)
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.process.messages import RESULTS, read_results, request_frames
 from parquetry.workers.process.wire import Frame, FrameBuffer, WireError, dial, receive, send
@@ -43,25 +49,28 @@ class EngineClient:
         self._description: dict[str, str] = {}
 
     @classmethod
-    def connect(cls, supervisor: Path, spec: EngineSpec, *, on_wait: Callable[[], None] | None = None) -> EngineClient:
+    def connect(
+        cls, supervisor: Path, spec: EngineSpec, *, shard: str = "", on_wait: Callable[[], None] | None = None
+    ) -> EngineClient:
         """Wait until the supervisor that listens at this socket has an engine with `spec`, which may have to load.
 
-        `on_wait` is called about once a second meanwhile and may raise to give up. Raises EngineStartError (a passing
-        fault) or EngineRefusedError (this spec will never load here).
+        `shard`, as "job/shard", tells whose rows will be in flight. `on_wait` is called about once a second meanwhile
+        and may raise to give up. Raises EngineStartError (a passing fault) or EngineRefusedError (this spec will never
+        load here).
         """
         try:
             client = cls(dial(supervisor))
         except OSError as error:
             raise EngineStartError(reason=f"no supervisor listens at {supervisor} ({error.strerror})") from None
         try:
-            client._ask(spec, on_wait or (lambda: None))
+            client._ask(spec, shard, on_wait or (lambda: None))
         except BaseException:
             client.close()
             raise
         return client
 
-    def _ask(self, spec: EngineSpec, on_wait: Callable[[], None]) -> None:
-        self._send(self._supervisor, Frame({"op": "ask", "spec": spec.model_dump(mode="json")}))
+    def _ask(self, spec: EngineSpec, shard: str, on_wait: Callable[[], None]) -> None:
+        self._send(self._supervisor, Frame({"op": "ask", "spec": spec.model_dump(mode="json"), "shard": shard}))
         answer = self._wait_for(self._supervisor, on_wait).header
         if answer["op"] != "ready":
             raise (EngineRefusedError if answer.get("permanent") else EngineStartError)(reason=answer["reason"])
@@ -133,8 +142,11 @@ class EngineClient:
                     return EngineLostError(reason="its supervisor went away")
             except TimeoutError:
                 break
-        said = next((frame.header.get("reason") for frame in self._supervisor.frames), None)
-        return EngineLostError(reason=said or "it closed the connection")
+        said = next((frame.header for frame in self._supervisor.frames), {})
+        reason = said.get("reason") or "it closed the connection"
+        if said.get("faults") is None:
+            return EngineLostError(reason=reason)
+        return EngineFaultError(reason=reason, faults=said["faults"])
 
     def close(self) -> None:
         """Give the engine back. Harmless when called twice."""

@@ -37,9 +37,11 @@ class Pulse:
         counted = {"stats": stats().model_dump(exclude_defaults=True)} if stats is not None else {}
         self._write({"state": "alive", **counted})
 
-    def failed(self, reason: str, *, permanent: bool) -> None:
-        """The engine ends; `permanent` means that another try would fail the same way."""
-        self._write({"state": "failed", "reason": reason[:2000], "permanent": permanent})
+    def failed(self, reason: str, *, permanent: bool, repeats: bool = False) -> None:
+        """The engine ends; `permanent` means that another try to load would fail the same way, and `repeats` that the
+        rows which were computed would.
+        """
+        self._write({"state": "failed", "reason": reason[:2000], "permanent": permanent, "repeats": repeats})
 
     def refused(self, reason: str) -> None:
         """The engine asked for will never be; the model stays loaded, and another engine may be asked for."""

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from parquetry.schemas.status import EngineStats
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.process.child import EngineChild, cuda_devices, device_within
+from parquetry.workers.process.fault_log import FaultLog
 from parquetry.workers.process.wire import Frame, FrameBuffer, WireError, listen, receive, send
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,8 @@ class _Client:
         self.connection = connection
         self.buffer = FrameBuffer()
         self.has_asked = False
+        #: "job/shard" that the engine is asked for, the empty string when it did not say
+        self.shard = ""
 
     def tell(self, **header: object) -> None:
         try:
@@ -66,6 +69,7 @@ class EngineSupervisor:
         self._started = 0
         self._engine: EngineChild | None = None
         self._users: set[_Client] = set()
+        self._faults = FaultLog()
         self._asks: deque[_Ask] = deque()
         self._selector = selectors.DefaultSelector()
         self._stopping = threading.Event()
@@ -127,6 +131,7 @@ class EngineSupervisor:
         if client.has_asked:
             raise WireError("a client asks once")
         client.has_asked = True
+        client.shard = str(frame.header.get("shard", ""))
         spec = EngineSpec.model_validate(frame.header["spec"])
         self._asks.append(_Ask(client, spec.model_copy(update={"device": device_within(self.device)})))
 
@@ -159,8 +164,9 @@ class EngineSupervisor:
         said = engine.end()
         reason = reason or said
         log.warning("the engine of %s went away: %s", self.device, reason)
+        faults = self._faults.note(reason, {user.shard for user in self._users}) if engine.would_repeat else None
         for client in list(self._users):
-            client.tell(op="lost", reason=reason)
+            client.tell(op="lost", reason=reason, faults=faults)
             self._drop(client)
         if not was_ready:
             self._refuse(engine, reason)

@@ -1,4 +1,4 @@
--- Renew a lease and note how far its shard is. Returns "OK", "LOST", "CANCEL" or "PAUSE".
+-- Renew a lease and note how far its shard is. Returns "OK", "LOST", "CANCEL", "PAUSE" or "FAIL".
 -- A pause is meant to free the devices, so running shards are given back; one already written may still be published.
 --
 -- Touches tokens, ctl (state), leases, progress.
@@ -13,6 +13,8 @@ if state == 'cancelled' then
   return 'CANCEL'
 elseif state == 'paused' then
   return 'PAUSE'
+elseif state == 'failed' then
+  return 'FAIL'
 end
 redis.call('ZADD', leases, now_ms() + ttl, shard)
 redis.call('HSET', progress, shard, rows .. ':' .. num_tokens)

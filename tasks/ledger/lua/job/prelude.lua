@@ -2,7 +2,8 @@
 --
 -- ctl        <p>{job}:ctl     HASH    state, queue, priority, model, model_key, output, notify; shards, rows, done,
 --                                     rows_done, error_rows, prompt_tokens, output_tokens, retries; fence; created,
---                                     served (its last claim), ended: in ms
+--                                     served (its last claim), ended: in ms; of_rows "1" when it was stopped since
+--                                     engines fail on different rows, blames_rows "1" when it was retried after that
 -- pending    <p>{job}:pend    LIST    pending shards, each item "7" or an inclusive range "7-99"
 -- leases     <p>{job}:lease   ZSET    leased shard -> deadline in ms; one without a token rests until then
 -- tokens     <p>{job}:tok     HASH    leased shard -> "fence:worker"
@@ -38,6 +39,16 @@ local function open_if_running()
   local found = redis.call('HMGET', ctl, 'state', 'priority')
   if found[1] == 'running' then
     redis.call('ZADD', open_jobs, found[2], job)
+  end
+end
+
+-- Put the job into a final state and have the URLs of its webhooks told.
+local function end_job(state)
+  local now = string.format('%.0f', now_ms())
+  redis.call('HSET', ctl, 'state', state, 'ended', now)
+  redis.call('ZREM', open_jobs, job)
+  for url in string.gmatch(redis.call('HGET', ctl, 'notify') or '', '[^\n]+') do
+    redis.call('ZADD', outbox, now, job .. ' ' .. state .. ' ' .. now .. ' ' .. url)
   end
 end
 

@@ -1,7 +1,8 @@
 -- Queue the failed shards again with a clean record, and run the job if it had ended as failed.
+-- One that was stopped since engines fail on different rows blames rows from now on.
 -- Returns the number of shards queued, or nil for an unknown job.
 --
--- Touches ctl (state, priority, ended), pending, attempts, failures, open_jobs, live_jobs.
+-- Touches ctl (state, priority, ended, blames_rows), pending, attempts, failures, open_jobs, live_jobs.
 local state = redis.call('HGET', ctl, 'state')
 if not state then
   return nil
@@ -15,6 +16,9 @@ redis.call('DEL', failures)
 if state == 'failed' and #shards > 0 then
   redis.call('HSET', ctl, 'state', 'running')
   redis.call('HDEL', ctl, 'ended')
+  if redis.call('HGET', ctl, 'of_rows') == '1' then
+    redis.call('HSET', ctl, 'blames_rows', 1)
+  end
   redis.call('SADD', live_jobs, job)
 end
 if #shards > 0 then

@@ -18,20 +18,16 @@ if not is_legal then
   return {0, state}
 end
 
-redis.call('HSET', ctl, 'state', wanted)
-if wanted ~= 'running' then
-  redis.call('ZREM', open_jobs, job)
-elseif redis.call('EXISTS', pending) == 1 then
-  open_if_running()
-end
 if is_final then
-  local now = string.format('%.0f', now_ms())
-  redis.call('HSET', ctl, 'ended', now)
-  for url in string.gmatch(redis.call('HGET', ctl, 'notify') or '', '[^\n]+') do
-    redis.call('ZADD', outbox, now, job .. ' ' .. wanted .. ' ' .. now .. ' ' .. url)
-  end
+  end_job(wanted)
 else
+  redis.call('HSET', ctl, 'state', wanted)
   redis.call('HDEL', ctl, 'ended')
   redis.call('SADD', live_jobs, job)
+  if wanted ~= 'running' then
+    redis.call('ZREM', open_jobs, job)
+  elseif redis.call('EXISTS', pending) == 1 then
+    open_if_running()
+  end
 end
 return {1, state}
