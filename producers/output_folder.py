@@ -28,6 +28,14 @@ def find_record(storage: Storage) -> JobRecord | None:
     return record
 
 
+def give_up(storage: Storage) -> bool:
+    """Let the folder of a job that ended without a part be anybody's again; False when it holds parts."""
+    if storage.list("part-"):
+        return False
+    storage.delete(JOB_FILE)
+    return True
+
+
 def require_empty(storage: Storage) -> None:
     """Raise OutputNotEmptyError when the folder holds files; hidden ones and old attempts do not count.
 

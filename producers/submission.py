@@ -10,7 +10,7 @@ from itertools import accumulate
 import pyarrow as pa
 
 from parquetry.producers.draft import Draft
-from parquetry.producers.output_folder import require_empty
+from parquetry.producers.output_folder import find_record, give_up, require_empty
 from parquetry.producers.same_input import require_same_input
 from parquetry.producers.sampled_prompts import require_rendering
 from parquetry.producers.sharding import cut, rows_auto
@@ -21,6 +21,7 @@ from parquetry.schemas.job import JobSpec
 from parquetry.schemas.manifest import JOB_FILE, JobRecord
 from parquetry.schemas.settings import settings
 from parquetry.schemas.shard import ShardPlan
+from parquetry.schemas.states import JobState
 from parquetry.schemas.status import JobStatus
 from parquetry.tasks import permits
 from parquetry.tasks.ledger.job_entry import queue_of
@@ -77,6 +78,7 @@ def submit(spec: JobSpec, ledger: Ledger, *, broker_url: str | None = None) -> S
     input were added, removed or changed since the job was submitted.
     """
     draft = Draft.of(spec)
+    _replace_refused(draft, ledger)
     # asked first: a broker that cannot be reached must be found before anything is written
     known = _find(ledger, draft.job)
     existing = draft.read_record()
@@ -158,6 +160,19 @@ def _take_up(draft: Draft, existing: JobRecord | None, ledger: Ledger) -> JobRec
 
         recover(str(draft.output.root), ledger)
     return record
+
+
+def _replace_refused(draft: Draft, ledger: Ledger) -> None:
+    """Take the output from another job that failed without a part, as one whose model no engine takes."""
+    other = find_record(draft.output)
+    if other is None or other.job == draft.job:
+        return
+    status = _find(ledger, other.job)
+    if status is not None and status.state is JobState.FAILED and not status.shards_done and give_up(draft.output):
+        log.warning(
+            "the output %s is taken over from job %s, which failed without a part", draft.output.root, other.job
+        )
+        ledger.remove(other.job, created=status.created)
 
 
 def _find(ledger: Ledger, job: str) -> JobStatus | None:

@@ -15,9 +15,11 @@ from parquetry.local.embedded import embedded_server
 from parquetry.local.needed_packages import require_engine
 from parquetry.local.worker import LocalWorker, WorkerCommand, log_path
 from parquetry.schemas.job import JobSpec
+from parquetry.schemas.location import Location
 from parquetry.schemas.settings import settings
 from parquetry.schemas.states import JobState
 from parquetry.schemas.status import JobStatus
+from parquetry.schemas.storage.opening import open_storage
 from parquetry.terminal.bars import Display, Silent, live_display
 from parquetry.terminal.display import console
 
@@ -47,6 +49,7 @@ def run_job(spec: JobSpec, *, workers: int | None = None, show: bool = False) ->
 
     An interrupt drains the worker and leaves a state from which the same call continues.
     """
+    from parquetry.producers.output_folder import give_up
     from parquetry.producers.submission import submit
     from parquetry.tasks.ledger.outbox import FIRST_REST_MS
     from parquetry.tasks.webhooks import deliver_due
@@ -64,6 +67,9 @@ def run_job(spec: JobSpec, *, workers: int | None = None, show: bool = False) ->
         if settings().broker_url is None:
             # the queue ends with this run, and its notices with it: those the worker had in hand are sent again
             deliver_due(ledger, ahead_s=FIRST_REST_MS // 1000)
+            if after.state is JobState.FAILED and not after.shards_done:
+                # nobody else knows the job: with another spec it may be tried in the same folder
+                give_up(open_storage(Location.parse(after.output)))
         return FinishedRun(
             status=after,
             rows_added=after.rows_done - before.rows_done,

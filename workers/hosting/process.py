@@ -47,6 +47,13 @@ def _builder(spec: EngineSpec, server: EngineServer, pulse: Pulse, folder: Path)
     if factory := settings().engine_factory:
         module, _, name = factory.partition(":")
         return getattr(importlib.import_module(module), name)
+    from parquetry.workers.hosting.trial_rows import tried
+
+    build = _own_builder(spec, server, pulse, folder)
+    return lambda given: tried(build(given), given)
+
+
+def _own_builder(spec: EngineSpec, server: EngineServer, pulse: Pulse, folder: Path) -> Callable[[EngineSpec], Engine]:
     # the imports here load torch
     if spec.model.backend == "optimum":
         # its environment has a transformers that no other engine runs on

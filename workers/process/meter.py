@@ -8,12 +8,17 @@ from parquetry.schemas.status import EngineStats
 from parquetry.workers.engine import Engine
 from parquetry.workers.request import Result
 
+#: what grows from an engine's start on
+_COUNTED = ("prompt_tokens", "output_tokens", "computed_tokens", "padding_tokens", "cached_tokens")
+
 
 class Meter:
     """Takes an engine's steps. `read` may be called in the middle of one, by the thread that takes it."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        # an engine has answered trial rows before it is used
+        self._before = {name: value for name, value in engine.stats().items() if name in _COUNTED}
         self._begun = time.monotonic()
         self._busy_s = 0.0
         #: when the step under way began
@@ -33,4 +38,5 @@ class Meter:
         now = time.monotonic()
         under_way = 0.0 if self._step_begun is None else now - self._step_begun
         times = {"seconds": round(now - self._begun, 3), "busy_seconds": round(self._busy_s + under_way, 3)}
-        return EngineStats.model_validate({**self._engine.stats(), **times})
+        stats = {name: value - self._before.get(name, 0) for name, value in self._engine.stats().items()}
+        return EngineStats.model_validate({**stats, **times})
