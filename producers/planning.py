@@ -13,6 +13,7 @@ from parquetry.schemas.job import JobSpec
 from parquetry.schemas.manifest import JobRecord
 from parquetry.tasks.ledger.job_entry import queue_of
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.checkpoint.forecast import Forecast
 from parquetry.workers.checkpoint.generation_defaults import generation_defaults
 from parquetry.workers.gpus import GpuQueryError, smallest_gpu_bytes
 from parquetry.workers.loading.devices.placement import WEIGHT_SHARE
@@ -56,6 +57,8 @@ class Plan(BaseModel):
     device_bytes: int | None
     #: None when device_bytes is not known
     weights_fit: bool | None
+    #: how its model's family runs on a GPU, as far as it was tried
+    engine: str
     #: sentences on which of the model's own defaults for generation the job takes over, and which not
     model_defaults: tuple[str, ...] = ()
     #: sentences on what the job's choices cost
@@ -83,9 +86,18 @@ def plan(spec: JobSpec, *, max_sampled_rows: int = MAX_SAMPLED_ROWS, device_byte
         **_token_facts(record, sampled),
         **_weight_facts(record, checkpoint, device_bytes),
         context_window=checkpoint.context_window,
+        engine=_engine(record.spec, checkpoint),
         model_defaults=_model_defaults(record.spec, checkpoint),
         warnings=warnings,
     )
+
+
+def _engine(spec: JobSpec, checkpoint: Checkpoint) -> str:
+    if spec.task == "generate" and spec.prompt.image is not None:
+        return "padded batches: prompts hold images"
+    if spec.model.backend in ("auto", "packed"):
+        return Forecast.of(spec.task, checkpoint.model_type).text
+    return f"{spec.model.backend}, as model.backend says"
 
 
 def _model_defaults(spec: JobSpec, checkpoint: Checkpoint) -> tuple[str, ...]:

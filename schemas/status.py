@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from parquetry.schemas.states import JobState
 
@@ -84,6 +84,9 @@ class EngineStats(BaseModel):
     waiting: int = 0
     #: blocks of the KV cache that sequences hold, of all that there are, 0 to 1; None for an engine without blocks
     kv_use: float | None = None
+
+    #: sentences on what the engine had to do without, and what that costs; short enough for a message of the pulse
+    slowed_by: tuple[str, ...] = Field(default=(), max_length=4)
 
     @property
     def padding_share(self) -> float:

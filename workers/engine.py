@@ -13,6 +13,10 @@ class UnsupportedModel(ValueError):
     """An engine cannot serve this model; the message says why."""
 
 
+class WrongAnswers(UnsupportedModel):
+    """An engine was tried on this model, and computes something else than the stock one."""
+
+
 class Engine(ABC):
     """One model on one device (or one device group).
 

@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
 
 def jobs(as_json: AsJson = False) -> None:
     """List the broker's jobs and its live workers."""
-    from parquetry.terminal.display import console, jobs_table, print_json, workers_table
+    from parquetry.terminal.display import console, jobs_table, print_json, worker_warnings, workers_table
 
     found, alive = api.jobs(), api.live_workers()
     if as_json:
@@ -36,6 +36,8 @@ def jobs(as_json: AsJson = False) -> None:
     screen = console()
     screen.print(jobs_table(found) if found else "No jobs.")
     screen.print(workers_table(alive) if alive else "No workers; `parquetry worker` starts one.")
+    for warning in worker_warnings(alive):
+        screen.print(warning)
 
 
 def status(job: JobName, as_json: AsJson = False) -> None:

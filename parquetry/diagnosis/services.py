@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from parquetry.broker import open_ledger
 from parquetry.local.embedded import embedded_server, find_server
 from parquetry.schemas.errors import ParquetryError, redact
 from parquetry.schemas.finding import Finding, Level
@@ -18,6 +19,21 @@ def broker() -> Iterator[Finding]:
     """The configured broker and its settings, or the server that `run` would start."""
     url = settings().broker_url
     yield from _guarded("broker", _embedded_broker if url is None else lambda: _configured_broker(url))
+
+
+def engines() -> Iterator[Finding]:
+    """What the engines of the broker's living workers had to do without."""
+    if settings().broker_url is None:
+        return
+    try:
+        workers = open_ledger().workers()
+    except ParquetryError:
+        # the look at the broker has said so
+        return
+    for worker in workers:
+        for reason in worker.engine.slowed_by if worker.engine else ():
+            fix = f"it serves {worker.model}; its log and the parts' metadata say the same"
+            yield Finding(f"worker {worker.worker}", Level.WARNING, reason, fix)
 
 
 def storage(output: str) -> Iterator[Finding]:

@@ -93,6 +93,15 @@ def workers_table(workers: Iterable[WorkerStatus]) -> Table:
     return table
 
 
+def worker_warnings(workers: Iterable[WorkerStatus]) -> list[str]:
+    """A line for each thing that a worker's engine had to do without."""
+    return [
+        safe_text(f"warning: {worker.worker}: {reason}", limit=1000)
+        for worker in workers
+        for reason in (worker.engine.slowed_by if worker.engine else ())
+    ]
+
+
 def status_table(status: JobStatus, progress: JobProgress) -> Table:
     """One job's numbers, a name and a value a line."""
     table = Table("", "", box=None, show_header=False, pad_edge=False)

@@ -7,6 +7,14 @@ from typing import Any
 _MAMBA, _FULL, _LINEAR = "mamba", "full_attention", "linear_attention"
 _BART = {"num_hidden_layers": 2}
 _NESTED_MOE = {"ffn_hidden_size": 64, "moe_num_experts": 4, "moe_top_k": 2}
+_SMALL_TEXT = {
+    "vocab_size": 400,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 512,
+}
 _EMPTY_VISION = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
 
 EXCEPTIONS: dict[str, dict[str, Any]] = {
@@ -48,7 +56,10 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "mbart": _BART,
     "marian": _BART,
     "ministral": {"head_dim": 16},
-    "modernvbert": {"vision_config": _EMPTY_VISION},
+    "modernvbert": {
+        "vision_config": _EMPTY_VISION,
+        "text_config": {"model_type": "modernbert", **_SMALL_TEXT, "pad_token_id": 0},
+    },
     "nemotron": {"num_key_value_heads": 2, "head_dim": 16},
     "pegasus": _BART,
     "perceiver": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from tests.families.family import TASKS
@@ -26,6 +27,8 @@ once, on a CPU in float32, and its answers are those of transformers to each row
 The engine decides that when it loads a model, by trying it, and not by this table: a checkpoint may differ from its
 family. `parquetry plan`, the log and the parts' metadata say how a job runs, and why.
 """
+#: characters of a reason that plan shows
+_MAX_REASON = 160
 _TITLES = {"generate": "Generation", "classify": "Classification", "label tokens": "Token labels", "embed": "Embedding"}
 
 
@@ -34,6 +37,16 @@ def page(verdicts: Sequence[Verdict]) -> str:
     versions = " and ".join(sorted({verdict.transformers for verdict in verdicts}))
     sections = [_section(task, [verdict for verdict in verdicts if verdict.task == task]) for task in TASKS]
     return "\n".join([_HEAD.format(versions=versions), *sections])
+
+
+def forecast(verdicts: Sequence[Verdict]) -> str:
+    """workers/checkpoint/families.json: by task and family how it runs, and why it is not packed."""
+    tasks = {"generate": "generate", "classify": "classify", "embed": "embed"}
+    ways = {
+        name: {v.kind: [v.way, *([v.reason[:_MAX_REASON]] if v.reason else [])] for v in verdicts if v.task == task}
+        for name, task in tasks.items()
+    }
+    return json.dumps(ways, indent=0, sort_keys=True) + "\n"
 
 
 def _section(task: str, verdicts: Sequence[Verdict]) -> str:

@@ -19,7 +19,7 @@ from parquetry.schemas.settings import settings
 from parquetry.workers.checkpoint.context_window import UNBOUNDED, output_context_window, positions, tokenizer_limit
 from parquetry.workers.checkpoint.gguf import gguf_file, unpacked
 from parquetry.workers.checkpoint.hub import download
-from parquetry.workers.checkpoint.pooling import Pooling, dense_files, transformer_settings
+from parquetry.workers.checkpoint.pooling import Pooling, dense_files, transformer_folder, transformer_settings
 from parquetry.workers.checkpoint.slow_tokenizer import tokenizer_folder
 from parquetry.workers.checkpoint.weights import fingerprint
 
@@ -57,7 +57,13 @@ class Checkpoint:
 
     def _check(self) -> None:
         if not (self.folder / "config.json").is_file():
-            raise ModelNotFoundError(model=self.id, reason="the folder has no config.json")
+            inner = transformer_folder(self.folder)
+            if inner is None:
+                raise ModelNotFoundError(model=self.id, reason="the folder has no config.json")
+            reason = (
+                f"its files lie in {inner} (modules.json); put them beside modules.json, and '' for that path"
+            )
+            raise UnusableModelError(model=self.id, reason=reason)
         if not self.weight_files:
             raise UnsafeWeightsError(model=self.id)
         # made here when it is the first time

@@ -124,6 +124,12 @@ def transformer_settings(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def transformer_folder(folder: Path) -> str | None:
+    """The folder within a sentence-transformers one that holds the model, where that is not beside modules.json."""
+    found = next((path for kind, path in _modules(folder) if kind == "Transformer"), "")
+    return found if found and (folder / found / "config.json").is_file() else None
+
+
 def module_kinds(folder: Path) -> list[str]:
     """Kinds of the modules of a sentence-transformers folder in order, without those that do nothing."""
     return [kind for kind, _ in _modules(folder)]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from parquetry.workers.checks.precise_layer import is_quantized_linear
 from parquetry.workers.checks.stock_run import ROUNDING, LayerRun, PromptRun, distance, routes
 from parquetry.workers.checks.watched_layers import LayerCall, watching
-from parquetry.workers.engine import UnsupportedModel
+from parquetry.workers.engine import WrongAnswers
 
 #: keeps what is zero, such as the embedding of a padding token, from being divided by zero
 TINY = 1e-30
@@ -88,10 +88,10 @@ class Comparison:
         self._logits.append(gap / (ROUNDING[dtype] * size + TINY))
 
     def require(self, what: str) -> None:
-        """Raise UnsupportedModel, beginning with `what`, where the changed model computes something else."""
+        """Raise WrongAnswers, beginning with `what`, where the changed model computes something else."""
         problem = self._problem_of_layers() or self._problem_around_layers()
         if problem is not None:
-            raise UnsupportedModel(f"{what}: {problem}")
+            raise WrongAnswers(f"{what}: {problem}")
 
     @property
     def worst(self) -> tuple[float, float]:

@@ -75,7 +75,9 @@ def with_first(output: Any, change: Any) -> Any:
     if isinstance(output, Tensor):
         return change(output) if output.is_floating_point() else output
     if isinstance(output, tuple) and output and isinstance(output[0], Tensor):
-        return (with_first(output[0], change), *output[1:])
+        values = (with_first(output[0], change), *output[1:])
+        # Reformer's layers name what they give
+        return type(output)(*values) if hasattr(output, "_fields") else values
     return output
 
 

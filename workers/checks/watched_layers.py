@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from parquetry.workers.engine import UnsupportedModel
+
 #: (number of the call in its forward pass, hidden states in, hidden states out) -> what the model goes on with
 Watch = Callable[[int, "LayerCall", Tensor], Tensor]
 
@@ -75,6 +77,8 @@ class WatchedLayer(nn.Module):
         call = call.with_hidden(call.hidden.clone())
         outputs = self.layer(*args, **kwargs)
         hidden, *rest = outputs if isinstance(outputs, tuple) else (outputs,)
+        if hidden.ndim != 3:
+            raise UnsupportedModel(f"its layers pass on states of {hidden.ndim} dimensions, so they cannot be checked")
         seen = self.watch(next(self.numbers), call, hidden)
         return (seen, *rest) if isinstance(outputs, tuple) else seen
 

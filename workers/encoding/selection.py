@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tokenizers import Tokenizer
 
-from parquetry.schemas.errors import EngineRefusedError, UnsupportedOptionError
+from parquetry.schemas.errors import EngineRefusedError, UnsupportedOptionError, UnusableModelError
 from parquetry.schemas.settings import settings
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.cross_encoder import score_activation
@@ -33,7 +33,11 @@ _OUR_ATTENTION = ("auto", "sdpa", "sdpa-flash", "flash_attention_2", "triton")
 def packed_encoder(
     spec: EngineSpec, checkpoint: Checkpoint, model: PreTrainedModel, about: dict[str, str]
 ) -> Engine | str:
-    """The packed engine on a loaded model, or why it cannot serve it; the model is then as it was."""
+    """The packed engine on a loaded model, or why it cannot serve it; the model is then as it was.
+
+    Raises UnusableModelError when it was tried and computes something else.
+    """
+    from parquetry.workers.encoding.packed.layer_check import LayersDifferError
     from parquetry.workers.encoding.torch_packed import EncodeTask, PackedEncoder, unsupported_reason
 
     if spec.model.attention not in _OUR_ATTENTION:
@@ -60,6 +64,10 @@ def packed_encoder(
             tokenizer=Tokenizer.from_file(str(checkpoint.tokenizer_folder / "tokenizer.json")),
             about=about,
         )
+    except LayersDifferError as error:
+        # its family packs: whoever counts on that must decide anew, and its layers may be changed by now
+        reason = f"{error.fields['reason']}; if it may be slower, set model.backend to transformers"
+        raise UnusableModelError(model=checkpoint.id, reason=reason) from error
     except EngineRefusedError as error:
         return str(error)
 

@@ -86,7 +86,7 @@ class PackedEncoder(QueuedEncoder):
         self._about = about or {}
         self._projection = Projection(dense=task.dense, dimensions=task.dimensions, normalize=task.normalize)
         self._projection.to(self.device)
-        self._dim = self._projection.width(model.config.hidden_size, task.pooling)
+        self._dim = self._projection.width(model.config.get_text_config().hidden_size, task.pooling)
         self._num_labels = model.config.num_labels
         self._body = body
         self._head = None if task.task == "embed" else OwnHead(model)

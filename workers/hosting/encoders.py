@@ -100,7 +100,10 @@ def _embedding_head(spec: EngineSpec, checkpoint: Checkpoint, model: PreTrainedM
     def head(output: ModelOutput, mask: Tensor) -> Tensor:
         return projection(pool_padded(output.last_hidden_state.float(), mask, mode))
 
-    return head, {"pooling": mode, "embedding_dim": str(projection.width(model.config.hidden_size, mode))}
+    return head, {
+        "pooling": mode,
+        "embedding_dim": str(projection.width(model.config.get_text_config().hidden_size, mode)),
+    }
 
 
 def _classification_head(

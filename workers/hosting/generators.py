@@ -9,11 +9,12 @@ from dataclasses import replace
 import tokenizers
 from transformers import PreTrainedModel
 
-from parquetry.schemas.errors import UnsupportedOptionError
+from parquetry.schemas.errors import UnsupportedOptionError, UnusableModelError
 from parquetry.schemas.settings import settings
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.checkpoint.forecast import Forecast
 from parquetry.workers.checks.sharing import Sharing, choose_sharing, rows_to_share
-from parquetry.workers.engine import Engine
+from parquetry.workers.engine import Engine, UnsupportedModel, WrongAnswers
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.hosting.loaded_model import about, pulse_in_layers
 from parquetry.workers.loading.attention_choice import PACKED_ONLY
@@ -52,9 +53,11 @@ def put_generator(spec: EngineSpec, checkpoint: Checkpoint, model: PreTrainedMod
         packed = _try_packed(spec, checkpoint, model, tokenizer)
         if isinstance(packed, Engine):
             return packed
-        reason = packed
+        reason = str(packed)
         if spec.model.backend == "packed" or spec.model.attention in PACKED_ONLY:
             raise UnsupportedOptionError(option=_packed_option(spec), reason=reason)
+        if isinstance(packed, WrongAnswers):
+            require_announced(checkpoint, reason)
         log.warning("this model runs through transformers' padded generate, not the packed engine: %s", reason)
     if spec.device != "cpu":
         pulse_in_layers(model, send_pulse)
@@ -112,6 +115,16 @@ def put_vision_generator(
     )
 
 
+def require_announced(checkpoint: Checkpoint, reason: str) -> None:
+    """Raise UnusableModelError for a family that was to be packed: whoever planned with that must decide anew."""
+    if Forecast.of("generate", checkpoint.model_type).way != "packed":
+        return
+    remedy = "if its answers may come many times slower, set model.backend to transformers"
+    raise UnusableModelError(
+        model=checkpoint.id, reason=f"the packed engine does not answer as it does: {reason}; {remedy}"
+    )
+
+
 def _packed_option(spec: EngineSpec) -> str:
     """The option that asks for the packed engine and no other."""
     return "model.backend packed" if spec.model.backend == "packed" else f"model.attention {spec.model.attention}"
@@ -119,21 +132,20 @@ def _packed_option(spec: EngineSpec) -> str:
 
 def _try_packed(
     spec: EngineSpec, checkpoint: Checkpoint, model: PreTrainedModel, tokenizer: tokenizers.Tokenizer
-) -> Engine | str:
-    """The packed engine on this model, or why it cannot serve it."""
+) -> Engine | UnsupportedModel | str:
+    """The packed engine on this model, or why it cannot serve it; WrongAnswers where it was tried and found wrong."""
     if spec.model.attention not in _PACKED_ATTENTION:
         return f"it has no attention {spec.model.attention}"
     if is_spread(model):
         return "its weights are spread over several devices"
     if obstacle := packing_obstacle(spec.model):
         return obstacle
-    from parquetry.workers.engine import UnsupportedModel
     from parquetry.workers.packed.packed_engine import PackedEngine
 
     try:
         return PackedEngine(model, tokenizer, checkpoint.eos_ids, packed_options(spec, checkpoint))
     except UnsupportedModel as error:
-        return str(error)
+        return error
 
 
 def packed_options(spec: EngineSpec, checkpoint: Checkpoint) -> PackedOptions:

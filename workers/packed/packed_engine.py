@@ -28,6 +28,7 @@ from parquetry.workers.packed.sampling.sampler import SamplingMode, sampling_mod
 from parquetry.workers.packed.scheduling.batch import Batch
 from parquetry.workers.packed.scheduling.outputs import Ending, Outputs
 from parquetry.workers.packed.scheduling.sequence import Sequence
+from parquetry.workers.packed.startup import runs_without
 from parquetry.workers.parallel.group import SOLO, RankGroup
 from parquetry.workers.request import Completion, GenerationRequest, Request, Result
 
@@ -218,15 +219,10 @@ class PackedEngine(Engine):
             "attention": self.components.backend.name,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "block_size": str(self.pool.block_size),
-            **({"runs_without": self._runs_without} if self.components.taken_back else {}),
+            **({"runs_without": runs_without(self.components.taken_back)} if self.components.taken_back else {}),
             **({"tensor_parallel": str(self.group.size)} if self.group.size > 1 else {}),
             **{name: importlib.metadata.version(name) for name in ("torch", "transformers")},
         }
-
-    @property
-    def _runs_without(self) -> str:
-        """What the engine could not be given, as one line."""
-        return "; ".join(f"{what} ({why})" for what, why in self.components.taken_back.items())
 
     def stats(self) -> dict[str, float]:
         """As EngineStats; `padding_tokens` are decodes that graph replays computed for nobody.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 
@@ -27,6 +27,14 @@ from parquetry.workers.packed.options import PackedOptions
 log = logging.getLogger(__name__)
 ON_ANOTHER_RANK = "another rank of the engine could not"
 
+#: what the engine pays for each change that is taken back
+COSTS = {
+    "compiled layers": "a small model took 2.7 times as long on an H100",
+    "int8 kernels": "8-bit products run through the library's own, which are slower than 16-bit ones",
+    "experts kernels": "experts run through transformers' own products",
+    "captured decode steps": "the host launches every kernel of every decode step",
+}
+
 #: makes the model faster, and leaves what undoes it on the stack
 Change = Callable[[ExitStack], None]
 
@@ -48,6 +56,10 @@ class Changes:
             if self.forward.group.all_agree(problem is None):
                 self._undo.push(stack.pop_all())
                 return
+        self.take_back(what, problem)
+
+    def take_back(self, what: str, problem: str | None) -> None:
+        """Note and warn that the engine runs without a change; `problem` None when another rank has one."""
         self.taken_back[what] = problem or ON_ANOTHER_RANK
         log.warning("runs without %s: %s", what, self.taken_back[what])
 
@@ -55,6 +67,11 @@ class Changes:
         change(stack)
         for check in self._checks:
             check.require(self.forward, f"with {what}")
+
+
+def runs_without(taken_back: Mapping[str, str]) -> str:
+    """What was taken back, why, and what that costs, as one line."""
+    return "; ".join(f"{what} ({why}; cost: {COSTS.get(what, 'not known')})" for what, why in taken_back.items())
 
 
 def speed_up(
@@ -120,8 +137,7 @@ def capture_graphs(changes: Changes, forward: Forward, options: PackedOptions, n
     start = time.perf_counter()
     problem = problem_of(graphs.prepare)
     if not forward.group.all_agree(problem is None):
-        changes.taken_back["captured decode steps"] = problem or ON_ANOTHER_RANK
-        log.warning("decode runs without CUDA graphs: %s", problem or ON_ANOTHER_RANK)
+        changes.take_back("captured decode steps", problem)
         return None
     torch.cuda.empty_cache()
     log.info("captured %d decode sizes in %.1f s", len(graphs.sizes), time.perf_counter() - start)

@@ -29,6 +29,10 @@ NUM_TOKENS = {"cuda": 150, "cpu": 40}
 LONGEST_SLIDING_WINDOW = 512
 
 
+class LayersDifferError(EngineRefusedError):
+    """The engine refused the job: {reason}."""
+
+
 class Body(Protocol):
     """A model without its head, over packed batches."""
 
@@ -81,7 +85,7 @@ class LayerCheck:
         try:
             comparison.require(what)
         except UnsupportedModel as error:
-            raise EngineRefusedError(reason=str(error)) from error
+            raise LayersDifferError(reason=str(error)) from error
 
     def _span(self, number: int) -> Span:
         return Span(number, 0, len(self.runs[number].tokens))

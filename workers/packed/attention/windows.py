@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
 from parquetry.workers.engine import UnsupportedModel
@@ -65,6 +65,19 @@ def read_windows(model: PreTrainedModel, layers: Sequence[LayerShape]) -> None:
         seen = visible_window(_Masks.seen.get(id(layer.module)), number)
         is_shortened = seen and window > SHORT_WINDOW
         layer.module.packed_sliding_window = seen + window - SHORT_WINDOW if is_shortened else seen  # type: ignore[assignment]
+    require_same_memory(config, layers)
+
+
+def require_same_memory(config: PreTrainedConfig, layers: Sequence[LayerShape]) -> None:
+    """Raise UnsupportedModel when the stock cache drops keys that a layer's mask lets it see: then it is the cache that
+    counts, but for the prompt alone.
+    """
+    kept = DynamicCache(config=config).layers
+    if len(kept) != len(layers):
+        return
+    for number, (layer, of_cache) in enumerate(zip(layers, kept, strict=True)):
+        if getattr(of_cache, "is_sliding", False) and not layer.module.packed_sliding_window:
+            raise UnsupportedModel(f"the cache of its layer {number + 1} forgets what the layer's mask still shows")
 
 
 def visible_window(mask: Tensor | None, number: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -80,6 +81,8 @@ def declared_reason(model: PreTrainedModel) -> str | None:
     config = model.config.get_text_config()
     if getattr(model.config, "is_encoder_decoder", False):
         return "it is an encoder-decoder model"
+    if "logits_to_keep" not in inspect.signature(model.forward).parameters:
+        return f"{type(model).__name__} computes logits of every token, whichever are asked for"
     devices = {parameter.device for parameter in model.parameters()}
     if len(devices) > 1:
         return f"it is spread over {len(devices)} devices"

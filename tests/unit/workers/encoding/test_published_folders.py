@@ -144,6 +144,14 @@ def test_a_model_that_is_there_is_not_said_to_be_missing(causal_lm):
         engine_of(causal_lm, "classify")
 
 
+def test_a_folder_whose_model_lies_further_in_is_told_where(embedder, tmp_path):
+    shutil.copytree(embedder, tmp_path / "model" / "0_Transformer")
+    modules = [{"idx": 0, "name": "0", "path": "0_Transformer", "type": "sentence_transformers.models.Transformer"}]
+    (tmp_path / "model" / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(UnusableModelError, match=r"its files lie in 0_Transformer \(modules\.json\)"):
+        engine_of(tmp_path / "model", "embed")
+
+
 @pytest.fixture(scope="module")
 def t5(tmp_path_factory) -> Path:
     """A T5 with its decoder."""

@@ -5,21 +5,27 @@ from __future__ import annotations
 import json
 import shutil
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
 from transformers import AutoModelForCausalLM
 
-from parquetry.schemas.errors import OtherWeightsError, UnsupportedOptionError
+from parquetry.schemas.errors import OtherWeightsError, UnsupportedOptionError, UnusableModelError
 from parquetry.schemas.job import ModelSpec
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.checkpoint.forecast import FILE, Forecast
+from parquetry.workers.engine import WrongAnswers
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.hosting.engine_choice import load_engine
 from parquetry.workers.hosting.model_host import ModelHost
 from parquetry.workers.loading import precision
 from parquetry.workers.loading.bf16_speed import Bf16Verdict
 from parquetry.workers.loading.model import load_model, switch_model
+from parquetry.workers.packed import packed_engine
 from parquetry.workers.request import GenerationRequest, SamplingParams
+from tests.families.page import forecast, page
+from tests.families.sweep import read
 
 
 def spec_of(folder, task="generate", **model) -> EngineSpec:
@@ -99,3 +105,35 @@ def test_weights_of_another_dtype_cannot_stay(causal_lm):
     model = load_model(spec, checkpoint, AutoModelForCausalLM)
     with pytest.raises(OtherWeightsError, match="they are float32, and attention auto takes bfloat16"):
         switch_model(model, other, spec, checkpoint, AutoModelForCausalLM)
+
+
+def differs(*_args: object) -> None:
+    raise WrongAnswers("packed layers differ from the stock model: layer 1 of 2 is off")
+
+
+def test_a_family_that_was_to_be_packed_is_not_run_padded_in_silence(causal_lm, monkeypatch):
+    """Plan has said that it is packed; padded it might take many times as long."""
+    assert Forecast.of("generate", "llama").text == "packed, without padding"
+    monkeypatch.setattr(packed_engine, "PackedEngine", differs)
+    with pytest.raises(UnusableModelError, match=r"layer 1 of 2 is off; .*set model\.backend to transformers"):
+        load_engine(spec_of(causal_lm))
+    assert load_engine(spec_of(causal_lm, backend="transformers")).describe()["backend"] == "transformers"
+
+
+def test_a_family_of_which_plan_said_so_runs_padded(causal_lm, monkeypatch, caplog):
+    monkeypatch.setattr(packed_engine, "PackedEngine", differs)
+    monkeypatch.setattr(Forecast, "of", classmethod(lambda *_: Forecast("padded", "it was tried")))
+    assert load_engine(spec_of(causal_lm)).describe()["backend"] == "transformers"
+    assert "layer 1 of 2 is off" in caplog.text
+
+
+def test_what_plan_says_is_what_the_sweep_has_found():
+    """`python -m tests.families --page` writes both."""
+    verdicts = read(Path("benchmarks/results/families.jsonl"))
+    assert Path("docs/models.md").read_text(encoding="utf-8") == page(verdicts)
+    assert FILE.read_text(encoding="utf-8") == forecast(verdicts)
+    assert [verdict for verdict in verdicts if verdict.way == "wrong"] == []
+    assert Forecast.of("generate", "bloom").is_slow
+    assert "attention interface" in Forecast.of("generate", "bloom").text
+    assert Forecast.of("score", "bert").way == "packed"
+    assert Forecast.of("embed", "brand-new").way == "unknown"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from parquetry.workers.engine import UnsupportedModel
 from parquetry.workers.packed.attention.windows import SHORT_WINDOW, visible_window
@@ -48,6 +49,7 @@ def test_windows_longer_than_any_prompt_are_checked_short(monkeypatch: pytest.Mo
     with monkeypatch.context() as patch:
         # what a class that forgets its window would come to
         patch.setattr("parquetry.workers.packed.attention.windows.visible_window", lambda *_: 0)
+        patch.setattr("parquetry.workers.packed.attention.windows.require_same_memory", lambda *_: None)
         with pytest.raises(UnsupportedModel, match="layer 1 of 2 is off by"):
             PackedEngine(tiny_model("mistral", sliding_window=6), None, (), PackedOptions(num_blocks=32))
     engine = PackedEngine(model, None, (), PackedOptions(num_blocks=32))
@@ -56,3 +58,14 @@ def test_windows_longer_than_any_prompt_are_checked_short(monkeypatch: pytest.Mo
     (check,) = engine.components.checks
     with pytest.raises(UnsupportedModel), planted("SwappedHead", engine.runner.forward, check.layers):
         check.require(engine.runner.forward, "differs")
+
+
+def test_a_cache_that_forgets_what_masks_show_is_no_window() -> None:
+    """Moshi's masks know no window, and transformers' cache keeps one: a prompt longer than it is seen once, whole."""
+    config = AutoConfig.for_model(
+        "moshi", vocab_size=99, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4,
+        ffn_dim=64, head_dim=8, sliding_window=6,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with pytest.raises(UnsupportedModel, match="the cache of its layer 1 forgets"):
+        PackedEngine(model, None, (), PackedOptions(num_blocks=32))
