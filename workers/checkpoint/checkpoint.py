@@ -60,9 +60,7 @@ class Checkpoint:
             inner = transformer_folder(self.folder)
             if inner is None:
                 raise ModelNotFoundError(model=self.id, reason="the folder has no config.json")
-            reason = (
-                f"its files lie in {inner} (modules.json); put them beside modules.json, and '' for that path"
-            )
+            reason = f"its files lie in {inner} (modules.json); put them beside modules.json, and '' for that path"
             raise UnusableModelError(model=self.id, reason=reason)
         if not self.weight_files:
             raise UnsafeWeightsError(model=self.id)
