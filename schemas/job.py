@@ -56,6 +56,9 @@ class ModelSpec(Section):
 
     id: str
     revision: str | None = None
+    #: back ends onnxruntime and optimum: the ONNX file within the folder, such as onnx/model_quantized.onnx; null is
+    #: model.onnx, or the only one there is
+    file: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     quantization: Quantization = "none"
     #: int8 alone: activations above it stay in half precision, 0 quantizes them all; null is 6.0 where rows are padded
@@ -73,6 +76,12 @@ class ModelSpec(Section):
     #: input column with a name of `adapters`, null or empty for the model as it is
     adapter_column: str | None = None
     compile: bool = True
+
+    @model_validator(mode="after")
+    def _file_of_onnx(self) -> ModelSpec:
+        if self.file is not None and self.backend not in ("onnxruntime", "optimum"):
+            raise ValueError(f"file names an ONNX file, and backend is {self.backend}; set it to onnxruntime")
+        return self
 
     @model_validator(mode="after")
     def _threshold_of_int8(self) -> ModelSpec:

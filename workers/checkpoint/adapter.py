@@ -54,6 +54,10 @@ class Adapter:
     def num_elements(self) -> int:
         return sum(header.num_elements for header in self.headers.values())
 
+    def table(self, name: str) -> TensorHeader | None:
+        """The whole table of vectors, or head, that the adapter brings in place of the model's layer `name`."""
+        return self.headers.get(f"{_PREFIX}{name}.weight")
+
     def targets(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Name of each linear layer the adapter changes, and the (outputs, inputs) it must have."""
         for name, header in self.headers.items():
@@ -71,8 +75,9 @@ class Adapter:
         kind = str(self.config.get("peft_type", "of an unknown kind"))
         if kind != "LORA":
             raise self._mismatch(model, f"it is {kind}, and only LORA can be merged")
+        self._check_words(model, base)
         targets = list(self.targets())
-        if not targets:
+        if not targets and not any(".lora_embedding_A" in name for name in self.headers):
             raise self._mismatch(model, "it changes no layer")
         for target, shape in targets:
             self._check_layer(model, base, target, shape)
@@ -91,9 +96,27 @@ class Adapter:
             if ".experts." in target or any(name.startswith(f"{target}.") for name in base):
                 return
             raise self._mismatch(model, f"it was trained for a model with a layer {target}, which this one lacks")
-        if header.is_float and set(header.shape) != set(shape):
+        if header.is_float and set(header.shape) != set(shape) and shape[0] not in self._brought_rows:
             wanted, found = (" x ".join(map(str, size)) for size in (shape, header.shape))
             raise self._mismatch(model, f"it changes {target} of {wanted}, and this model's is {found}")
+
+    @cached_property
+    def _brought_rows(self) -> set[int]:
+        """Rows of the tables that the adapter brings whole: of a vocabulary that was resized for it."""
+        return {header.shape[0] for name, header in self.headers.items() if ".lora_" not in name and header.shape}
+
+    def _check_words(self, model: str, base: Mapping[str, TensorHeader]) -> None:
+        """Raise AdapterMismatchError when it changes words that the model lacks, and does not bring their vectors."""
+        for name, header in self.headers.items():
+            target, found, _ = name.removeprefix(_PREFIX).partition(".lora_embedding_A")
+            own = base.get(f"{target}.weight") or _by_suffix(base, f"{target}.weight")
+            rows = header.shape[-1]
+            if found and own is not None and rows != own.shape[0] and rows not in self._brought_rows:
+                reason = (
+                    f"it changes {target} of {rows} tokens, and this model's has {own.shape[0]}; save the adapter with "
+                    "save_embedding_layers=True, so that it brings the new tokens' vectors"
+                )
+                raise self._mismatch(model, reason)
 
     def _mismatch(self, model: str, reason: str) -> AdapterMismatchError:
         trained = self.config.get("base_model_name_or_path")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ from parquetry.schemas.errors import (
 from parquetry.schemas.job import ModelSpec
 from parquetry.schemas.settings import settings
 from parquetry.workers.checkpoint.context_window import UNBOUNDED, output_context_window, positions, tokenizer_limit
+from parquetry.workers.checkpoint.forecast import is_known_family
 from parquetry.workers.checkpoint.gguf import gguf_file, unpacked
 from parquetry.workers.checkpoint.hub import download
+from parquetry.workers.checkpoint.onnx_files import data_files, own_file
 from parquetry.workers.checkpoint.pooling import Pooling, dense_files, transformer_folder, transformer_settings
 from parquetry.workers.checkpoint.slow_tokenizer import tokenizer_folder
 from parquetry.workers.checkpoint.weights import fingerprint
@@ -38,6 +40,8 @@ class Checkpoint:
     revision: str | None = None
     #: the GGUF file that the folder was unpacked from
     gguf: Path | None = None
+    #: its own ONNX file, where a job runs that and the folder needs no other weights
+    onnx: Path | None = None
 
     @classmethod
     def resolve(cls, model: ModelSpec) -> Checkpoint:
@@ -52,6 +56,8 @@ class Checkpoint:
             checkpoint = cls(unpacked(file), model.id, model.revision, file)
         else:
             checkpoint = cls(folder.resolve(), model.id, model.revision) if folder.is_dir() else cls(*download(model))
+        if model.backend in ("onnxruntime", "optimum"):
+            checkpoint = replace(checkpoint, onnx=own_file(checkpoint.folder, model.file))
         checkpoint._check()
         return checkpoint
 
@@ -62,11 +68,12 @@ class Checkpoint:
                 raise ModelNotFoundError(model=self.id, reason="the folder has no config.json")
             reason = f"its files lie in {inner} (modules.json); put them beside modules.json, and '' for that path"
             raise UnusableModelError(model=self.id, reason=reason)
-        if not self.weight_files:
+        if not self.weight_files and self.onnx is None:
             raise UnsafeWeightsError(model=self.id)
         # made here when it is the first time
         _ = self.tokenizer_folder
-        if "auto_map" in self.config and not settings().trust_remote_code:
+        # where transformers knows the family, its own class serves the same weights
+        if "auto_map" in self.config and not settings().trust_remote_code and not is_known_family(self.model_type):
             reason = "it brings Python code of its own (auto_map in config.json); the operator of a worker may allow it"
             raise UnsupportedOptionError(option=f"model {self.id}", reason=f"{reason} with PARQUETRY_TRUST_REMOTE_CODE")
 
@@ -102,7 +109,10 @@ class Checkpoint:
     @cached_property
     def weights_fingerprint(self) -> str:
         """Hex digest that changes with the weights; see `parquetry.workers.checkpoint.weights`."""
-        return fingerprint([*(self.weight_files if self.gguf is None else [self.gguf]), *dense_files(self.folder)])
+        files = self.weight_files if self.gguf is None else [self.gguf]
+        if not files and self.onnx is not None:
+            files = data_files(self.onnx)
+        return fingerprint([*files, *dense_files(self.folder)])
 
     @cached_property
     def config(self) -> dict[str, Any]:

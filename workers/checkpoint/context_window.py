@@ -24,9 +24,18 @@ def positions(config: Mapping[str, Any]) -> int | None:
     """Positions of a model with this config.json, or of its encoder; None where it sets no bound."""
     text_config = config.get("text_config") or config
     count = _first(text_config, _ENCODER_KEYS if config.get("is_encoder_decoder") else _KEYS)
+    count = max(count, _stretched(text_config)) if count else count
     if count and config.get("model_type") in OFFSET_POSITIONS:
         count -= int(text_config.get("pad_token_id") or 0) + 1
     return count
+
+
+def _stretched(text_config: Mapping[str, Any]) -> int:
+    """Positions that YaRN makes of fewer, 0 without it. Published configs name the original number in both places."""
+    said = text_config.get("rope_parameters") or text_config.get("rope_scaling") or {}
+    kind, factor = said.get("rope_type") or said.get("type"), said.get("factor")
+    original = said.get("original_max_position_embeddings") or text_config.get("max_position_embeddings")
+    return int(factor * original) if kind == "yarn" and factor and original else 0
 
 
 def output_context_window(text_config: Mapping[str, Any]) -> int:

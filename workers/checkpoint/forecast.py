@@ -48,6 +48,11 @@ class Forecast:
         return self.way in _SLOW
 
 
+def is_known_family(model_type: str) -> bool:
+    """Whether transformers has classes of its own for this `model_type` of config.json."""
+    return any(model_type in families for families in _families().values())
+
+
 @cache
 def _families() -> dict[str, dict[str, list[str]]]:
     return json.loads(FILE.read_text(encoding="utf-8"))

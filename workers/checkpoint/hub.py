@@ -9,6 +9,8 @@ from parquetry.schemas.errors import ModelNotFoundError
 from parquetry.schemas.job import ModelSpec
 
 _ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w./-]+)?$")
+#: what the back ends for ONNX files use beside it
+_ONNX_FILES = ["*.onnx", "*.onnx_data", "*.onnx.data", "onnx/*"]
 #: what we use, and nothing executable
 _FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.spm", "*.txt", "*.tiktoken", "*/config.json"]
 
@@ -24,8 +26,9 @@ def download(model: ModelSpec) -> tuple[Path, str, str]:
         reason = "there is no such folder, and huggingface_hub is not installed to look for it on the hub"
         raise ModelNotFoundError(model=model.id, reason=reason) from None
     name, _, commit = model.id.partition("@")
+    wanted = [*_FILES, *(_ONNX_FILES if model.backend in ("onnxruntime", "optimum") else [])]
     try:
-        folder = Path(snapshot_download(name, revision=commit or model.revision, allow_patterns=_FILES))
+        folder = Path(snapshot_download(name, revision=commit or model.revision, allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = f"there is no such folder, and the hub did not give it ({_first_line(error)})"
         raise ModelNotFoundError(model=model.id, reason=reason) from None

@@ -11,6 +11,7 @@ from parquetry.schemas.errors import EngineRefusedError, UnsupportedOptionError,
 from parquetry.schemas.settings import settings
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.cross_encoder import score_activation
+from parquetry.workers.checkpoint.onnx_files import own_file
 from parquetry.workers.encoding.batching.rows import RowLimits
 from parquetry.workers.encoding.onnx.providers import COMPILERS, PROVIDERS, provider_name
 from parquetry.workers.encoding.outputs.vectors import Vectors, after_pooling, pooling_of
@@ -78,13 +79,20 @@ def onnx_encoder(spec: EngineSpec, checkpoint: Checkpoint, about: dict[str, str]
     Raises UnsupportedOptionError for a provider that the installed runtime lacks, or options it cannot follow.
     """
     from parquetry.workers.encoding.onnx.export import exported
-    from parquetry.workers.encoding.onnx.model_file import is_ours, own_file
+    from parquetry.workers.encoding.onnx.model_file import is_ours
     from parquetry.workers.encoding.onnx.ort_padded import OrtPaddedEncoder
 
     provider = provider_name(settings().onnx_provider, spec.device)
-    own = own_file(checkpoint.folder)
+    own = own_file(checkpoint.folder, spec.model.file)
+    if own is not None and not checkpoint.weight_files and spec.model.quantization != "none":
+        reason = "its folder holds an ONNX file and no safetensors; name a quantized file in model.file instead"
+        raise UnsupportedOptionError(option=f"model.quantization {spec.model.quantization}", reason=reason)
     if own is not None and not is_ours(own) and spec.model.quantization == "none":
-        return OrtPaddedEncoder(own, _options(spec, checkpoint, provider, "float32"), {**about, "file": own.name})
+        return OrtPaddedEncoder(
+            own,
+            _options(spec, checkpoint, provider, "float32"),
+            {**about, "file": own.relative_to(checkpoint.folder).as_posix()},
+        )
     if provider == PROVIDERS["cuda"] and spec.device != "cpu" and spec.model.quantization == "none":
         packed = _packed_onnx(spec, checkpoint, about)
         if packed is not None:

@@ -58,12 +58,13 @@ def _full_length(spec: EngineSpec, checkpoint: Checkpoint) -> int:
     """Tokens of the longest row that may come, or as many as say the same of it."""
     device = spec.device.partition(":")[0]
     window = checkpoint.context_window
-    bound = (LONGEST_OF_TABLE if has_position_table(checkpoint) else LONGEST)[device]
+    may_end = not checkpoint.weight_files or has_position_table(checkpoint)
+    bound = (LONGEST_OF_TABLE if may_end else LONGEST)[device]
     return min(window, bound) - (NUM_OUTPUTS if spec.task == "generate" else 0)
 
 
 def has_position_table(checkpoint: Checkpoint) -> bool:
-    """Whether some weight has a row for every position, as far as its file tells."""
+    """Whether some weight has a row for every position, as far as its file tells; an ONNX file does not."""
     window = checkpoint.context_window
     shapes = [header.shape for header in read_headers(checkpoint.weight_files).values()]
     return any(len(shape) == 2 and window <= shape[0] <= window + _SPARE_ROWS for shape in shapes)

@@ -51,6 +51,7 @@ def _on_cpu(stored: str) -> Precision:
 
 
 def _stored_dtype(config: Mapping[str, Any]) -> str:
-    found = config.get("dtype") or config.get("torch_dtype") or (config.get("text_config") or {}).get("dtype")
+    configs = (config, config.get("text_config") or {})
+    found = next((one[key] for one in configs for key in ("dtype", "torch_dtype") if one.get(key)), None)
     name = str(found or "float32").removeprefix("torch.")
     return name if name in _KNOWN else "float32"

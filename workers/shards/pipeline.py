@@ -14,7 +14,6 @@ import pyarrow as pa
 
 from parquetry.schemas.columns import ERROR, ROW
 from parquetry.schemas.errors import EngineLostError, RowError, ShardFailedError
-from parquetry.schemas.job import ModelSpec
 from parquetry.schemas.manifest import JobRecord, PartRecord
 from parquetry.schemas.shard import Shard
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
@@ -94,7 +93,7 @@ class Stages:
     def open(cls, record: JobRecord, shard: Shard, fence: int, attempt: Path, about: dict[str, str]) -> Stages:
         """Raises whatever is wrong with the job or its input; `about` is what `Engine.describe` returned."""
         spec = record.spec
-        checkpoint = Checkpoint.resolve(ModelSpec(id=record.model_path, revision=spec.model.revision))
+        checkpoint = Checkpoint.resolve(spec.model.model_copy(update={"id": record.model_path}))
         tokenizer = Tokenizer.load(checkpoint.tokenizer_folder)
         columns = input_schema(record)
         kept = kept_columns(spec, columns.names)

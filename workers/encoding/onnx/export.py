@@ -16,8 +16,9 @@ from typing import Any
 from parquetry.schemas.errors import MissingPackageError
 from parquetry.schemas.settings import settings
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.checkpoint.onnx_files import own_file
 from parquetry.workers.encoding.onnx.export_spec import ExportSpec
-from parquetry.workers.encoding.onnx.model_file import FACTS_NAME, is_ours, own_file
+from parquetry.workers.encoding.onnx.model_file import FACTS_NAME, is_ours
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""ONNX files as they lie on disk: which one a checkpoint brings, what it takes, and where it keeps its weights."""
+"""ONNX files as they lie on disk: what they take, and where they keep their weights."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from parquetry.schemas.errors import BadInputError
 if TYPE_CHECKING:
     import onnx
 
-#: where exporters put the file
-_NAMES = ("model.onnx", "onnx/model.onnx")
 #: what our own exports write beside the file
 FACTS_NAME = "export.json"
 
@@ -42,11 +40,6 @@ class OnnxFile:
         stored = {tensor.name for tensor in model.graph.initializer}
         inputs = tuple(value.name for value in model.graph.input if value.name not in stored)
         return cls(path, inputs, tuple(value.name for value in model.graph.output))
-
-
-def own_file(folder: Path) -> Path | None:
-    """The ONNX file that comes with a checkpoint."""
-    return next((folder / name for name in _NAMES if (folder / name).is_file()), None)
 
 
 def is_ours(file: Path) -> bool:

@@ -10,11 +10,12 @@ import numpy as np
 from parquetry.schemas.errors import MissingPackageError, UnsupportedOptionError
 from parquetry.schemas.settings import settings
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.checkpoint.onnx_files import own_file
 from parquetry.workers.checkpoint.pooling import modes_of
 from parquetry.workers.encoding.batching.queue import PADDED
 from parquetry.workers.encoding.batching.row_batch import pad
 from parquetry.workers.encoding.batching.rows import RowLimits
-from parquetry.workers.encoding.onnx.model_file import OnnxFile, is_ours, own_file
+from parquetry.workers.encoding.onnx.model_file import OnnxFile, is_ours
 from parquetry.workers.encoding.onnx.named_inputs import padded_feeds
 from parquetry.workers.encoding.onnx.providers import provider_name
 from parquetry.workers.encoding.outputs.vectors import Vectors
@@ -38,7 +39,7 @@ def load_optimum(spec: EngineSpec) -> OptimumEncoder:
         raise UnsupportedOptionError(option=f"model.quantization {spec.model.quantization}", reason=reason)
     provider = provider_name(settings().onnx_provider, spec.device)
     checkpoint = Checkpoint.resolve(spec.model)
-    own = own_file(checkpoint.folder)
+    own = own_file(checkpoint.folder, spec.model.file)
     if own is not None and is_ours(own):
         own = None
     if own is not None:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from parquetry.schemas.errors import AdapterMismatchError
 from parquetry.workers.checkpoint.adapter import Adapter
+from parquetry.workers.loading.adapters.merged_adapter import telling_line
 from parquetry.workers.packages import require
 
 #: ranks of a layer are filled up with zeros to a multiple of this, which tensor cores need
@@ -126,7 +127,7 @@ def _factors(model: PreTrainedModel, adapter: Adapter, *, name: str) -> tuple[Pr
         try:
             wrapped = PeftModel.from_pretrained(model, adapter.folder, autocast_adapter_dtype=False)
         except (ValueError, RuntimeError, KeyError) as error:
-            reason = str(error).strip().partition("\n")[0][:200]
+            reason = telling_line(error)
             raise AdapterMismatchError(adapter=str(adapter.folder), model=name, reason=reason) from None
     inner = wrapped.get_base_model()
     found = {layer: module for layer, module in inner.named_modules() if isinstance(module, LoraLayer)}

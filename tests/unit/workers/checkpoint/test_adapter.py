@@ -110,3 +110,46 @@ def test_it_is_merged_into_quantized_weights(wide_lm: Path, adapter: Path, quant
     wanted, without = logits(adapter=str(adapter)), logits(quantization=quantization)
     found = logits(adapter=str(adapter), quantization=quantization)
     assert (found - wanted).norm() < 0.5 * (without - wanted).norm()
+
+
+def grown(causal_lm: Path, folder: Path, num_new: int, *, brings_rows: bool) -> Path:
+    """An adapter that was trained after the vocabulary had grown, with its new rows or without."""
+    import peft
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(causal_lm)
+    model.resize_token_embeddings(model.config.vocab_size + num_new, mean_resizing=False)
+    tables = {"modules_to_save": ["embed_tokens", "lm_head"]} if brings_rows else {}
+    targets = ["q_proj"] if brings_rows else ["q_proj", "embed_tokens"]
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=targets, **tables))
+    torch.manual_seed(0)
+    for name, value in wrapped.state_dict().items():
+        if ".lora_" in name or "modules_to_save" in name:
+            value.normal_(0, 0.3)
+    wrapped.save_pretrained(folder, save_embedding_layers=False)
+    wrapped.merge_and_unload().eval().save_pretrained(folder / "merged")
+    return folder
+
+
+def test_the_vocabulary_grows_where_the_adapter_brings_the_rows(causal_lm: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from parquetry.workers.loading.model import load_model
+
+    adapter = grown(causal_lm, tmp_path / "adapter", 8, brings_rows=True)
+    check(causal_lm, adapter)
+    spec = engine_spec(causal_lm, adapter=str(adapter), dtype="float32")
+    model = load_model(spec, Checkpoint.resolve(spec.model), AutoModelForCausalLM)
+    wanted = AutoModelForCausalLM.from_pretrained(adapter / "merged")
+    ids = torch.tensor([[5, 9, model.config.vocab_size - 1]])
+    with torch.inference_mode():
+        assert torch.allclose(model(ids).logits, wanted(ids).logits, atol=1e-5)
+
+
+def test_words_that_the_model_lacks_are_told_by_their_number(causal_lm: Path, tmp_path: Path) -> None:
+    size = json.loads((causal_lm / "config.json").read_text())["vocab_size"]
+    adapter = grown(causal_lm, tmp_path / "adapter", 8, brings_rows=False)
+    with pytest.raises(AdapterMismatchError, match=f"embed_tokens of {size + 8} tokens, and this model's has {size}"):
+        check(causal_lm, adapter)

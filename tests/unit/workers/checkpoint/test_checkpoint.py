@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from parquetry.schemas.errors import (
+    InvalidValueError,
     MissingTokenizerError,
     ModelNotFoundError,
     UnsafeWeightsError,
@@ -80,6 +81,52 @@ def test_a_model_with_code_of_its_own_is_refused(folder):
 
     with pytest.raises(UnsupportedOptionError, match="TRUST_REMOTE_CODE"):
         resolve(folder)
+
+
+def test_code_beside_a_family_that_transformers_knows_is_not_needed(folder):
+    """Phi-3, DeepSeek-V3 and Falcon were published with code that has become transformers' own."""
+    write(folder, "config.json", {"model_type": "phi3", "auto_map": {"AutoModelForCausalLM": "modeling_phi3.Phi3"}})
+    assert resolve(folder).model_type == "phi3"
+
+
+def test_a_folder_of_one_onnx_file_needs_no_other_weights(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "onnx").mkdir()
+    (folder / "onnx" / "model_quantized.onnx").write_bytes(b"x")
+    found = Checkpoint.resolve(ModelSpec(id=str(folder), backend="onnxruntime"))
+    assert found.onnx == folder.resolve() / "onnx" / "model_quantized.onnx"
+    before = found.weights_fingerprint
+    (folder / "onnx" / "model_quantized.onnx").write_bytes(b"y")
+    assert Checkpoint.resolve(ModelSpec(id=str(folder), backend="onnxruntime")).weights_fingerprint != before
+    with pytest.raises(UnsafeWeightsError):
+        resolve(folder)
+
+
+def test_one_of_several_onnx_files_is_chosen_by_name(folder):
+    for name in ("model_quantized.onnx", "model_fp16.onnx"):
+        (folder / name).write_bytes(b"x")
+    with pytest.raises(InvalidValueError, match=r"holds model_fp16\.onnx, model_quantized\.onnx; name one of them"):
+        Checkpoint.resolve(ModelSpec(id=str(folder), backend="onnxruntime"))
+    named = ModelSpec(id=str(folder), backend="onnxruntime", file="model_fp16.onnx")
+    assert Checkpoint.resolve(named).onnx == folder.resolve() / "model_fp16.onnx"
+    with pytest.raises(InvalidValueError, match=r"model\.file"):
+        Checkpoint.resolve(ModelSpec(id=str(folder), backend="onnxruntime", file="../model.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("positions", "rope", "window"),
+    [
+        # as the README of Qwen2.5 has it, that of Qwen3, and DeepSeek-V3
+        (32768, {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}, 131072),
+        (40960, {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}, 131072),
+        (163840, {"type": "yarn", "factor": 40, "original_max_position_embeddings": 4096}, 163840),
+        (4096, {"type": "linear", "factor": 4.0}, 4096),
+    ],
+)
+def test_yarn_makes_a_window_longer(folder, positions, rope, window):
+    config = {"architectures": ["Qwen2ForCausalLM"], "max_position_embeddings": positions, "rope_scaling": rope}
+    write(folder, "config.json", config)
+    assert resolve(folder).context_window == window
 
 
 @pytest.mark.parametrize("name", ["no/such/folder/at/all", "../elsewhere", "/nowhere"])
