@@ -242,12 +242,16 @@ class EngineRefusedError(PermanentError):
 class BrokerUnreachableError(UnusableEnvironmentError):
     """The broker {url} cannot be reached: {reason}. Start it, or set PARQUETRY_BROKER_URL."""
 
-    # an address is something the user gave
-    exit_code = ExitCode.BAD_INPUT
+
+class BrokerNotServingError(BrokerUnreachableError):
+    """The broker {url} answers, but does not serve for now: {reason}. Free its memory or disk, or wait."""
 
 
 class BrokerRefusedError(UnusableEnvironmentError):
     """The broker {url} cannot be used: {reason}."""
+
+    # another try would end the same way
+    exit_code = ExitCode.BAD_INPUT
 
 
 class UnknownJobError(BadInputError):

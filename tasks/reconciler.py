@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 
-from parquetry.schemas.errors import ParquetryError
+from parquetry.schemas.errors import BrokerRefusedError, ParquetryError
 from parquetry.schemas.settings import settings
 from parquetry.tasks.finalize import finalize
 from parquetry.tasks.ledger.claim import Unfinished
@@ -46,13 +46,20 @@ class Reconciler:
     def _repair_all(self) -> None:
         self._passes += 1
         for entry in self._ledger.census():
-            self._repair(entry)
+            self._repair_unless_damaged(entry)
         if self._passes % AUDIT_EVERY == 0:
             self._expire()
         # after the repairs, which may have queued shards or ended jobs
         for queue in {entry.queue for entry in self._ledger.census()}:
             if count := top_up(self._ledger, self._url, queue, issued_by="reconciler"):
                 log.debug("%d permits for queue %s", count, queue)
+
+    def _repair_unless_damaged(self, entry: Unfinished) -> None:
+        try:
+            self._repair(entry)
+        except BrokerRefusedError as error:
+            # what the server says of its record; the other jobs are sound
+            log.error("job %s cannot be repaired: %s", entry.job, error)
 
     def _repair(self, entry: Unfinished) -> None:
         reaped = self._ledger.reap(entry.job)

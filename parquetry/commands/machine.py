@@ -36,6 +36,10 @@ def worker(
     shards_in_flight: Annotated[
         int | None, typer.Option(min=1, max=64, help="Shards a device works on at once.")
     ] = None,
+    broker_wait: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="SECONDS", help="Wait so long for the broker at the start; by default for ever."),
+    ] = None,
 ) -> None:
     """Serve jobs with this machine's GPUs, or its CPU. Drains on SIGTERM and Ctrl-C."""
     devices = parse_gpus(gpus)
@@ -51,6 +55,7 @@ def worker(
         cpu_engines=cpu_engines,
         queues=names,
         shards_in_flight=shards_in_flight or settings().shards_in_flight,
+        broker_wait_s=broker_wait,
     )
     raise typer.Exit(run_node(options))
 

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError
 
-from parquetry.schemas.errors import BrokerRefusedError, BrokerUnreachableError, redact
+from parquetry.schemas.errors import BrokerNotServingError, BrokerRefusedError, BrokerUnreachableError, redact
 from parquetry.tasks.broker.sentinel import SentinelUrl
 from parquetry.tasks.keys import Keys
 
@@ -24,6 +24,12 @@ HEALTH_CHECK_S = 5
 #: a command may be sent twice: every script is idempotent, or leaves a lease that ends by itself
 RETRIES = 3
 RETRYABLE = (redis.ConnectionError, redis.TimeoutError, ConnectionError, TimeoutError)
+#: what a server replies while it is full, a replica, unable to save, loading, or busy with a script: all of it passes
+PASSING_CODES = ("OOM", "READONLY", "MISCONF", "LOADING", "BUSY", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN", "TRYAGAIN")
+PASSING = (
+    *(redis.exceptions.OutOfMemoryError, redis.exceptions.ReadOnlyError, redis.exceptions.BusyLoadingError),
+    *(redis.exceptions.MasterDownError, redis.exceptions.TryAgainError, redis.exceptions.ClusterDownError),
+)
 
 
 def connect(url: str, *, timeout_s: float = SOCKET_TIMEOUT_S) -> redis.Redis:
@@ -43,10 +49,20 @@ def translated(url: str) -> Iterator[None]:
     """Turn errors of the connection into ours, which name the broker without its password."""
     try:
         yield
-    except (*RETRYABLE, MasterNotFoundError) as error:
-        raise no_connection(url, error) from None
-    except (RedisError, ValueError) as error:
+    except (*RETRYABLE, MasterNotFoundError, RedisError) as error:
+        if is_passing(error):
+            raise BrokerNotServingError(url=redact(url), reason=_reason(error)) from None
+        if isinstance(error, (*RETRYABLE, MasterNotFoundError)):
+            raise no_connection(url, error) from None
         raise BrokerRefusedError(url=redact(url), reason=_reason(error)) from None
+    except ValueError as error:
+        raise BrokerRefusedError(url=redact(url), reason=_reason(error)) from None
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether a server that answers refuses for a reason that goes away without anybody changing the URL."""
+    # only some have a class of their own; a script's error keeps the code in front
+    return isinstance(error, PASSING) or str(error).startswith(PASSING_CODES)
 
 
 def no_connection(url: str, error: Exception) -> BrokerUnreachableError | BrokerRefusedError:

@@ -37,7 +37,8 @@ WORKER = {
     # a permit is fetched when a child is free, so none is hoarded behind a long shard
     "worker_disable_prefetch": True,
     "worker_prefetch_multiplier": 1,
-    "worker_enable_remote_control": True,
+    # nobody asks through it, and whoever could write to its channel could stop the worker
+    "worker_enable_remote_control": False,
     "worker_send_task_events": False,
     "worker_enable_soft_shutdown_on_idle": False,
     "worker_cancel_long_running_tasks_on_connection_loss": False,

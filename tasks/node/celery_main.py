@@ -9,13 +9,17 @@ import argparse
 import logging
 import os
 import sys
+import warnings
 from pathlib import Path
 
+from celery.exceptions import SecurityWarning
 from celery.signals import setup_logging, worker_process_init
 
 from parquetry.schemas.settings import settings
+from parquetry.tasks.broker.permit_transport import use_permit_transport
 from parquetry.tasks.keys import celery_queue
 from parquetry.tasks.node.app import make_app
+from parquetry.tasks.node.repeated_lines import hold_back_repetitions
 from parquetry.tasks.node.serve import use_config
 from parquetry.tasks.shard.worker_config import WorkerConfig
 from parquetry.workers.process.leash import die_with_parent
@@ -26,10 +30,13 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(processName)s %(name)s: %(message)s"
 def main(arguments: list[str] | None = None) -> int:
     """Serve permits until SIGTERM, then end with the shards that run."""
     die_with_parent()
+    # its messages are JSON, so that root runs no more than another user's would
+    warnings.simplefilter("ignore", SecurityWarning)
     options = _parse(arguments)
     config = _config(options)
     use_config(config)
     _prepare_children(os.getpid(), options.niceness)
+    use_permit_transport()
     app = make_app(config.url, config.env, config.queues)
     app.set_current()
     app.worker_main(_worker_arguments(config))
@@ -72,6 +79,7 @@ def _prepare_children(pid: int, niceness: int) -> None:
     @setup_logging.connect(weak=False)
     def log_plainly(**_: object) -> None:
         logging.basicConfig(stream=sys.stderr, level=settings().log_level, format=LOG_FORMAT)
+        hold_back_repetitions()
         # a line for every permit received and served says nothing that our own lines do not
         for chatty in ("celery.worker.strategy", "celery.app.trace"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
@@ -79,6 +87,8 @@ def _prepare_children(pid: int, niceness: int) -> None:
 
 def _worker_arguments(config: WorkerConfig) -> list[str]:
     return [
+        # without Celery's banner
+        "--quiet",
         "worker",
         *("--pool", "prefork", "--concurrency", str(config.shards_in_flight)),
         *("--queues", ",".join(map(celery_queue, config.queues))),

@@ -14,12 +14,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from parquetry.schemas.errors import BrokerUnreachableError, ExitCode
+from parquetry.schemas.errors import BrokerRefusedError, BrokerUnreachableError, ExitCode
 from parquetry.schemas.settings import settings
-from parquetry.tasks.broker.connection import connect
+from parquetry.tasks.broker.waiting import wait_for_broker
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.node.device_worker import DeviceWorker
 from parquetry.tasks.node.devices import devices
+from parquetry.tasks.node.repeated_lines import hold_back_repetitions
 from parquetry.tasks.node.stop_signal import StopSignal
 from parquetry.tasks.reconciler import Reconciler
 from parquetry.tasks.webhooks import Messenger
@@ -43,19 +44,26 @@ class NodeOptions:
     cpu_engines: int | None = None
     queues: tuple[str, ...] = ("default",)
     shards_in_flight: int = 2
+    #: seconds to wait for a broker that can't be reached at the start; None for ever
+    broker_wait_s: float | None = None
 
 
 def run_node(options: NodeOptions) -> int:
     """Serve until SIGTERM or SIGINT, then drain; a second signal kills. Returns the exit code.
 
-    Raises BrokerUnreachableError when the broker cannot be reached at the start; later it is waited for.
+    The broker is waited for. Raises BrokerUnreachableError when it does not come in time at the start, and
+    BrokerRefusedError for one that waiting does not mend.
     """
     logging.basicConfig(stream=sys.stderr, level=settings().log_level, format=LOG_FORMAT)
-    ledger = Ledger(connect(options.broker_url), settings().env)
-    for sentence in ledger.durability_warnings():
-        log.warning("%s", sentence)
+    hold_back_repetitions()
     names = devices(options.gpus, options.gpus_per_engine, options.cpu_engines)
     with _folder() as folder, StopSignal() as stop:
+        client = wait_for_broker(options.broker_url, options.broker_wait_s, stop)
+        if client is None:
+            return ExitCode.DONE
+        ledger = Ledger(client, settings().env)
+        for sentence in ledger.durability_warnings():
+            log.warning("%s", sentence)
         workers = [_device_worker(options, device, folder / str(i)) for i, device in enumerate(names)]
         Node(ledger, options, workers, stop).run()
     return ExitCode.DONE
@@ -140,8 +148,8 @@ class Node:
             self._ledger.roster.retire(worker.name)
 
     def _unless_unreachable(self, action: Callable[[], None]) -> None:
-        """Run it, and only warn when the broker can't be reached: leases end by themselves then."""
+        """Run it, and only warn when the broker can't be reached or refuses: leases end by themselves then."""
         try:
             action()
-        except BrokerUnreachableError as error:
+        except (BrokerUnreachableError, BrokerRefusedError) as error:
             log.warning("%s", error)

@@ -27,6 +27,18 @@ local function key(job, name)
   return job_key(prefix, job, name)
 end
 
+-- Jobs whose records turned out to be damaged: they are left alone, the others are served.
+local damaged = {}
+
+-- The job as a candidate, nil where it is not for us. Fails where its record is damaged.
+local function look(job)
+  local ctl = redis.call('HMGET', key(job, 'ctl'), 'state', 'queue', 'model_key', 'served')
+  if ctl[1] ~= 'running' or not queues[ctl[2]] then
+    return nil
+  end
+  return {job = job, model = ctl[3], served = ctl[4] + 0, running = redis.call('HLEN', key(job, 'tok'))}
+end
+
 -- The open jobs of our queues that share the best priority.
 local function candidates()
   local listed, found, best = redis.call('ZRANGE', open_jobs, 0, -1, 'WITHSCORES'), {}, nil
@@ -35,11 +47,10 @@ local function candidates()
     if best and priority > best then
       break
     end
-    local ctl = redis.call('HMGET', key(job, 'ctl'), 'state', 'queue', 'model_key', 'served')
-    if ctl[1] == 'running' and queues[ctl[2]] then
+    local is_sound, entry = pcall(look, job)
+    if is_sound and entry and not damaged[job] then
       best = priority
-      local running = redis.call('HLEN', key(job, 'tok'))
-      table.insert(found, {job = job, model = ctl[3], served = tonumber(ctl[4]), running = running})
+      table.insert(found, entry)
     end
   end
   return found
@@ -147,9 +158,12 @@ while true do
   if not job then
     return nil
   end
-  local shard = next_shard(job)
-  if shard then
+  local is_sound, shard = pcall(next_shard, job)
+  if not is_sound then
+    damaged[job] = true
+  elseif shard then
     return grant(job, shard)
+  else
+    redis.call('ZREM', open_jobs, job)
   end
-  redis.call('ZREM', open_jobs, job)
 end
