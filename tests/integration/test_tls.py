@@ -67,7 +67,7 @@ def test_permits_are_not_told_to_an_unknown_authority_either(end, env):
 
 def test_worker_says_why_it_does_not_start(end, start_worker):
     worker = start_worker(end.url)
-    assert worker.wait(30) == 3
+    assert worker.wait(30) == 2
     assert "name its CA in the URL" in worker.tail()
 
 
