@@ -17,7 +17,7 @@ class NoBrokerError(UnusableEnvironmentError):
 
 
 def configured_url() -> str:
-    """PARQUETRY_BROKER_URL or broker_url of parquetry.toml. Raises NoBrokerError when neither is set."""
+    """PARQUETRY_BROKER_URL or broker_url of the operator's file. Raises NoBrokerError when neither is set."""
     url = settings().broker_url
     if url is None:
         raise NoBrokerError()

@@ -143,7 +143,7 @@ def _create(draft: Draft, ledger: Ledger, known: JobStatus | None) -> JobRecord 
         ledger.remove(draft.job, created=known.created)
     for note in prepared.notes:
         log.warning("input %s", note)
-    won = draft.output.put_if_absent(JOB_FILE, record.model_dump_json(indent=1).encode())
+    won = draft.output.put_if_absent(JOB_FILE, record.stored())
     return record if won else None
 
 
@@ -158,7 +158,7 @@ def _take_up(draft: Draft, existing: JobRecord | None, ledger: Ledger) -> JobRec
         # loaded only here: recovery reads parts
         from parquetry.tasks.recovery import recover
 
-        recover(str(draft.output.root), ledger)
+        recover(str(draft.output.root), ledger, notify=draft.spec.notify)
     return record
 
 

@@ -20,10 +20,12 @@ from parquetry.schemas.errors import (
     TemplateError,
     UnreadableFileError,
     UnsupportedOptionError,
+    redact_path,
     suggestion,
 )
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.settings import settings
+from parquetry.schemas.webhook_hosts import WebhookHosts
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.cross_encoder import require_own_scores, score_activation
 from parquetry.workers.checkpoint.pooling import Pooling
@@ -83,6 +85,9 @@ def _find_inputs(spec: JobSpec, template: Template | None) -> InputTable:
 def _check_options(spec: JobSpec) -> None:
     if spec.notify and settings().webhook_secret is None:
         raise NoWebhookSecretError()
+    for url in spec.notify:
+        if objection := WebhookHosts.of_settings().objection(url):
+            raise InvalidValueError(key="notify", value=redact_path(url), reason=objection)
     if spec.task == "generate":
         if spec.model.backend in ENCODER_BACKENDS:
             reason = "it serves classify, score and embed; set model.backend to auto"

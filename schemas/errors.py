@@ -291,5 +291,15 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 def redact(url: str) -> str:
     """The broker URL without its user, password and options, fit for logs and errors."""
     scheme, separator, rest = url.partition("://")
+    if not separator:
+        # with a slash or a colon mistyped, the password stands somewhere in it all the same
+        scheme, rest = "", url
     # an option may be the password of a key file
     return f"{scheme}{separator}{rest.rpartition('@')[2].partition('?')[0]}"
+
+
+def redact_path(url: str) -> str:
+    """A web address as far as its host: a token may stand in any part behind that, or before it."""
+    scheme, separator, rest = redact(url).partition("://")
+    host = rest.partition("/")[0].partition("#")[0]
+    return f"{scheme}{separator}{host}/..."

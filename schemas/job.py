@@ -29,6 +29,7 @@ OF_GENERATE = {
         "stop_token_ids", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "skip_special_tokens"
     ),
 }  # fmt: skip
+_WITH_USER = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/]*@")
 _WEB_ADDRESS = re.compile(r"https?://[^\s/?#@]+(:\d+)?([/?#]\S*)?")
 
 
@@ -155,8 +156,16 @@ class JobSpec(Section):
             raise ValueError(f"a job may have {MAX_WEBHOOKS} webhooks")
         for url in value:
             if not _WEB_ADDRESS.fullmatch(url):
-                raise ValueError(f"{url!r} is no address of a webhook; it starts with https:// or http://")
+                # what was written stays out of the sentence: a part of it may be a token
+                raise ValueError("one is no address of a webhook; it starts with https:// and has no user or password")
         return value
+
+    @model_validator(mode="after")
+    def _no_password_in_a_location(self) -> JobSpec:
+        paths = [self.input.path] if isinstance(self.input.path, str) else self.input.path
+        if any(_WITH_USER.match(text) for text in (*paths, self.output.path, self.model.id)):
+            raise ValueError("a location has a user or password in it; credentials come from the environment")
+        return self
 
     @model_validator(mode="after")
     def _task_sections(self) -> JobSpec:

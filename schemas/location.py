@@ -6,6 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from urllib.parse import unquote
 
 from parquetry.schemas.errors import LocationError, redact
@@ -111,6 +112,16 @@ class Location:
 
     def __str__(self) -> str:
         return self.path if self.is_local else f"{self.scheme}://{self.bucket}/{self.path}".rstrip("/")
+
+
+def require_allowed(folder: Path) -> None:
+    """Refuse a local folder outside `allowed_roots`, and one whose files are links that lead out. Raises LocationError.
+
+    For what a job names that is no input or output: models and adapters.
+    """
+    if settings().allowed_roots:
+        for path in (folder, *(folder.iterdir() if folder.is_dir() else ())):
+            Location.parse(str(path))
 
 
 @lru_cache(maxsize=4)

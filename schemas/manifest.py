@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from parquetry.schemas.job import JobSpec
@@ -29,6 +31,14 @@ class JobRecord(BaseModel):
     shard_plan: ShardPlan = Field(alias="plan")
     #: the input columns that shards are read with, the same for every file; see `columns.schema_text`
     input_schema: str = ""
+
+    def stored(self) -> bytes:
+        """What is written to the output: all but the addresses of webhooks, whose paths may be tokens."""
+        return self.told_to([]).model_dump_json(indent=1).encode()
+
+    def told_to(self, notify: Sequence[str]) -> JobRecord:
+        """The same with these webhooks."""
+        return self.model_copy(update={"spec": self.spec.model_copy(update={"notify": list(notify)})})
 
 
 class PartRecord(BaseModel):

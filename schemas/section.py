@@ -29,7 +29,8 @@ def first_problem(error: ValidationError, spec: type[Section]) -> UnknownKeyErro
     problem = problems[0]
     key = ".".join(str(part) for part in problem["loc"] if part not in _UNION_TAGS) or "top level"
     missing = problem["type"] == "missing"
-    value = "missing" if missing else _shorten(problem["input"])
+    # an address of a webhook may hold a token
+    value = "missing" if missing else "not usable" if key.startswith("notify") else _shorten(problem["input"])
     reason = "it is required" if missing else problem["msg"].removeprefix("Value error, ")
     return InvalidValueError(key=key, value=value, reason=reason[:1].lower() + reason[1:])
 

@@ -1,4 +1,4 @@
-"""The only reader of the environment and of `parquetry.toml`."""
+"""The settings of a process: from the environment, the operator's own file, and the tame ones of a working folder."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from parquetry.schemas.errors import UnusableEnvironmentError
+from parquetry.schemas.errors import UnusableEnvironmentError, redact
+from parquetry.schemas.settings_files import folder_settings, operator_settings
 
 OnnxProvider = Literal["auto", "cpu", "cuda", "tensorrt", "migraphx", "rocm"]
 
@@ -20,11 +22,9 @@ class SettingError(UnusableEnvironmentError):
 
 
 class Settings(BaseSettings):
-    """One field a setting; `PARQUETRY_LEASE_SECONDS=30` or `lease_seconds = 30` in parquetry.toml."""
+    """One field a setting: `PARQUETRY_LEASE_SECONDS=30`, or `lease_seconds = 30` in a file; see `settings_files`."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="PARQUETRY_", toml_file="parquetry.toml", frozen=True, extra="forbid", env_ignore_empty=True
-    )
+    model_config = SettingsConfigDict(env_prefix="PARQUETRY_", frozen=True, extra="forbid", env_ignore_empty=True)
 
     #: redis://, rediss://, redis+socket:// or sentinel://; unset means `run` starts an embedded server
     broker_url: str | None = None
@@ -53,7 +53,7 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(20.0, ge=0)
     #: days the queue remembers a job after its end; outputs are kept
     keep_days: float = Field(30.0, gt=0)
-    #: refuse input and output locations outside these roots; empty allows all
+    #: refuse inputs, outputs, models, adapters and images outside these roots; empty allows all
     allowed_roots: list[str] = []
     #: where rows may take images from: folders, s3:// and the like, http(s):// addresses; empty: the input's folders
     image_roots: list[str] = []
@@ -72,6 +72,9 @@ class Settings(BaseSettings):
     #: operator's permission to run code that comes with a model
     trust_remote_code: bool = False
     dashboard_token: str | None = None
+    #: hosts that webhooks may go to by https, where they have public addresses; `*.name` stands for all below it, and
+    #: an origin such as http://10.0.0.5:8080 for that one wherever it lies
+    webhook_hosts: list[str] = []
     #: what webhooks of a job's `notify` are signed with: any text, or whsec_ and base64 of the key
     webhook_secret: SecretStr | None = None
     #: for tests: faults at named steps, as in "publish:kill,commit:raise:2"
@@ -108,18 +111,29 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls))
+        files = (folder_settings(cls.model_fields), operator_settings())
+        return (init_settings, env_settings, *(InitSettingsSource(settings_cls, init_kwargs=file) for file in files))
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Settings from the environment and parquetry.toml. Raises SettingError naming the first that is off."""
+    """Settings from the environment and the files. Raises SettingError for the first that is off, SettingsFileError."""
     try:
         return Settings(**overrides)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         key = ".".join(str(step) for step in problem["loc"]) or "LEASE_SECONDS"
         reason = problem["msg"].removeprefix("Value error, ")
-        raise SettingError(key=key.upper(), value=repr(problem["input"])[:80], reason=reason) from None
+        raise SettingError(key=key.upper(), value=_shown(problem), reason=reason) from None
+
+
+def _shown(problem: ErrorDetails) -> str:
+    """The value that is off, without what it may hold of secrets."""
+    value, name = problem["input"], str((problem["loc"] or ("",))[0])
+    if name == "broker_url" and isinstance(value, str):
+        return repr(redact(value))[:80]
+    # what a check of several settings is given is all of them, secrets among them
+    hidden = isinstance(value, dict) or any(word in name for word in ("secret", "token", "password"))
+    return "set" if hidden else repr(value)[:80]
 
 
 @lru_cache(maxsize=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -29,16 +29,17 @@ class NoJobHereError(BadInputError):
     """There is no job in {path}: it has no _job.json."""
 
 
-def recover(output: str, ledger: Ledger, *, queue: str | None = None) -> JobRecord:
+def recover(output: str, ledger: Ledger, *, queue: str | None = None, notify: Sequence[str] = ()) -> JobRecord:
     """Enter the job of an output into the ledger with every committed part counted; nothing is computed.
 
+    `notify` are the job's webhooks, which its output does not hold.
     A job the ledger knows only gains the parts it missed; one that is done stays untouched. Raises NoJobHereError,
     UnreadableFileError, PartInvalidError, StorageError, BrokerUnreachableError.
     """
     storage = open_storage(Location.parse(output))
     if storage.head(JOB_FILE) is None:
         raise NoJobHereError(path=storage.root)
-    record = read_record(storage)
+    record = read_record(storage).told_to(notify)
     queue = queue or queue_of(record.spec)
     known = record.job in ledger.job_names()
     if known and ledger.status(record.job, max_failures=0).state is JobState.DONE:

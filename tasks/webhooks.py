@@ -13,8 +13,9 @@ import time
 
 import httpx
 
-from parquetry.schemas.errors import ParquetryError, UnknownJobError
+from parquetry.schemas.errors import ParquetryError, UnknownJobError, redact_path
 from parquetry.schemas.settings import settings
+from parquetry.schemas.webhook_hosts import RefusedAddressError, WebhookHosts
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.ledger.outbox import Notice
 
@@ -37,13 +38,15 @@ def deliver_due(ledger: Ledger, *, ahead_s: int = 0) -> int:
 
 def _deliver(ledger: Ledger, notice: Notice) -> bool:
     problem = _post(notice, payload(ledger, notice))
+    # the rest of the address may be a token
+    whom = redact_path(notice.url)
     if problem is None:
-        log.info("job %s: %s was told that it is %s", notice.job, notice.url, notice.state)
+        log.info("job %s: %s was told that it is %s", notice.job, whom, notice.state)
     elif notice.tries < MAX_TRIES:
-        log.warning("job %s: %s was not told (%s); it will be tried again", notice.job, notice.url, problem)
+        log.warning("job %s: %s was not told (%s); it will be tried again", notice.job, whom, problem)
         return False
     else:
-        log.error("job %s: %s was not told (%s) in %d tries", notice.job, notice.url, problem, notice.tries)
+        log.error("job %s: %s was not told (%s) in %d tries", notice.job, whom, problem, notice.tries)
     ledger.outbox.done(notice)
     return problem is None
 
@@ -62,12 +65,25 @@ def payload(ledger: Ledger, notice: Notice) -> bytes:
 def _post(notice: Notice, body: bytes) -> str | None:
     """What went wrong, None when the receiver answered 2xx."""
     try:
+        url = httpx.URL(notice.url)
+        address = WebhookHosts.of_settings().address(notice.url)
         # a redirect would take the signed notice to whoever the receiver names
         with httpx.Client(timeout=TIMEOUT_S, follow_redirects=False) as client:
-            answer = client.post(notice.url, content=body, headers=headers(notice.id, int(time.time()), body))
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        return f"{type(error).__name__}: {error}"
+            answer = client.send(_request(client, url, address, headers(notice.id, int(time.time()), body), body))
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, RefusedAddressError) as error:
+        return f"{type(error).__name__}: {error}".replace(notice.url, redact_path(notice.url))
     return None if answer.is_success else f"it answered {answer.status_code}"
+
+
+def _request(client: httpx.Client, url: httpx.URL, address: str, named: dict[str, str], body: bytes) -> httpx.Request:
+    """A request to the address that was looked at, under the name that its certificate must have."""
+    return client.build_request(
+        "POST",
+        url.copy_with(host=address),
+        content=body,
+        headers={**named, "host": url.netloc.decode()},
+        extensions={"sni_hostname": url.host},
+    )
 
 
 def headers(id: str, timestamp: int, body: bytes) -> dict[str, str]:

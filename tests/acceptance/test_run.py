@@ -130,10 +130,12 @@ def test_plan_counts_without_writing_and_tries_rows(shell, odd_file, generator):
     assert not (shell.folder / "out").exists()
 
 
-def test_a_webhook_is_told_of_the_end(shell, encoder):
+def test_a_webhook_is_told_of_the_end_and_no_secret_is_left_behind(shell, encoder):
     write_file(shell.folder / "in.parquet", 20)
-    shell.environment["PARQUETRY_WEBHOOK_SECRET"] = "secret"
+    shell.environment["PARQUETRY_WEBHOOK_SECRET"] = "planted-secret"
+    shell.environment["PARQUETRY_DASHBOARD_TOKEN"] = "planted-token"
     with receiving() as receiver:
+        shell.environment["PARQUETRY_WEBHOOK_HOSTS"] = json.dumps([receiver.url.removesuffix("/hook?x=1")])
         shell.spec(
             "job",
             task="embed",
@@ -141,7 +143,7 @@ def test_a_webhook_is_told_of_the_end(shell, encoder):
             output={"path": "out", "keep": ["id"]},
             model={"id": str(encoder)},
             embed={"text": "text"},
-            notify=[receiver.url],
+            notify=[f"{receiver.url}&key=planted-key"],
         )
         ended = shell.run("run", "job.yaml", "--json")
     assert ended.returncode == 0, ended.stderr
@@ -149,5 +151,9 @@ def test_a_webhook_is_told_of_the_end(shell, encoder):
     assert {(one["type"], one["job"], one["rows_done"]) for one in told} == {
         ("job.done", json.loads(ended.stdout)["job"], 20)
     }
+    left = {path: path.read_bytes() for path in shell.folder.rglob("*") if path.is_file() and path.suffix != ".yaml"}
+    assert any(path.name == "_job.json" for path in left) and any(path.suffix == ".log" for path in left)
+    assert not [str(path) for path, data in left.items() if b"planted" in data]
+    assert "planted" not in ended.stdout + ended.stderr
     # at least once, and told apart by their id when more often
     assert len({headers["webhook-id"] for headers, _ in receiver.got}) == 1

@@ -26,8 +26,10 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture(autouse=True)
-def secret(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def secret(monkeypatch: pytest.MonkeyPatch, receiver: Receiver) -> Iterator[None]:
     monkeypatch.setenv("PARQUETRY_WEBHOOK_SECRET", SECRET)
+    listed = [receiver.url.removesuffix("/hook?x=1"), "http://127.0.0.1:9", "localhost", "*.parquetry.invalid"]
+    monkeypatch.setenv("PARQUETRY_WEBHOOK_HOSTS", json.dumps(listed))
     settings.cache_clear()
     yield
     settings.cache_clear()
@@ -80,6 +82,24 @@ def test_one_that_nobody_answers_is_given_up(ledger, monkeypatch, caplog):
     assert ledger.outbox.take(ahead_s=10**6) is None
     assert "was not told (ConnectError" in caplog.text
     assert "in 2 tries" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("https://localhost/hook?token=planted", "localhost is at"),
+        ("http://localhost/hook?token=planted", "must be an https:// address"),
+        ("https://169.254.169.254/latest?token=planted", "not one that the operator lists"),
+        ("https://name.parquetry.invalid/hook?token=planted", "gaierror"),
+    ],
+)
+def test_no_notice_goes_where_the_operator_does_not_list_or_we_alone_can_see(ledger, caplog, url, said):
+    record = make_record(notify=[url])
+    ledger.register(record)
+    ledger.set_state(record.job, JobState.FAILED)
+    assert deliver_due(ledger) == 0
+    assert said in caplog.text
+    assert "planted" not in caplog.text
 
 
 def test_every_end_is_told(job, ledger, receiver):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from parquetry.schemas.errors import AdapterMismatchError, ModelNotFoundError, UnsafeWeightsError, UnusableModelError
+from parquetry.schemas.location import require_allowed
 from parquetry.workers.checkpoint.tensor_headers import TensorHeader, read_headers
 from parquetry.workers.checkpoint.weights import fingerprint
 
@@ -26,8 +27,9 @@ class Adapter:
 
     @classmethod
     def resolve(cls, path: str) -> Adapter:
-        """Find and check the folder. Raises ModelNotFoundError or UnsafeWeightsError."""
+        """Find and check the folder. Raises ModelNotFoundError, UnsafeWeightsError, LocationError."""
         folder = Path(path).expanduser()
+        require_allowed(folder)
         if not (folder / _CONFIG).is_file():
             raise ModelNotFoundError(model=path, reason=f"an adapter is a folder with {_CONFIG}")
         if not (folder / _WEIGHTS).is_file():

@@ -15,6 +15,7 @@ from parquetry.schemas.errors import (
     UnusableModelError,
 )
 from parquetry.schemas.job import ModelSpec
+from parquetry.schemas.location import require_allowed
 from parquetry.schemas.settings import settings
 from parquetry.workers.checkpoint.context_window import UNBOUNDED, output_context_window, positions, tokenizer_limit
 from parquetry.workers.checkpoint.forecast import is_known_family
@@ -52,6 +53,8 @@ class Checkpoint:
         when the model brings its own code and the operator does not allow that.
         """
         folder = Path(model.id).expanduser()
+        if folder.exists():
+            require_allowed(folder)
         if file := gguf_file(folder):
             checkpoint = cls(unpacked(file), model.id, model.revision, file)
         else:

@@ -16,6 +16,7 @@ from parquetry.producers.output_folder import require_empty
 from parquetry.producers.planning import plan
 from parquetry.producers.submission import prepare
 from parquetry.producers.validation import validate
+from parquetry.schemas import webhook_hosts
 from parquetry.schemas.errors import (
     BadInputError,
     ExitCode,
@@ -31,6 +32,7 @@ from parquetry.schemas.errors import (
 )
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.location import Location
+from parquetry.schemas.settings import load_settings
 from parquetry.schemas.storage.opening import open_storage
 from parquetry.workers.shards.reader import input_schema
 from tests.unit.workers.tiny_model import CONTEXT_WINDOW, make_model
@@ -232,6 +234,18 @@ def test_a_back_end_for_encoders_does_not_generate(spec, folder, backend):
 
 def test_webhooks_need_a_secret_to_sign_with(spec):
     assert "PARQUETRY_WEBHOOK_SECRET" in refusal(spec(notify=["https://h"]), NoWebhookSecretError)
+
+
+def test_webhooks_go_to_hosts_that_the_operator_lists(spec, monkeypatch):
+    found = load_settings(webhook_secret="s", webhook_hosts=["hooks.example", "*.chat.example"])
+    for module in (validation, webhook_hosts):
+        monkeypatch.setattr(module, "settings", lambda: found)
+
+    prepare(spec(notify=["https://hooks.example/a?b=c", "https://eu.chat.example/x"]))
+
+    said = refusal(spec(notify=["https://other.example/planted?b=planted"]), InvalidValueError)
+    assert "other.example" in said and "planted" not in said
+    assert "https://" in refusal(spec(notify=["http://hooks.example/"]), InvalidValueError)
 
 
 def test_foreign_files_in_the_output(spec, folder):

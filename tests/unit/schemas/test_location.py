@@ -6,7 +6,7 @@ import pytest
 
 from parquetry.schemas import location as location_module
 from parquetry.schemas.errors import LocationError
-from parquetry.schemas.location import Location
+from parquetry.schemas.location import Location, require_allowed
 from parquetry.schemas.settings import load_settings
 
 
@@ -151,3 +151,18 @@ class TestAllowedRoots:
     def test_dots_do_not_lead_out(self, tmp_path):
         with pytest.raises(LocationError, match="outside the allowed roots"):
             Location.parse(f"file://{tmp_path}/allowed/../secret/a")
+
+    def test_models_and_adapters_lie_inside(self, tmp_path):
+        for name in ("allowed", "secret"):
+            (tmp_path / name / "model").mkdir()
+            (tmp_path / name / "model" / "config.json").write_text("{}")
+
+        require_allowed(tmp_path / "allowed" / "model")
+        with pytest.raises(LocationError, match="outside the allowed roots"):
+            require_allowed(tmp_path / "secret" / "model")
+
+    def test_no_file_of_a_model_is_a_link_that_leads_out(self, tmp_path):
+        (tmp_path / "secret" / "key").write_text("x")
+        (tmp_path / "allowed" / "vocab.txt").symlink_to(tmp_path / "secret" / "key")
+        with pytest.raises(LocationError, match="outside the allowed roots"):
+            require_allowed(tmp_path / "allowed")

@@ -22,7 +22,8 @@ from parquetry.schemas.errors import (
 )
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.permit import Permit
-from parquetry.schemas.settings import SettingError, load_settings
+from parquetry.schemas.settings import SettingError, Settings, load_settings
+from parquetry.schemas.settings_files import OF_FOLDER, SettingsFileError
 from parquetry.schemas.states import JOB_TRANSITIONS, JobState, may_become
 from parquetry.schemas.status import EngineStats
 
@@ -95,6 +96,7 @@ class TestSettings:
     @pytest.fixture(autouse=True)
     def empty_folder(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "none"))
 
     def test_defaults(self):
         settings = load_settings()
@@ -135,6 +137,68 @@ class TestSettings:
         with pytest.raises(SettingError, match="LEASE_SECOND"):
             load_settings()
 
+    @pytest.mark.parametrize(
+        "line",
+        [
+            *(
+                "trust_remote_code = true",
+                'engine_factory = "a:b"',
+                'broker_url = "redis://h"',
+                'allowed_roots = ["/"]',
+            ),
+            *('image_roots = ["/"]', 'webhook_hosts = ["*.h"]', 'webhook_secret = "s"', 'dashboard_token = "t"'),
+            *('state_dir = "/tmp/x"', 'failpoints = "publish:kill"', "max_cell_bytes = 1", "image_max_pixels = 1"),
+        ],
+    )
+    def test_a_file_in_the_working_folder_widens_no_trust(self, tmp_path, line):
+        name = line.split()[0]
+        (tmp_path / "parquetry.toml").write_text(f"{line}\n")
+        with pytest.raises(SettingsFileError, match=rf"working folder may not set {name}, .*PARQUETRY_{name.upper()}"):
+            load_settings()
+
+    def test_every_other_setting_is_named_as_tame(self):
+        assert set(OF_FOLDER) <= set(Settings.model_fields)
+
+    def test_the_operators_own_file_may_set_all(self, tmp_path, monkeypatch):
+        file = tmp_path / "parquetry" / "parquetry.toml"
+        file.parent.mkdir()
+        file.write_text("trust_remote_code = true\nlease_seconds = 30\nmax_attempts = 4\n")
+        file.chmod(0o600)
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+        (tmp_path / "parquetry.toml").write_text("lease_seconds = 45\n")
+
+        found = load_settings()
+        assert (found.trust_remote_code, found.lease_seconds, found.max_attempts) == (True, 45, 4)
+
+        file.chmod(0o666)
+        with pytest.raises(SettingsFileError, match="chmod go-w"):
+            load_settings()
+
+    def test_a_file_that_is_no_toml_is_named(self, tmp_path):
+        (tmp_path / "parquetry.toml").write_text("lease_seconds = [[[\n")
+        with pytest.raises(SettingsFileError, match=r"parquetry\.toml"):
+            load_settings()
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("BROKER_URL", "reds://user:planted@host:6379/0"),
+            ("BROKER_URL", "redis//user:planted@host:6379/0"),
+            ("BROKER_URL", ":planted@host:6379"),
+            ("BROKER_URL", "amqp://host?password=planted"),
+            ("LEASE_SECONDS", "1"),
+        ],
+    )
+    def test_no_secret_is_printed_of_a_setting_that_is_off(self, monkeypatch, name, value):
+        for key, secret in (("BROKER_URL", "redis://:planted@h"), ("WEBHOOK_SECRET", "planted"), ("ENV", "x")):
+            monkeypatch.setenv(f"PARQUETRY_{key}", secret)
+        monkeypatch.setenv("PARQUETRY_BEAT_SECONDS", "1")
+        monkeypatch.setenv("PARQUETRY_DASHBOARD_TOKEN", "planted")
+        monkeypatch.setenv(f"PARQUETRY_{name}", value)
+        with pytest.raises(SettingError) as refused:
+            load_settings()
+        assert "planted" not in str(refused.value)
+
 
 def every_error() -> list[type[ParquetryError]]:
     classes = [value for _, value in inspect.getmembers(errors, inspect.isclass)]
@@ -160,6 +224,7 @@ class TestErrors:
             ("redis+socket:///run/s", "redis+socket:///run/s"),
             ("redis://user:p@ss@host", "redis://host"),
             ("rediss://host?ssl_password=secret", "rediss://host"),
+            ("redis:/user:secret@host", "host"),
         ],
     )
     def test_redacted(self, url, shown):
