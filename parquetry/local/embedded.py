@@ -16,6 +16,7 @@ import redis
 
 from parquetry.schemas.errors import UnusableEnvironmentError
 from parquetry.workers.process import start as child
+from parquetry.workers.process.owned_folder import owned_folder
 
 PREFIX = "parquetry-broker-"
 START_SECONDS = 20.0
@@ -38,9 +39,7 @@ def embedded_server() -> Iterator[str]:
     Raises NoServerError when no server program is found, ServerStartError when it does not answer.
     """
     binary = find_server()
-    sweep(socket_root())
-    temporary = tempfile.TemporaryDirectory(prefix=PREFIX, dir=socket_root(), ignore_cleanup_errors=True)
-    with temporary as folder, _serve(binary, Path(folder)) as socket:
+    with owned_folder(PREFIX, socket_root()) as folder, _serve(binary, folder) as socket:
         yield f"redis+socket://{socket}"
 
 
@@ -105,14 +104,3 @@ def answers(socket: Path) -> bool:
             return bool(client.ping())
     except redis.RedisError:
         return False
-
-
-def sweep(root: Path) -> None:
-    """Remove the folders of servers whose owner was killed before it could tidy up.
-
-    Only our own user's, and only those where a socket exists and nobody answers on it.
-    """
-    for folder in root.glob(f"{PREFIX}*"):
-        socket = folder / "socket"
-        if folder.stat().st_uid == os.getuid() and socket.is_socket() and not answers(socket):
-            shutil.rmtree(folder, ignore_errors=True)

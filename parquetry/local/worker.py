@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from parquetry.local.old_logs import prune
 from parquetry.schemas.errors import UnusableEnvironmentError
 from parquetry.schemas.settings import settings
 from parquetry.workers.process import start as child
+from parquetry.workers.process.owned_folder import NODE_PREFIX, sweep
 
 #: deaths without a committed row in between after which we give up
 MAX_DEATHS = 3
@@ -59,11 +61,14 @@ class LocalWorker:
 
     def __enter__(self) -> Self:
         self._log.parent.mkdir(parents=True, exist_ok=True)
+        prune(self._log.parent)
         self.process = self._start("wb")
         return self
 
     def __exit__(self, *error: object) -> None:
         child.stop(self.process, settings().drain_seconds + STOP_MARGIN_SECONDS, self._is_idle)
+        # one that was idle was killed, and could not remove its own
+        sweep(NODE_PREFIX)
 
     def revive(self, rows_done: int) -> None:
         """Start the worker again if it has died. Raises WorkerDiedError when it dies without getting anywhere."""

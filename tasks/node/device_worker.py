@@ -133,4 +133,5 @@ class DeviceWorker:
 
     def _environment(self) -> dict[str, str]:
         # the URL may hold a password, which a command line would show to everybody on the machine
-        return {**os.environ, "PARQUETRY_BROKER_URL": self._url}
+        # what its pool leaves in the temporary folder goes with ours
+        return {**os.environ, "PARQUETRY_BROKER_URL": self._url, "TMPDIR": str(self._folder)}

@@ -6,11 +6,10 @@ import logging
 import os
 import socket
 import sys
-import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from parquetry.tasks.node.repeated_lines import hold_back_repetitions
 from parquetry.tasks.node.stop_signal import StopSignal
 from parquetry.tasks.reconciler import Reconciler
 from parquetry.tasks.webhooks import Messenger
+from parquetry.workers.process.owned_folder import NODE_PREFIX, owned_folder
 
 log = logging.getLogger(__name__)
 TICK_S = 0.2
@@ -57,7 +57,8 @@ def run_node(options: NodeOptions) -> int:
     logging.basicConfig(stream=sys.stderr, level=settings().log_level, format=LOG_FORMAT)
     hold_back_repetitions()
     names = devices(options.gpus, options.gpus_per_engine, options.cpu_engines)
-    with _folder() as folder, StopSignal() as stop:
+    # for sockets: the state folder's path may be too long for one
+    with owned_folder(NODE_PREFIX) as folder, StopSignal() as stop:
         client = wait_for_broker(options.broker_url, options.broker_wait_s, stop)
         if client is None:
             return ExitCode.DONE
@@ -79,13 +80,6 @@ def _device_worker(options: NodeOptions, device: str, folder: Path) -> DeviceWor
         # unique for ever: a node that comes back must not inherit the leases of the one before
         name=f"{socket.gethostname()}-{os.getpid()}-{folder.name}-{uuid.uuid4().hex[:6]}",
     )
-
-
-@contextmanager
-def _folder() -> Iterator[Path]:
-    """A private folder for sockets; not in the state folder, whose path may be too long for one."""
-    with tempfile.TemporaryDirectory(prefix="parquetry-node-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
 
 
 class Node:

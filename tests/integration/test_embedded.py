@@ -1,6 +1,5 @@
 import os
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import redis
 
 from parquetry.local import embedded
 from parquetry.local.embedded import embedded_server, find_server
+from parquetry.workers.process.owned_folder import LOCK
 
 PARENT = """
 import sys, time
@@ -108,15 +108,19 @@ def test_it_dies_with_a_parent_that_is_killed(tmp_path):
     assert not alive(server)
 
 
-def test_leftovers_of_a_killed_parent_are_swept(temporary):
-    stale = temporary / f"{embedded.PREFIX}stale"
+def test_leftovers_of_a_killed_parent_are_swept_and_nothing_else(temporary):
+    stale, starting = temporary / f"{embedded.PREFIX}stale", temporary / f"{embedded.PREFIX}starting"
     stale.mkdir()
-    with socket.socket(socket.AF_UNIX) as bound:
-        bound.bind(str(stale / "socket"))
-    starting = temporary / f"{embedded.PREFIX}starting"
+    (stale / LOCK).touch()
     starting.mkdir()
-    with embedded_server() as url:
-        embedded.sweep(temporary)
-        assert not stale.exists()
-        assert starting.exists()
-        assert embedded.answers(socket_of(url))
+    link = temporary / f"{embedded.PREFIX}link"
+    link.symlink_to(temporary / "nowhere")
+    with embedded_server() as url, client_of(url) as client:
+        # a server that is stopped answers nobody, and is owned all the same
+        server = client.info("server")["process_id"]
+        os.kill(server, signal.SIGSTOP)
+        with embedded_server() as other:
+            assert socket_of(url).exists() and not stale.exists()
+            assert starting.exists() and link.is_symlink()
+            assert embedded.answers(socket_of(other))
+        os.kill(server, signal.SIGCONT)
