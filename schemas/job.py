@@ -24,6 +24,7 @@ Attention = Literal[
 MAX_WEBHOOKS = 10
 #: keys that shape how a model writes, by section; a task that writes nothing refuses them
 OF_GENERATE = {
+    "model": ("kv_dtype",),
     "prompt": ("chat_template_kwargs", "tools"),
     "generation": (
         "stop_token_ids", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "skip_special_tokens"
@@ -66,6 +67,8 @@ class ModelSpec(Section):
     #: and 0 where they are packed
     int8_threshold: float | None = Field(default=None, ge=0.0, allow_inf_nan=False)
     attention: Attention = "auto"
+    #: what the KV cache keeps: auto what the model computes with, fp8 half as many bytes, for generation in packed rows
+    kv_dtype: Literal["auto", "fp8"] = "auto"
     backend: Backend = "auto"
     device_map: Literal["auto"] | None = "auto"
     #: bytes per device such as {"0": "40GiB", "cpu": "64GiB"}

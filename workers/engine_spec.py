@@ -79,7 +79,7 @@ class EngineSpec(BaseModel):
         if self.model.backend in OTHER_RUNTIMES:
             return self.key
         upon = dict.fromkeys(("device", "token_budget", "pooling", "normalize", "dimensions"), True)
-        text = self.model_dump_json(exclude={**upon, "model": {"attention", "compile", "backend"}})
+        text = self.model_dump_json(exclude={**upon, "model": {"attention", "kv_dtype", "compile", "backend"}})
         # decided by the back end, and part of the loaded weights
         threshold = int8_threshold(self.model) if self.model.quantization == "int8" else None
         return _digest(f"{text} {threshold}")

@@ -54,7 +54,7 @@ def put_generator(spec: EngineSpec, checkpoint: Checkpoint, model: PreTrainedMod
         if isinstance(packed, Engine):
             return packed
         reason = str(packed)
-        if spec.model.backend == "packed" or spec.model.attention in PACKED_ONLY:
+        if needs_packed(spec):
             raise UnsupportedOptionError(option=_packed_option(spec), reason=reason)
         if isinstance(packed, WrongAnswers):
             require_announced(checkpoint, reason)
@@ -94,6 +94,8 @@ def put_vision_generator(
     from parquetry.workers.vision.processor import RowProcessor, load_processor
     from parquetry.workers.vision.vision_generate import VisionGenerate
 
+    if spec.model.kv_dtype != "auto":
+        raise UnsupportedOptionError(option=_packed_option(spec), reason=_NO_IMAGES)
     processor = load_processor(checkpoint)
     pulse_in_layers(model, send_pulse)
     rows = RowProcessor(processor, model.dtype, settings().image_max_pixels)
@@ -127,7 +129,15 @@ def require_announced(checkpoint: Checkpoint, reason: str) -> None:
 
 def _packed_option(spec: EngineSpec) -> str:
     """The option that asks for the packed engine and no other."""
+    if spec.model.kv_dtype != "auto":
+        return f"model.kv_dtype {spec.model.kv_dtype}"
     return "model.backend packed" if spec.model.backend == "packed" else f"model.attention {spec.model.attention}"
+
+
+def needs_packed(spec: EngineSpec) -> bool:
+    """Whether the job asks for what no other engine has."""
+    model = spec.model
+    return model.backend == "packed" or model.attention in PACKED_ONLY or model.kv_dtype != "auto"
 
 
 def _try_packed(
@@ -154,6 +164,7 @@ def packed_options(spec: EngineSpec, checkpoint: Checkpoint) -> PackedOptions:
     is_compiled = spec.model.compile and spec.model.quantization != "int8"
     options = PackedOptions(
         attention=_PACKED_ATTENTION[spec.model.attention],
+        kv_dtype=spec.model.kv_dtype,
         compile=is_compiled,
         max_model_len=checkpoint.context_window,
         memory_limit=memory_limit(spec.model, spec.device),

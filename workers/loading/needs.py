@@ -88,6 +88,7 @@ class LoadingNeeds:
     def check(self) -> None:
         """Refuse what no worker could load: at submit, before the kind of card is known. Raises BadInputErrors."""
         _check_runtime(self.model)
+        _check_kv_backend(self.model)
         dtype = self.dtype("cuda")
         if self.model.backend == "optimum" and (prefix := wrapper_prefix(self.headers)):
             reason = f"the names of its weights begin with {prefix}, which only model.backend auto and packed take off"
@@ -123,6 +124,7 @@ class LoadingNeeds:
         check_quantization(self.model, card)
         _check_backend(self.model, limits)
         check_attention(self.model.attention, limits)
+        check_kv_dtype(self.model, card)
         needed = self.needed_bytes(card.kind, expanded=is_expanded(self.checkpoint.config, card))
         if shares > 1:
             return choose_share(self.model, needed, cards, device=device, shares=shares)
@@ -131,6 +133,19 @@ class LoadingNeeds:
             reason = "the weights must be spread over several devices; quantize them, or merge one with model.adapter"
             raise UnsupportedOptionError(option="model.adapters", reason=reason)
         return placement
+
+
+def _check_kv_backend(model: ModelSpec) -> None:
+    if model.kv_dtype != "auto" and model.backend not in ("auto", "packed"):
+        reason = f"the cache of model.backend {model.backend} is its own; set that to auto or packed"
+        raise UnsupportedOptionError(option=f"model.kv_dtype {model.kv_dtype}", reason=reason)
+
+
+def check_kv_dtype(model: ModelSpec, card: Card) -> None:
+    """Raise UnsupportedOptionError where no cache in float8 can be kept."""
+    if model.kv_dtype == "fp8" and card.kind == "cuda" and not card.reaches((8, 9)):
+        reason = f"float8 needs a card of compute capability 8.9 or newer, and {card.description}; set it to auto"
+        raise UnsupportedOptionError(option="model.kv_dtype fp8", reason=reason)
 
 
 def _check_runtime(model: ModelSpec) -> None:

@@ -15,9 +15,10 @@ from parquetry.workers.loading.adapters.adapter_bank import AdapterBank
 from parquetry.workers.packed.attention.backend import AttentionBackend
 from parquetry.workers.packed.attention.backend_choice import choose_backend
 from parquetry.workers.packed.attention.hook import IMPLEMENTATION
-from parquetry.workers.packed.attention.kv_cache import LayerShape, attach_caches, detach_caches
+from parquetry.workers.packed.attention.kv_cache import LayerShape, attach_caches, detach_caches, stored_as
 from parquetry.workers.packed.attention.windows import short_windows
 from parquetry.workers.packed.checks.attention_layers import find_attention_layers
+from parquetry.workers.packed.checks.kv_check import require_stored
 from parquetry.workers.packed.checks.paged_check import PagedCheck
 from parquetry.workers.packed.checks.sharing_check import can_share
 from parquetry.workers.packed.forward import Forward
@@ -118,6 +119,12 @@ def make_ready(
     check_packed(runner, checks)
     changes = Changes(forward, checks, undo)
     speed_up(changes, model, layers, options, is_shared=forward.group.size > 1)
+    if options.kv_dtype != "auto":
+        # not before: what layers give is then no longer theirs within rounding
+        layers = stored_as(layers, options.kv_dtype)
+        with unanimous(forward.group):
+            require_stored(forward.backend, layers, block_size, model.device)
+        attach_small_caches(runner, layers, checks)
     num_blocks = fit_num_blocks(layers, runner, options, max_model_len)
     attach_caches(layers, num_blocks, block_size, model.device)
     runner.graphs = capture_graphs(changes, forward, options, num_blocks)

@@ -13,6 +13,8 @@ class PackedOptions:
 
     #: one of ATTENTION_CHOICES
     attention: str = "auto"
+    #: what the KV cache keeps: `auto`, what the model computes with, or `fp8`, half of it
+    kv_dtype: str = "auto"
     #: most tokens one step computes: decodes first, prefill chunks fill the rest; see waves.py for the number
     token_budget: int = 8448
     #: most sequences that hold a lane at once

@@ -219,6 +219,7 @@ class PackedEngine(Engine):
             "attention": self.components.backend.name,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "block_size": str(self.pool.block_size),
+            **({"kv_dtype": self.options.kv_dtype} if self.options.kv_dtype != "auto" else {}),
             **({"runs_without": runs_without(self.components.taken_back)} if self.components.taken_back else {}),
             **({"tensor_parallel": str(self.group.size)} if self.group.size > 1 else {}),
             **{name: importlib.metadata.version(name) for name in ("torch", "transformers")},

@@ -49,7 +49,7 @@ def new_ring(dtype: gl.constexpr, places: gl.constexpr, tile: gl.constexpr, dim:
 
 @gluon.jit
 def bring_tile(
-    desc, ring, place, phase, table, at, kv_head,
+    desc, ring, place, phase, table, at, last_block, kv_head,
     kv_heads: gl.constexpr, block_size: gl.constexpr, page: gl.constexpr, tile: gl.constexpr, dim: gl.constexpr,
 ):  # fmt: skip
     """Copy the tile at `at`, `page` rows and PIECE columns at a time, once its place is free."""
@@ -60,7 +60,8 @@ def bring_tile(
     layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([tile, PIECE], desc.dtype)
     pieces = bufs.index(place)._reinterpret(desc.dtype, [dim // PIECE, tile, PIECE], layout)
     for first in gl.static_range(0, tile, page):
-        block = gl.load(table + (at + first) // block_size)
+        # a tile may reach beyond the blocks of its sequence
+        block = gl.load(table + gl.minimum((at + first) // block_size, last_block))
         row = (block * kv_heads + kv_head) * block_size + (at + first) % block_size
         for piece in gl.static_range(dim // PIECE):
             to = pieces.index(piece).slice(first, page, dim=0)
@@ -69,14 +70,15 @@ def bring_tile(
 
 @gluon.jit
 def bring(
-    k_desc, v_desc, k_ring, v_ring, table, start, stop, kv_head,
+    k_desc, v_desc, k_ring, v_ring, table, start, stop, length, kv_head,
     kv_heads: gl.constexpr, block_size: gl.constexpr, page: gl.constexpr, tile: gl.constexpr, dim: gl.constexpr,
     places: gl.constexpr,
 ):  # fmt: skip
     place, phase = 0, 1
+    last_block = (length - 1) // block_size
     for at in range(start, stop, tile):
-        bring_tile(k_desc, k_ring, place, phase, table, at, kv_head, kv_heads, block_size, page, tile, dim)
-        bring_tile(v_desc, v_ring, place, phase, table, at, kv_head, kv_heads, block_size, page, tile, dim)
+        bring_tile(k_desc, k_ring, place, phase, table, at, last_block, kv_head, kv_heads, block_size, page, tile, dim)
+        bring_tile(v_desc, v_ring, place, phase, table, at, last_block, kv_head, kv_heads, block_size, page, tile, dim)
         place += 1
         if place == places:
             place = 0
@@ -244,7 +246,7 @@ def hopper_kernel(
                     num_heads, group_size, tile, dim, places, sliding_window, softcap, has_sinks,
                 )),
                 (bring, (
-                    k_desc, v_desc, k_ring, v_ring, table, start, stop, kv_head,
+                    k_desc, v_desc, k_ring, v_ring, table, start, stop, length, kv_head,
                     kv_heads, block_size, page, tile, dim, places,
                 )),
             ],

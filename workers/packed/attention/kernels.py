@@ -12,6 +12,7 @@ from parquetry.workers.packed.attention.call import AttentionCall
 from parquetry.workers.packed.attention.paged_decode import paged_decode
 from parquetry.workers.packed.attention.paged_prefill import paged_prefill
 from parquetry.workers.packed.attention.store import store
+from parquetry.workers.packed.attention.widening import widened
 
 
 class TritonBackend(AttentionBackend):
@@ -36,7 +37,7 @@ class TritonBackend(AttentionBackend):
         call = call.inner_contiguous()
         if call.prefill.is_fresh and self.can_attend_fresh(call):
             return self.attend_fresh(call)
-        return self.attend_chunks(call)
+        return self.attend_chunks(widened(call))
 
     def can_attend_fresh(self, call: AttentionCall) -> bool:
         """Whether `attend_fresh` takes this layer."""

@@ -47,6 +47,7 @@ def absorb(
     else:
         k = tl.load(k_ptr + k_row[None, :] + key_at[:, None])
         v = tl.load(v_ptr + v_row[:, None] + value_at[None, :])
+    k, v = k.to(q.dtype), v.to(q.dtype)
     scores = tl.dot(q, k, input_precision=precision) * scale
     if softcap > 0.0:
         scores = soft_cap(scores, softcap)

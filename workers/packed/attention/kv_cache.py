@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,11 +20,19 @@ class LayerShape:
     num_kv_heads: int
     key_dim: int
     value_dim: int
+    #: what it computes with
     dtype: torch.dtype
+    #: what its cache keeps; None: the same
+    cache_dtype: torch.dtype | None = None
+
+    @property
+    def stored_dtype(self) -> torch.dtype:
+        """What its cache keeps."""
+        return self.cache_dtype or self.dtype
 
     @property
     def bytes_per_token(self) -> int:
-        return self.num_kv_heads * (self.key_dim + self.value_dim) * self.dtype.itemsize
+        return self.num_kv_heads * (self.key_dim + self.value_dim) * self.stored_dtype.itemsize
 
 
 def attach_caches(layers: Sequence[LayerShape], num_blocks: int, block_size: int, device: torch.device) -> None:
@@ -36,7 +44,16 @@ def attach_caches(layers: Sequence[LayerShape], num_blocks: int, block_size: int
     for layer in layers:
         for name, dim in (("packed_keys", layer.key_dim), ("packed_values", layer.value_dim)):
             shape = (num_blocks + 1, layer.num_kv_heads, block_size, dim)
-            setattr(layer.module, name, zeros(shape, layer.dtype, device))
+            setattr(layer.module, name, zeros(shape, layer.stored_dtype, device))
+
+
+#: model.kv_dtype -> what caches keep, where that is not what layers compute with
+CACHE_DTYPES = {"fp8": torch.float8_e4m3fn}
+
+
+def stored_as(layers: Sequence[LayerShape], kv_dtype: str) -> list[LayerShape]:
+    """The layers with caches of `kv_dtype`, which may be `auto`."""
+    return [replace(layer, cache_dtype=CACHE_DTYPES.get(kv_dtype)) for layer in layers]
 
 
 def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -22,6 +22,7 @@ from parquetry.workers.packed.attention.call import AttentionCall, SharedKeys
 from parquetry.workers.packed.attention.key_tile import soft_cap
 from parquetry.workers.packed.attention.shared_prefix import attend_shared, choose_num_shared_splits
 from parquetry.workers.packed.attention.splits import Splits, join
+from parquetry.workers.packed.attention.store import to_stored
 
 #: programs that keep every multiprocessor of a large card busy
 TARGET_PROGRAMS = 528
@@ -37,7 +38,7 @@ class Launch(NamedTuple):
 
 
 NARROW = Launch(32, 2, 4)
-#: for so few programs that each has to keep more loads in flight
+#: for so few programs, or such short keys, that each has to keep more loads in flight
 DEEP = Launch(32, 2, 6)
 WIDE = Launch(32, 4, 2)
 
@@ -96,6 +97,7 @@ def _decode_kernel(
             v_at = v_row[:, None] + value_at[None, :]
         k = tl.load(k_ptr + k_at, mask=(key < last)[None, :] & (key_at[:, None] < key_dim), other=0.0)
         v = tl.load(v_ptr + v_at, mask=(key < last)[:, None] & (value_at[None, :] < value_dim), other=0.0)
+        k, v = k.to(q.dtype), v.to(q.dtype)
         scores = tl.dot(q, k, input_precision=precision) * scale
         if softcap > 0.0:
             scores = soft_cap(scores, softcap)
@@ -118,8 +120,8 @@ def _decode_kernel(
         slot = last % block_size
         k_row = block * k_block_stride + kv_head * k_head_stride + slot * key_dim
         v_row = block * v_block_stride + kv_head * v_head_stride + slot * value_dim
-        tl.store(k_ptr + k_row + key_at, new_k, mask=key_at < key_dim)
-        tl.store(v_ptr + v_row + value_at, new_v, mask=value_at < value_dim)
+        tl.store(k_ptr + k_row + key_at, to_stored(new_k, k_ptr), mask=key_at < key_dim)
+        tl.store(v_ptr + v_row + value_at, to_stored(new_v, v_ptr), mask=value_at < value_dim)
         score = tl.sum(q.to(tl.float32) * new_k.to(tl.float32)[None, :], 1) * scale
         if softcap > 0.0:
             score = soft_cap(score, softcap)
@@ -156,6 +158,8 @@ def choose_launch(num_programs: int, key_pad: int, itemsize: int) -> Launch:
     """The cut that read fastest on an H100, by `num_programs` and bytes of a key."""
     if key_pad > 128:
         return WIDE
+    if itemsize == 1:
+        return DEEP
     return DEEP if num_programs <= 2 * TARGET_PROGRAMS and itemsize == 2 else NARROW
 
 

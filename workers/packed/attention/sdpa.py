@@ -45,10 +45,18 @@ def attend_segment(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec) -> Tens
     return attend_masked(q, k, v, mask, spec)[0].transpose(0, 1)
 
 
-def gather_blocks(cache: Tensor, table: Tensor) -> Tensor:
+def gather_blocks(cache: Tensor, table: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """The tokens of `table` (..., blocks) in order: (..., kv_heads, blocks * block_size, head_dim)."""
-    blocks = cache[table.long()].movedim(-3, -4)
+    blocks = cache[table.long()].to(dtype or cache.dtype).movedim(-3, -4)
     return blocks.flatten(-3, -2)
+
+
+def to_stored(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """`x` as a cache of `dtype` keeps it; what float8 cannot hold becomes its largest number."""
+    if dtype.itemsize > 1:
+        return x
+    largest = torch.finfo(dtype).max
+    return x.clamp(-largest, largest).to(dtype)
 
 
 class SdpaBackend(AttentionBackend):
@@ -63,8 +71,8 @@ class SdpaBackend(AttentionBackend):
     def write(self, call: AttentionCall) -> None:
         size = call.k_cache.shape[2]
         block, offset = call.slot_mapping // size, call.slot_mapping % size
-        call.k_cache[block, :, offset] = call.k
-        call.v_cache[block, :, offset] = call.v
+        for x, cache in ((call.k, call.k_cache), (call.v, call.v_cache)):
+            cache[block, :, offset] = to_stored(x, cache.dtype)
 
     def decode(self, call: AttentionCall) -> Tensor:
         self.write(call)
@@ -79,7 +87,7 @@ class SdpaBackend(AttentionBackend):
         lens = step.decode_lens[rows].long()
         longest = int(lens.max())
         table = step.tables[step.decode_lanes[rows].long(), : -(-longest // step.block_size)]
-        k, v = (gather_blocks(cache, table)[:, :, :longest] for cache in (call.k_cache, call.v_cache))
+        k, v = (gather_blocks(cache, table, call.q.dtype)[:, :, :longest] for cache in (call.k_cache, call.v_cache))
         mask = visible_keys(lens - 1, torch.arange(longest, device=rows.device), spec.sliding_window)
         return attend_masked(call.q[rows][:, :, None], k, v, mask[:, None, None], spec)[:, :, 0]
 
@@ -98,5 +106,6 @@ class SdpaBackend(AttentionBackend):
             return tokens.k, tokens.v
         step = tokens.step
         table = step.tables[tokens.prefill.lanes[chunk].long(), : -(-context // step.block_size)]
-        k, v = (gather_blocks(cache, table)[:, :context].transpose(0, 1) for cache in (tokens.k_cache, tokens.v_cache))
+        caches, dtype = (tokens.k_cache, tokens.v_cache), tokens.q.dtype
+        k, v = (gather_blocks(cache, table, dtype)[:, :context].transpose(0, 1) for cache in caches)
         return k, v

@@ -10,6 +10,17 @@ import triton.language as tl
 
 from parquetry.workers.packed.attention.call import AttentionCall
 
+#: largest number of float8 e4m3
+FP8_MAX = tl.constexpr(448.0)
+
+
+@triton.jit
+def to_stored(x, cache_ptr):
+    """`x` as the cache keeps it; what float8 cannot hold becomes its largest number."""
+    if cache_ptr.dtype.element_ty.is_fp8():
+        x = tl.minimum(tl.maximum(x.to(tl.float32), -FP8_MAX), FP8_MAX)
+    return x.to(cache_ptr.dtype.element_ty)
+
 
 @triton.jit
 def _store_kernel(
@@ -29,8 +40,8 @@ def _store_kernel(
     v = tl.load(v_ptr + token * v_stride + head * v_head_stride + value_at, mask=v_mask)
     k_at = block * k_block_stride + (head * block_size + offset) * key_dim + key_at
     v_at = block * v_block_stride + (head * block_size + offset) * value_dim + value_at
-    tl.store(k_cache_ptr + k_at, k, mask=k_mask)
-    tl.store(v_cache_ptr + v_at, v, mask=v_mask)
+    tl.store(k_cache_ptr + k_at, to_stored(k, k_cache_ptr), mask=k_mask)
+    tl.store(v_cache_ptr + v_at, to_stored(v, v_cache_ptr), mask=v_mask)
 
 
 def store(call: AttentionCall) -> None:

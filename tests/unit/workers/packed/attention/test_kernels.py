@@ -22,7 +22,7 @@ from parquetry.workers.packed.attention.call import (  # noqa: E402
     SharedKeys,
 )
 from parquetry.workers.packed.attention.kernels import TritonBackend  # noqa: E402
-from parquetry.workers.packed.attention.sdpa import SdpaBackend  # noqa: E402
+from parquetry.workers.packed.attention.sdpa import SdpaBackend, to_stored  # noqa: E402
 from parquetry.workers.packed.sampling.race import Draw, race_in_torch, race_on_gpu  # noqa: E402
 
 #: the interpreter computes with numpy, which warns of what kernels do on purpose, such as log(0)
@@ -31,6 +31,7 @@ pytestmark = [
     for kind in ("DeprecationWarning", "RuntimeWarning")
 ]
 LENS = [1, 70, 33, 150]
+FLOAT8 = torch.float8_e4m3fn
 SPECS = {
     "plain": AttentionSpec(0.25),
     "window": AttentionSpec(0.25, sliding_window=20),
@@ -167,6 +168,38 @@ def gather_new(cache: torch.Tensor, step: AttentionStep, query_lens: list[int]) 
         at = torch.arange(length - count, length, device=cache.device)
         parts.append(cache[step.tables[lane, at // step.block_size].long(), :, at % step.block_size])
     return torch.cat(parts)
+
+
+def in_float8(call: AttentionCall) -> AttentionCall:
+    """The call over caches in float8, of keys and values that lose nothing there."""
+    k, v = (to_stored(x, FLOAT8).to(x.dtype) for x in (call.k, call.v))
+    k_cache, v_cache = (to_stored(cache, FLOAT8) for cache in (call.k_cache, call.v_cache))
+    return replace(call, k=k, v=v, k_cache=k_cache, v_cache=v_cache)
+
+
+@pytest.mark.parametrize("most_wide", [0, 131072])
+def test_prompts_over_keys_in_float8_equal_the_reference(most_wide: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("parquetry.workers.packed.attention.widening.MAX_TOKENS", most_wide)
+    query_lens = [1, 40, 33, 65]
+    step = make_step(16, query_lens)
+    caches, fresh = make_caches(step, 24, 16), make_caches(step, 24, 16)
+    keys, values = (gather_new(cache, step, query_lens) for cache in fresh)
+    call = in_float8(AttentionCall(make_q(sum(query_lens), 24), keys, values, *caches, step, SPECS["plain"]))
+    assert torch.allclose(TritonBackend().prefill(call), SdpaBackend().prefill(call), atol=1e-4)
+
+
+def test_decodes_over_keys_in_float8_equal_the_reference() -> None:
+    step = make_step(32, None)
+    new = make_q(len(LENS), 16), *make_new(len(LENS), 16, 16)
+    call = in_float8(AttentionCall(*new, *make_caches(step, 16, 16), step, SPECS["plain"]))
+    call.v[0, 0, 0] = 1000.0
+    other = replace(call, k_cache=call.k_cache.clone(), v_cache=call.v_cache.clone())
+    got, want = TritonBackend().decode(call), SdpaBackend().decode(other)
+    # the kernel attends to the new token as it is, the reference to what is kept of it
+    assert torch.allclose(got[1:], want[1:], atol=1e-4)
+    for mine, reference in ((call.k_cache, other.k_cache), (call.v_cache, other.v_cache)):
+        assert torch.equal(mine.float(), reference.float())
+    assert float(call.v_cache.float().max()) == 448.0
 
 
 def test_store_writes_only_its_slots() -> None:
