@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from parquetry.workers.engine import UnsupportedModel
+from parquetry.workers.engine import WrongAnswers
 from parquetry.workers.packed.attention.backend import AttentionBackend
 from parquetry.workers.packed.attention.call import AttentionCall
 from parquetry.workers.packed.attention.kv_cache import LayerShape
@@ -22,7 +22,7 @@ TOLERANCE = 0.12
 def require_stored(
     backend: AttentionBackend, layers: Sequence[LayerShape], block_size: int, device: torch.device
 ) -> None:
-    """Raise UnsupportedModel where a backend reads its own cache wrong."""
+    """Raise WrongAnswers where a backend reads its own cache wrong."""
     layer = layers[0]
     if layer.stored_dtype == layer.dtype:
         return
@@ -32,7 +32,7 @@ def require_stored(
     errors = [relative_error(backend.prefill(narrow), backend.prefill(call))]
     errors.append(relative_error(backend.decode(as_decodes(narrow)), backend.decode(as_decodes(call))))
     if max(errors) > TOLERANCE:
-        raise UnsupportedModel(f"a cache in float8 gives other results, relative error {max(errors):.3g}")
+        raise WrongAnswers(f"a cache in float8 gives other results, relative error {max(errors):.3g}")
 
 
 def as_decodes(call: AttentionCall) -> AttentionCall:
