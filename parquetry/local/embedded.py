@@ -13,6 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from parquetry.schemas.errors import UnusableEnvironmentError
 from parquetry.workers.process import start as child
@@ -100,7 +102,9 @@ def _wait_for_ping(process: subprocess.Popen[bytes], socket: Path, binary: Path,
 def answers(socket: Path) -> bool:
     """Whether a server on this socket says PONG."""
     try:
-        with redis.Redis(unix_socket_path=str(socket), socket_timeout=2.0) as client:
+        # without retries, which wait for seconds: whoever asks of a server that starts asks again at once
+        retry = Retry(NoBackoff(), 0)
+        with redis.Redis(unix_socket_path=str(socket), socket_timeout=2.0, retry=retry) as client:
             return bool(client.ping())
     except redis.RedisError:
         return False

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from parquetry.local.embedded import find_server
 from tests.acceptance.commands import Shell, wait_until
@@ -96,7 +98,7 @@ def _free_port() -> int:
 
 def _answers(port: int) -> bool:
     try:
-        with redis.Redis(port=port) as client:
+        with redis.Redis(port=port, retry=Retry(NoBackoff(), 0)) as client:
             return bool(client.ping())
     except redis.RedisError:
         return False

@@ -8,6 +8,8 @@ import socket
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from tests.chaos.process import Process, wait_until
 
@@ -38,7 +40,8 @@ class Server:
 
     def answers(self) -> bool:
         try:
-            return bool(self.client().ping())
+            with redis.Redis(port=self.port, socket_timeout=10.0, retry=Retry(NoBackoff(), 0)) as client:
+                return bool(client.ping())
         except redis.RedisError:
             return False
 

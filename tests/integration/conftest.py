@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from parquetry.tasks.broker.connection import connect
 from parquetry.tasks.keys import Keys
@@ -62,7 +64,7 @@ class Server:
         self._wait_until_it_answers()
 
     def _wait_until_it_answers(self) -> None:
-        with redis.Redis(unix_socket_path=f"{self.folder}/s") as client:
+        with redis.Redis(unix_socket_path=f"{self.folder}/s", retry=Retry(NoBackoff(), 0)) as client:
             for _ in range(1000):
                 try:
                     client.ping()
