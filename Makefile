@@ -34,8 +34,7 @@ demo: $(VENV)/.demo ## summarise 200 docstrings with a real model through the re
 	$(BIN)/parquetry run examples/summarise.yaml
 
 test: $(VENV)/.dev ## unit, integration and acceptance tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit
-	$(BIN)/python -m pytest --ignore tests/unit
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # an environment for each Python, so that one run of `.ci/run` after another installs nothing
 test-light: LIGHT = .venv-light-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')

@@ -9,6 +9,9 @@ from pathlib import Path
 # engines made for tests lie in tests/: processes that the suite starts find them there
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
 
+# the suite runs on as many processes as there are cores, and every engine on all of them would only wait for the others
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # a host that only runs the tests of a card has no need of it
 if find_spec("hypothesis") is not None:
     from hypothesis import HealthCheck, settings
