@@ -9,8 +9,15 @@ from typing import Any
 
 import yaml
 
+from parquetry.schemas.bounded_json import parse_json
 from parquetry.schemas.errors import BadInputError, SpecNotFoundError, SpecSyntaxError
 from parquetry.schemas.job import JobSpec
+
+#: a template of the longest that is taken, and tools beside it
+MAX_SPEC_BYTES = 8 << 20
+#: values of a YAML file, which take a while to read one by one, and how deep they may lie
+_MAX_VALUES = 20_000
+_MAX_DEPTH = 64
 
 
 class OverrideError(BadInputError):
@@ -37,6 +44,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 def _read_text(path: Path) -> str:
     try:
+        if path.stat().st_size > MAX_SPEC_BYTES:
+            raise SpecSyntaxError(path=path, reason=f"it is larger than {MAX_SPEC_BYTES >> 20} MiB")
         return path.read_text(encoding="utf-8")
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise SpecNotFoundError(path=path) from None
@@ -48,9 +57,11 @@ def _read_text(path: Path) -> str:
 
 def _parse_json(path: Path, text: str) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except json.JSONDecodeError as error:
         raise SpecSyntaxError(path=path, reason=f"line {error.lineno}, column {error.colno}: {error.msg}") from None
+    except ValueError as error:
+        raise SpecSyntaxError(path=path, reason=str(error)) from None
 
 
 def _parse_yaml(path: Path, text: str) -> Any:
@@ -68,7 +79,34 @@ def _describe(error: yaml.YAMLError) -> str:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key given twice, which plain YAML loading would settle silently in favour of the last."""
+    """Refuses a key given twice, which plain YAML loading would settle silently in favour of the last.
+
+    Bounded in what it reads; an alias counts for all that it stands for, which may be far more than is written.
+    """
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = self._count = 0
+        self._sizes: dict[yaml.Node, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event, before = self.peek_event(), self._count
+        self._depth += 1
+        self._count += 1
+        self._require(self._depth <= _MAX_DEPTH, f"it is nested more than {_MAX_DEPTH} deep")
+        node = super().compose_node(parent, index)
+        if isinstance(event, yaml.AliasEvent) and node is not None:
+            self._require(node in self._sizes, f"the alias {event.anchor} stands within what it stands for")
+            self._count += self._sizes[node]
+        elif node is not None:
+            self._sizes[node] = self._count - before
+        self._require(self._count <= _MAX_VALUES, f"it holds more than {_MAX_VALUES} values")
+        self._depth -= 1
+        return node
+
+    def _require(self, holds: bool, problem: str) -> None:
+        if not holds:
+            raise yaml.composer.ComposerError(None, None, problem, self.peek_event().start_mark)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen: set[str] = set()

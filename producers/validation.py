@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import pyarrow as pa
-from tokenizers import Tokenizer
 
 from parquetry.producers.inputs import InputTable, find_inputs
 from parquetry.producers.output_folder import require_outside_input
@@ -29,6 +28,7 @@ from parquetry.schemas.webhook_hosts import WebhookHosts
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.cross_encoder import require_own_scores, score_activation
 from parquetry.workers.checkpoint.pooling import Pooling
+from parquetry.workers.checkpoint.tokenizer_file import read_tokenizer
 from parquetry.workers.grammar.grammar import Grammar
 from parquetry.workers.grammar.vocabulary import read_vocabulary
 from parquetry.workers.loading.needs import LoadingNeeds
@@ -188,6 +188,7 @@ def _is_body(kind: pa.DataType) -> bool:
 def _check_model(spec: JobSpec) -> Checkpoint:
     checkpoint = Checkpoint.resolve(spec.model)
     LoadingNeeds(spec.model, checkpoint).check()
+    read_tokenizer(checkpoint.tokenizer_folder / "tokenizer.json")
     if spec.task == "generate":
         _check_generator(spec, checkpoint)
         prompt_limit(spec, checkpoint)
@@ -214,7 +215,7 @@ def _check_generator(spec: JobSpec, checkpoint: Checkpoint) -> None:
         reason = f"{checkpoint.model_type} models have an encoder beside the decoder; set model.backend to auto"
         raise UnsupportedOptionError(option="model.backend packed", reason=reason)
     if Grammar.of(spec.generation) is not None:
-        tokenizer = Tokenizer.from_file(str(checkpoint.tokenizer_folder / "tokenizer.json"))
+        tokenizer = read_tokenizer(checkpoint.tokenizer_folder / "tokenizer.json")
         read_vocabulary(tokenizer, tokenizer.get_vocab_size(), checkpoint.eos_ids)
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from parquetry.schemas.errors import AdapterMismatchError, ModelNotFoundError, UnsafeWeightsError, UnusableModelError
+from parquetry.schemas.errors import AdapterMismatchError, ModelNotFoundError, UnsafeWeightsError
 from parquetry.schemas.location import require_allowed
+from parquetry.workers.checkpoint.json_file import model_json
 from parquetry.workers.checkpoint.tensor_headers import TensorHeader, read_headers
 from parquetry.workers.checkpoint.weights import fingerprint
 
@@ -38,10 +38,7 @@ class Adapter:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        try:
-            return json.loads((self.folder / _CONFIG).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UnusableModelError(model=str(self.folder), reason=f"{_CONFIG} cannot be read ({error})") from None
+        return model_json(self.folder / _CONFIG)
 
     @cached_property
     def headers(self) -> dict[str, TensorHeader]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from parquetry.schemas.bounded_json import read_json
 from parquetry.schemas.errors import (
     ModelNotFoundError,
     UnsafeWeightsError,
@@ -17,6 +17,7 @@ from parquetry.schemas.errors import (
 from parquetry.schemas.job import ModelSpec
 from parquetry.schemas.location import require_allowed
 from parquetry.schemas.settings import settings
+from parquetry.workers.checkpoint.config_check import check_config, indexed_names
 from parquetry.workers.checkpoint.context_window import UNBOUNDED, output_context_window, positions, tokenizer_limit
 from parquetry.workers.checkpoint.forecast import is_known_family
 from parquetry.workers.checkpoint.gguf import gguf_file, unpacked
@@ -73,6 +74,7 @@ class Checkpoint:
             raise UnusableModelError(model=self.id, reason=reason)
         if not self.weight_files and self.onnx is None:
             raise UnsafeWeightsError(model=self.id)
+        check_config(self.config, self.id)
         # made here when it is the first time
         _ = self.tokenizer_folder
         # where transformers knows the family, its own class serves the same weights
@@ -96,8 +98,7 @@ class Checkpoint:
     @cached_property
     def weight_files(self) -> list[Path]:
         """The model's own safetensors files, sorted; those of the index when there is one."""
-        index = self._json("model.safetensors.index.json")
-        names = sorted(set(index.get("weight_map", {}).values()))
+        names = indexed_names(self._json("model.safetensors.index.json"), self.id)
         files = [self.folder / name for name in names] or sorted(self.folder.glob("*.safetensors"))
         missing = next((file.name for file in files if not file.is_file()), None)
         if missing:
@@ -253,10 +254,12 @@ class Checkpoint:
     def _json(self, name: str, folder: Path | None = None) -> dict[str, Any]:
         file = (folder or self.folder) / name
         try:
-            content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+            content = read_json(file)
         except (ValueError, OSError) as error:
             raise UnusableModelError(model=self.id, reason=f"{name} cannot be read ({error})") from None
-        return content if isinstance(content, dict) else {}
+        if not isinstance(content, dict):
+            raise UnusableModelError(model=self.id, reason=f"{name} does not hold an object")
+        return content
 
 
 def _token_text(value: object) -> str | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from parquetry.schemas.errors import UnsupportedOptionError
+from parquetry.workers.checkpoint.json_file import model_json
 
 #: classes of torch.nn without parameters, which look at each number alone
 ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU")
@@ -35,8 +35,7 @@ class DenseLayer:
     @classmethod
     def of(cls, folder: Path) -> DenseLayer:
         """Read config.json of the module's folder. UnsupportedOptionError for a layer that cannot be computed."""
-        file = folder / "config.json"
-        config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        config = model_json(folder / "config.json")
         layer = cls(
             folder,
             int(config.get("in_features", 0)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from parquetry.schemas.errors import InvalidValueError, UnsupportedOptionError, suggestion
 from parquetry.workers.checkpoint.dense import DenseLayer
+from parquetry.workers.checkpoint.json_file import model_json
 
 #: names in a Pooling module's config.json to ours; several are concatenated, flags in this order
 _FLAGS = {
@@ -176,4 +176,4 @@ def _mode(config: dict[str, Any]) -> str:
 
 
 def _read(file: Path) -> Any:
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return model_json(file, list if file.name == "modules.json" else dict)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 from tokenizers import processors
+
+from parquetry.workers.checkpoint.json_file import model_json
 
 #: setting of tokenizer_config.json -> the token that it adds
 _FLAGS = {"add_bos_token": "bos_token", "add_eos_token": "eos_token"}
@@ -83,4 +84,5 @@ def _template(before: Sequence[Token], after: Sequence[Token]) -> processors.Tem
 
 
 def _read(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    found: dict[str, Any] = model_json(file)
+    return found

@@ -14,6 +14,7 @@ import tokenizers
 from tokenizers import normalizers
 
 from parquetry.schemas.errors import MissingTokenizerError, RowError
+from parquetry.workers.checkpoint.tokenizer_file import read_tokenizer
 from parquetry.workers.preparation.added_tokens import add_tokens_of_settings
 from parquetry.workers.preparation.cells import is_of_the_row, or_error
 
@@ -69,7 +70,7 @@ class Tokenizer:
         file = folder / "tokenizer.json"
         if not file.is_file():
             raise MissingTokenizerError(model=str(folder))
-        tokenizer = tokenizers.Tokenizer.from_file(str(file))
+        tokenizer = read_tokenizer(file)
         add_tokens_of_settings(tokenizer, folder)
         return cls(tokenizer)
 

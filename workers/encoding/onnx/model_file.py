@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,10 @@ class UnsafeOnnxError(BadInputError):
     """The ONNX file {path} keeps weights in {location}, outside its folder; export it with its weights beside it."""
 
 
+class UnreadableOnnxError(BadInputError):
+    """The ONNX file {path} cannot be read: {reason}."""
+
+
 @dataclass(frozen=True)
 class OnnxFile:
     """A file whose external data, if any, is beside it."""
@@ -31,10 +35,8 @@ class OnnxFile:
     @classmethod
     def open(cls, path: Path) -> OnnxFile:
         """Raises UnsafeOnnxError when a tensor's data is read from anywhere but the file's own folder."""
-        import onnx
-
-        model = onnx.load(str(path), load_external_data=False)
-        for location in _external_locations(model.graph):
+        model = _read(path)
+        for location in _external_locations(model):
             if not _is_beside(path, location):
                 raise UnsafeOnnxError(path=path, location=location)
         stored = {tensor.name for tensor in model.graph.initializer}
@@ -47,10 +49,20 @@ def is_ours(file: Path) -> bool:
     return (file.parent / FACTS_NAME).is_file()
 
 
-def _external_locations(graph: onnx.GraphProto) -> Iterator[str]:
+def _read(path: Path) -> onnx.ModelProto:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        return onnx.load(str(path), load_external_data=False)
+    except (DecodeError, OSError) as error:
+        raise UnreadableOnnxError(path=path, reason=str(error)[:200]) from None
+
+
+def _external_locations(model: onnx.ModelProto) -> Iterator[str]:
     from onnx import TensorProto
 
-    for tensor in _tensors(graph):
+    for tensor in (*_tensors(model.graph), *(found for of in model.functions for found in _of_nodes(of.node))):
         if tensor.data_location == TensorProto.EXTERNAL:
             yield next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
 
@@ -58,9 +70,18 @@ def _external_locations(graph: onnx.GraphProto) -> Iterator[str]:
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     """Weights and constants, those of branches and loops included."""
     yield from graph.initializer
-    for node in graph.node:
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _of_nodes(graph.node)
+
+
+def _of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    """What nodes hold in their attributes; those of functions do as those of the graph."""
+    for node in nodes:
         for attribute in node.attribute:
             yield from [attribute.t, *attribute.tensors]
+            for sparse in [attribute.sparse_tensor, *attribute.sparse_tensors]:
+                yield from (sparse.values, sparse.indices)
             for inner in [attribute.g, *attribute.graphs]:
                 yield from _tensors(inner)
 

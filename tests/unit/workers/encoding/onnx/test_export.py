@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from parquetry.schemas import settings as settings_module
-from parquetry.schemas.errors import EngineRefusedError, UnsupportedOptionError
+from parquetry.schemas.errors import BadInputError, EngineRefusedError, UnsupportedOptionError
 from parquetry.schemas.job import ModelSpec
 from parquetry.schemas.settings import OnnxProvider
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
@@ -89,6 +89,34 @@ def test_a_checkpoints_own_file_is_used(classifier, exported_folder, tmp_path):
 def test_weights_outside_the_folder_are_refused(tmp_path, location):
     with pytest.raises(UnsafeOnnxError):
         OnnxFile.open(small_graph(tmp_path / "model.onnx", location))
+
+
+@pytest.mark.parametrize("where", ["function", "sparse", "branch"])
+def test_weights_that_are_no_initializers_are_looked_at_too(tmp_path, where):
+    model = onnx.load(str(small_graph(tmp_path / "model.onnx", "w")), load_external_data=False)
+    weight = onnx.TensorProto(name="w", data_type=1, dims=[1], data_location=onnx.TensorProto.EXTERNAL)
+    weight.external_data.add(key="location", value="../secret")
+    constant = onnx.helper.make_node("Constant", [], ["c"], value=weight)
+    if where == "function":
+        imports = [onnx.helper.make_opsetid("", 20)]
+        model.functions.append(onnx.helper.make_function("own", "f", [], ["c"], [constant], imports))
+    elif where == "sparse":
+        model.graph.sparse_initializer.append(onnx.SparseTensorProto(values=weight, dims=[1]))
+    else:
+        model.functions.append(onnx.helper.make_function("own", "g", ["x"], ["c"], [], []))
+        inner = onnx.helper.make_graph([constant], "inner", [], [])
+        model.functions[0].node.append(onnx.helper.make_node("If", ["x"], ["c"], then_branch=inner, else_branch=inner))
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+
+    with pytest.raises(UnsafeOnnxError):
+        OnnxFile.open(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x0a" * 100, b"\x3a\xff\xff\xff\xff\x0f", b"not onnx"])
+def test_a_file_that_is_no_onnx_is_refused(tmp_path, content):
+    (tmp_path / "model.onnx").write_bytes(content)
+    with pytest.raises(BadInputError):
+        OnnxFile.open(tmp_path / "model.onnx")
 
 
 def test_weights_behind_a_link_out_of_the_folder_are_refused(tmp_path):
