@@ -208,7 +208,7 @@ def test_a_file_without_rows_among_others_keeps_its_place(tmp_path):
         ("bad.csv", b"PAR1", "its content is Parquet"),
         ("bad.csv", b"PK\3\4", "its content is a zip archive, as Excel's files are"),
         ("bad.csv.gz", b"x", "it is cut short or damaged; copy it again"),
-        ("bad.csv.gz", gzip.compress(b"a\n1\n")[:-3], "it is cut short or damaged; copy it again"),
+        ("bad.csv.gz", gzip.compress(b"a\n1\n", mtime=0)[:-3], "it is cut short or damaged; copy it again"),
         ("bad.csv.gz", b"no gzip at all", "it is damaged or not compressed as its name says"),
         ("bad.jsonl", b'{"a": 1}\r{"a": 2}\r', "its lines end in carriage returns alone"),
         ("bad.jsonl", b'[{"a": 1},\n{"a": 2}]\n', "it is one JSON array; write one object a line (jq -c '.[]')"),
