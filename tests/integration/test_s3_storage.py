@@ -25,7 +25,9 @@ from parquetry.schemas.storage.opening import open_storage
 from parquetry.schemas.storage.storage import Storage
 from parquetry.workers.preparation.images.image_reader import ImageReader
 from parquetry.workers.preparation.images.image_roots import ImageRoots
+from parquetry.workers.shards.reader import read_shard
 from tests.unit.schemas.storage_cases import StorageCases
+from tests.unit.workers.workers_records import make_record
 
 BUCKET = "warehouse"
 
@@ -189,6 +191,19 @@ def test_compressed_text_and_tables_in_a_bucket(s3, storage, monkeypatch):
     for name in ("text", "text/a.JSONL.gz"):
         with pytest.raises(TableFormatError, match="belongs to a table of Delta"):
             find_files(f"s3://{BUCKET}/some/out/{name}")
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_shards_of_compressed_text_in_a_bucket(s3, storage, kind, suffix):
+    lines = [f"{i},x" if kind == "csv" else f'{{"id": {i}, "text": "x"}}' for i in range(3000)]
+    data = "".join(f"{line}\n" for line in (["id,text", *lines] if kind == "csv" else lines)).encode()
+    packed = gzip.compress(data) if suffix == ".gz" else pa.Codec("zstd").compress(data, asbytes=True)
+    storage.put(f"text/a.{kind}{suffix}", packed)
+    (file,) = find_inputs(InputSpec(path=f"s3://{BUCKET}/some/out/text")).files
+    record = make_record([file], rows_per_shard=1000)
+    found = [list(read_shard(record, record.shard_plan.shard(index))) for index in range(3)]
+    assert [row for rows in found for piece in rows for row in piece.batch["id"].to_pylist()] == list(range(3000))
 
 
 def test_images_in_a_bucket_are_read_below_their_roots_only(s3):
