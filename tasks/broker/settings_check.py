@@ -5,7 +5,9 @@ from __future__ import annotations
 import redis
 
 from parquetry.schemas.finding import Finding, Level
+from parquetry.schemas.settings import settings
 from parquetry.tasks.broker.connection import address_of, connect, server_info, translated
+from parquetry.tasks.broker.permissions import check_permissions
 
 #: release by its series
 Releases = dict[int, tuple[int, ...]]
@@ -17,7 +19,7 @@ FIXED_VALKEY: Releases = {7: (7, 2, 11), 8: (8, 1, 4)}
 def check(broker: str | redis.Redis) -> list[Finding]:
     """Findings about persistence, eviction and version. Raises as `connect` does."""
     client = connect(broker) if isinstance(broker, str) else broker
-    return [_persistence(client), _eviction(client), _version(client)]
+    return [_persistence(client), _eviction(client), _version(client), check_permissions(client, settings().env)]
 
 
 def durability_warnings(client: redis.Redis) -> list[str]:
