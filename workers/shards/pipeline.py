@@ -69,7 +69,7 @@ def run_shard(
         run = _ShardRun(record, shard, stages, ahead, engine, on_progress)
         try:
             run.run()
-            stages.writer.close(run.tally.counts, run.tally.error_kinds, stages.repairs)
+            stages.writer.close(run.tally.counts, stages.repairs, run.tally.error_kinds)
         except BaseException:
             run.abort()
             raise

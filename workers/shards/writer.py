@@ -53,8 +53,8 @@ class PartWriter:
     def close(
         self,
         counts: RowCounts,
-        error_kinds: Mapping[str, int] = MappingProxyType({}),
         repairs: Mapping[str, int] = MappingProxyType({}),
+        error_kinds: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         """Write the rest and the footer, with `counts` and the kinds of error rows beside the provenance.
 

@@ -89,7 +89,7 @@ class TestEngineStats:
         assert (stats.busy_share, stats.cached_share, stats.padding_share) == (0, 0, 0)
 
     def test_what_only_one_engine_counts_is_left_out(self):
-        assert EngineStats.model_validate({"steps": 4, "output_tokens": 3.0}) == EngineStats(output_tokens=3)
+        assert EngineStats.model_validate({"launches": 4, "output_tokens": 3.0}) == EngineStats(output_tokens=3)
 
 
 class TestSettings:
