@@ -17,7 +17,7 @@ from parquetry.workers.encoding.batching.rows import RowLimits
 from parquetry.workers.encoding.queued import QueuedEncoder
 from parquetry.workers.process.messages import RESULTS, read_results, request_frames
 from parquetry.workers.process.wire import Frame, FrameBuffer, receive, send
-from parquetry.workers.request import EncodeRequest, Request, Result
+from parquetry.workers.request import EncodeRequest, Request, Result, UnderWay
 
 _BUDGET = 65_536
 _VOCAB = 30522
@@ -87,6 +87,9 @@ class SocketClient:
 
     def cancel(self, ids: Sequence[int]) -> None: ...
 
+    def under_way(self) -> Sequence[UnderWay]:
+        return ()
+
     def describe(self) -> dict[str, str]:
         return NullEncoder().describe()
 
@@ -113,6 +116,9 @@ class AnsweringClient:
 
     def cancel(self, ids: Sequence[int]) -> None:
         self._frames.clear()
+
+    def under_way(self) -> Sequence[UnderWay]:
+        return ()
 
     def describe(self) -> dict[str, str]:
         return NullEncoder().describe()

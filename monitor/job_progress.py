@@ -1,123 +1,123 @@
-"""Rates and the time left, from a job's statuses over time. Pure: it looks at no clock but the statuses' own."""
+"""Where a job stands: rates, the part that is done, the time left. Pure: its clock is that of the status."""
 
 from __future__ import annotations
 
-import math
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 
+from parquetry.monitor.pace import Pace, cost_ratio
+from parquetry.monitor.time_left import time_left
+from parquetry.monitor.workload import Workload, finished_rows
+from parquetry.schemas.history import HistoryPoint
 from parquetry.schemas.states import JobState
 from parquetry.schemas.status import JobStatus
-
-#: seconds after which a status weighs 1/e of a fresh one
-SMOOTHING_SECONDS = 20.0
-#: statuses older than this are forgotten
-HISTORY_SECONDS = 120.0
-#: rows are told by beats, so an unchanged count means nothing before this many seconds
-STALL_SECONDS = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobProgress:
-    """Where a job stands. Rates are None until two statuses show movement."""
+    """Where a job stands. Rates are None until something was computed, times left until there is evidence."""
 
     rows: int
     #: rows finished, those inside running shards included
     rows_done: int
+    #: of them, rows with an error
     error_rows: int
+    #: of the work, by the tokens that are computed; in [0, 1]
+    fraction: float
     rows_per_s: float | None
-    #: prompt and output tokens together
+    #: computed, of prompts and outputs together
     tokens_per_s: float | None
-    #: seconds until the last row at the present rate
+    prompt_tokens_per_s: float | None
+    output_tokens_per_s: float | None
+    #: seconds until the last row, the most likely, the least and the most of them
     eta_s: float | None
+    eta_low_s: float | None
+    eta_high_s: float | None
     #: seconds since the job was registered, up to its end
     elapsed_s: float
-
-    @property
-    def fraction(self) -> float:
-        """Finished part of the job, in [0, 1]."""
-        return self.rows_done / self.rows if self.rows else 1.0
+    #: of these, seconds in which at least one worker computed
+    computing_s: float
 
     @classmethod
-    def of(cls, statuses: Sequence[JobStatus]) -> JobProgress:
-        """Progress at the last of `statuses`: at least one, all of one job, in time order."""
-        last = statuses[-1]
-        rate = _mean_rate(last) if last.state.is_final else smoothed_rate(statuses)
+    def of(cls, status: JobStatus, history: Sequence[HistoryPoint] = ()) -> JobProgress:
+        """Progress at this status. Without its history present rates are known, and the time left more roughly."""
+        points = _points(status, history)
+        pace = _mean_pace(status) if status.state.is_final else Pace.of(points)
+        workload = Workload.of(status, cost_ratio(points), points[-1].requests_running)
+        left = time_left(status, points, workload, pace)
         return cls(
-            rows=last.rows,
-            rows_done=finished_rows(last),
-            error_rows=last.error_rows,
-            rows_per_s=rate,
-            tokens_per_s=_tokens_per_s(last, rate),
-            eta_s=_eta(last, rate),
-            elapsed_s=max(0.0, (last.ended or last.now) - last.created),
+            rows=status.rows,
+            rows_done=finished_rows(status),
+            error_rows=status.error_rows + status.running_error_rows,
+            fraction=_fraction(status, workload),
+            rows_per_s=_rows_per_s(pace, workload, status),
+            tokens_per_s=_rate(pace, "prompt_tokens", "output_tokens"),
+            prompt_tokens_per_s=_rate(pace, "prompt_tokens"),
+            output_tokens_per_s=_rate(pace, "output_tokens"),
+            eta_s=left.likely if left else None,
+            eta_low_s=left.low if left else None,
+            eta_high_s=left.high if left else None,
+            elapsed_s=max(0.0, (status.ended or status.now) - status.created),
+            computing_s=status.active_seconds,
         )
 
     def as_dict(self) -> dict[str, float | int | None]:
         """Plain data for JSON."""
-        return {**asdict(self), "fraction": self.fraction}
+        return asdict(self)
 
 
-class History:
-    """The recent statuses of one job."""
-
-    def __init__(self, span_s: float = HISTORY_SECONDS) -> None:
-        self._statuses: deque[JobStatus] = deque()
-        self._span_s = span_s
-
-    def add(self, status: JobStatus) -> JobProgress:
-        """Take a status and return the progress it makes."""
-        self._statuses.append(status)
-        while status.now - self._statuses[0].now > self._span_s:
-            self._statuses.popleft()
-        return JobProgress.of(list(self._statuses))
+def _points(status: JobStatus, history: Sequence[HistoryPoint]) -> list[HistoryPoint]:
+    """The history, or what the status holds of it, up to now."""
+    known = history or ([status.earlier] if status.earlier else [])
+    return [*known, point_now(status, known[-1] if known else HistoryPoint(0))]
 
 
-def finished_rows(status: JobStatus) -> int:
-    """Committed rows and those finished inside running shards."""
-    return min(status.rows, status.rows_done + status.running_rows)
+def point_now(status: JobStatus, last: HistoryPoint) -> HistoryPoint:
+    """A status as a point of the history; what it does not tell is as at the `last` one."""
+    return last._replace(
+        at_ms=round(1000 * status.now),
+        rows=finished_rows(status),
+        computed_prompt_tokens=status.computed_prompt_tokens,
+        computed_output_tokens=status.computed_output_tokens,
+        active_ms=round(1000 * status.active_seconds),
+        worker_ms=round(1000 * status.worker_seconds),
+    )
 
 
-def smoothed_rate(statuses: Sequence[JobStatus]) -> float | None:
-    """Rows per second, every interval between statuses weighted by its length and by how recent it is.
-
-    Rows a lost shard takes back count as negative, so that doing them again is not counted twice. The wait for the
-    next beat does not count, or the rate would fall until it comes.
-    """
-    rows = seconds = 0.0
-    moving = _until_last_change(statuses)
-    now = moving[-1].now
-    for earlier, later in pairwise(moving):
-        weight = math.exp((later.now - now) / SMOOTHING_SECONDS)
-        rows += weight * (finished_rows(later) - finished_rows(earlier))
-        seconds += weight * (later.now - earlier.now)
-    return rows / seconds if rows > 0 and seconds > 0 else None
+def _mean_pace(status: JobStatus) -> Pace | None:
+    """Of a job that has ended: over all the time in which it was computed, or all it had where that is not known."""
+    seconds = status.active_seconds or max(0.0, (status.ended or status.now) - status.created)
+    found = Pace(
+        active_s=seconds,
+        worker_s=status.worker_seconds or seconds,
+        rows=finished_rows(status),
+        prompt_tokens=status.computed_prompt_tokens,
+        output_tokens=status.computed_output_tokens,
+    )
+    return found if seconds > 0 and found.has_moved else None
 
 
-def _until_last_change(statuses: Sequence[JobStatus]) -> Sequence[JobStatus]:
-    """The statuses without those at the end that only repeat a count, unless that has lasted too long for a wait."""
-    end = len(statuses)
-    while end > 1 and finished_rows(statuses[end - 1]) == finished_rows(statuses[end - 2]):
-        end -= 1
-    return statuses[:end] if statuses[-1].now - statuses[end - 1].now < STALL_SECONDS else statuses
+def _fraction(status: JobStatus, workload: Workload) -> float:
+    if status.state is JobState.DONE or not status.rows:
+        return 1.0
+    if not workload.is_evident:
+        # so few rows tell nothing of the others: as if all of them wrote as much as they may
+        most = status.max_output_tokens * status.rows
+        written = status.computed_output_tokens / most if most else 0.0
+        return min(1.0, max(finished_rows(status) / status.rows, written))
+    return min(1.0, workload.done / workload.total) if workload.total else 0.0
 
 
-def _mean_rate(status: JobStatus) -> float | None:
-    seconds = (status.ended or status.now) - status.created
-    return finished_rows(status) / seconds if seconds > 0 and status.rows_done else None
+def _rate(pace: Pace | None, *names: str) -> float | None:
+    return None if pace is None else sum(getattr(pace, name) for name in names) / pace.active_s
 
 
-def _tokens_per_s(status: JobStatus, rows_per_s: float | None) -> float | None:
-    # rows carry the tokens: their rate is smoothed already
-    rows = finished_rows(status)
-    if rows_per_s is None or not rows:
+def _rows_per_s(pace: Pace | None, workload: Workload, status: JobStatus) -> float | None:
+    """Rows finish in bursts and tokens do not, so rows go by their share of the tokens where that is known."""
+    if pace is None:
         return None
-    return rows_per_s * (status.prompt_tokens + status.output_tokens + status.running_tokens) / rows
-
-
-def _eta(status: JobStatus, rows_per_s: float | None) -> float | None:
-    if status.state is not JobState.RUNNING or rows_per_s is None:
-        return None
-    return (status.rows - finished_rows(status)) / rows_per_s
+    tokens = status.computed_prompt_tokens + status.computed_output_tokens
+    if status.state.is_final or not tokens or not workload.is_evident:
+        return pace.rows / pace.active_s if pace.rows else None
+    row_tokens = (status.prompt_tokens + status.output_tokens + status.running_tokens) / max(finished_rows(status), 1)
+    return (pace.prompt_tokens + pace.output_tokens) / row_tokens / pace.active_s if row_tokens else None

@@ -1,12 +1,14 @@
-"""Looks at the ledger for the page: statuses, and the progress their history shows."""
+"""Looks at the ledger for the page, once however many pages are open."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any, Protocol
 
-from parquetry.monitor.job_progress import History, JobProgress
+from parquetry.monitor.job_view import JobView, worker_as_dict
+from parquetry.schemas.history import HistoryPoint
 from parquetry.schemas.states import JobState
 from parquetry.schemas.status import JobStatus, WorkerStatus
 
@@ -23,23 +25,23 @@ class JobLedger(Protocol):
         """Newest first."""
         ...
 
+    def history(self, job: str) -> Sequence[HistoryPoint]: ...
     def workers(self) -> list[WorkerStatus]: ...
     def set_state(self, job: str, state: JobState) -> object: ...
     def retry(self, job: str) -> object: ...
 
 
 class Observer:
-    """Keeps each job's recent statuses, however many pages are open."""
+    """Shows jobs and workers as plain data."""
 
     def __init__(self, ledger: JobLedger) -> None:
         self.ledger = ledger
-        self._histories: dict[str, History] = {}
         self._looked = float("-inf")
         self._jobs: list[dict[str, Any]] = []
         self._lock = threading.Lock()
 
     def jobs(self) -> list[dict[str, Any]]:
-        """Every job's status and progress as plain data, newest first."""
+        """Every job's status, phase and progress as plain data, newest first."""
         with self._lock:
             if time.monotonic() - self._looked >= REUSE_SECONDS:
                 self._jobs = self._look()
@@ -47,14 +49,12 @@ class Observer:
             return self._jobs
 
     def job(self, name: str) -> dict[str, Any]:
-        """One job. Raises UnknownJobError."""
-        status = self.ledger.status(name)
-        with self._lock:
-            return describe_job(status, self._progress(status))
+        """One job, its time left from its whole history. Raises UnknownJobError."""
+        return look(self.ledger, name).as_dict()
 
     def workers(self) -> list[dict[str, Any]]:
         """Live workers as plain data."""
-        return [worker.model_dump(mode="json") for worker in self.ledger.workers()]
+        return [worker_as_dict(worker) for worker in self.ledger.workers()]
 
     def forget(self) -> None:
         """Look again on the next poll, because a job was just changed."""
@@ -62,19 +62,15 @@ class Observer:
             self._looked = float("-inf")
 
     def _look(self) -> list[dict[str, Any]]:
-        statuses = [self._with_reasons(status) for status in self.ledger.jobs()]
-        known = {status.job for status in statuses}
-        self._histories = {job: history for job, history in self._histories.items() if job in known}
-        return [describe_job(status, self._progress(status)) for status in statuses]
+        workers = self.ledger.workers()
+        return [JobView.of(self._with_reasons(status), workers).as_dict() for status in self.ledger.jobs()]
 
     def _with_reasons(self, status: JobStatus) -> JobStatus:
         # a list of jobs comes without the reasons of failed shards
         return self.ledger.status(status.job) if status.shards_failed and not status.failures else status
 
-    def _progress(self, status: JobStatus) -> JobProgress:
-        return self._histories.setdefault(status.job, History()).add(status)
 
-
-def describe_job(status: JobStatus, progress: JobProgress) -> dict[str, Any]:
-    """What `--json` and the page's API show of a job."""
-    return {**status.model_dump(mode="json"), "progress": progress.as_dict()}
+def look(ledger: JobLedger, job: str) -> JobView:
+    """One job now, with all that is known of its past. Raises UnknownJobError."""
+    status = ledger.status(job)
+    return JobView.of(status, ledger.workers(), ledger.history(status.job))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from parquetry.local.run import FinishedRun
+    from parquetry.monitor.job_view import JobView
     from parquetry.producers.planning import Plan
     from parquetry.tasks.ledger.ledger import Ledger
 
@@ -91,6 +92,15 @@ def recover(output: str, *, broker_url: str | None = None) -> Job:
     return Job(record.job, record.spec.output.path, ledger)
 
 
+def job_views(*, broker_url: str | None = None) -> list[JobView]:
+    """Every job of the broker with its phase and progress, newest first."""
+    from parquetry.monitor.job_view import JobView
+
+    ledger = open_ledger(broker_url)
+    workers = ledger.workers()
+    return [JobView.of(status, workers) for status in ledger.jobs()]
+
+
 def jobs(*, broker_url: str | None = None) -> list[JobStatus]:
     """Every job of the broker, newest first, without the reasons of failed shards."""
     return open_ledger(broker_url).jobs()
@@ -138,6 +148,19 @@ class Job:
             return self.finished.status
         return self._open_ledger().status(self.id)
 
+    def view(self) -> JobView:
+        """The job's numbers now with its phase, rates and the time left."""
+        from parquetry.monitor.observer import look
+
+        return look(self._open_ledger(), self.id)
+
+    def follow_views(self, poll_s: float = 1.0) -> Iterator[JobView]:
+        """The same, again every `poll_s` seconds; the last one is how the job ended."""
+        from parquetry.monitor.watcher import Watcher
+
+        watcher = Watcher(self._open_ledger())
+        return map(watcher.view, self.follow(poll_s))
+
     def follow(self, poll_s: float = 1.0) -> Iterator[JobStatus]:
         """The job's numbers, again every `poll_s` seconds; the last ones are those it ended with."""
         while not (status := self.status()).state.is_final:
@@ -181,7 +204,11 @@ class Job:
 
     def cancel(self) -> None:
         """Stop for good; committed parts stay."""
+        from parquetry.tasks.kept_history import try_to_keep_history
+
         self._open_ledger().set_state(self.id, JobState.CANCELLED)
+        # workers write it again with the last of its shards
+        try_to_keep_history(self._open_ledger(), self.id, self.output)
 
     def retry(self) -> None:
         """Queue the failed shards again."""

@@ -60,6 +60,13 @@ class PartRecord(BaseModel):
     #: of all rows; not in the manifest, which is written from digests that do not hold them
     prompt_tokens: int = Field(0, exclude=True)
     output_tokens: int = Field(0, exclude=True)
+    #: from the first row read to the last one written; what of it was preparing and writing rows. 0 where the part was
+    #: found: two attempts of a shard are alike to the byte, so it can't be in the file
+    shard_ms: int = Field(0, exclude=True)
+    prepare_ms: int = Field(0, exclude=True)
+    write_ms: int = Field(0, exclude=True)
+    #: error rows by what is wrong with them, numbers aside
+    errors: dict[str, int] = Field({}, exclude=True)
 
 
 class Manifest(BaseModel):

@@ -14,6 +14,8 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 from parquetry.schemas.errors import UnusableEnvironmentError, redact
 from parquetry.schemas.settings_files import folder_settings, operator_settings
 
+#: progress is told so often where nothing else is set: two hundred shards in flight are fifty beats a second
+PROGRESS_SECONDS = 4.0
 OnnxProvider = Literal["auto", "cpu", "cuda", "tensorrt", "migraphx", "rocm"]
 
 
@@ -32,7 +34,7 @@ class Settings(BaseSettings):
     env: str = Field("default", pattern=r"^[A-Za-z0-9_-]{1,32}$")
     #: a shard is given to another worker when its lease was not renewed for this long
     lease_seconds: float = Field(60.0, gt=0)
-    #: renewals; a quarter of the lease when unset
+    #: renewals, which also tell how far a shard is; when unset 4 s, or a quarter of the lease where that is less
     beat_seconds: float | None = Field(None, gt=0)
     #: how often lost permits and expired leases are repaired
     reconcile_seconds: float = Field(5.0, gt=0)
@@ -79,6 +81,8 @@ class Settings(BaseSettings):
     webhook_secret: SecretStr | None = None
     #: for tests: faults at named steps, as in "publish:kill,commit:raise:2"
     failpoints: str = ""
+    #: plain lines, or a JSON object a line with job, shard and attempt
+    log_format: Literal["plain", "json"] = "plain"
     log_level: str = Field("INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
 
     @field_validator("broker_url")
@@ -100,7 +104,9 @@ class Settings(BaseSettings):
     @property
     def beat_interval(self) -> float:
         """Seconds between two renewals of a lease."""
-        return self.beat_seconds if self.beat_seconds is not None else self.lease_seconds / 4
+        if self.beat_seconds is not None:
+            return self.beat_seconds
+        return min(self.lease_seconds / 4, PROGRESS_SECONDS)
 
     @classmethod
     def settings_customise_sources(

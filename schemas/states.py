@@ -22,6 +22,36 @@ class JobState(StrEnum):
         return self in (JobState.CANCELLED, JobState.DONE, JobState.FAILED)
 
 
+class JobPhase(StrEnum):
+    """What a job waits for, or how it ended: what a reader wants to know, where a state is what a worker must know."""
+
+    #: no worker has a shard of it yet, or any more
+    QUEUED = "queued"
+    #: an engine's process starts for it
+    STARTING = "starting"
+    #: its model is being loaded
+    LOADING = "loading"
+    RUNNING = "running"
+    #: nobody can go on with it unless somebody does something
+    STALLED = "stalled"
+    PAUSED = "paused"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class EnginePhase(StrEnum):
+    """What a worker's engine is doing."""
+
+    #: there is none; the next shard brings one
+    IDLE = "idle"
+    #: its process starts and imports its libraries
+    STARTING = "starting"
+    #: it reads weights, compiles and checks itself
+    LOADING = "loading"
+    READY = "ready"
+
+
 class ShardState(StrEnum):
     """A shard waits, is leased to one worker, and ends committed or failed."""
 

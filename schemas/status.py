@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from parquetry.schemas.states import JobState
+from parquetry.schemas.histogram import SHARD_SECONDS
+from parquetry.schemas.history import HistoryPoint
+from parquetry.schemas.states import EnginePhase, JobState
 
 
 class ShardFailure(BaseModel):
@@ -18,7 +20,7 @@ class ShardFailure(BaseModel):
 
 
 class JobStatus(BaseModel):
-    """One job's numbers at one moment. Counts are of committed work, except `running_rows`."""
+    """One job's numbers at one moment. Counts are of committed work, except those named running or computed."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -45,13 +47,45 @@ class JobStatus(BaseModel):
     error_rows: int
     #: rows finished inside running shards, as of their last beat
     running_rows: int = 0
+    running_error_rows: int = 0
     #: prompt and output tokens of those rows
     running_tokens: int = 0
+    running_output_tokens: int = 0
     prompt_tokens: int = 0
     output_tokens: int = 0
+    #: by engines, for committed rows, rows of running shards, and rows that are not finished
+    computed_prompt_tokens: int = 0
+    computed_output_tokens: int = 0
+    #: most tokens that one row's outputs may have together; 0 for a task that writes nothing
+    max_output_tokens: int = 0
+    #: output tokens that a row of the running shards is likely to have, 0 while nothing tells
+    row_output: float = 0.0
+    #: running shards that have their engine
+    shards_computing: int = 0
+    #: shards that each worker holds
+    workers: dict[str, int] = {}
+    #: time in which at least one worker computed, and the sum of it over workers
+    active_seconds: float = 0.0
+    worker_seconds: float = 0.0
+    #: packages and card that a worker must have, see workers/engine_needs.py
+    needs: tuple[str, ...] = ()
+    #: what the engine must be
+    backend: str = "auto"
+    quantization: str = "none"
+    attention: str = "auto"
     #: attempts beyond the first of a shard
     retries: int = 0
     failures: tuple[ShardFailure, ...] = ()
+    #: error rows by what is wrong with them, numbers aside; not all kinds where there are many
+    errors: dict[str, int] = {}
+    #: of committed shards, from the first row read to the last one written; what of it was preparing and writing rows
+    shard_seconds: float = 0.0
+    prepare_seconds: float = 0.0
+    write_seconds: float = 0.0
+    #: committed shards by how long they took, see SHARD_SECONDS
+    shard_durations: tuple[int, ...] = (0,) * SHARD_SECONDS.num_buckets
+    #: about a minute of work ago, for present rates
+    earlier: HistoryPoint | None = Field(None, exclude=True)
 
 
 class EngineStats(BaseModel):
@@ -70,6 +104,8 @@ class EngineStats(BaseModel):
     output_tokens: int = 0
     #: positions that the model computed for a row: without what a cached prefix saved, with what was computed again
     computed_tokens: int = 0
+    #: of these, the ones that were one new token of an output
+    decode_tokens: int = 0
     #: positions that the model computed for no row
     padding_tokens: int = 0
     #: prompt tokens that a cached prefix saved
@@ -87,6 +123,14 @@ class EngineStats(BaseModel):
 
     #: sentences on what the engine had to do without, and what that costs; short enough for a message of the pulse
     slowed_by: tuple[str, ...] = Field(default=(), max_length=4)
+    #: steps taken, and how many of them took how long, see STEP_SECONDS
+    steps: int = 0
+    step_durations: tuple[int, ...] = ()
+
+    @property
+    def written_tokens(self) -> int:
+        """Output tokens computed, of unfinished answers too where the engine tells of them."""
+        return self.decode_tokens or self.output_tokens
 
     @property
     def padding_share(self) -> float:
@@ -102,6 +146,39 @@ class EngineStats(BaseModel):
     def busy_share(self) -> float:
         """Time that the engine was not waiting for rows, of all it had, 0 to 1."""
         return self.busy_seconds / self.seconds if self.seconds else 0.0
+
+
+class EngineState(BaseModel):
+    """What a worker's engine is doing, and on which model."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    phase: EnginePhase = EnginePhase.IDLE
+    #: in this phase, as of the worker's sign of life
+    seconds: float = 0.0
+    #: folder, or hub id, of the model that is loaded or being loaded
+    model: str | None = None
+    #: as the job asks for them
+    backend: str = "auto"
+    quantization: str = "none"
+    attention: str = "auto"
+    #: of its weight files, None where they are not on this machine's disk yet
+    weight_bytes: int | None = None
+    #: why the last engine could not be, until another one is ready
+    problem: str | None = None
+
+
+class DeviceUse(BaseModel):
+    """What a worker's devices are doing, as their driver tells: the mean use, and the sums of memory."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    #: name of the card
+    name: str | None = None
+    #: share of the last second or so in which a kernel ran, 0 to 1
+    use: float | None = None
+    memory_used_bytes: int | None = None
+    memory_total_bytes: int | None = None
 
 
 class WorkerStatus(BaseModel):
@@ -120,3 +197,10 @@ class WorkerStatus(BaseModel):
     seen: float
     #: of the engine that is loaded, None while there is none or it tells nothing yet
     engine: EngineStats | None = None
+    #: the same some seconds earlier, for present rates
+    engine_before: EngineStats | None = None
+    state: EngineState = EngineState()
+    #: packages and card that it has, as `EngineSpec` needs name them; None of a worker that serves whatever comes
+    offers: tuple[str, ...] | None = None
+    #: None on a CPU, and where the driver tells nothing
+    device_use: DeviceUse | None = None

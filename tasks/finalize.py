@@ -15,6 +15,7 @@ from parquetry.schemas.storage.opening import open_storage
 from parquetry.schemas.storage.storage import Entry, Storage
 from parquetry.tasks.failpoints import failpoint
 from parquetry.tasks.job_record import read_record
+from parquetry.tasks.kept_history import keep_history
 from parquetry.tasks.ledger.claim import Digest
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.workers.shards.part import find_part
@@ -41,6 +42,8 @@ def _is_over(status: JobStatus) -> bool:
 
 
 def _end(ledger: Ledger, status: JobStatus) -> None:
+    # first, since whoever waits for the job may leave once it has ended
+    keep_history(ledger, status.job, status.output)
     if status.shards_failed:
         ledger.set_state(status.job, JobState.FAILED)
         log.error("job %s ended with %d failed shards", status.job, status.shards_failed)

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from parquetry.schemas.errors import BadInputError
+from parquetry.schemas.history import HistoryPoint
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import JOB_FILE, MANIFEST_FILE, SUCCESS_FILE, JobRecord, Manifest, PartRecord
 from parquetry.schemas.shard import part_name
@@ -16,6 +17,7 @@ from parquetry.schemas.storage.opening import open_storage
 from parquetry.schemas.storage.storage import Storage
 from parquetry.tasks.finalize import finalize
 from parquetry.tasks.job_record import read_record
+from parquetry.tasks.kept_history import kept_history
 from parquetry.tasks.ledger.job_entry import queue_of
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.workers.shards.part import find_part
@@ -45,7 +47,7 @@ def recover(output: str, ledger: Ledger, *, queue: str | None = None, notify: Se
     if known and ledger.status(record.job, max_failures=0).state is JobState.DONE:
         return record
     if not known and (manifest := _finished_manifest(storage, record)):
-        _register_done(ledger, record, queue, manifest)
+        _register_done(ledger, record, queue, manifest, kept_history(storage, record.job))
     else:
         _count_parts(ledger, record, storage, queue, known=known)
         finalize(ledger, record.job)
@@ -61,8 +63,10 @@ def _finished_manifest(storage: Storage, record: JobRecord) -> Manifest | None:
     return manifest if manifest and manifest.job == record.job else None
 
 
-def _register_done(ledger: Ledger, record: JobRecord, queue: str, manifest: Manifest) -> None:
-    ledger.register(record, queue, done=manifest.parts)
+def _register_done(
+    ledger: Ledger, record: JobRecord, queue: str, manifest: Manifest, history: Sequence[HistoryPoint]
+) -> None:
+    ledger.register(record, queue, done=manifest.parts, history=history)
     ledger.set_state(record.job, JobState.DONE)
     # it ended long ago, and whoever wanted to know was told then
     ledger.outbox.drop(record.job)
@@ -74,7 +78,7 @@ def _count_parts(ledger: Ledger, record: JobRecord, storage: Storage, queue: str
     present = {entry.path for entry in storage.list("part-")}
     shards = [s for s in range(record.shard_plan.num_shards) if s not in counted and part_name(s) in present]
     found = _read_parts(storage, record, shards)
-    if not ledger.register(record, queue, done=found):
+    if not ledger.register(record, queue, done=found, history=kept_history(storage, record.job)):
         for part in found:
             ledger.adopt(record.job, part)
     log.info("job %s: %d parts were found, %d of them new", record.job, len(present), len(found))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
-from parquetry.workers.request import Request, Result
+from parquetry.workers.request import Request, Result, UnderWay
 
 
 class UnsupportedModel(ValueError):
@@ -61,6 +61,10 @@ class Engine(ABC):
         EngineStats tells what each name means, so far as it is shown; an engine may leave out names and add others.
         """
         return {}
+
+    def under_way(self) -> Iterable[UnderWay]:
+        """How far the requests are that it has begun and not answered; asked about twice a second, also in a step."""
+        return ()
 
     def close(self) -> None:
         """Restore the model and free everything else. The engine cannot be used afterwards."""

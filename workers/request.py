@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -102,6 +103,16 @@ class Encoding:
     #: label's number and its probability for every token
     values: np.ndarray
     error: str | None = None
+
+
+class UnderWay(NamedTuple):
+    """How far an engine is with one unfinished request."""
+
+    id: int
+    #: positions of its prompt that are computed, those that a cached prefix saved among them
+    num_prompt: int
+    #: tokens of its output
+    num_output: int
 
 
 Request = GenerationRequest | EncodeRequest

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -13,7 +14,6 @@ from parquetry.api import Job
 from parquetry.commands.arguments import AsJson, JobName
 from parquetry.schemas.errors import ExitCode
 from parquetry.schemas.states import JobState
-from parquetry.schemas.status import JobStatus
 
 PANEL = "Follow and steer jobs"
 
@@ -26,54 +26,67 @@ def register(app: typer.Typer) -> None:
 
 def jobs(as_json: AsJson = False) -> None:
     """List the broker's jobs and its live workers."""
-    from parquetry.terminal.display import console, jobs_table, print_json, worker_warnings, workers_table
+    from parquetry.monitor.job_view import worker_as_dict
+    from parquetry.terminal.display import console, print_json
+    from parquetry.terminal.job_tables import jobs_table, worker_warnings, workers_table
 
-    found, alive = api.jobs(), api.live_workers()
+    found, alive = api.job_views(), api.live_workers()
     if as_json:
-        workers = [worker.model_dump(mode="json") for worker in alive]
-        print_json({"jobs": [_as_dict(job) for job in found], "workers": workers})
+        workers = [worker_as_dict(worker) for worker in alive]
+        print_json({"jobs": [view.as_dict() for view in found], "workers": workers})
         return
     screen = console()
-    screen.print(jobs_table(found) if found else "No jobs.")
+    screen.print(jobs_table(found, screen.width) if found else "No jobs.")
     screen.print(workers_table(alive) if alive else "No workers; `parquetry worker` starts one.")
     for warning in worker_warnings(alive):
         screen.print(warning)
 
 
 def status(job: JobName, as_json: AsJson = False) -> None:
-    """Show one job's numbers."""
-    _show(Job.open(job).status(), as_json=as_json)
+    """Show one job's numbers, what it waits for, its rates and the time left."""
+    from parquetry.terminal.display import console, failure_lines, print_json
+    from parquetry.terminal.job_lines import error_lines
+    from parquetry.terminal.job_tables import status_table
+
+    view = Job.open(job).view()
+    if as_json:
+        print_json(view.as_dict())
+        return
+    screen = console()
+    screen.print(status_table(view))
+    for line in (*error_lines(view.status.errors), *failure_lines(view.status)):
+        screen.print(line)
 
 
 def watch(
     job: JobName,
-    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 0.5,
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON at every look.")] = False,
 ) -> None:
-    """Follow one job until it ends."""
+    """Follow one job until it ends, then show what `run` shows at its end."""
     opened = Job.open(job)
     ended = _watch_json(opened, interval) if as_json else _watch_bars(opened, interval)
     raise typer.Exit(ExitCode.DONE if ended is JobState.DONE else ExitCode.FAILED_SHARDS)
 
 
 def _watch_bars(job: Job, interval: float) -> JobState:
+    from parquetry.local.summary import print_end
     from parquetry.terminal.bars import live_display
     from parquetry.terminal.display import console
+    from parquetry.terminal.job_lines import opening_lines
 
+    print(*opening_lines(job.status(), None), sep="\n", file=sys.stderr, flush=True)
     with live_display(console(stderr=True)) as display:
-        for now in job.follow(interval):
-            display.show(now)
-    return now.state
+        for view in job.follow_views(interval):
+            display.show(view)
+    print_end(view.status)
+    return view.status.state
 
 
 def _watch_json(job: Job, interval: float) -> JobState:
-    from parquetry.monitor.job_progress import History
-    from parquetry.monitor.observer import describe_job
-
-    history = History()
-    for now in job.follow(interval):
-        print(json.dumps(describe_job(now, history.add(now)), ensure_ascii=False), flush=True)
-    return now.state
+    for view in job.follow_views(interval):
+        print(json.dumps(view.as_dict(), ensure_ascii=False), flush=True)
+    return view.status.state
 
 
 def pause(job: JobName, as_json: AsJson = False) -> None:
@@ -111,28 +124,10 @@ def _change(name: str, change: Callable[[Job], None], *, as_json: bool) -> None:
 
 
 def _confirm(job: Job, *, as_json: bool) -> None:
-    now = job.status()
-    if as_json:
-        _show(now, as_json=True)
-    else:
-        print(f"{now.job} is {now.state}: {now.shards_done:,} of {now.shards:,} shards done.")
-
-
-def _show(now: JobStatus, *, as_json: bool) -> None:
-    from parquetry.monitor.job_progress import JobProgress
-    from parquetry.terminal.display import console, failure_lines, print_json, status_table
+    from parquetry.terminal.display import print_json
 
     if as_json:
-        print_json(_as_dict(now))
+        print_json(job.view().as_dict())
         return
-    screen = console()
-    screen.print(status_table(now, JobProgress.of([now])))
-    for line in failure_lines(now):
-        screen.print(line)
-
-
-def _as_dict(now: JobStatus) -> dict[str, Any]:
-    from parquetry.monitor.job_progress import JobProgress
-    from parquetry.monitor.observer import describe_job
-
-    return describe_job(now, JobProgress.of([now]))
+    now = job.status()
+    print(f"{now.job} is {now.state}: {now.shards_done:,} of {now.shards:,} shards done.")

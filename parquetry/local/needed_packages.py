@@ -5,18 +5,12 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from parquetry.schemas.errors import MissingPackageError
-
-#: back end -> the packages it needs, and the extra that brings them
-NEEDED = {
-    "auto": (("torch", "transformers", "accelerate"), "torch"),
-    "onnxruntime": (("onnxruntime",), "onnx"),
-    "optimum": (("optimum", "onnxruntime"), "optimum"),
-}
+from parquetry.workers.engine_needs import BACKENDS
 
 
 def require_engine(backend: str) -> None:
     """Raise MissingPackageError before a worker is started that would fail every shard."""
-    needed, extra = NEEDED.get(backend, NEEDED["auto"])
+    needed, extra = BACKENDS.get(backend, BACKENDS["auto"])
     for package in needed:
         if find_spec(package) is None:
             feature = f"model.backend {backend} on this machine"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from parquetry.broker import open_ledger
 from parquetry.local.embedded import embedded_server
 from parquetry.local.needed_packages import require_engine
 from parquetry.local.worker import LocalWorker, WorkerCommand, log_path
+from parquetry.monitor.watcher import Watcher
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.location import Location
 from parquetry.schemas.settings import settings
@@ -22,6 +23,7 @@ from parquetry.schemas.status import JobStatus
 from parquetry.schemas.storage.opening import open_storage
 from parquetry.terminal.bars import Display, Silent, live_display
 from parquetry.terminal.display import console
+from parquetry.terminal.job_lines import opening_lines
 
 if TYPE_CHECKING:
     from parquetry.tasks.ledger.ledger import Ledger
@@ -51,6 +53,7 @@ def run_job(spec: JobSpec, *, workers: int | None = None, show: bool = False) ->
     """
     from parquetry.producers.output_folder import give_up
     from parquetry.producers.submission import submit
+    from parquetry.tasks.kept_history import try_to_keep_history
     from parquetry.tasks.ledger.outbox import FIRST_REST_MS
     from parquetry.tasks.webhooks import deliver_due
 
@@ -63,7 +66,12 @@ def run_job(spec: JobSpec, *, workers: int | None = None, show: bool = False) ->
             require_engine(spec.model.backend)
             log = log_path(job)
             command = WorkerCommand(url=url, queue=before.queue, cpu_engines=workers)
-            after = work_until_end(ledger, job, command, log, show=show)
+            try:
+                after = work_until_end(ledger, job, command, log, show=show)
+            finally:
+                if settings().broker_url is None and not ledger.status(job).state.is_final:
+                    # the queue ends with this run, and the job goes on with another
+                    try_to_keep_history(ledger, job, before.output)
         if settings().broker_url is None:
             # the queue ends with this run, and its notices with it: those the worker had in hand are sent again
             deliver_due(ledger, ahead_s=FIRST_REST_MS // 1000)
@@ -102,20 +110,23 @@ def take_up(ledger: Ledger, job: str) -> JobStatus:
 def work_until_end(ledger: Ledger, job: str, command: WorkerCommand, log: Path, *, show: bool) -> JobStatus:
     """Keep a worker alive and show progress until the job has ended."""
     display: Display = live_display(console(stderr=True)) if show else Silent()
+    watcher = Watcher(ledger)
+    if show:
+        print(*opening_lines(ledger.status(job), log), sep="\n", file=sys.stderr, flush=True)
     with LocalWorker(command, log, lambda: may_leave(ledger, job)) as worker:
         try:
             with display:
-                return _watch(ledger, job, worker, display)
+                return _watch(ledger, job, worker, lambda status: display.show(watcher.view(status)))
         except KeyboardInterrupt:
             if show:
                 print(STOPPING.format(seconds=settings().drain_seconds), file=sys.stderr)
             raise
 
 
-def _watch(ledger: Ledger, job: str, worker: LocalWorker, display: Display) -> JobStatus:
+def _watch(ledger: Ledger, job: str, worker: LocalWorker, show: Callable[[JobStatus], None]) -> JobStatus:
     while True:
         status = ledger.status(job)
-        display.show(status)
+        show(status)
         if status.state.is_final:
             return status
         worker.revive(status.rows_done)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from parquetry.monitor.job_progress import JobProgress
 from parquetry.output import head, repaired_cells, ways_to_read
 from parquetry.schemas.states import JobState
 from parquetry.terminal.display import console, duration, failure_lines, number, rows_table, safe_text
+from parquetry.terminal.job_lines import error_lines
 
 if TYPE_CHECKING:
     from parquetry.local.run import FinishedRun
+    from parquetry.schemas.status import JobStatus
+
+#: rows of the output that are shown at the end
+SHOWN_ROWS = 3
 
 
 def run_as_dict(finished: FinishedRun) -> dict[str, Any]:
@@ -20,32 +26,51 @@ def run_as_dict(finished: FinishedRun) -> dict[str, Any]:
 
 def print_run(finished: FinishedRun, shown_rows: int) -> None:
     """Where the output lies, what it holds, and its first rows."""
+    print_end(finished.status, shown_rows, finished)
+
+
+def print_end(status: JobStatus, shown_rows: int = SHOWN_ROWS, finished: FinishedRun | None = None) -> None:
+    """How a job ended, whoever watched it; `finished` where it was run here."""
     screen = console()
-    screen.print(headline(finished))
-    screen.print(f"Output: {safe_text(finished.status.output, limit=4096)}")
-    for line in failure_lines(finished.status):
+    screen.print(headline(status, finished))
+    screen.print(f"Output: {safe_text(status.output, limit=4096)}")
+    for line in (*error_lines(status.errors), *failure_lines(status)):
         screen.print(line)
-    if finished.status.state is JobState.FAILED:
-        screen.print(f"The same command tries the failed shards again. The worker's log: {finished.log}")
-    for column, count in repaired_cells(finished.status.output).items():
+    if status.state is JobState.FAILED:
+        screen.print(_way_on(status, finished))
+    for column, count in repaired_cells(status.output).items():
         cells = "1 cell" if count == 1 else f"{count:,} cells"
         screen.print(f"Not UTF-8, and repaired with U+FFFD: {cells} of the kept column {safe_text(column)}")
-    rows = head(finished.status.output, shown_rows)
+    rows = head(status.output, shown_rows)
     if rows is not None and rows.num_rows:
         screen.print(rows_table(rows))
         screen.print("Read it with one of:")
-        for way in ways_to_read(finished.status.output).values():
+        for way in ways_to_read(status.output).values():
             screen.print(f"  {safe_text(way, limit=4096)}")
 
 
-def headline(finished: FinishedRun) -> str:
-    """One sentence: state, rows, error rows, speed."""
-    status = finished.status
+def _way_on(status: JobStatus, finished: FinishedRun | None) -> str:
+    if finished is None:
+        return f"`parquetry retry {status.job}` tries the failed shards again."
+    return f"The same command tries the failed shards again. The worker's log: {finished.log}"
+
+
+def headline(status: JobStatus, finished: FinishedRun | None = None) -> str:
+    """One sentence: state, rows, error rows, how long it took, and the rates while it was computed."""
     rows = f"{status.rows_done:,} of {status.rows:,} rows"
     errors = f", {status.error_rows:,} of them error rows" if status.error_rows else ""
-    if finished.rows_added == 0 and status.state is JobState.DONE:
+    if finished is not None and finished.rows_added == 0 and status.state is JobState.DONE:
         return f"Job {status.job} was done already: {rows}{errors}; nothing was computed."
+    progress = JobProgress.of(status)
     tokens = status.prompt_tokens + status.output_tokens
-    took = f"{duration(finished.seconds)}, {number(finished.rows_added / max(finished.seconds, 1e-9))} rows/s"
     counted = f", {number(tokens)} tokens" if tokens else ""
-    return f"Job {status.job} is {status.state}: {rows}{errors}{counted} in {took}."
+    took = duration(progress.elapsed_s if finished is None else finished.seconds)
+    return f"Job {status.job} is {status.state}: {rows}{errors}{counted} in {took}{_rates(progress)}."
+
+
+def _rates(progress: JobProgress) -> str:
+    if progress.rows_per_s is None:
+        return ""
+    tokens = f" and {number(progress.tokens_per_s)} tokens/s" if progress.tokens_per_s else ""
+    computing = f" in the {duration(progress.computing_s)} of computing" if progress.computing_s else ""
+    return f": {number(progress.rows_per_s)} rows/s{tokens}{computing}"

@@ -20,7 +20,7 @@ from parquetry.workers.process.owned_folder import NODE_PREFIX, sweep
 MAX_DEATHS = 3
 RESTART_SECONDS = 1.0
 #: at most this long between two beats
-BEAT_SECONDS = 2.0
+BEAT_SECONDS = 1.0
 LOG_LINES = 15
 #: what a draining worker may take beyond its own drain time
 STOP_MARGIN_SECONDS = 15.0

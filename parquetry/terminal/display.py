@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
 from typing import Any
 
 import pyarrow as pa
@@ -12,19 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from parquetry.monitor.job_progress import JobProgress
 from parquetry.schemas.errors import RowError
-from parquetry.schemas.states import JobState
-from parquetry.schemas.status import JobStatus, WorkerStatus
+from parquetry.schemas.status import JobStatus
 from parquetry.workers.preparation.cells import cells
 
-STATE_STYLES = {
-    JobState.RUNNING: "cyan",
-    JobState.PAUSED: "yellow",
-    JobState.CANCELLED: "yellow",
-    JobState.DONE: "green",
-    JobState.FAILED: "red",
-}
 MAX_CELL = 200
 SHOWN_FAILURES = 5
 #: columns that `rows_table` leaves out
@@ -66,65 +56,6 @@ def number(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:,.1f}" if value < 10 and not float(value).is_integer() else f"{value:,.0f}"
-
-
-def jobs_table(jobs: Iterable[JobStatus]) -> Table:
-    """One line a job."""
-    table = Table("job", "state", "rows", "error rows", "shards", "failed", "output", box=None, pad_edge=False)
-    for job in jobs:
-        table.add_row(
-            Text(job.job),
-            Text(job.state.value, STATE_STYLES[job.state]),
-            f"{job.rows_done:,} of {job.rows:,}",
-            f"{job.error_rows:,}",
-            f"{job.shards_done:,} of {job.shards:,}",
-            f"{job.shards_failed:,}",
-            Text(safe_text(job.output)),
-        )
-    return table
-
-
-def workers_table(workers: Iterable[WorkerStatus]) -> Table:
-    """One line a worker."""
-    table = Table("worker", "device", "queue", "shards at once", "model", box=None, pad_edge=False)
-    for worker in workers:
-        cells = (worker.worker, worker.device, worker.queue, str(worker.shards_in_flight), worker.model or "-")
-        table.add_row(*(Text(safe_text(cell)) for cell in cells))
-    return table
-
-
-def worker_warnings(workers: Iterable[WorkerStatus]) -> list[str]:
-    """A line for each thing that a worker's engine had to do without."""
-    return [
-        safe_text(f"warning: {worker.worker}: {reason}", limit=1000)
-        for worker in workers
-        for reason in (worker.engine.slowed_by if worker.engine else ())
-    ]
-
-
-def status_table(status: JobStatus, progress: JobProgress) -> Table:
-    """One job's numbers, a name and a value a line."""
-    table = Table("", "", box=None, show_header=False, pad_edge=False)
-    for name, value in _numbers(status, progress).items():
-        table.add_row(Text(name, "dim"), Text(safe_text(value)))
-    return table
-
-
-def _numbers(status: JobStatus, progress: JobProgress) -> dict[str, str]:
-    waiting = f"{status.shards_running:,} running, {status.shards_pending:,} waiting, {status.shards_failed:,} failed"
-    return {
-        "job": status.job,
-        "state": status.state.value,
-        "task": f"{status.task} with {status.model}",
-        "rows": f"{status.rows_done:,} of {status.rows:,}, {status.error_rows:,} of them error rows",
-        "shards": f"{status.shards_done:,} of {status.shards:,} done, {waiting}",
-        "tokens": f"{status.prompt_tokens:,} prompt, {status.output_tokens:,} output",
-        "speed": f"{number(progress.rows_per_s)} rows/s, {number(progress.tokens_per_s)} tokens/s",
-        "time": f"{duration(progress.elapsed_s)} so far, {duration(progress.eta_s)} left",
-        "retries": f"{status.retries:,}",
-        "queue": f"{status.queue}, priority {status.priority}",
-        "output": status.output,
-    }
 
 
 def failure_lines(status: JobStatus) -> list[str]:

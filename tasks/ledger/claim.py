@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from enum import StrEnum
 
 from parquetry.schemas.manifest import PartRecord
@@ -32,10 +32,24 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class LeaseProgress:
-    """How far a running shard is."""
+    """How far a running shard is: of finished rows, and computed by its engine, unfinished rows included."""
 
     rows: int = 0
-    tokens: int = 0
+    error_rows: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    computed_prompt_tokens: int = 0
+    computed_output_tokens: int = 0
+    #: whether it has its engine; before that it waits for one to load
+    is_computing: bool = False
+    #: output tokens that a row of it is likely to have, 0 while nothing tells
+    row_output: float = 0.0
+
+    @property
+    def text(self) -> str:
+        """The numbers in the order above, as the scripts keep them: the last one in thousandths."""
+        *counts, row_output = astuple(self)
+        return ":".join(str(int(number)) for number in (*counts, round(1000 * row_output)))
 
 
 class BeatReply(StrEnum):

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from parquetry.schemas.histogram import SHARD_SECONDS
+from parquetry.schemas.history import HistoryPoint
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import JobRecord, PartRecord
 from parquetry.schemas.states import JobState
 from parquetry.schemas.status import JobStatus, ShardFailure
+from parquetry.workers.engine_needs import engine_needs
 from parquetry.workers.engine_spec import EngineSpec
 
 #: how many failures a status carries
@@ -26,6 +29,9 @@ def ctl_fields(record: JobRecord, queue: str, done: Sequence[PartRecord]) -> dic
     return {
         "task": record.spec.task,
         "model": record.spec.model.id,
+        **{name: getattr(record.spec.model, name) for name in ("backend", "quantization", "attention")},
+        "max_output_tokens": _max_output_tokens(record.spec),
+        "needs": "\n".join(engine_needs(record.spec.model)),
         "model_key": EngineSpec.of(record).model_key,
         "output": str(Location.parse(record.spec.output.path)),
         "queue": queue,
@@ -41,6 +47,11 @@ def ctl_fields(record: JobRecord, queue: str, done: Sequence[PartRecord]) -> dic
     }
 
 
+def _max_output_tokens(spec: JobSpec) -> int:
+    """Most tokens that one row's outputs may have together."""
+    return spec.generation.max_new_tokens * spec.generation.n if spec.task == "generate" else 0
+
+
 def pairs(flat: Iterable[Any]) -> dict[str, Any]:
     """Field, value, field, value ... as a dict."""
     items = iter(flat)
@@ -49,9 +60,11 @@ def pairs(flat: Iterable[Any]) -> dict[str, Any]:
 
 def read_status(job: str, reply: list[Any]) -> JobStatus:
     """The reply of status.lua as a JobStatus."""
-    now, running, failed, rows, tokens, flat, failures = reply
+    now, failed, sums, flat, failures, held, times, earlier, errors = reply
     ctl = pairs(flat)
     shards, done = int(ctl["shards"]), int(ctl["done"])
+    holders = _holders(held)
+    running = sum(leased for leased, _ in holders.values())
     return JobStatus(
         job=job,
         state=JobState(ctl["state"]),
@@ -66,10 +79,50 @@ def read_status(job: str, reply: list[Any]) -> JobStatus:
         shards_running=running,
         shards_failed=failed,
         shards_pending=max(0, shards - done - running - failed),
-        running_rows=rows,
-        running_tokens=tokens,
+        shards_computing=sum(computing for _, computing in holders.values()),
+        workers={worker: leased for worker, (leased, _) in holders.items()},
+        active_seconds=times[0] / 1000,
+        worker_seconds=times[1] / 1000,
         failures=tuple(_failure(shard, text) for shard, text in pairs(failures).items()),
+        errors={kind: int(count) for kind, count in pairs(errors).items()},
+        earlier=HistoryPoint.parse(earlier) if earlier else None,
+        **_running(ctl, sums),
+        **_engine(ctl),
+        **_durations(ctl),
     )
+
+
+def _holders(flat: Sequence[Any]) -> dict[str, tuple[int, int]]:
+    """Of each worker: shards that it holds, and those of them that have their engine."""
+    items = iter(flat)
+    return {worker: (leased, computing) for worker, leased, computing in zip(items, items, items, strict=True)}
+
+
+def _running(ctl: dict[str, Any], sums: Sequence[int]) -> dict[str, float]:
+    """What running shards have told, beside or with what is committed."""
+    rows, error_rows, prompt, output, computed_prompt, computed_output, row_output = sums
+    return {
+        "running_rows": rows,
+        "running_error_rows": error_rows,
+        "running_tokens": prompt + output,
+        "running_output_tokens": output,
+        "row_output": row_output / 1000,
+        "computed_prompt_tokens": int(ctl["prompt_tokens"]) + computed_prompt,
+        "computed_output_tokens": int(ctl["output_tokens"]) + computed_output,
+    }
+
+
+def _engine(ctl: dict[str, Any]) -> dict[str, Any]:
+    # none of it in a job that an earlier version registered
+    known: dict[str, Any] = {name: ctl[name] for name in ("backend", "quantization", "attention") if name in ctl}
+    needs = tuple(filter(None, ctl.get("needs", "").split("\n")))
+    return {**known, "needs": needs, "max_output_tokens": int(ctl.get("max_output_tokens", 0))}
+
+
+def _durations(ctl: dict[str, Any]) -> dict[str, Any]:
+    seconds = {f"{name}_seconds": int(ctl.get(f"{name}_ms", 0)) / 1000 for name in ("shard", "prepare", "write")}
+    places = range(SHARD_SECONDS.num_buckets)
+    return {**seconds, "shard_durations": tuple(int(ctl.get(f"took:{place}", 0)) for place in places)}
 
 
 def _failure(shard: str, text: str) -> ShardFailure:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 from parquetry.schemas.errors import IllegalTransitionError
+from parquetry.schemas.history import HistoryPoint
 from parquetry.schemas.manifest import JobRecord, PartRecord
 from parquetry.schemas.states import JOB_TRANSITIONS, JobState
 from parquetry.schemas.status import JobStatus
 from parquetry.tasks.broker.connection import translated
 from parquetry.tasks.keys import DIGESTS_PER_KEY
 from parquetry.tasks.ledger import job_entry
+from parquetry.tasks.ledger.history import MAX_POINTS_DONE
 from parquetry.tasks.ledger.pending import pending_items, to_bitmap
 from parquetry.tasks.ledger.verbs import Verbs
 
@@ -19,8 +21,17 @@ from parquetry.tasks.ledger.verbs import Verbs
 class Jobs(Verbs):
     """The verbs of whoever submits jobs and looks at them."""
 
-    def register(self, record: JobRecord, queue: str = "default", done: Iterable[PartRecord] = ()) -> bool:
-        """Enter a job whose `done` parts are committed. False, and nothing changed, when it is known already."""
+    def register(
+        self,
+        record: JobRecord,
+        queue: str = "default",
+        done: Iterable[PartRecord] = (),
+        history: Sequence[HistoryPoint] = (),
+    ) -> bool:
+        """Enter a job whose `done` parts are committed, with the `history` that it had.
+
+        False, and nothing changed, when it is known already.
+        """
         done = list(done)
         shards = {part.shard for part in done}
         items = list(pending_items(record.shard_plan.num_shards, shards))
@@ -30,12 +41,13 @@ class Jobs(Verbs):
         created = bool(self._job("register", record.job, *args))
         if created:
             self.digests.put(record.job, done)
+            self.histories.restore(record.job, history)
         return created
 
     def set_state(self, job: str, wanted: JobState) -> JobState:
         """Returns the state before. Raises UnknownJobError, IllegalTransitionError."""
         sources = [state for state, targets in JOB_TRANSITIONS.items() if wanted in targets]
-        reply = self._job("set_state", job, wanted, int(wanted.is_final), *sources)
+        reply = self._job("progress/set_state", job, wanted, int(wanted.is_final), *sources)
         if reply is None:
             raise self._unknown(job)
         legal, before = reply
@@ -52,14 +64,14 @@ class Jobs(Verbs):
 
     def status(self, job: str, *, max_failures: int = job_entry.MAX_FAILURES) -> JobStatus:
         """Raises UnknownJobError."""
-        reply = self._job("status", job, max_failures)
+        reply = self._job("progress/status", job, max_failures)
         if reply is None:
             raise self._unknown(job)
         return job_entry.read_status(job, reply)
 
     def jobs(self) -> list[JobStatus]:
         """Every job, the newest first."""
-        replies = ((job, self._job("status", job, 0)) for job in self.job_names())
+        replies = ((job, self._job("progress/status", job, 0)) for job in self.job_names())
         return [job_entry.read_status(job, reply) for job, reply in replies if reply is not None]
 
     def job_names_before(self, age_s: float) -> list[str]:
@@ -71,7 +83,7 @@ class Jobs(Verbs):
 
     def forget(self, job: str) -> None:
         """Drop the keys that a job needs no more once it is done: what was pending, leases, attempts, digests."""
-        self._job("forget", job, more_keys=self._digest_keys(job))
+        self._job("progress/forget", job, MAX_POINTS_DONE, more_keys=self._digest_keys(job))
 
     def remove(self, job: str, *, ended_s: float | None = None, created: float | None = None) -> bool:
         """Drop the job; its output stays, and whoever runs a shard of it has lost its lease.

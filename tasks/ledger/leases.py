@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
+from parquetry.schemas.histogram import SHARD_SECONDS
 from parquetry.schemas.manifest import PartRecord
 from parquetry.tasks.keys import DIGESTS_PER_KEY
 from parquetry.tasks.ledger.claim import (
@@ -48,8 +50,8 @@ class Leases(Verbs):
 
     def beat(self, claim: Claim, progress: LeaseProgress = LeaseProgress()) -> BeatReply:  # noqa: B008  (frozen)
         """Renew the lease and tell how far the shard is."""
-        numbers = (progress.rows, progress.tokens)
-        return BeatReply(self._job("beat", claim.job, claim.shard, claim.token, self.policy.lease_ms, *numbers))
+        told = (self.policy.lease_ms, progress.text)
+        return BeatReply(self._job("progress/beat", claim.job, claim.shard, claim.token, *told))
 
     def prepare(self, claim: Claim) -> PrepareReply:
         """Whether the claim's holder may publish its part; without an answer it may not."""
@@ -66,9 +68,9 @@ class Leases(Verbs):
     def _commit(self, job: str, token: str, verified: bool, part: PartRecord) -> CommitReply:
         numbers = (part.rows, part.error_rows, part.prompt_tokens, part.output_tokens)
         digest = (part.shard % DIGESTS_PER_KEY * Digest.num_bytes, Digest.of(part).pack())
-        more_keys = [self._keys.digests(job, part.shard)]
-        reply = self._job("commit", job, part.shard, token, int(verified), *numbers, *digest, more_keys=more_keys)
-        return CommitReply(reply)
+        times = (part.shard_ms, part.prepare_ms, part.write_ms, SHARD_SECONDS.place(part.shard_ms / 1000))
+        args = (part.shard, token, int(verified), *numbers, *digest, *times, json.dumps(part.errors))
+        return CommitReply(self._job("progress/commit", job, *args, more_keys=[self._keys.digests(job, part.shard)]))
 
     def release(self, claim: Claim) -> ReleaseReply:
         """Give the shard back; the attempt does not count."""
@@ -91,4 +93,6 @@ class Leases(Verbs):
 
         `of_rows` when rows may still be to blame: once retried, the job blames them.
         """
-        return ReleaseReply(self._job("stop", claim.job, claim.shard, claim.token, reason[:MAX_REASON], int(of_rows)))
+        return ReleaseReply(
+            self._job("progress/stop", claim.job, claim.shard, claim.token, reason[:MAX_REASON], int(of_rows))
+        )

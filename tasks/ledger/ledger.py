@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 
 import redis
 
+from parquetry.schemas.history import HistoryPoint
 from parquetry.schemas.status import WorkerStatus
 from parquetry.tasks.broker.connection import translated
 from parquetry.tasks.broker.settings_check import durability_warnings
@@ -38,6 +39,10 @@ class Ledger(Jobs, Leases, Repair):
         """Permits of a queue that wait in the broker."""
         with translated(self.url):
             return self._client.llen(self._keys.permits(queue))
+
+    def history(self, job: str) -> tuple[HistoryPoint, ...]:
+        """What is kept of a job's past, see Histories.read."""
+        return self.histories.read(job)
 
     def workers(self) -> list[WorkerStatus]:
         """The living workers."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from parquetry.schemas.status import EngineStats, WorkerStatus
+from pydantic import BaseModel
+
+from parquetry.schemas.status import DeviceUse, EngineState, EngineStats, WorkerStatus
 from parquetry.tasks.broker.connection import translated
 from parquetry.tasks.keys import Keys
 from parquetry.tasks.ledger.scripts import Scripts
@@ -14,6 +16,11 @@ from parquetry.tasks.ledger.scripts import Scripts
 ALIVE_S = 30.0
 #: and is forgotten after this long
 FORGET_S = 3600.0
+#: of a worker's hash, in the order in which they are asked for
+WORKER_FIELDS = (
+    *("shards_in_flight", "host", "device", "queue", "model", "engine", "engine_before"),
+    *("state", "offers", "device_use"),
+)
 
 
 class Roster:
@@ -32,15 +39,22 @@ class Roster:
         queues: Sequence[str],
         shards_in_flight: int,
         engine: EngineStats | None = None,
+        engine_before: EngineStats | None = None,
+        state: EngineState | None = None,
+        offers: Sequence[str] | None = None,
+        device_use: DeviceUse | None = None,
     ) -> None:
-        """Tell that a worker lives, what it offers, and what its engine has counted."""
-        counted = engine.model_dump_json(exclude_defaults=True) if engine is not None else ""
+        """Tell that a worker lives, what it offers, what its engine is doing, and what that has counted."""
         fields = {
             "host": host,
             "device": device,
             "queue": ",".join(queues),
             "shards_in_flight": shards_in_flight,
-            "engine": counted,
+            "engine": _text(engine),
+            "engine_before": _text(engine_before),
+            "state": _text(state),
+            "offers": "" if offers is None else "\n".join(["", *offers]),
+            "device_use": _text(device_use),
         }
         flat = [item for pair in fields.items() for item in pair]
         keys = [self._keys.workers, self._keys.worker(worker)]
@@ -60,7 +74,8 @@ class Roster:
 
     def alive(self) -> list[WorkerStatus]:
         """The workers that gave a sign of life lately, by name."""
-        reply = self._scripts("workers", [self._keys.workers], [self._keys.prefix, int(ALIVE_S * 1000)])
+        args = [self._keys.prefix, int(ALIVE_S * 1000), *WORKER_FIELDS]
+        reply = self._scripts("workers", [self._keys.workers], args)
         return sorted((_worker(*row) for row in reply), key=lambda worker: worker.worker)
 
     def shards_in_flight(self, queue: str) -> int:
@@ -68,16 +83,21 @@ class Roster:
         return sum(worker.shards_in_flight for worker in self.alive() if queue in worker.queue.split(","))
 
 
-def _worker(
-    name: str, seen_ms: str, host: str, device: str, queue: str, shards_in_flight: str, model: str, engine: str
-) -> WorkerStatus:
+def _text(told: BaseModel | None) -> str:
+    return told.model_dump_json(exclude_defaults=True) if told is not None else ""
+
+
+def _worker(name: str, seen_ms: str, *fields: str) -> WorkerStatus:
+    told = dict(zip(WORKER_FIELDS, fields, strict=True))
     return WorkerStatus(
         worker=name,
-        host=host,
-        device=device,
-        queue=queue,
-        shards_in_flight=int(shards_in_flight),
-        model=model or None,
+        **{field: told[field] for field in ("host", "device", "queue")},
+        shards_in_flight=int(told["shards_in_flight"]),
+        model=told["model"] or None,
         seen=int(seen_ms) / 1000,
-        engine=EngineStats.model_validate_json(engine) if engine else None,
+        engine=EngineStats.model_validate_json(told["engine"]) if told["engine"] else None,
+        engine_before=EngineStats.model_validate_json(told["engine_before"]) if told["engine_before"] else None,
+        state=EngineState.model_validate_json(told["state"] or "{}"),
+        offers=tuple(told["offers"].split("\n")[1:]) if told["offers"] else None,
+        device_use=DeviceUse.model_validate_json(told["device_use"]) if told["device_use"] else None,
     )

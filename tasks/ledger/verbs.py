@@ -11,6 +11,7 @@ from parquetry.schemas.errors import UnknownJobError, suggestion
 from parquetry.tasks.broker.connection import translated
 from parquetry.tasks.keys import Keys
 from parquetry.tasks.ledger.digests import Digests
+from parquetry.tasks.ledger.history import Histories
 from parquetry.tasks.ledger.policy import Policy
 from parquetry.tasks.ledger.scripts import Scripts
 
@@ -28,6 +29,7 @@ class Verbs:
         self._keys = Keys(env)
         self._scripts = Scripts(client)
         self.digests = Digests(client, self._scripts.url, self._keys)
+        self.histories = Histories(client, self._scripts.url, self._keys)
 
     @property
     def url(self) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from celery.exceptions import SecurityWarning
 from celery.signals import setup_logging, worker_process_init
 
+from parquetry.schemas.log_lines import log_to
 from parquetry.schemas.settings import settings
 from parquetry.tasks.broker.permit_transport import use_permit_transport
 from parquetry.tasks.keys import celery_queue
@@ -35,6 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     config = _config(options)
     use_config(config)
+    # before Celery says its first word, which may be a warning of several lines
+    log_to(sys.stderr, LOG_FORMAT)
     _prepare_children(os.getpid(), options.niceness)
     use_permit_transport()
     app = make_app(config.url, config.env, config.queues)
@@ -77,8 +80,7 @@ def _prepare_children(pid: int, niceness: int) -> None:
         os.nice(niceness)
 
     @setup_logging.connect(weak=False)
-    def log_plainly(**_: object) -> None:
-        logging.basicConfig(stream=sys.stderr, level=settings().log_level, format=LOG_FORMAT)
+    def leave_the_log_alone(**_: object) -> None:
         hold_back_repetitions()
         # a line for every permit received and served says nothing that our own lines do not
         for chatty in ("celery.worker.strategy", "celery.app.trace"):

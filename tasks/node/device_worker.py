@@ -8,11 +8,16 @@ import signal
 import socket
 import subprocess
 import time
+from collections import deque
 from pathlib import Path
 
+from parquetry.schemas.settings import settings
+from parquetry.schemas.status import EngineState, EngineStats
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.node.noted_claims import orphans
 from parquetry.tasks.node.stall_check import STALL_S, StallCheck
+from parquetry.workers.engine_needs import installed
+from parquetry.workers.gpu_meter import GpuMeter, offered_by
 from parquetry.workers.process.leash import leashed
 from parquetry.workers.process.start import module_command
 from parquetry.workers.process.supervisor import EngineSupervisor
@@ -26,6 +31,13 @@ KILL_WAIT_S = 5.0
 #: of the processes that run shards for a card: where cores are short its engine goes first, for a card that waits costs
 #: more than a tokenizer that does
 CARD_NICENESS = 5
+#: rates of an engine are those of its last so many seconds
+RATES_S = 10.0
+
+
+def _told(state: EngineState) -> tuple[object, ...]:
+    """What is worth an announcement of its own as soon as it changes."""
+    return state.phase, state.model, state.problem
 
 
 class DeviceWorker:
@@ -45,6 +57,11 @@ class DeviceWorker:
         self._started = 0.0
         self._pause_s = FIRST_PAUSE_S
         self._stall_check = StallCheck(name, queues, shards_in_flight)
+        self._announced: object = None
+        #: counts of its engine that were announced lately
+        self._counted: deque[EngineStats] = deque()
+        self._gpus = GpuMeter.of(device)
+        self._offers = None if settings().engine_factory else (*installed(), *offered_by(device))
 
     def start(self) -> None:
         self._supervisor.start()
@@ -82,14 +99,36 @@ class DeviceWorker:
 
     def announce(self, ledger: Ledger) -> None:
         """Tell the ledger that this worker lives."""
+        state, stats = self._supervisor.engine_state, self._supervisor.engine_stats
+        self._announced = _told(state)
         ledger.roster.announce(
             self.name,
             host=socket.gethostname(),
             device=self.device,
             queues=self._queues,
             shards_in_flight=self._shards_in_flight,
-            engine=self._supervisor.engine_stats,
+            engine=stats,
+            engine_before=self._before(stats),
+            state=state,
+            offers=self._offers,
+            device_use=None if self._gpus is None else self._gpus.use,
         )
+
+    def _before(self, stats: EngineStats | None) -> EngineStats | None:
+        """What the same engine had counted about RATES_S earlier; None where there is no such count."""
+        if stats is None or (self._counted and stats.seconds < self._counted[-1].seconds):
+            self._counted.clear()
+        while len(self._counted) > 1 and stats is not None and stats.seconds - self._counted[1].seconds >= RATES_S:
+            self._counted.popleft()
+        found = self._counted[0] if self._counted else None
+        if stats is not None:
+            self._counted.append(stats)
+        return found
+
+    @property
+    def has_news(self) -> bool:
+        """Whether its engine is in another phase than was announced."""
+        return self.is_alive and _told(self._supervisor.engine_state) != self._announced
 
     def give_back_orphans(self, ledger: Ledger) -> None:
         """Release the shards of child processes that died, instead of waiting for their leases to end."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parquetry.schemas.errors import BrokerRefusedError, BrokerUnreachableError, ExitCode
+from parquetry.schemas.log_lines import log_to
 from parquetry.schemas.settings import settings
 from parquetry.tasks.broker.waiting import wait_for_broker
 from parquetry.tasks.ledger.ledger import Ledger
@@ -29,7 +30,6 @@ log = logging.getLogger(__name__)
 TICK_S = 0.2
 #: how often a node says that its workers live
 ANNOUNCE_S = 5.0
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ def run_node(options: NodeOptions) -> int:
     The broker is waited for. Raises BrokerUnreachableError when it does not come in time at the start, and
     BrokerRefusedError for one that waiting does not mend.
     """
-    logging.basicConfig(stream=sys.stderr, level=settings().log_level, format=LOG_FORMAT)
+    log_to(sys.stderr)
     hold_back_repetitions()
     names = devices(options.gpus, options.gpus_per_engine, options.cpu_engines)
     # for sockets: the state folder's path may be too long for one
@@ -111,7 +111,8 @@ class Node:
         while not self._stop.wait(TICK_S):
             for worker in self._workers:
                 worker.revive()
-            if time.monotonic() - self._announced >= ANNOUNCE_S:
+            is_due = time.monotonic() - self._announced >= ANNOUNCE_S
+            if is_due or any(worker.has_news for worker in self._workers):
                 self._announced = time.monotonic()
                 self._unless_unreachable(self._announce)
 

@@ -19,7 +19,7 @@ from parquetry.schemas.errors import EngineFaultError, EngineLostError, EngineUn
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.process.client import EngineClient
 from parquetry.workers.process.fault_log import kind_of
-from parquetry.workers.request import Completion, Encoding, GenerationRequest, Request, Result
+from parquetry.workers.request import Completion, Encoding, GenerationRequest, Request, Result, UnderWay
 
 log = logging.getLogger(__name__)
 #: times the engine must die on a row alone before the row is blamed: once may be chance
@@ -89,6 +89,10 @@ class Bisection:
             self._in_flight.pop(result.id, None)
         answers, self._answers = self._answers, []
         return [*answers, *found]
+
+    def under_way(self) -> Collection[UnderWay]:
+        """As EngineClient has it."""
+        return self._engine.under_way()
 
     def _send_next(self) -> None:
         while self._batches and not self._in_flight:

@@ -36,6 +36,8 @@ class Lease:
         self._renewed = time.monotonic()
         self._verdict: ParquetryError | None = None
         self._left = threading.Event()
+        #: set when the next beat should not wait for its time
+        self._is_due = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"lease-{claim.job}-{claim.shard}", daemon=True)
 
     def __enter__(self) -> Self:
@@ -44,6 +46,7 @@ class Lease:
 
     def __exit__(self, *error: object) -> None:
         self._left.set()
+        self._is_due.set()
         # a beat may hang as long as the broker does; the fence makes a late one harmless
         self._thread.join(timeout=self._beat_s)
 
@@ -54,10 +57,15 @@ class Lease:
         if self._verdict is not None:
             raise self._verdict
 
-    def progress(self, rows: int, tokens: int = 0) -> None:
+    def progress(self, progress: LeaseProgress) -> None:
         """Note how far the shard is, for the next beat. Raises as `check` does."""
-        self._progress = LeaseProgress(rows=rows, tokens=tokens)
+        self._progress = progress
         self.check()
+
+    def tell_soon(self, progress: LeaseProgress) -> None:
+        """The same, with a beat at once, by the thread that beats."""
+        self.progress(progress)
+        self._is_due.set()
 
     def beat(self) -> None:
         """Renew now. Raises as `check` does, and BrokerUnreachableError."""
@@ -73,7 +81,7 @@ class Lease:
         self.check()
 
     def _run(self) -> None:
-        while not self._left.wait(self._beat_s):
+        while not self._is_left():
             try:
                 self.beat()
             except BrokerUnreachableError as error:
@@ -81,3 +89,9 @@ class Lease:
             except ParquetryError as error:
                 log.warning("%s", error)
                 return
+
+    def _is_left(self) -> bool:
+        """Wait for the time of the next beat; True when there will be none."""
+        self._is_due.wait(self._beat_s)
+        self._is_due.clear()
+        return self._left.is_set()

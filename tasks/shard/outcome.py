@@ -15,8 +15,11 @@ from parquetry.schemas.errors import (
     ParquetryError,
     UnusableEnvironmentError,
 )
+from parquetry.schemas.log_lines import about
+from parquetry.schemas.states import JobState
 from parquetry.tasks.failpoints import failpoint
 from parquetry.tasks.finalize import finalize
+from parquetry.tasks.kept_history import try_to_keep_history
 from parquetry.tasks.ledger.claim import Claim, CommitReply, ReleaseReply
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.shard.fault_check import judged
@@ -70,6 +73,11 @@ def decide(error: Exception, lost_before: int) -> Decision:
 
 def run_claim(ledger: Ledger, claim: Claim, config: WorkerConfig) -> None:
     """Run a claimed shard, tell the ledger how it ended, and end the job if that was the last one."""
+    with about(job=claim.job, shard=claim.shard, attempt=claim.fence):
+        _run(ledger, claim, config)
+
+
+def _run(ledger: Ledger, claim: Claim, config: WorkerConfig) -> None:
     failpoint("claimed")
     reply: CommitReply | ReleaseReply
     try:
@@ -84,6 +92,15 @@ def run_claim(ledger: Ledger, claim: Claim, config: WorkerConfig) -> None:
         finalize(ledger, claim.job)
 
 
+def _give_back(ledger: Ledger, claim: Claim) -> ReleaseReply:
+    """Release a shard of a job that was stopped; the last one of a cancelled job leaves its history behind."""
+    reply = ledger.release(claim)
+    status = ledger.status(claim.job, max_failures=0)
+    if status.state is JobState.CANCELLED and not status.shards_running:
+        try_to_keep_history(ledger, claim.job, claim.output)
+    return reply
+
+
 def settle(ledger: Ledger, claim: Claim, error: Exception) -> ReleaseReply:
     """Give back, count or fail a shard whose attempt raised `error`."""
     error = judged(ledger, claim, error)
@@ -93,11 +110,13 @@ def settle(ledger: Ledger, claim: Claim, error: Exception) -> ReleaseReply:
     log.warning("job %s shard %d: %s: %s", claim.job, claim.shard, decision.verdict, reason, exc_info=unexpected)
     failpoint("settle")
     if decision.verdict is Verdict.RELEASE:
-        return ledger.release(claim)
+        return _give_back(ledger, claim)
     if decision.verdict is Verdict.LOSE:
         return ledger.lose(claim, reason, rest_s=decision.rest_s)
     if decision.verdict is Verdict.FAIL:
         return ledger.fail(claim, reason)
     if decision.verdict is Verdict.STOP:
-        return ledger.stop(claim, reason, of_rows=isinstance(error, EngineUnfitError))
+        reply = ledger.stop(claim, reason, of_rows=isinstance(error, EngineUnfitError))
+        try_to_keep_history(ledger, claim.job, claim.output)
+        return reply
     return ReleaseReply.LOST

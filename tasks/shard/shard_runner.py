@@ -12,6 +12,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,7 +25,7 @@ from parquetry.schemas.storage.opening import open_storage
 from parquetry.schemas.storage.storage import Storage
 from parquetry.tasks.failpoints import failpoint
 from parquetry.tasks.job_record import cached_record
-from parquetry.tasks.ledger.claim import Claim, CommitReply, PrepareReply
+from parquetry.tasks.ledger.claim import Claim, CommitReply, LeaseProgress, PrepareReply
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.shard.bisection import Bisection, quarantine_spec
 from parquetry.tasks.shard.lease import Lease
@@ -100,6 +101,8 @@ class ShardRunner:
         """Run the rows through the engine, write the attempt and read it back."""
         with self.engine() as engine:
             failpoint("engine")
+            # from here on its time counts as work
+            self.lease.tell_soon(LeaseProgress(is_computing=True))
             return run_shard(
                 self.record,
                 self.shard,
@@ -125,7 +128,7 @@ class ShardRunner:
 
     def progress(self, done: ShardProgress) -> None:
         failpoint("progress")
-        self.lease.progress(done.rows, done.prompt_tokens + done.output_tokens)
+        self.lease.progress(LeaseProgress(**asdict(done), is_computing=True))
 
     def verify(self, attempt: Path, part: PartRecord) -> None:
         """Raise AttemptChangedError unless the attempt's bytes are still those that were written and checked."""

@@ -51,6 +51,10 @@ def test_submit_and_worker_give_what_run_gives(fleet, shell, broker_url):
     with fleet.start("worker", "--gpus", "none") as worker:
         watched = fleet.run("watch", job)
         assert watched.returncode == 0, watched.stderr
+        assert watched.stderr.startswith(f"Job {job}\nOutput: {fleet.folder / 'out'}\n")
+        # the same summary as `run` has
+        assert f"Job {job} is done: {NUM_ROWS} of {NUM_ROWS} rows" in watched.stdout
+        assert "Read it with one of:" in watched.stdout
         assert len(answer(fleet, "jobs")["workers"]) == 1
         assert fleet.run("doctor", "--worker").returncode == 0
         worker.send_signal(signal.SIGTERM)
@@ -67,6 +71,10 @@ def test_submit_and_worker_give_what_run_gives(fleet, shell, broker_url):
     assert answer(fleet, "jobs")["jobs"] == []
     recovered = answer(fleet, "recover", "out")
     assert (recovered["job"], recovered["state"], recovered["rows_done"]) == (job, "done", NUM_ROWS)
+    # rates are known to a broker that never saw the job run
+    assert recovered["progress"]["rows_per_s"] > 0
+    assert 0 < recovered["progress"]["computing_s"] < recovered["active_seconds"] + 1
+    assert recovered["phase"]["phase"] == "done"
 
 
 def test_steering_a_job_that_nobody_works_on(fleet):

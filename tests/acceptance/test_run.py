@@ -1,6 +1,7 @@
 """`parquetry run`: a whole job on this machine, every row exactly once, and nothing done twice."""
 
 import json
+from pathlib import Path
 
 import pyarrow.compute as pc
 import pytest
@@ -56,7 +57,7 @@ def test_nothing_is_left_over(embedded_job):
     shell, _ = embedded_job
     assert shell.processes() == {}
     names = {path.name for path in (shell.folder / "out").iterdir() if not path.name.startswith("part-")}
-    assert names - {"_attempts"} == {"_job.json", "_manifest.json", "_SUCCESS"}
+    assert names - {"_attempts"} == {"_job.json", "_manifest.json", "_SUCCESS", "_history.json"}
     assert not list((shell.folder / "out").glob("_attempts/*"))
 
 
@@ -64,6 +65,17 @@ def test_the_answer_counts_what_was_done(embedded_job):
     _, answer = embedded_job
     assert (answer["state"], answer["rows"], answer["rows_done"]) == ("done", NUM_ROWS, NUM_ROWS)
     assert (answer["rows_added"], answer["shards_done"]) == (NUM_ROWS, 7)
+
+
+def test_the_answer_groups_error_rows_and_the_history_stays_beside_the_output(embedded_job):
+    shell, answer = embedded_job
+    assert answer["errors"] == {"text is null": len(NULL_ROWS)}
+    assert 0 < answer["active_seconds"] <= answer["worker_seconds"]
+    history = json.loads((shell.folder / "out" / "_history.json").read_text())
+    assert history["job"] == answer["job"]
+    last = dict(zip(history["fields"], history["points"][-1], strict=True))
+    assert (last["rows"], last["error_rows"]) == (NUM_ROWS, len(NULL_ROWS))
+    assert last["computed_prompt_tokens"] == answer["prompt_tokens"]
 
 
 def test_the_same_command_again_computes_nothing(embedded_job):
@@ -96,8 +108,21 @@ def test_generation_with_the_rows_that_break_things(shell, odd_file, generator):
         generation={"max_new_tokens": 6},
         shards={"rows": 4},
     )
+    shell.environment["PARQUETRY_LOG_FORMAT"] = "json"
     ended = shell.run("run", "generate.yaml")
     assert ended.returncode == 0, ended.stderr
+    # where to look is said before anything can go wrong
+    job, output, log = ended.stderr.splitlines()[:3]
+    assert (job.startswith("Job generate-"), output) == (True, f"Output: {shell.folder / 'out'}")
+    written = Path(log.removeprefix("Log: ")).read_text().splitlines()
+    # Celery says this one by itself
+    lines = [json.loads(line) for line in written if line and "Warm shutdown" not in line]
+    # the worker may be gone before it has told of its last shard
+    told = [line for line in lines if "shard" in line]
+    assert {line["shard"] for line in told} & {0, 1, 2}
+    assert all(line["job"] == job.split()[-1] and line["attempt"] > 0 for line in told)
+    texts = [text for text in ODD_TEXTS.values() if text and len(text) > 9]
+    assert not [line for line in lines if any(text in line["message"] for text in texts)]
     table = read_parts(shell.folder / "out")
     assert_every_row_once(table, len(ODD_TEXTS))
     too_long = [row for row, text in enumerate(ODD_TEXTS.values()) if text and len(text) > 50_000]

@@ -18,11 +18,13 @@ from pathlib import Path
 
 import redis
 
+from parquetry.schemas.settings import PROGRESS_SECONDS
 from parquetry.schemas.shard import InputFile, ShardPlan
+from parquetry.schemas.status import EngineStats
 from parquetry.tasks import permits
 from parquetry.tasks.broker.connection import connect
 from parquetry.tasks.keys import DIGESTS_PER_KEY
-from parquetry.tasks.ledger.claim import Claim
+from parquetry.tasks.ledger.claim import Claim, LeaseProgress
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.ledger.policy import Policy
 from tests.chaos.fabricated import stand_in, stand_in_record
@@ -170,6 +172,44 @@ def affinity(bench: Bench) -> list[Figure]:
     ]
 
 
+def beats(bench: Bench) -> list[Figure]:
+    """Two hundred shards in flight beat every four seconds and add points to the history; times are the server's."""
+    ledger = bench.ledger()
+    bench.add(ledger, "generate-beats", WORKERS)
+    engine = EngineStats(seconds=1000.5, computed_tokens=10**9, decode_tokens=10**8, padding_tokens=10**6, kv_use=0.5)
+    for worker in range(WORKERS):
+        options = {"host": "here", "device": "cuda:0", "queues": QUEUES, "shards_in_flight": 1, "engine": engine}
+        ledger.roster.announce(f"worker-{worker}", **options)
+    claims = [ledger.claim(f"worker-{worker}", QUEUES) for worker in range(WORKERS)]
+    progress = LeaseProgress(rows=400, computed_prompt_tokens=10**6, computed_output_tokens=10**5, is_computing=True)
+    for claim in claims:
+        ledger.beat(claim, progress)
+    plain_us = _server_us(bench, lambda: [ledger.beat(claim, progress) for claim in claims])
+    point_us = _server_us(bench, lambda: _noted_beats(bench, ledger, claims[:20], progress))
+    a_second = WORKERS / PROGRESS_SECONDS
+    # a point every two seconds, and the other beats
+    busy = (plain_us * (a_second - 0.5) + point_us * 0.5) / 1e6 * 100
+    return [
+        Figure(name="a beat on the server, 200 shards in flight", value=plain_us, bound=100.0, unit="us"),
+        Figure(name="a beat that adds a point to the history", value=point_us, bound=20_000.0, unit="us"),
+        Figure(name=f"{a_second:.0f} beats a second: share of the server's core", value=busy, bound=2.0, unit="%"),
+    ]
+
+
+def _noted_beats(bench: Bench, ledger: Ledger, claims: list[Claim], progress: LeaseProgress) -> None:
+    """Beats that come as if the last point were long ago."""
+    for claim in claims:
+        bench.client.hset(ledger._keys.of_job(claim.job, "ctl"), "pointed", 0)
+        ledger.beat(claim, progress)
+
+
+def _server_us(bench: Bench, work: Callable[[], object]) -> float:
+    """Microseconds a script took on the server, by its own count."""
+    bench.client.config_resetstat()
+    work()
+    return float(bench.client.info("commandstats")["cmdstat_evalsha"]["usec_per_call"])
+
+
 def _wait_of_newcomer(bench: Bench, ledger: Ledger) -> float:
     """Seconds until a job whose model is not loaded gets the only worker, whose own job has plenty."""
     bench.add(ledger, "generate-resident", 2 * CLAIMS, model="a")
@@ -223,7 +263,7 @@ def _percentile(values: list[float], percent: int) -> float:
     return sorted(values)[min(len(values) - 1, len(values) * percent // 100)]
 
 
-MEASURES = (a_million_shards, all_committed, half_recovered, fairness, priorities, affinity)
+MEASURES = (a_million_shards, all_committed, half_recovered, fairness, priorities, affinity, beats)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -36,7 +36,7 @@ def make_record(
     return JobRecord(job=job, created="2026-01-01T00:00:00Z", spec=spec, model_path=f"/models/{model}", shard_plan=plan)
 
 
-def make_part(shard: int, *, fence: int = 1, rows: int = 10, error_rows: int = 0, **tokens: int) -> PartRecord:
+def make_part(shard: int, *, fence: int = 1, rows: int = 10, error_rows: int = 0, **more: object) -> PartRecord:
     """A committed part as the ledger counts it."""
     return PartRecord(
         path=part_name(shard),
@@ -47,7 +47,7 @@ def make_part(shard: int, *, fence: int = 1, rows: int = 10, error_rows: int = 0
         size=100,
         sha256=f"{shard + 1:064x}",
         etag="x",
-        **tokens,
+        **more,
     )
 
 

@@ -63,7 +63,7 @@ def test_beat_extends_the_lease_and_shows_progress(ledger: Ledger, client, keys)
     key = keys.of_job("job-1", "lease")
     before = client.zscore(key, "0")
     time.sleep(0.005)
-    assert ledger.beat(claim, LeaseProgress(rows=7, tokens=70)) is BeatReply.OK
+    assert ledger.beat(claim, LeaseProgress(rows=7, prompt_tokens=70)) is BeatReply.OK
     assert client.zscore(key, "0") > before
     status = ledger.status("job-1")
     assert (status.running_rows, status.rows_done) == (7, 0)

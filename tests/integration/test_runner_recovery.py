@@ -22,7 +22,7 @@ from parquetry.tasks.recovery import NoJobHereError, recover
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.shards.part import find_part
 from parquetry.workers.shards.provenance import provenance
-from parquetry.workers.shards.shard_progress import ShardProgress
+from parquetry.workers.shards.shard_progress import RowCounts
 from parquetry.workers.shards.writer import PartWriter
 from tests.chaos.checker import check
 from tests.integration.jobs_on_disk import DiskJob, make_job
@@ -36,7 +36,7 @@ def publish(job: DiskJob, shard: int, fence: int = 1) -> None:
     part_shard = job.record.shard_plan.shard(shard)
     kept = pq.read_table(job.table).slice(part_shard.first_row, part_shard.num_rows).combine_chunks()
     batch = echoed(kept, part_shard.first_row, pa.schema([*kept.schema, ROW, *task_fields(job.record.spec), ERROR]))
-    counts = ShardProgress(rows=len(kept), prompt_tokens=len(kept), output_tokens=2 * len(kept))
+    counts = RowCounts(rows=len(kept), prompt_tokens=len(kept), output_tokens=2 * len(kept))
     about = provenance(job.record, part_shard, fence, Checkpoint.resolve(job.record.spec.model), {"backend": "echo"})
     with job.storage.attempt(f"part-{shard}.parquet") as attempt:
         writer = PartWriter(attempt, batch.schema, about)

@@ -105,9 +105,9 @@ def test_drain_fits_the_grace_period():
 
 def test_the_grafana_dashboard_asks_for_metrics_that_exist():
     from parquetry.monitor.metrics import render
-    from tests.unit.monitor.made_statuses import job_status, worker_status
+    from tests.unit.monitor.made_statuses import busy_job, busy_worker
 
-    exposed = render([job_status()], [worker_status()]).decode()
+    exposed = render([busy_job()], [busy_worker()]).decode()
     dashboard = json.loads((ROOT / "deploy/grafana/dashboards/parquetry.json").read_text())
     asked = {name for panel in dashboard["panels"] for t in panel["targets"] for name in METRIC.findall(t["expr"])}
     assert len(asked) >= 8

@@ -22,7 +22,9 @@ BELOW = {
 GROUND = {
     "card",
     "engine",
+    "engine_needs",
     "engine_spec",
+    "gpu_meter",
     "gpus",
     "noise",
     "packages",

@@ -13,7 +13,7 @@ import numpy as np
 from parquetry.workers.encoding.batching.queue import BatchForm, EncodeQueue, refused
 from parquetry.workers.encoding.batching.rows import RowLimits
 from parquetry.workers.engine import Engine
-from parquetry.workers.request import EncodeRequest, Encoding
+from parquetry.workers.request import EncodeRequest, Encoding, UnderWay
 
 _NOT_FINITE = "the model gave values that are not finite; try model.dtype float32"
 
@@ -83,6 +83,11 @@ class QueuedEncoder(Engine):
         running = sum(len(batch.requests) for batch in self._in_flight)
         computed = self._counts["prompt_tokens"]
         return {**self._counts, "computed_tokens": computed, "running": running, "waiting": self._queue.num_waiting}
+
+    def under_way(self) -> list[UnderWay]:
+        # what is launched is as good as computed
+        launched = [request for batch in self._in_flight for request in batch.requests]
+        return [UnderWay(request.id, len(request.token_ids), 0) for request in launched]
 
     def count_padding(self, num_tokens: int) -> None:
         """Add padding tokens of a batch."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import logging
 import os
 import sys
 import traceback
@@ -15,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from parquetry.schemas.log_lines import log_to
 from parquetry.schemas.settings import settings
 from parquetry.workers.engine import Engine
 from parquetry.workers.engine_spec import EngineSpec
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Load the model, then serve it until killed. Whatever goes wrong is told to the supervisor as one sentence."""
     options = _parse(arguments)
     die_with_parent(options.parent)
-    logging.basicConfig(level=settings().log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_to(sys.stderr)
     pulse = Pulse(options.pulse)
     server = EngineServer(listen(options.socket), pulse)
     try:

@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from parquetry.schemas.settings import settings
+from parquetry.schemas.log_lines import log_to
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.hosting.failure import is_permanent, sentence
 from parquetry.workers.parallel.channel import StepReceiver
@@ -26,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     die_with_parent(options.parent)
     form = f"%(asctime)s %(levelname)s rank {options.rank} %(name)s: %(message)s"
-    logging.basicConfig(level=settings().log_level, format=form)
+    log_to(sys.stderr, form)
     pulse = Pulse(options.pulse)
     try:
         follow(options, pulse)

@@ -30,7 +30,7 @@ from parquetry.workers.packed.scheduling.outputs import Ending, Outputs
 from parquetry.workers.packed.scheduling.sequence import Sequence
 from parquetry.workers.packed.startup import runs_without
 from parquetry.workers.parallel.group import SOLO, RankGroup
-from parquetry.workers.request import Completion, GenerationRequest, Request, Result
+from parquetry.workers.request import Completion, GenerationRequest, Request, Result, UnderWay
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +71,8 @@ class PackedEngine(Engine):
         self._eos_ids = np.asarray(sorted(eos_ids), dtype=np.int32)
         self._sequences: dict[int, Sequence] = {}
         self._pending: tuple[InFlight, ...] = ()
+        #: while it is being launched, which on a CPU is while it is being computed
+        self._launching: Batch | None = None
         self._ready: list[Completion] = []
         self._counters: Counter[str] = Counter()
         on_cuda = self.device.type == "cuda"
@@ -134,11 +136,14 @@ class PackedEngine(Engine):
         lanes = batch.sampled_lanes
         mode = SamplingMode(int(np.bitwise_or.reduce(self.lane_table.mode[lanes], initial=0)))
         allow = partial(self._allow, lanes) if mode & SamplingMode.GRAMMAR else None
+        self._launching = batch
         try:
             in_flight = self.runner.launch(batch, self.lane_table.epoch[lanes], mode, allow)
         except torch.cuda.OutOfMemoryError:
             self._shrink()
             return ()
+        finally:
+            self._launching = None
         self._count(batch)
         return (in_flight,)
 
@@ -239,6 +244,17 @@ class PackedEngine(Engine):
             "kv_use": 1.0 - self.pool.num_free / self.pool.num_blocks,
         }
         return {"prompt_tokens": 0, "output_tokens": 0, **self._counters, **live}
+
+    def under_way(self) -> list[UnderWay]:
+        lanes, running = self.lane_table, self.scheduler.running.items()
+        computed, outputs = lanes.computed.tolist(), lanes.num_outputs.tolist()
+        chunks = self._launching.chunks if self._launching is not None else ()
+        for chunk in chunks:
+            computed[chunk.lane] = chunk.start
+        # twice a second in the loop that drives the device
+        return [
+            UnderWay(row.request.id, min(computed[lane], row.num_prompt_tokens), outputs[lane]) for lane, row in running
+        ]
 
     def check_integrity(self) -> None:
         """Raise RuntimeError when blocks, lanes and sequences do not add up."""

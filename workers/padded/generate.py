@@ -23,7 +23,7 @@ from parquetry.workers.padded.sampling import RowSampling
 from parquetry.workers.padded.stopping import RowStopping
 from parquetry.workers.padded.trial import trial_logits, trial_outputs
 from parquetry.workers.process.pulse import SendPulse
-from parquetry.workers.request import Completion, GenerationRequest, Request, Result
+from parquetry.workers.request import Completion, GenerationRequest, Request, Result, UnderWay
 from parquetry.workers.vocabulary_check import unknown_ids
 
 #: rows one batch holds at most
@@ -61,6 +61,8 @@ class TransformersGenerate(Engine):
         self._prefix = decoder_prefix(model) if model.config.is_encoder_decoder else []
         self._waiting: LengthSorted[GenerationRequest] = LengthSorted(token_budget=token_budget, max_rows=max_rows)
         self._running: set[int] = set()
+        #: of the batch that is being generated
+        self._stopping: RowStopping | None = None
         self._cancelled: set[int] = set()
         self._ready: list[Completion] = []
         self._counters = dict.fromkeys(("prompt_tokens", "output_tokens", "padding_tokens", "out_of_memory"), 0)
@@ -122,7 +124,7 @@ class TransformersGenerate(Engine):
         if batch:
             self._running = {request.id for request in batch}
             self._ready += self._generate(batch)
-        gone, self._cancelled, self._running = self._cancelled, set(), set()
+        gone, self._cancelled, self._running, self._stopping = self._cancelled, set(), set(), None
         ready, self._ready = self._ready, []
         return [completion for completion in ready if completion.id not in gone]
 
@@ -154,6 +156,7 @@ class TransformersGenerate(Engine):
         grammars = BatchGrammars(self._grammars, [request.params.grammar for request in batch])
         sampling = RowSampling(batch, before, before_mask, grammars)
         stopping = RowStopping(batch, self._tokenizer, self._cancelled, self._send_pulse, grammars)
+        self._stopping = stopping
         numbers = [self._adapters.number(request.adapter) for request in batch]
         with self._adapters.choosing(torch.tensor(numbers, device=mask.device)):
             output = self.model.generate(
@@ -229,6 +232,9 @@ class TransformersGenerate(Engine):
         computed = self._counters["prompt_tokens"] + self._counters["output_tokens"]
         held = {"running": len(self._running), "waiting": len(self._waiting)}
         return {**self._counters, **held, "computed_tokens": computed, "token_budget": self._waiting.token_budget}
+
+    def under_way(self) -> list[UnderWay]:
+        return [] if self._stopping is None else self._stopping.under_way()
 
     def close(self) -> None:
         self.model.generation_config = self._own_config

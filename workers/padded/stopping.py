@@ -11,7 +11,7 @@ from transformers import StoppingCriteria
 
 from parquetry.workers.grammar.padded import BatchGrammars
 from parquetry.workers.process.pulse import SendPulse
-from parquetry.workers.request import GenerationRequest, SamplingParams
+from parquetry.workers.request import GenerationRequest, SamplingParams, UnderWay
 from parquetry.workers.stops import StopMatcher
 
 
@@ -50,6 +50,13 @@ class RowStopping(StoppingCriteria):
             if not self._done[index]:
                 self._done[index] = self._ends(index, request, last)
         return torch.tensor(self._done, device=input_ids.device)
+
+    def under_way(self) -> list[UnderWay]:
+        """How far the rows are; one that ended itself seems to go on, as its batch does."""
+        if not self._num_outputs:
+            return []
+        pairs = zip(self._requests, self._limits, strict=True)
+        return [UnderWay(r.id, len(r.prompt_ids), min(self._num_outputs, limit)) for r, limit in pairs]
 
     def _ends(self, index: int, request: GenerationRequest, last: list[int]) -> bool:
         stops = index in self._watched and self._stops(index, request, last)

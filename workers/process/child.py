@@ -9,10 +9,12 @@ import signal
 import socket
 import subprocess
 import time
+from functools import cached_property
 from pathlib import Path
 
 from parquetry.schemas.settings import cuda_visible_devices, settings
-from parquetry.schemas.status import EngineStats
+from parquetry.schemas.states import EnginePhase
+from parquetry.schemas.status import EngineState, EngineStats
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.process.messages import SWITCH
 from parquetry.workers.process.pulse import PulseReader
@@ -23,6 +25,7 @@ log = logging.getLogger(__name__)
 _TAIL_BYTES = 4096
 _TAIL_LINES = 3
 _MAX_LOG_BYTES = 8 << 20
+WEIGHT_FILES = ("*.safetensors", "*.gguf", "*.onnx", "onnx/*.onnx")
 
 
 class EngineChild:
@@ -43,7 +46,8 @@ class EngineChild:
         self._log = log
         self._log_start = _trimmed_size(log)
         self._failure: dict[str, object] | None = None
-        self._begun = self._last_sign = time.monotonic()
+        self._begun = self._last_sign = self._phase_begun = time.monotonic()
+        self.phase = EnginePhase.STARTING
         self.pipe, writer = os.pipe()
         os.set_blocking(self.pipe, False)
         self._signs = PulseReader(self.pipe)
@@ -95,6 +99,7 @@ class EngineChild:
         self.spec, self.is_ready, self.refusal, self._failure = spec, False, None, None
         self.stats = None
         self._begun = time.monotonic()
+        self._enter(EnginePhase.LOADING)
 
     def read_pulse(self) -> bool:
         """Take in signs of life; False when the process has closed its end, that is, died."""
@@ -104,8 +109,11 @@ class EngineChild:
 
     def _take(self, message: dict[str, object]) -> None:
         self._last_sign = time.monotonic()
+        if message["state"] == "loading":
+            self._enter(EnginePhase.LOADING)
         if message["state"] == "ready" and not self.is_ready:
             self.is_ready = True
+            self._enter(EnginePhase.READY)
             log.info("engine %d is ready after %.1f s", self.pid, self._last_sign - self._begun)
         if "stats" in message and self.is_ready:
             self.stats = EngineStats.model_validate(message["stats"])
@@ -114,6 +122,31 @@ class EngineChild:
             self._failure = message
         if message["state"] == "refused":
             self.refusal = str(message["reason"])
+            self._enter(EnginePhase.IDLE)
+
+    def _enter(self, phase: EnginePhase) -> None:
+        self.phase, self._phase_begun = phase, time.monotonic()
+
+    @property
+    def state(self) -> EngineState:
+        """What it is doing, for whoever watches."""
+        model = self.spec.model
+        return EngineState(
+            phase=self.phase,
+            seconds=round(time.monotonic() - self._phase_begun, 3),
+            model=self.spec.model_path,
+            backend=model.backend,
+            quantization=model.quantization,
+            attention=model.attention,
+            weight_bytes=self._weight_bytes,
+            problem=self.refusal,
+        )
+
+    @cached_property
+    def _weight_bytes(self) -> int | None:
+        """Of the model's weight files; what a hub has is not on this disk under its name."""
+        files = [file for kind in WEIGHT_FILES for file in Path(self.spec.model_path).glob(kind)]
+        return sum(file.stat().st_size for file in files) or None
 
     def overdue(self) -> str | None:
         """Why the process must be killed: it is silent, or loads too long. None while it is in time."""

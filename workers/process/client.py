@@ -17,9 +17,9 @@ from parquetry.schemas.errors import (
     ParquetryError,
 )
 from parquetry.workers.engine_spec import EngineSpec
-from parquetry.workers.process.messages import RESULTS, read_results, request_frames
+from parquetry.workers.process.messages import RESULTS, UNDER_WAY, read_results, read_under_way, request_frames
 from parquetry.workers.process.wire import Frame, FrameBuffer, WireError, dial, receive, send
-from parquetry.workers.request import Request, Result
+from parquetry.workers.request import Request, Result, UnderWay
 
 _WAIT_S = 1.0
 #: how long after an engine's end its supervisor has to say why
@@ -37,6 +37,8 @@ class EngineAccess(Protocol):
 
     def results(self, timeout: float = 0.0) -> list[Result]: ...
 
+    def under_way(self) -> Collection[UnderWay]: ...
+
 
 class EngineClient:
     """One connection to an engine, used by one thread. Closing it cancels what is unfinished and frees the engine."""
@@ -47,6 +49,8 @@ class EngineClient:
         self._selector = selectors.DefaultSelector()
         self._selector.register(supervisor, selectors.EVENT_READ, self._supervisor)
         self._description: dict[str, str] = {}
+        #: of requests that the engine has begun, as it told last
+        self._under_way: dict[int, UnderWay] = {}
 
     @classmethod
     def connect(
@@ -116,7 +120,22 @@ class EngineClient:
             if left <= 0:
                 break
         frames, engine.frames = engine.frames, []
-        return [result for frame in frames if frame.header["op"] == RESULTS for result in read_results(frame)]
+        return [result for frame in frames for result in self._take(frame)]
+
+    def _take(self, frame: Frame) -> list[Result]:
+        """The results of a frame; one that tells how far others are has none."""
+        if frame.header["op"] == UNDER_WAY:
+            self._under_way = {found.id: found for found in read_under_way(frame)}
+        if frame.header["op"] != RESULTS:
+            return []
+        results = read_results(frame)
+        for result in results:
+            self._under_way.pop(result.id, None)
+        return results
+
+    def under_way(self) -> Collection[UnderWay]:
+        """How far the engine is with requests that it has begun and not answered, about half a second ago."""
+        return self._under_way.values()
 
     def _poll(self, timeout: float) -> None:
         for key, _ in self._selector.select(timeout):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from parquetry.workers.request import (
     Request,
     Result,
     SamplingParams,
+    UnderWay,
     VisionRequest,
 )
 
@@ -26,6 +28,8 @@ from parquetry.workers.request import (
 _MAX_ITEMS = 1024
 SUBMIT = "submit"
 RESULTS = "results"
+#: how far the engine is with requests that it has begun
+UNDER_WAY = "under way"
 #: the supervisor asks for another engine on the same weights
 SWITCH = "switch"
 
@@ -171,6 +175,20 @@ def _encoding_frame(results: Sequence[Encoding]) -> Frame:
         "error": pa.array([result.error for result in results], pa.string()),
     }
     return Frame({"op": RESULTS, "kind": "encoding"}, write(columns))
+
+
+def under_way_frame(found: Sequence[tuple[int, int, int]]) -> Frame:
+    """How far some requests are, each as UnderWay has it, in 24 bytes."""
+    flat = np.fromiter(chain.from_iterable(found), np.int64, 3 * len(found))
+    return Frame({"op": UNDER_WAY}, flat.tobytes())
+
+
+def read_under_way(frame: Frame) -> list[UnderWay]:
+    """Raises WireError."""
+    numbers = np.frombuffer(frame.payload, np.int64) if len(frame.payload) % 24 == 0 else None
+    if numbers is None:
+        raise WireError("a frame tells of half a request")
+    return [UnderWay(*row) for row in numbers.reshape(-1, 3).tolist()]
 
 
 def _batches(items: Sequence) -> Iterator[Sequence]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
+from parquetry.schemas.histogram import STEP_SECONDS
 from parquetry.schemas.status import EngineStats
 from parquetry.workers.engine import Engine
 from parquetry.workers.request import Result
 
 #: what grows from an engine's start on
-_COUNTED = ("prompt_tokens", "output_tokens", "computed_tokens", "padding_tokens", "cached_tokens")
+_COUNTED = ("prompt_tokens", "output_tokens", "computed_tokens", "decode_tokens", "padding_tokens", "cached_tokens")
 
 #: characters of a sentence on a price; together with the counts they fit a message of the pulse
 MAX_SENTENCE = 600
@@ -32,6 +33,7 @@ class Meter:
         self._begun = time.monotonic()
         self._slowed_by = slowed_by(engine.describe())
         self._busy_s = 0.0
+        self._durations = [0] * STEP_SECONDS.num_buckets
         #: when the step under way began
         self._step_begun: float | None = None
 
@@ -41,7 +43,9 @@ class Meter:
         try:
             return self._engine.step()
         finally:
-            self._busy_s += time.monotonic() - self._step_begun
+            passed = time.monotonic() - self._step_begun
+            self._busy_s += passed
+            self._durations[STEP_SECONDS.place(passed)] += 1
             self._step_begun = None
 
     def read(self) -> EngineStats:
@@ -49,8 +53,9 @@ class Meter:
         now = time.monotonic()
         under_way = 0.0 if self._step_begun is None else now - self._step_begun
         times = {"seconds": round(now - self._begun, 3), "busy_seconds": round(self._busy_s + under_way, 3)}
+        steps = {"steps": sum(self._durations), "step_durations": tuple(self._durations)}
         stats = {name: value - self._before.get(name, 0) for name, value in self._engine.stats().items()}
-        return EngineStats.model_validate({**stats, **times, "slowed_by": self._slowed_by})
+        return EngineStats.model_validate({**stats, **times, **steps, "slowed_by": self._slowed_by})
 
 
 def slowed_by(about: Mapping[str, str]) -> tuple[str, ...]:

@@ -21,6 +21,10 @@ class Pulse:
         self._descriptor = descriptor
         self._last = 0.0
 
+    def loading(self) -> None:
+        """The libraries are there, and the engine that was asked for is being made."""
+        self._write({"state": "loading"})
+
     def ready(self) -> None:
         """The engine that was asked for can be used."""
         self._write({"state": "ready"})

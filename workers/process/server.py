@@ -16,6 +16,7 @@ from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.process.messages import SUBMIT, SWITCH, read_requests, result_frames
 from parquetry.workers.process.meter import Meter
 from parquetry.workers.process.pulse import Pulse
+from parquetry.workers.process.telling import Telling
 from parquetry.workers.process.wire import Frame, FrameBuffer, WireError, pack_frame, receive
 from parquetry.workers.request import Request, Result
 
@@ -82,6 +83,7 @@ class EngineServer:
         self._waiting: dict[_Connection, deque[Frame]] = {}
         self._owners: dict[int, tuple[_Connection, int]] = {}
         self._next_id = 0
+        self._telling = Telling()
         #: the spec to exchange the engine for, once the step that is being computed is over
         self._wanted: EngineSpec | None = None
 
@@ -97,9 +99,11 @@ class EngineServer:
         if engine is not None:
             self._take_all()
             self._feed(engine)
+            self._telling.tell(engine.under_way, self._owners)
 
     def serve(self, spec: EngineSpec, build: Callable[[EngineSpec], Engine]) -> None:
         """Drive the engine of `spec`, and of those asked for after it; does not return."""
+        self._pulse.loading()
         self._start(build(spec))
         threading.Thread(target=self._accept, daemon=True).start()
         while True:
@@ -163,6 +167,7 @@ class EngineServer:
     def _take(self, connection: _Connection, frame: Frame | None) -> None:
         if frame is None:
             self._waiting.pop(connection, None)
+            self._telling.forget(connection)
             self._cancel(connection, list(connection.engine_ids))
             connection.close()
             return

@@ -13,7 +13,7 @@ from typing import cast
 
 from pydantic import ValidationError
 
-from parquetry.schemas.status import EngineStats
+from parquetry.schemas.status import EngineState, EngineStats
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.process.child import EngineChild, cuda_devices, device_within
 from parquetry.workers.process.fault_log import FaultLog
@@ -68,6 +68,8 @@ class EngineSupervisor:
         self.socket = folder / "supervisor.sock"
         self._started = 0
         self._engine: EngineChild | None = None
+        #: why the last engine could not be, until another is tried
+        self._problem: str | None = None
         self._users: set[_Client] = set()
         self._faults = FaultLog()
         self._asks: deque[_Ask] = deque()
@@ -99,6 +101,12 @@ class EngineSupervisor:
         """What the engine has counted, about a second ago; None while there is none or it is loading."""
         engine = self._engine
         return None if engine is None else engine.stats
+
+    @property
+    def engine_state(self) -> EngineState:
+        """What the engine is doing now; idle with the reason of the last one's death where there is none."""
+        engine = self._engine
+        return EngineState(problem=self._problem) if engine is None else engine.state
 
     def _run(self) -> None:
         try:
@@ -163,6 +171,7 @@ class EngineSupervisor:
         self._engine, was_ready = None, engine.is_ready
         said = engine.end()
         reason = reason or said
+        self._problem = reason
         log.warning("the engine of %s went away: %s", self.device, reason)
         faults = self._faults.note(reason, {user.shard for user in self._users}) if engine.would_repeat else None
         for client in list(self._users):
@@ -215,6 +224,7 @@ class EngineSupervisor:
 
     def _launch(self, spec: EngineSpec) -> EngineChild:
         self._started += 1
+        self._problem = None
         socket_path = self._folder / f"engine-{self._started}.sock"
         self._engine = EngineChild(spec, self._gpus, socket_path, self._folder / "engine.log")
         log.info("engine %d loads %s on %s", self._engine.pid, spec.model_path, self.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import fields
 from typing import BinaryIO
 
@@ -17,10 +18,10 @@ from parquetry.schemas.manifest import JobRecord, PartRecord
 from parquetry.schemas.shard import Shard, part_name
 from parquetry.schemas.storage.storage import Storage
 from parquetry.workers.shards.provenance import from_metadata
-from parquetry.workers.shards.shard_progress import ShardProgress
+from parquetry.workers.shards.shard_progress import RowCounts
 
 _BLOCK_BYTES = 1 << 20
-_COUNTS = tuple(field.name for field in fields(ShardProgress))
+_COUNTS = tuple(field.name for field in fields(RowCounts))
 
 
 def find_part(storage: Storage, record: JobRecord, shard: int) -> PartRecord | None:
@@ -59,7 +60,10 @@ def inspect(file: BinaryIO, name: str, record: JobRecord, shard: Shard, *, etag:
         raise PartInvalidError(path=name, shard=shard.index, reason=problem)
     size, digest = _digest(file)
     counts = {key: int(keys[key]) for key in ("fence", *_COUNTS)}
-    return PartRecord(path=shard.part_name, shard=shard.index, size=size, sha256=digest, etag=etag, **counts)
+    errors = json.loads(keys.get("errors", "{}"))
+    return PartRecord(
+        path=shard.part_name, shard=shard.index, size=size, sha256=digest, etag=etag, errors=errors, **counts
+    )
 
 
 def _schema_problem(spec: JobSpec, schema: pa.Schema) -> str | None:

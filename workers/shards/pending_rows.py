@@ -44,6 +44,11 @@ class Outcome:
         return sum(len(result.output_ids) for result in self.completions)
 
 
+def num_output_tokens(result: Result) -> int:
+    """Tokens of one sample's output."""
+    return len(result.output_ids) if isinstance(result, Completion) else 0
+
+
 class PendingRows:
     """Rows [first_row, first_row + num_rows) of the job's input, from reading to writing."""
 

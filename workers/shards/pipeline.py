@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +26,12 @@ from parquetry.workers.reading.input_rows import InputRows
 from parquetry.workers.request import Request, Result
 from parquetry.workers.shards.ahead import Ahead
 from parquetry.workers.shards.answers import Answers
+from parquetry.workers.shards.clock import Clock
 from parquetry.workers.shards.part import inspect
 from parquetry.workers.shards.pending_rows import Outcome, PendingRows
 from parquetry.workers.shards.provenance import provenance
 from parquetry.workers.shards.reader import cut_batches, input_schema, kept_columns, read_shard
-from parquetry.workers.shards.shard_progress import ShardProgress, Tally
+from parquetry.workers.shards.shard_progress import ShardProgress, ShardTimes, Tally
 from parquetry.workers.shards.writer import PartWriter
 
 #: rows, and tokens, that may be read but not yet written: what bounds the memory of a shard of any size
@@ -41,7 +42,7 @@ MAX_IN_FLIGHT_BYTES = 256 << 20
 #: longest wait for results, and for a batch of rows while results may come
 _POLL_S = 0.25
 _SOON_S = 0.005
-_REPORT_EVERY_S = 0.5
+_REPORT_EVERY_S = 0.25
 OnProgress = Callable[[ShardProgress], None]
 #: rows as they were read, and the tokens of each or what is wrong with it
 Prepared = tuple[pa.RecordBatch, list[Tokens | RowError]]
@@ -58,8 +59,8 @@ def run_shard(
 ) -> PartRecord:
     """Write the shard's output to `attempt` and verify it.
 
-    `on_progress` is called about twice a second and may raise to stop; then, as after any error, the engine forgets
-    the shard's requests and the attempt is left without a footer. Rows that fail are error rows, or with
+    `on_progress` is called about four times a second and may raise to stop; then, as after any error, the engine
+    forgets the shard's requests and the attempt is left without a footer. Rows that fail are error rows, or with
     `on_row_error: fail` a ShardFailedError that names the first. Raises EngineLostError and what reading raises.
     """
     stages = Stages.open(record, shard, fence, attempt, engine.describe())
@@ -67,12 +68,12 @@ def run_shard(
     with closing(Ahead(stages.batches)) as batches, closing(Ahead(stages.prepared(batches))) as ahead:
         run = _ShardRun(record, shard, stages, ahead, engine, on_progress)
         try:
-            counts = run.run()
-            stages.writer.close(counts, stages.repairs)
+            run.run()
+            stages.writer.close(run.tally.counts, stages.repairs, run.tally.error_kinds)
         except BaseException:
             run.abort()
             raise
-    return _verified(record, shard, attempt)
+    return _verified(record, shard, attempt).model_copy(update=asdict(run.times))
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,8 @@ class Stages:
     writer: PartWriter
     #: grows while rows are read
     repairs: Repairs
+    #: of the thread that prepares rows
+    prepare_clock: Clock = field(default_factory=Clock)
 
     @classmethod
     def open(cls, record: JobRecord, shard: Shard, fence: int, attempt: Path, about: dict[str, str]) -> Stages:
@@ -109,11 +112,16 @@ class Stages:
     def prepared(self, batches: Iterable[InputRows]) -> Iterator[Prepared]:
         """Each batch of rows with its prepared tokens."""
         for rows in batches:
-            tokens = self.preparation.tokens(rows.batch)
-            for row, fault in rows.faults.items():
-                # what was wrong in the file explains what is wrong with the cells
-                tokens[row] = RowError(reason=fault)
-            yield rows.batch, self.preparation.complete(tokens)
+            with self.prepare_clock:
+                tokens = self._tokens(rows)
+            yield rows.batch, tokens
+
+    def _tokens(self, rows: InputRows) -> list[Tokens | RowError]:
+        tokens = self.preparation.tokens(rows.batch)
+        for row, fault in rows.faults.items():
+            # what was wrong in the file explains what is wrong with the cells
+            tokens[row] = RowError(reason=fault)
+        return self.preparation.complete(tokens)
 
 
 class _ShardRun:
@@ -131,7 +139,10 @@ class _ShardRun:
         self._fails_on_row_error = record.spec.on_row_error == "fail"
         self._shard, self._stages, self._ahead, self._engine = shard, stages, ahead, engine
         self._on_progress = on_progress
-        self._tally = Tally()
+        max_output = record.spec.generation.max_new_tokens if record.spec.task == "generate" else 0
+        self.tally = Tally(stages.preparation.num_samples, max_output)
+        self._begun = time.monotonic()
+        self._write_clock = Clock()
         self._reported_at = 0.0
         self._pending: deque[PendingRows] = deque()
         #: where each unfinished request's result goes: pending rows, row within them, sample
@@ -139,7 +150,7 @@ class _ShardRun:
         self._num_read = self._next_id = 0
         self._exhausted = False
 
-    def run(self) -> ShardProgress:
+    def run(self) -> None:
         while not self._exhausted or self._pending:
             has_room = self._has_room()
             if has_room:
@@ -148,8 +159,16 @@ class _ShardRun:
             while self._pending and self._pending[0].is_complete:
                 self._write(self._pending.popleft())
             self._report()
-        self._on_progress(self._tally.progress)
-        return self._tally.progress
+        self._on_progress(self.tally.progress())
+
+    @property
+    def times(self) -> ShardTimes:
+        """Where the time went so far."""
+        return ShardTimes(
+            shard_ms=round(1000 * (time.monotonic() - self._begun)),
+            prepare_ms=self._stages.prepare_clock.ms,
+            write_ms=self._write_clock.ms,
+        )
 
     def _has_room(self) -> bool:
         rows = sum(pending.num_rows for pending in self._pending)
@@ -199,6 +218,7 @@ class _ShardRun:
                 raise EngineLostError(reason=f"it answered request {result.id}, which nobody made; this is a bug")
             pending, index, sample = asked
             outcome = pending.take(index, sample, result)
+            self.tally.answer(outcome, result)
             if outcome.is_complete:
                 self._settle(pending.first_row + index, outcome)
 
@@ -207,19 +227,20 @@ class _ShardRun:
         if outcome.error is not None and self._fails_on_row_error:
             reason = f"row {row}: {outcome.error} (on_row_error is fail)"
             raise ShardFailedError(shard=self._shard.index, reason=reason)
-        self._tally.add(outcome)
+        self.tally.add(outcome)
 
     def _write(self, pending: PendingRows) -> None:
         row = pa.array(np.arange(pending.first_row, pending.first_row + pending.num_rows), ROW.type)
         errors = pa.array([outcome.error for outcome in pending.outcomes], ERROR.type)
         columns = [*pending.kept.columns, row, *self._stages.answers.columns(pending.outcomes), errors]
-        self._stages.writer.write(pa.RecordBatch.from_arrays(columns, schema=self._stages.schema))
+        with self._write_clock:
+            self._stages.writer.write(pa.RecordBatch.from_arrays(columns, schema=self._stages.schema))
 
     def _report(self) -> None:
         now = time.monotonic()
         if now - self._reported_at >= _REPORT_EVERY_S:
             self._reported_at = now
-            self._on_progress(self._tally.progress)
+            self._on_progress(self.tally.progress(self._engine.under_way()))
 
     def abort(self) -> None:
         """Cancel what the engine still holds and leave the attempt without a footer, so that it is no valid file."""

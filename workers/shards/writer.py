@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from parquetry.schemas.columns import REPAIRED_CELLS
 from parquetry.workers.shards.provenance import as_metadata
-from parquetry.workers.shards.shard_progress import ShardProgress
+from parquetry.workers.shards.shard_progress import RowCounts
 
 #: a row group is written when either is reached
 ROW_GROUP_ROWS = 8192
@@ -50,15 +50,21 @@ class PartWriter:
         self.num_rows += table.num_rows
         self._batches, self._rows, self._bytes = [], 0, 0
 
-    def close(self, counts: ShardProgress, repairs: Mapping[str, int] = MappingProxyType({})) -> None:
-        """Write the rest and the footer, with `counts` beside the provenance.
+    def close(
+        self,
+        counts: RowCounts,
+        repairs: Mapping[str, int] = MappingProxyType({}),
+        error_kinds: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
+        """Write the rest and the footer, with `counts` and the kinds of error rows beside the provenance.
 
         `repairs` says how many cells of columns that are only carried were not UTF-8, by column.
         """
         if self._batches:
             self._flush()
         said = {REPAIRED_CELLS: json.dumps(repairs)} if repairs else {}
-        self._writer.add_key_value_metadata(as_metadata(asdict(counts) | said))
+        footer = {**asdict(counts), "errors": json.dumps(dict(error_kinds)), **said}
+        self._writer.add_key_value_metadata(as_metadata(footer))
         self._writer.close()
         self._sink.close()
 

@@ -1,7 +1,8 @@
 -- A worker's sign of life.
 --
 -- KEYS[1] <p>workers       ZSET  worker -> ms of its last sign of life
--- KEYS[2] <p>worker:<id>   HASH  host, device, queue, shards_in_flight, engine (JSON, may be empty);
+-- KEYS[2] <p>worker:<id>   HASH  host, device, queue, shards_in_flight, offers (one a line behind an empty one);
+--                                engine, state, device_use (JSON, may be empty);
 --                                of claim.lua: model, model_key, asked
 --
 -- ARGV[1] worker   ARGV[2] ms after which a silent worker is forgotten   ARGV[3..] field and value in turn

@@ -1,7 +1,14 @@
+import re
+from pathlib import Path
+
 from prometheus_client.parser import text_string_to_metric_families
 
 from parquetry.monitor.metrics import render
-from tests.unit.monitor.made_statuses import job_status, worker_status
+from parquetry.schemas.histogram import SHARD_SECONDS, STEP_SECONDS
+from parquetry.schemas.status import DeviceUse, EngineStats
+from tests.unit.monitor.made_statuses import busy_job, busy_worker, job_status, worker_status
+
+DEPLOY = Path(__file__).resolve().parents[3] / "deploy"
 
 
 def parse(jobs, workers=()):
@@ -32,6 +39,46 @@ def test_hostile_names_survive_the_format():
 
 def test_workers():
     assert parse([], [worker_status()])["parquetry_worker_shards_in_flight", None].value == 2
+
+
+def test_shards_and_steps_by_how_long_they_took():
+    durations = (1, 2, *(0,) * (SHARD_SECONDS.num_buckets - 2))
+    steps = (*(0,) * (STEP_SECONDS.num_buckets - 1), 4)
+    engine = EngineStats(step_durations=steps, steps=4, busy_seconds=200.0, kv_use=0.5)
+    text = render([job_status(shard_durations=durations, shard_seconds=4.5)], [worker_status(engine=engine)]).decode()
+    found = {
+        (sample.name, sample.labels.get("le")): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert found["parquetry_job_shard_seconds_bucket", "1"] == 1
+    assert found["parquetry_job_shard_seconds_bucket", "2"] == 3
+    assert found["parquetry_job_shard_seconds_count", None] == 3
+    assert found["parquetry_job_shard_seconds_sum", None] == 4.5
+    assert found["parquetry_engine_step_seconds_bucket", "30"] == 0
+    assert found["parquetry_engine_step_seconds_count", None] == 4
+    assert found["parquetry_engine_kv_use", None] == 0.5
+
+
+def test_what_a_device_does_not_tell_is_left_out():
+    found = parse([], [worker_status(device_use=DeviceUse(use=0.97))])
+    assert found["parquetry_device_use", None].value == 0.97
+    assert ("parquetry_device_memory_used_bytes", None) not in found
+
+
+def test_the_phase_of_a_job():
+    families = text_string_to_metric_families(render([job_status(shards_running=0)], []).decode())
+    phases = {s.labels["phase"]: s.value for f in families if f.name == "parquetry_job_phase" for s in f.samples}
+    assert [phase for phase, value in phases.items() if value] == ["stalled"]
+
+
+def test_the_dashboard_and_the_alerts_ask_for_what_there_is():
+    """Every name of ours in deploy/ is a metric of a job and a worker that have everything."""
+    text = render([busy_job()], [busy_worker()]).decode()
+    known = {s.name for family in text_string_to_metric_families(text) for s in family.samples}
+    for file in (*DEPLOY.rglob("*.json"), *DEPLOY.rglob("*.yml")):
+        asked = set(re.findall(r"\bparquetry_(?:job|worker|engine|device)_\w+", file.read_text()))
+        assert asked <= known, (file, asked - known)
 
 
 def test_nothing_there_is_still_valid():

@@ -33,6 +33,9 @@ class FakeLedger:
     def workers(self):
         return [worker_status()]
 
+    def history(self, job):
+        return ()
+
     def set_state(self, job, state):
         self.status(job)
         if self.found[job].state is JobState.DONE:

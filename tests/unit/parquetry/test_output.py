@@ -6,7 +6,7 @@ import pytest
 
 from parquetry.api import Job
 from parquetry.output import NoOutputError, head, read_output, repaired_cells, ways_to_read
-from parquetry.workers.shards.shard_progress import ShardProgress
+from parquetry.workers.shards.shard_progress import RowCounts
 from parquetry.workers.shards.writer import PartWriter
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -51,7 +51,7 @@ def write_parts(folder, **columns) -> Job:
     for shard in range(table.num_rows):
         writer = PartWriter(folder / f"part-{shard:08d}.parquet", table.schema, {"shard": str(shard)})
         writer.write(table.slice(shard, 1).to_batches()[0])
-        writer.close(ShardProgress(rows=1), {"note": shard} if shard else {})
+        writer.close(RowCounts(rows=1), {"note": shard} if shard else {})
     return Job("job-0123456789ab", str(folder), None)
 
 
@@ -64,7 +64,7 @@ def test_a_job_as_a_frame_of_pandas_has_the_index_of_its_input(tmp_path):
     (tmp_path / "indexed").mkdir()
     writer = PartWriter(tmp_path / "indexed" / "part-00000000.parquet", table.schema, {})
     writer.write(table.to_batches()[0])
-    writer.close(ShardProgress(rows=3))
+    writer.close(RowCounts(rows=3))
     pandas.testing.assert_frame_equal(Job("job-0123456789ab", str(tmp_path / "indexed"), None).to_pandas(), given)
 
 

@@ -89,7 +89,7 @@ class TestEngineStats:
         assert (stats.busy_share, stats.cached_share, stats.padding_share) == (0, 0, 0)
 
     def test_what_only_one_engine_counts_is_left_out(self):
-        assert EngineStats.model_validate({"steps": 4, "output_tokens": 3.0}) == EngineStats(output_tokens=3)
+        assert EngineStats.model_validate({"launches": 4, "output_tokens": 3.0}) == EngineStats(output_tokens=3)
 
 
 class TestSettings:
@@ -101,7 +101,10 @@ class TestSettings:
     def test_defaults(self):
         settings = load_settings()
         assert settings.lease_seconds == 60
-        assert settings.beat_interval == 15
+        assert settings.beat_interval == 4
+
+    def test_a_lease_is_renewed_at_least_four_times(self):
+        assert load_settings(lease_seconds=8).beat_interval == 2
 
     def test_environment_wins_over_the_file(self, tmp_path, monkeypatch):
         (tmp_path / "parquetry.toml").write_text("lease_seconds = 30\nmax_attempts = 7\n")

@@ -15,7 +15,7 @@ from parquetry.schemas.job import InputSpec, JobSpec
 from parquetry.schemas.manifest import JobRecord
 from parquetry.schemas.shard import InputFile, ShardPlan
 from parquetry.workers.engine import Engine
-from parquetry.workers.request import Request, Result
+from parquetry.workers.request import Request, Result, UnderWay
 from parquetry.workers.shards.reader import read_columns
 
 
@@ -70,6 +70,9 @@ class DirectClient:
 
     def results(self, timeout: float = 0.0) -> list[Result]:
         return self.engine.step() if self.engine.num_unfinished else []
+
+    def under_way(self) -> Sequence[UnderWay]:
+        return list(self.engine.under_way())
 
     def cancel(self, ids: Sequence[int]) -> None:
         self.cancelled += ids

@@ -3,24 +3,30 @@
 -- ctl        <p>{job}:ctl     HASH    state, queue, priority, model, model_key, output, notify; shards, rows, done,
 --                                     rows_done, error_rows, prompt_tokens, output_tokens, retries; fence; created,
 --                                     served (its last claim), ended: in ms; of_rows "1" when it was stopped since
---                                     engines fail on different rows, blames_rows "1" when it was retried after that
+--                                     engines fail on different rows, blames_rows "1" when it was retried after that;
+--                                     shard_ms, prepare_ms, write_ms (sums of committed shards), took:<n> (how many of
+--                                     them took so long); of its history: pointed, kept (last points), step_ms,
+--                                     num_workers, active_ms, worker_ms
 -- pending    <p>{job}:pend    LIST    pending shards, each item "7" or an inclusive range "7-99"
 -- leases     <p>{job}:lease   ZSET    leased shard -> deadline in ms; one without a token rests until then
 -- tokens     <p>{job}:tok     HASH    leased shard -> "fence:worker"
 -- done       <p>{job}:done    STRING  bitmap, bit i set when shard i is committed
 -- attempts   <p>{job}:att     HASH    shard -> leases lost so far
 -- failures   <p>{job}:bad     HASH    failed shard -> "attempts:reason"
--- progress   <p>{job}:run     HASH    leased shard -> "rows:tokens" finished so far
+-- progress   <p>{job}:run     HASH    leased shard -> what its last beat told, see LeaseProgress
+-- past       <p>{job}:past    LIST    points of the job's whole history, see progress/prelude.lua
+-- late       <p>{job}:late    LIST    its last points, close together
+-- errors     <p>{job}:errs    HASH    kind of error -> committed rows
 -- open_jobs  <p>open          ZSET    running jobs with pending shards, by priority (0 first)
 -- live_jobs  <p>live          SET     jobs that may be unfinished
 -- all_jobs   <p>jobs          ZSET    every job, by creation time in ms
 -- outbox     <p>outbox        ZSET    "job state ended-ms url" -> when it is due, in ms
--- KEYS[13..] <p>{job}:dig:<n> STRING  fixed-width digests of committed parts, where a script needs them
+-- KEYS[16..] <p>{job}:dig:<n> STRING  fixed-width digests of committed parts, where a script needs them
 --
 -- ARGV[1]    job
-local ctl, pending, leases, tokens, done, attempts, failures, progress = unpack(KEYS, 1, 8)
-local open_jobs, live_jobs, all_jobs, outbox = unpack(KEYS, 9, 12)
-local FIRST_DIGESTS = 13
+local ctl, pending, leases, tokens, done, attempts, failures, progress, past, late, errors = unpack(KEYS, 1, 11)
+local open_jobs, live_jobs, all_jobs, outbox = unpack(KEYS, 12, 15)
+local FIRST_DIGESTS = 16
 local job = ARGV[1]
 
 local function is_held(shard, token)
@@ -45,7 +51,8 @@ end
 -- Put the job into a final state and have the URLs of its webhooks told.
 local function end_job(state)
   local now = string.format('%.0f', now_ms())
-  redis.call('HSET', ctl, 'state', state, 'ended', now)
+  -- from here on time passes without workers
+  redis.call('HSET', ctl, 'state', state, 'ended', now, 'num_workers', 0)
   redis.call('ZREM', open_jobs, job)
   for url in string.gmatch(redis.call('HGET', ctl, 'notify') or '', '[^\n]+') do
     redis.call('ZADD', outbox, now, job .. ' ' .. state .. ' ' .. now .. ' ' .. url)

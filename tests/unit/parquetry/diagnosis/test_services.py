@@ -7,7 +7,7 @@ from parquetry.diagnosis import services
 from parquetry.diagnosis.services import broker, engines, storage
 from parquetry.schemas.finding import Level
 from parquetry.schemas.status import EngineStats, WorkerStatus
-from parquetry.terminal.display import worker_warnings
+from parquetry.terminal.job_tables import worker_warnings
 
 pytestmark = pytest.mark.usefixtures("fresh_settings")
 

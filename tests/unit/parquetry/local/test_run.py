@@ -75,15 +75,25 @@ def finished(**changes):
     return FinishedRun(**{**fields, "log": None, "ledger": None, **changes})
 
 
+def head_of(finished):
+    return headline(finished.status, finished)
+
+
 def test_the_headline_of_a_run():
-    text = headline(finished())
-    assert "is done: 1,000 of 1,000 rows, 3 of them error rows, 12,000 tokens in 1 min 00 s, 10 rows/s" in text
+    text = head_of(finished(status=job_status(state=JobState.DONE, rows_done=1000, active_seconds=50.0)))
+    assert "is done: 1,000 of 1,000 rows, 3 of them error rows, 12,000 tokens in 1 min 00 s" in text
+    assert ": 20 rows/s" in text
+    assert "in the 50 s of computing" in text
+
+
+def test_whoever_watched_is_told_the_same():
+    assert headline(finished().status) == head_of(finished(seconds=100.0))
 
 
 def test_the_headline_of_a_run_that_found_all_done():
-    assert "nothing was computed" in headline(finished(rows_added=0))
+    assert "nothing was computed" in head_of(finished(rows_added=0))
     failed = finished(rows_added=0, status=job_status(state=JobState.FAILED))
-    assert "nothing was computed" not in headline(failed)
+    assert "nothing was computed" not in head_of(failed)
 
 
 def test_json_of_a_run():

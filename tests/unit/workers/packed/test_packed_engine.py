@@ -76,6 +76,21 @@ def test_tokens_do_not_depend_on_the_schedule(
     assert engine.pool.num_free == num_blocks
 
 
+def test_requests_under_way_tell_what_is_computed(engine: PackedEngine) -> None:
+    """Prompts of 130 tokens in steps of 32: what is told grows to all of them, and is no more than was computed."""
+    engine.add(make_requests(PROMPTS, max_new_tokens=20))
+    told, lengths = [], {number: len(prompt) for number, prompt in enumerate(PROMPTS)}
+    while engine.num_unfinished:
+        done = {result.id: len(result.output_ids) for result in engine.step()}
+        under_way = {found.id: found for found in engine.under_way()}
+        assert not done.keys() & under_way.keys()
+        assert all(found.num_prompt <= lengths[id] and found.num_output < 20 for id, found in under_way.items())
+        told.append(sum(found.num_prompt + found.num_output for found in under_way.values()))
+    assert told[0] <= 32
+    assert max(told) > sum(lengths.values())
+    assert told[-1] == 0
+
+
 def test_shared_prefix_is_computed_once(engine: PackedEngine, model: PreTrainedModel) -> None:
     prefix = make_prompts(33, seed=5)[0]
     prompts = [np.concatenate([prefix, tail]) for tail in make_prompts(4, 2, 7, 1, seed=6)]

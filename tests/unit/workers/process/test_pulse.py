@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from parquetry.schemas.histogram import STEP_SECONDS
 from parquetry.schemas.status import EngineStats
 from parquetry.workers.process.meter import MAX_SENTENCE
 from parquetry.workers.process.pulse import Pulse, PulseReader
@@ -39,7 +40,10 @@ def test_a_thousand_pulses_are_one_message_and_one_look_at_the_counts(pipe):
 def test_a_message_fits_the_pipe_whatever_was_counted(pipe):
     """A write of at most PIPE_BUF bytes is never torn by another."""
     reader, writer = pipe
-    most = dict.fromkeys(EngineStats.model_fields, 10**15) | {"slowed_by": ["x" * MAX_SENTENCE] * 3}
+    most = dict.fromkeys(EngineStats.model_fields, 10**15) | {
+        "slowed_by": ["x" * MAX_SENTENCE] * 3,
+        "step_durations": [10**15] * STEP_SECONDS.num_buckets,
+    }
     Pulse(writer).send(lambda: EngineStats.model_validate(most))
     assert len(os.read(reader, 65536)) < 4096
     os.close(writer)

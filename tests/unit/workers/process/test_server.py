@@ -87,7 +87,7 @@ def engine() -> SumEngine:
 @pytest.fixture
 def server(tmp_path: Path, engine: SumEngine) -> EngineServer:
     """A server of the engine."""
-    pulse = SimpleNamespace(send=lambda _: None, ready=lambda: None)
+    pulse = SimpleNamespace(send=lambda _: None, loading=lambda: None, ready=lambda: None)
     _LISTENERS.append(listen(tmp_path / "engine.sock"))
     server = EngineServer(_LISTENERS[-1], pulse)
     threading.Thread(target=server.serve, args=(None, lambda _: engine), daemon=True).start()

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from parquetry.workers.preparation.cells import cells
 from parquetry.workers.shards.reader import input_schema, read_shard
-from parquetry.workers.shards.shard_progress import ShardProgress
+from parquetry.workers.shards.shard_progress import RowCounts
 from parquetry.workers.shards.writer import PartWriter
 from tests.unit.workers.workers_records import make_record
 
@@ -115,7 +115,7 @@ def test_in_and_out(tmp_path, write: Callable[[pa.Table, Path], None], table: pa
         for name in rows.batch.schema.names:
             assert len(cells(name, rows.batch[name])) == rows.num_rows
         out.write(rows.batch)
-    out.close(ShardProgress())
+    out.close(RowCounts())
     expected = rows_of(written)
     assert rows_of(pq.read_table(folder / "part-00000000.parquet")) == expected
     for library, found in read_by_others(folder / "part-00000000.parquet").items():

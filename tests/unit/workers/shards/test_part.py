@@ -15,13 +15,13 @@ from parquetry.schemas.location import Location
 from parquetry.schemas.storage.opening import open_storage
 from parquetry.workers.shards.part import find_part
 from parquetry.workers.shards.provenance import as_metadata
-from parquetry.workers.shards.shard_progress import ShardProgress
+from parquetry.workers.shards.shard_progress import RowCounts
 from parquetry.workers.shards.writer import ROW_GROUP_ROWS, PartWriter
 from tests.unit.workers.workers_records import make_record, write_table
 
 NAME = "part-00000001.parquet"
 KEYS = {"job": "job-0123456789ab", "shard": "1", "fence": "5"}
-COUNTS = ShardProgress(rows=10, error_rows=1, prompt_tokens=20, output_tokens=30)
+COUNTS = RowCounts(rows=10, error_rows=1, prompt_tokens=20, output_tokens=30)
 
 
 @pytest.fixture

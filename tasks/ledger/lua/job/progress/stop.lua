@@ -2,8 +2,8 @@
 -- those that run are given back at their next beat. Of a job that has ended already the shard is given back.
 -- Returns "FAILED", "OK" (given back) or "LOST".
 --
--- Touches ctl (state, priority, ended, notify, of_rows), pending, leases, tokens, attempts, failures, progress,
--- open_jobs, outbox.
+-- Touches ctl (state, priority, ended, notify, of_rows; its history's fields), pending, leases, tokens, attempts,
+-- failures, progress, past, late, open_jobs, outbox.
 --
 -- ARGV[2] shard   ARGV[3] "fence:worker"   ARGV[4] reason
 -- ARGV[5] "1" when rows may be to blame: a retry then blames them
@@ -21,5 +21,6 @@ local num_attempts = (redis.call('HGET', attempts, shard) or 0) + 1
 redis.call('HDEL', attempts, shard)
 redis.call('HSET', failures, shard, num_attempts .. ':' .. reason)
 redis.call('HSET', ctl, 'of_rows', of_rows)
+take_point(now_ms(), true)
 end_job('failed')
 return 'FAILED'

@@ -1,8 +1,8 @@
 -- Put a job into another state. Returns {1 when it is in that state now, the state it was in}, or nil for an
 -- unknown job.
 --
--- Touches ctl (state, priority, ended, notify: URLs to be told of the end, one a line), pending, open_jobs, live_jobs,
--- outbox.
+-- Touches ctl (state, priority, ended, notify: URLs to be told of the end, one a line; its history's fields), pending,
+-- tokens, progress, past, late, open_jobs, live_jobs, outbox.
 --
 -- ARGV[2] state wanted   ARGV[3] "1" when that state is final   ARGV[4..] states from which it may be reached
 local wanted, is_final = ARGV[2], ARGV[3] == '1'
@@ -18,6 +18,11 @@ if not is_legal then
   return {0, state}
 end
 
+take_point(now_ms(), true)
+if wanted ~= 'running' then
+  -- what passes from here on is nobody's work
+  redis.call('HSET', ctl, 'num_workers', 0)
+end
 if is_final then
   end_job(wanted)
 else

@@ -1,15 +1,19 @@
 -- Count a published part. Idempotent.
 -- Returns "COMMITTED", "LAST" (nothing of the job is left to run), "ALREADY" or "FENCED".
 --
--- Touches ctl (its counts), leases, tokens, done, attempts, failures, progress, digests.
+-- Touches ctl (its counts, its history's fields), leases, tokens, done, attempts, failures, progress, errors, past,
+-- late, digests.
 --
 -- ARGV[2] shard   ARGV[3] "fence:worker"
 -- ARGV[4] "1" when the part was found in storage and verified: it is the truth, whoever holds the lease
 -- ARGV[5] rows   ARGV[6] error rows   ARGV[7] prompt tokens   ARGV[8] output tokens
 -- ARGV[9] offset of the digest   ARGV[10] digest
+-- ARGV[11] ms the shard took, 0 when that is not known   ARGV[12] ms of it preparing rows   ARGV[13] ms of it writing
+-- ARGV[14] how long that was, as a number of SHARD_SECONDS (schemas/histogram.py)   ARGV[15] error rows by kind, JSON
+local MAX_KINDS, OTHER_KINDS = 200, 'other reasons'
 local shard, token, is_verified = ARGV[2], ARGV[3], ARGV[4] == '1'
 local rows, error_rows, prompt_tokens, output_tokens = unpack(ARGV, 5, 8)
-local digest_offset, digest = ARGV[9], ARGV[10]
+local digest_offset, digest, shard_ms, prepare_ms, write_ms, took, kinds = unpack(ARGV, 9, 15)
 if redis.call('EXISTS', ctl) == 0 then
   return 'FENCED'
 end
@@ -30,4 +34,19 @@ redis.call('HINCRBY', ctl, 'error_rows', error_rows)
 redis.call('HINCRBY', ctl, 'prompt_tokens', prompt_tokens)
 redis.call('HINCRBY', ctl, 'output_tokens', output_tokens)
 redis.call('HINCRBY', ctl, 'done', 1)
-return num_left() == 0 and 'LAST' or 'COMMITTED'
+if shard_ms ~= '0' then
+  redis.call('HINCRBY', ctl, 'shard_ms', shard_ms)
+  redis.call('HINCRBY', ctl, 'prepare_ms', prepare_ms)
+  redis.call('HINCRBY', ctl, 'write_ms', write_ms)
+  redis.call('HINCRBY', ctl, 'took:' .. took, 1)
+end
+if kinds ~= '{}' then
+  for kind, count in pairs(cjson.decode(kinds)) do
+    local is_new = redis.call('HEXISTS', errors, kind) == 0
+    local name = is_new and redis.call('HLEN', errors) >= MAX_KINDS and OTHER_KINDS or kind
+    redis.call('HINCRBY', errors, name, count)
+  end
+end
+local is_last = num_left() == 0
+take_point(now_ms(), is_last)
+return is_last and 'LAST' or 'COMMITTED'
