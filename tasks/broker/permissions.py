@@ -15,11 +15,13 @@ from parquetry.tasks.keys import Keys
 #: what looking at jobs takes, what changing them does, and what a worker does beside that
 _READING = (
     *(("GET", "{k}"), ("HGETALL", "{k}"), ("HMGET", "{k}", "a"), ("LRANGE", "{k}", 0, 0), ("LLEN", "{k}")),
+    *(("LINDEX", "{k}", 0), ("HLEN", "{k}"), ("HKEYS", "{k}")),
     *(("SMEMBERS", "{k}"), ("ZRANGE", "{k}", 0, 0), ("TIME",), ("INFO", "server"), ("SCRIPT", "LOAD", "return 1")),
 )
 _CHANGING = (
     *(("SET", "{k}", "1", "PX", 1000), ("PEXPIRE", "{k}", 1000), ("DEL", "{k}"), ("HSET", "{k}", "a", 1)),
     *(("HINCRBY", "{k}", "a", 1), ("HDEL", "{k}", "a"), ("RPUSH", "{k}", "a"), ("LPUSH", "{k}", "a"), ("LPOP", "{k}")),
+    *(("RPUSH", "{k}", "a"), ("LTRIM", "{k}", -1, -1)),
     *(("DEL", "{k}"), ("SADD", "{k}", "a"), ("SREM", "{k}", "a"), ("ZADD", "{k}", 1, "a"), ("ZREM", "{k}", "a")),
     *(("DEL", "{k}"), ("SETBIT", "{k}", 0, 1), ("SETRANGE", "{k}", 0, "a"), ("DEL", "{k}"), ("WATCH", "{k}")),
 )

@@ -25,7 +25,8 @@ class Histories:
 
     def read(self, job: str) -> tuple[HistoryPoint, ...]:
         """Every point that is kept, in the order of time, the last two minutes close together; () of an unknown job."""
-        with translated(self._url), self._client.pipeline() as pipe:
+        # no transaction, which who may only look may not begin; what comes twice by that is told apart by its time
+        with translated(self._url), self._client.pipeline(transaction=False) as pipe:
             for name in ("past", "late"):
                 pipe.lrange(self._keys.of_job(job, name), 0, -1)
             past, late = cast("list[list[str]]", pipe.execute())

@@ -15,6 +15,7 @@ from parquetry.schemas.states import JobState
 from parquetry.tasks import permits
 from parquetry.tasks.broker.connection import connect
 from parquetry.tasks.broker.permissions import check_permissions
+from parquetry.tasks.ledger.claim import LeaseProgress
 from parquetry.tasks.ledger.ledger import Ledger
 from tests.chaos.process import wait_until
 from tests.integration.conftest import Server, free_port
@@ -56,8 +57,10 @@ def test_a_job_from_producer_to_worker_to_viewer(ledger_of, url_of, env):
     worker = ledger_of("worker")
     claim = worker.claim("w", ["default"])
     assert claim is not None
+    worker.beat(claim, LeaseProgress(rows=3, is_computing=True))
     worker.release(claim)
     viewer = ledger_of("viewer")
+    assert [point.rows for point in viewer.history(record.job)] == [3]
     assert [status.job for status in viewer.jobs()] == [record.job]
     assert viewer.status(record.job).shards == 1
     viewer.workers()
