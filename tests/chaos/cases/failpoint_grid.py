@@ -27,7 +27,7 @@ MIN_STEPS = 15
 
 def steps() -> list[str]:
     """Every failpoint there is in the code, so that a new one cannot be forgotten here."""
-    sources = (path.read_text() for path in sorted((ROOT / "tasks").glob("*.py")))
+    sources = (path.read_text() for path in sorted((ROOT / "tasks").rglob("*.py")))
     return sorted({name for source in sources for name in re.findall(r'failpoint\("(\w+)"\)', source)})
 
 

@@ -48,7 +48,7 @@ def _cluster(folder: Path) -> Outcome:
         code = worker.wait(30.0)
         cluster.kill()
         outcome = Outcome(fault="T15 Redis Cluster as broker", injected=1)
-        outcome.require(code == 3, f"the worker left with exit code {code}")
+        outcome.require(code == 2, f"the worker left with exit code {code}")
         outcome.require("Redis Cluster" in worker.tail(), "no word of the Cluster in what the worker says")
         return outcome
 
