@@ -18,10 +18,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from parquetry.monitor.access import COOKIE, AccessGate, allowed_hosts, require_token
+from parquetry.monitor.access import COOKIE, AccessGate, TooManyTriesError, allowed_hosts, require_token
+from parquetry.monitor.audit import note_change
 from parquetry.monitor.metrics import render
 from parquetry.monitor.observer import JobLedger, Observer
+from parquetry.monitor.sessions import SESSION_S, Role
 from parquetry.schemas.errors import BadInputError, ParquetryError, UnknownJobError, UnusableEnvironmentError
+from parquetry.schemas.settings import settings
 from parquetry.schemas.states import JobState
 
 PAGE = Path(__file__).parent / "page"
@@ -47,9 +50,9 @@ class BindError(UnusableEnvironmentError):
     """The dashboard cannot listen on {host} port {port}: {reason}. Choose others with --host and --port."""
 
 
-def create_app(ledger: JobLedger, token: str | None = None) -> Starlette:
+def create_app(ledger: JobLedger, token: str | None = None, viewer_token: str | None = None) -> Starlette:
     """The ASGI application. With a token every page but /login and /healthz asks for it."""
-    return Dashboard(Observer(ledger), AccessGate(token)).app
+    return Dashboard(Observer(ledger), AccessGate(token, viewer_token)).app
 
 
 def serve(ledger: JobLedger, *, host: str, port: int, token: str | None, announce: Callable[[str], object]) -> None:
@@ -63,7 +66,9 @@ def serve(ledger: JobLedger, *, host: str, port: int, token: str | None, announc
     with _listen(host, port) as listener:
         name = f"[{host}]" if ":" in host else host
         announce(f"http://{name}:{listener.getsockname()[1]}")
-        config = uvicorn.Config(create_app(ledger, token), log_level="warning", server_header=False)
+        config = uvicorn.Config(
+            create_app(ledger, token, settings().dashboard_viewer_token), log_level="warning", server_header=False
+        )
         uvicorn.Server(config).run(sockets=[listener])
 
 
@@ -96,6 +101,7 @@ class Dashboard:
             Route("/healthz", self.healthz),
             Route("/login", self.login_page),
             Route("/login", self.login, methods=["POST"]),
+            Route("/logout", self.logout, methods=["POST"]),
             Route("/style.css", _file("style.css", "text/css")),
         ]
 
@@ -112,7 +118,7 @@ class Dashboard:
 
     def _closed(self, endpoint: Callable[[Request], Any]) -> Callable[[Request], Any]:
         async def guarded(request: Request) -> Response:
-            if self.gate.admits(request):
+            if self.gate.role_of(request) is not None:
                 return await endpoint(request)
             if "text/html" in request.headers.get("accept", ""):
                 return RedirectResponse("/login", status_code=303, headers=SECURITY_HEADERS)
@@ -132,11 +138,20 @@ class Dashboard:
         """Trade the token for a cookie; the cookie never holds the token itself."""
         body = await _limited_body(request)
         given = parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0]
-        if not self.gate.accepts(given):
+        role = self.gate.try_token(given, request)
+        if role is None:
             return _html((PAGE / "login.html").read_text().replace("<!--refused-->", "That is not the token."), 403)
         response = RedirectResponse("/", status_code=303, headers=SECURITY_HEADERS)
         secure = request.url.scheme == "https"
-        response.set_cookie(COOKIE, self.gate.session, httponly=True, samesite="strict", secure=secure)
+        cookie = self.gate.sessions.open(role)
+        response.set_cookie(COOKIE, cookie, max_age=SESSION_S, httponly=True, samesite="strict", secure=secure)
+        return response
+
+    async def logout(self, request: Request) -> Response:
+        """End the login; the cookie is of no more use."""
+        self.gate.sessions.close(request.cookies.get(COOKIE))
+        response = RedirectResponse("/login", status_code=303, headers=SECURITY_HEADERS)
+        response.delete_cookie(COOKIE)
         return response
 
     async def jobs(self, request: Request) -> Response:
@@ -156,7 +171,16 @@ class Dashboard:
             return _json({"error": "no such change"}, 404)
         if not self.gate.may_change(request):
             return _json({"error": "the CSRF token is missing or stale; reload the page"}, 403)
-        await run_in_threadpool(change, self.observer.ledger, job)
+        name, who = request.path_params["change"], self.gate.who(request)
+        if self.gate.role_of(request) is not Role.OPERATOR:
+            await run_in_threadpool(note_change, name, job, who, "refused: a viewer changes nothing")
+            return _json({"error": "a viewer may look and change nothing; log in with the operator's token"}, 403)
+        try:
+            await run_in_threadpool(change, self.observer.ledger, job)
+        except ParquetryError as error:
+            await run_in_threadpool(note_change, name, job, who, f"refused: {error}")
+            raise
+        await run_in_threadpool(note_change, name, job, who)
         self.observer.forget()
         return _json(await run_in_threadpool(self.observer.job, job))
 
@@ -187,6 +211,8 @@ async def _limited_body(request: Request) -> bytes:
 async def _refusal(request: Request, error: Exception) -> Response:
     if isinstance(error, UnknownJobError):
         return _json({"error": str(error)}, 404)
+    if isinstance(error, TooManyTriesError):
+        return _json({"error": str(error)}, 429, {"retry-after": str(error.fields["seconds"])})
     return _json({"error": str(error)}, 409 if isinstance(error, BadInputError) else 503)
 
 

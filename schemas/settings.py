@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -73,7 +74,9 @@ class Settings(BaseSettings):
     onnx_provider: OnnxProvider = "auto"
     #: operator's permission to run code that comes with a model
     trust_remote_code: bool = False
+    #: opens the page to operators, and the other one to viewers, who change nothing
     dashboard_token: str | None = None
+    dashboard_viewer_token: str | None = None
     #: hosts that webhooks may go to by https, where they have public addresses; `*.name` stands for all below it, and
     #: an origin such as http://10.0.0.5:8080 for that one wherever it lies
     webhook_hosts: list[str] = []
@@ -144,8 +147,12 @@ def _shown(problem: ErrorDetails) -> str:
 
 @lru_cache(maxsize=1)
 def settings() -> Settings:
-    """The process's settings, read once."""
-    return load_settings()
+    """The process's settings, read once. A state folder that is not there yet is made here, for its owner alone."""
+    found = load_settings()
+    # logs, audit and caches tell of rows; who may not make the folder is told so by whatever writes there
+    with suppress(OSError):
+        found.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return found
 
 
 def cuda_visible_devices() -> list[str] | None:

@@ -12,6 +12,7 @@ import typer
 from parquetry import api
 from parquetry.api import Job
 from parquetry.commands.arguments import AsJson, JobName
+from parquetry.monitor.audit import note_change, user_here
 from parquetry.schemas.errors import ExitCode
 from parquetry.schemas.states import JobState
 
@@ -120,6 +121,7 @@ def recover(
 def _change(name: str, change: Callable[[Job], None], *, as_json: bool) -> None:
     job = Job.open(name)
     change(job)
+    note_change(change.__name__, job.id, user_here())
     _confirm(job, as_json=as_json)
 
 

@@ -1,11 +1,16 @@
+import json
 import re
+from datetime import datetime
 
 import pytest
 from starlette.testclient import TestClient
 
+from parquetry.monitor import audit
 from parquetry.monitor.access import CSRF_HEADER, TokenRequiredError, is_loopback, require_token
+from parquetry.monitor.sessions import FREE_TRIES, SESSION_S, Attempts, Role, Sessions
 from parquetry.monitor.web import create_app
 from parquetry.schemas.errors import BrokerUnreachableError, IllegalTransitionError, UnknownJobError
+from parquetry.schemas.settings import load_settings
 from parquetry.schemas.states import JobState
 from parquetry.schemas.status import ShardFailure
 from tests.unit.monitor.made_statuses import job_status, worker_status
@@ -53,6 +58,13 @@ def ledger():
     return FakeLedger(shards_failed=1, failures=(failure,), model=HOSTILE)
 
 
+@pytest.fixture(autouse=True)
+def state(tmp_path, monkeypatch):
+    """A state folder of the test's own, where the audit log lies."""
+    monkeypatch.setattr(audit, "settings", lambda: load_settings(state_dir=tmp_path / "state"))
+    return tmp_path / "state"
+
+
 @pytest.fixture
 def client(ledger):
     return TestClient(create_app(ledger), base_url="http://127.0.0.1:8321")
@@ -60,7 +72,7 @@ def client(ledger):
 
 @pytest.fixture
 def closed(ledger):
-    return TestClient(create_app(ledger, TOKEN), base_url="http://node7:8321", follow_redirects=False)
+    return TestClient(create_app(ledger, TOKEN, "viewer's"), base_url="http://node7:8321", follow_redirects=False)
 
 
 def csrf_of(client):
@@ -203,3 +215,67 @@ def test_only_loopback_may_be_open(host, loopback):
     else:
         with pytest.raises(TokenRequiredError, match="PARQUETRY_DASHBOARD_TOKEN"):
             require_token(host, "")
+
+
+def test_a_viewer_looks_and_changes_nothing(closed, ledger, state):
+    assert closed.post("/login", data={"token": "viewer's"}).status_code == 303
+    assert closed.get("/api/jobs").status_code == 200
+    answer = closed.post(f"/api/jobs/{JOB}/pause", headers={CSRF_HEADER: csrf_of(closed)})
+    assert (answer.status_code, ledger.calls) == (403, [])
+    assert "viewer" in answer.json()["error"]
+    bearer = {"authorization": "Bearer viewer's", CSRF_HEADER: csrf_of(closed)}
+    assert closed.post(f"/api/jobs/{JOB}/pause", headers=bearer).status_code == 403
+    assert "viewer by token from testclient" in (state / "audit.jsonl").read_text()
+
+
+def test_every_change_is_noted_with_who_and_when(closed, ledger, state):
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    closed.post(f"/api/jobs/{JOB}/pause", headers=headers)
+    closed.post("/api/jobs/none/cancel", headers=headers)
+    first, second = map(json.loads, (state / "audit.jsonl").read_text().splitlines())
+    assert (first["change"], first["job"], first["outcome"]) == ("pause", JOB, "done")
+    assert first["who"] == "operator by token from testclient"
+    assert datetime.fromisoformat(first["when"]).tzinfo is not None
+    assert second["outcome"].startswith("refused: There is no job none")
+    assert (state / "audit.jsonl").stat().st_mode & 0o777 == 0o600
+    assert TOKEN not in (state / "audit.jsonl").read_text()
+
+
+def test_wrong_tokens_have_to_wait(closed):
+    for _ in range(FREE_TRIES):
+        assert closed.post("/login", data={"token": "wrong"}).status_code == 403
+    answer = closed.post("/login", data={"token": TOKEN})
+    assert answer.status_code == 429 and int(answer.headers["retry-after"]) > 0
+    assert closed.get("/metrics", headers={"authorization": f"Bearer {TOKEN}"}).status_code == 429
+
+
+def test_a_logout_ends_the_cookie(closed):
+    closed.post("/login", data={"token": TOKEN})
+    cookie = closed.cookies["parquetry_session"]
+    assert closed.post("/logout").status_code == 303
+    assert closed.get("/api/jobs", headers={"cookie": f"parquetry_session={cookie}"}).status_code == 401
+
+
+def test_a_login_ends_by_itself_and_its_cookie_says_when(closed):
+    assert f"Max-Age={SESSION_S}" in closed.post("/login", data={"token": TOKEN}).headers["set-cookie"]
+    clock = [0.0]
+    sessions = Sessions(lambda: clock[0])
+    cookie = sessions.open(Role.VIEWER)
+    assert sessions.role_of(cookie) is Role.VIEWER
+    clock[0] = SESSION_S + 1.0
+    assert sessions.role_of(cookie) is None
+
+
+def test_waits_grow_and_end():
+    clock, waits = [0.0], []
+    attempts = Attempts(lambda: clock[0])
+    for _ in range(12):
+        attempts.failed("a")
+        waits.append(attempts.wait_s("a"))
+        clock[0] += waits[-1]
+    assert waits[: FREE_TRIES - 1] == [0.0] * (FREE_TRIES - 1)
+    assert waits[FREE_TRIES - 1 :] == sorted(waits[FREE_TRIES - 1 :]) and waits[-1] == 256.0
+    assert attempts.wait_s("b") == 0.0
+    attempts.succeeded("a")
+    attempts.failed("a")
+    assert attempts.wait_s("a") == 0.0

@@ -22,7 +22,7 @@ from parquetry.schemas.errors import (
 )
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.permit import Permit
-from parquetry.schemas.settings import SettingError, Settings, load_settings
+from parquetry.schemas.settings import SettingError, Settings, load_settings, settings
 from parquetry.schemas.settings_files import OF_FOLDER, SettingsFileError
 from parquetry.schemas.states import JOB_TRANSITIONS, JobState, may_become
 from parquetry.schemas.status import EngineStats
@@ -99,9 +99,9 @@ class TestSettings:
         monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "none"))
 
     def test_defaults(self):
-        settings = load_settings()
-        assert settings.lease_seconds == 60
-        assert settings.beat_interval == 4
+        found = load_settings()
+        assert found.lease_seconds == 60
+        assert found.beat_interval == 4
 
     def test_a_lease_is_renewed_at_least_four_times(self):
         assert load_settings(lease_seconds=8).beat_interval == 2
@@ -110,8 +110,8 @@ class TestSettings:
         (tmp_path / "parquetry.toml").write_text("lease_seconds = 30\nmax_attempts = 7\n")
         assert load_settings().lease_seconds == 30
         monkeypatch.setenv("PARQUETRY_LEASE_SECONDS", "45")
-        settings = load_settings()
-        assert (settings.lease_seconds, settings.max_attempts) == (45, 7)
+        found = load_settings()
+        assert (found.lease_seconds, found.max_attempts) == (45, 7)
 
     @pytest.mark.parametrize(
         ("name", "value"),
@@ -176,6 +176,12 @@ class TestSettings:
         file.chmod(0o666)
         with pytest.raises(SettingsFileError, match="chmod go-w"):
             load_settings()
+
+    def test_the_state_folder_is_made_for_its_owner_alone(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("PARQUETRY_STATE_DIR", str(tmp_path / "state"))
+        settings.cache_clear()
+        assert settings().state_dir.stat().st_mode & 0o777 == 0o700
+        settings.cache_clear()
 
     def test_a_file_that_is_no_toml_is_named(self, tmp_path):
         (tmp_path / "parquetry.toml").write_text("lease_seconds = [[[\n")
