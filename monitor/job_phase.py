@@ -11,6 +11,7 @@ from parquetry.schemas.status import EngineState, JobStatus, WorkerStatus
 
 #: a worker may take so long to announce itself before its absence is worth a word
 PATIENCE_S = 20.0
+REBUILD = "`parquetry recover OUTPUT` rebuilds it from its output folder"
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class PhaseNow:
 
 def job_phase(status: JobStatus, workers: Sequence[WorkerStatus]) -> PhaseNow:
     """The phase of a job; `workers` are the living ones."""
+    if status.damage is not None:
+        return PhaseNow(JobPhase.FAILED, f"its record in the broker is damaged ({status.damage}); {REBUILD}")
     if status.state is not JobState.RUNNING:
         return PhaseNow(JobPhase(status.state.value))
     if status.shards_running:

@@ -75,6 +75,8 @@ class JobStatus(BaseModel):
     attention: str = "auto"
     #: attempts beyond the first of a shard
     retries: int = 0
+    #: why the broker's record of it cannot be read; nothing else here says anything then
+    damage: str | None = None
     failures: tuple[ShardFailure, ...] = ()
     #: error rows by what is wrong with them, numbers aside; not all kinds where there are many
     errors: dict[str, int] = {}

@@ -43,7 +43,7 @@ def recover(output: str, ledger: Ledger, *, queue: str | None = None, notify: Se
         raise NoJobHereError(path=storage.root)
     record = read_record(storage).told_to(notify)
     queue = queue or queue_of(record.spec)
-    known = record.job in ledger.job_names()
+    known = record.job in ledger.job_names() and not _dropped_as_damaged(ledger, record.job)
     if known and ledger.status(record.job, max_failures=0).state is JobState.DONE:
         return record
     if not known and (manifest := _finished_manifest(storage, record)):
@@ -52,6 +52,14 @@ def recover(output: str, ledger: Ledger, *, queue: str | None = None, notify: Se
         _count_parts(ledger, record, storage, queue, known=known)
         finalize(ledger, record.job)
     return record
+
+
+def _dropped_as_damaged(ledger: Ledger, job: str) -> bool:
+    """Whether the ledger's record could not be read; what is left of it is dropped, the output has it all."""
+    if ledger.status(job, max_failures=0).damage is None:
+        return False
+    log.warning("job %s: its record in the broker is damaged, and is rebuilt from the output", job)
+    return ledger.remove(job)
 
 
 def _finished_manifest(storage: Storage, record: JobRecord) -> Manifest | None:

@@ -92,6 +92,16 @@ def read_status(job: str, reply: list[Any]) -> JobStatus:
     )
 
 
+def damaged_status(job: str, now: float, damage: str) -> JobStatus:
+    """A job whose record cannot be read: nobody works on it until `recover` has rebuilt it."""
+    nothing = dict.fromkeys(("shards", "shards_pending", "shards_running", "shards_done", "shards_failed"), 0)
+    counts = dict.fromkeys(("priority", "rows", "rows_done", "error_rows"), 0)
+    unknown = dict.fromkeys(("task", "model", "output", "queue"), "")
+    return JobStatus(
+        job=job, state=JobState.FAILED, created=now, now=now, damage=damage, **nothing, **counts, **unknown
+    )
+
+
 def _holders(flat: Sequence[Any]) -> dict[str, tuple[int, int]]:
     """Of each worker: shards that it holds, and those of them that have their engine."""
     items = iter(flat)

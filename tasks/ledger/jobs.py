@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import cast
 
-from parquetry.schemas.errors import IllegalTransitionError
+from redis.exceptions import ResponseError
+
+from parquetry.schemas.errors import BrokerRefusedError, IllegalTransitionError
 from parquetry.schemas.history import HistoryPoint
 from parquetry.schemas.manifest import JobRecord, PartRecord
 from parquetry.schemas.states import JOB_TRANSITIONS, JobState
@@ -63,16 +66,29 @@ class Jobs(Verbs):
         return count
 
     def status(self, job: str, *, max_failures: int = job_entry.MAX_FAILURES) -> JobStatus:
-        """Raises UnknownJobError."""
-        reply = self._job("progress/status", job, max_failures)
-        if reply is None:
+        """Raises UnknownJobError. A job whose record is damaged has `damage`."""
+        status = self._status(job, max_failures)
+        if status is None:
             raise self._unknown(job)
-        return job_entry.read_status(job, reply)
+        return status
+
+    def _status(self, job: str, max_failures: int) -> JobStatus | None:
+        try:
+            reply = self._job("progress/status", job, max_failures)
+            return None if reply is None else job_entry.read_status(job, reply)
+        except (BrokerRefusedError, KeyError, ValueError, TypeError) as error:
+            # one damaged job must not keep anybody from seeing the others
+            return job_entry.damaged_status(job, self._now(), f"{type(error).__name__}: {error}")
+
+    def _now(self) -> float:
+        with translated(self.url):
+            seconds, microseconds = self._client.time()
+        return seconds + microseconds / 1e6
 
     def jobs(self) -> list[JobStatus]:
         """Every job, the newest first."""
-        replies = ((job, self._job("progress/status", job, 0)) for job in self.job_names())
-        return [job_entry.read_status(job, reply) for job, reply in replies if reply is not None]
+        found = (self._status(job, 0) for job in self.job_names())
+        return [status for status in found if status is not None]
 
     def job_names_before(self, age_s: float) -> list[str]:
         """The ids of jobs registered at least so long ago."""
@@ -97,5 +113,11 @@ class Jobs(Verbs):
 
     def _digest_keys(self, job: str) -> list[str]:
         with translated(self.url):
-            shards = int(self._client.hget(self._keys.of_job(job, "ctl"), "shards") or 0)
+            shards = self._num_shards(job)
         return [self._keys.digests(job, first) for first in range(0, shards, DIGESTS_PER_KEY)]
+
+    def _num_shards(self, job: str) -> int:
+        """0 where a damaged record does not tell."""
+        with suppress(ResponseError, ValueError):
+            return int(self._client.hget(self._keys.of_job(job, "ctl"), "shards") or 0)
+        return 0

@@ -17,6 +17,7 @@ from parquetry.tasks.broker.connection import connect
 from parquetry.tasks.broker.waiting import wait_for_broker
 from parquetry.tasks.keys import Keys, celery_queue
 from parquetry.tasks.ledger.ledger import Ledger
+from parquetry.tasks.recovery import recover
 from tests.chaos.checker import check
 from tests.chaos.process import wait_until
 from tests.integration.conftest import Server
@@ -75,16 +76,25 @@ def cannot_save(client: redis.Redis) -> Callable[[], object]:
 
 def is_busy(client: redis.Redis) -> Callable[[], object]:
     client.config_set("busy-reply-threshold", "100")
+    path = client.connection_pool.connection_kwargs["path"]
+    # nobody is let in while the script runs
+    killer = redis.Redis(unix_socket_path=path, single_connection_client=True)
+    killer.ping()
 
     def hang() -> None:
-        # a connection of its own: the killer must have one that is open already
-        path = client.connection_pool.connection_kwargs["path"]
         with redis.Redis(unix_socket_path=path) as own, pytest.raises(redis.RedisError):
             own.eval("while true do end", 0)
 
     thread = threading.Thread(target=hang, daemon=True)
     thread.start()
-    return client.script_kill
+
+    def mend() -> None:
+        killer.script_kill()
+        killer.close()
+        # it ends at its next step
+        thread.join(20)
+
+    return mend
 
 
 FAULTS = (is_full, is_replica, is_replica_without_master, cannot_save, is_busy)
@@ -109,6 +119,12 @@ def test_a_worker_outlives_refusals_messages_that_are_none_and_damaged_jobs(
     assert set(tree) <= set(worker.tree())
     assert ledger.status(job.name).retries == 0
     assert check(Path(job.storage.root.path), job.table).violations == []
+    told = {status.job: status.damage for status in ledger.jobs()}
+    assert told.pop(job.name) is None and len(told) == 2 and all(told.values())
+    # only their outputs still know them
+    for name in ("field", "whole"):
+        recover(str(tmp_path / name / "out"), ledger)
+    wait_until(lambda: all(status.state is JobState.DONE for status in ledger.jobs()), 60, "the mended jobs to be done")
     log = worker.log.read_text()
     assert "is no message" in log and "Traceback" not in log
     # a sentence a minute of everybody who meets it
