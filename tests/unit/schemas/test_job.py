@@ -214,3 +214,12 @@ def test_a_spec_survives_json(template, tokens, temperature, stop):
     assert again == spec
     assert again.fingerprint == spec.fingerprint
     assert JobSpec.parse(spec.model_dump(mode="json")) == spec
+
+
+@pytest.mark.parametrize("section", ["input", "output", "model"])
+def test_a_location_holds_no_password(section):
+    key = "id" if section == "model" else "path"
+    with pytest.raises(InvalidValueError, match="credentials come from the environment") as refused:
+        JobSpec.parse({**MINIMAL, section: {key: "s3://user:planted@bucket/a"}})
+    assert "planted" not in str(refused.value)
+    JobSpec.parse({**MINIMAL, section: {key: "s3://bucket/a@b"}})
