@@ -1,5 +1,7 @@
 """What a job needs of a worker, by the tables of those who load."""
 
+from importlib.util import find_spec
+
 import pytest
 
 from parquetry.schemas.job import ModelSpec
@@ -43,5 +45,5 @@ def test_a_card_that_is_too_old_lacks_fp8():
     assert lacking(needs, [*offers, *of_card((8, 0))]) == ("a CUDA card of compute capability 8.9",)
 
 
-def test_what_is_installed_here_can_run_what_the_tests_run():
-    assert {"torch", "transformers"} <= set(installed())
+def test_what_is_installed_here_is_told():
+    assert ("torch" in installed()) == (find_spec("torch") is not None)
