@@ -12,6 +12,7 @@ from parquetry.schemas.shard import Shard, ShardPlan
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.preparation.preparation import require_good
 from parquetry.workers.preparation.preparation_choice import choose_preparation
+from parquetry.workers.preparation.rendering.renderer import OVERRUN
 from parquetry.workers.preparation.template import Template, TemplateRowError
 from parquetry.workers.preparation.tokenization import Tokenizer
 from parquetry.workers.shards.reader import input_schema, read_shard
@@ -20,6 +21,8 @@ from parquetry.workers.shards.reader import input_schema, read_shard
 _SAMPLED_SHARDS = 8
 #: rows that a template is tried on before a job is submitted
 _RENDERED_ROWS = 16
+#: of these that take all the time they may, after which no further one is tried
+_MOST_OVERRUNS = 3
 
 
 @dataclass
@@ -71,12 +74,13 @@ def require_rendering(record: JobRecord) -> None:
     template = Template.parse(prompt.template)
     first = ShardPlan(files=plan.files, bounds=(0, min(plan.num_rows, _RENDERED_ROWS))).shard(0)
     reasons = []
-    for rows in read_shard(record, first):
-        for row in template.rows(rows.batch):
-            reason = _failure(template, row)
-            if reason is None:
-                return
-            reasons.append(reason)
+    for row in (row for rows in read_shard(record, first) for row in template.rows(rows.batch)):
+        reason = _failure(template, row)
+        if reason is None:
+            return
+        reasons.append(reason)
+        if sum(OVERRUN in reason for reason in reasons) == _MOST_OVERRUNS:
+            break
     raise TemplateError(reason=f"it fails for each of the first {len(reasons)} rows: {reasons[0]}")
 
 

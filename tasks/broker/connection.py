@@ -79,6 +79,9 @@ def no_connection(url: str, error: Exception) -> BrokerUnreachableError | Broker
 def _reason(error: Exception) -> str:
     if isinstance(error, MasterNotFoundError):
         return "no Sentinel that answers knows the master"
+    if isinstance(error, ValueError) and "Port could not be cast" in str(error):
+        # what stands where the port belongs may be a part of the password
+        return "its port is no number; in a password, # / ? and @ are written %23 %2F %3F and %40"
     return (str(error).strip().rstrip(".") or type(error).__name__)[:200]
 
 

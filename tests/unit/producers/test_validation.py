@@ -400,6 +400,10 @@ def odd_names(folder):
         ),
         ("{{ text / 2 }}", "it fails for each of the first 1 rows: the template failed: TypeError"),
         ("{{ text.missing }}", "it fails for each of the first 1 rows"),
+        (
+            "{{ ('ab' * 7000000)|unique|list }}",
+            "it fails for each of the first 1 rows: the template cannot be rendered",
+        ),
     ],
 )
 def test_a_template_that_no_row_gets_through(spec, odd_names, template, reason):

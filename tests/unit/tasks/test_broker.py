@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from parquetry.schemas.errors import BrokerRefusedError
-from parquetry.tasks.broker.connection import kombu_url, redis_url, transport_options
+from parquetry.tasks.broker.connection import connect, kombu_url, redis_url, transport_options
 from parquetry.tasks.broker.sentinel import SentinelUrl
 from parquetry.tasks.broker.settings_check import FIXED_REDIS, is_fixed
 from parquetry.tasks.node.app import make_app
@@ -93,3 +93,10 @@ def test_ledger_and_permits_load_no_celery_and_no_torch():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": ":".join(sys.path)}
     )
     assert answer.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("url", ["redis://:planted#word@host:6379/0", "redis://user:planted/word@host:6379"])
+def test_a_password_with_signs_is_not_shown_as_a_port(url: str):
+    with pytest.raises(BrokerRefusedError, match="%23") as refused:
+        connect(url)
+    assert "planted" not in str(refused.value)

@@ -14,6 +14,8 @@ from parquetry.workers.preparation.rendering.child import ChildEnded, RenderChil
 
 #: rows that are with the rendering process at once
 ROWS_AT_ONCE = 2048
+#: how the error of a row begins that ended the process
+OVERRUN = "the template cannot be rendered"
 
 
 class RenderingLostError(RetryableError):
@@ -48,7 +50,7 @@ class Renderer:
                 asked = _Asked(self._living(), definition, rows[len(found) :], alone=alone)
             found += asked.answers
             if asked.overrun is not None and alone:
-                found.append(Failed("template", f"the template cannot be rendered: {asked.overrun}"))
+                found.append(Failed("template", f"{OVERRUN}: {asked.overrun}"))
             alone = True
         return found
 
