@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +18,12 @@ from parquetry.workers.encoding.onnx.known_rows import KnownRows
 from parquetry.workers.encoding.onnx.model_file import OnnxFile, is_ours
 from parquetry.workers.encoding.onnx.named_inputs import padded_feeds
 from parquetry.workers.encoding.onnx.providers import PROVIDERS, cuda_arena, open_session, runtime
+from parquetry.workers.encoding.onnx.shared_batches import choose_sharing
 from parquetry.workers.encoding.outputs.vectors import SENTENCE, Vectors
 from parquetry.workers.encoding.queued import BatchTooLargeError, QueuedEncoder
 from parquetry.workers.request import EncodeRequest
+
+log = logging.getLogger(__name__)
 
 #: tokens of a batch, padding included: what stays in a CPU's caches; enough to fill a GPU
 DEFAULT_BUDGET = {"cpu": 4_096, "other": 32_768}
@@ -66,6 +70,20 @@ class OrtPaddedEncoder(QueuedEncoder):
             known.check(self._run(known.requests), options.precision)
         if arena is not None:
             self._fill_arena()
+        self._share()
+
+    def _share(self) -> None:
+        """Let only rows of equal length share a batch where others answer differently beside longer ones."""
+        try:
+            sharing = choose_sharing(self.launch, self.limits, self._options.precision, self._options.pad_id)
+        # whatever a file raises that cannot compute such rows: a job's trial rows tell it in a sentence
+        except Exception as error:  # noqa: BLE001
+            log.warning("rows beside longer ones could not be tried: %s", error)
+            return
+        if sharing.rows != "any":
+            log.warning("%s", sharing.warning)
+        self._queue.share(sharing.rows)
+        self._about = {**self._about, **sharing.facts}
 
     def _fill_arena(self) -> None:
         """Let the arena take what a full batch of long rows needs, so that later shapes fit into it."""
