@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Sequence
 
@@ -15,10 +16,12 @@ from parquetry.workers.checks.prompts import TEXTS
 from parquetry.workers.engine import Engine
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.hosting.failure import repeats, sentence
-from parquetry.workers.request import EncodeRequest, GenerationRequest, Request, Result, SamplingParams
+from parquetry.workers.request import EncodeRequest, GenerationRequest, Request, Result, SamplingParams, VisionRequest
 
 log = logging.getLogger(__name__)
 NUM_OUTPUTS = 2
+#: pixels of the image in front of the rows of a job with images
+IMAGE_SIZE = (48, 32)
 #: tokens of the longest row where positions are computed, so that full length is like any other; and where they
 #: are read from a table, at whose end a model may fail
 LONGEST = {"cpu": 64, "cuda": 1024}
@@ -86,6 +89,19 @@ def _answer(engine: Engine, spec: EngineSpec, checkpoint: Checkpoint, row: np.nd
 
 
 def _request(spec: EngineSpec, row: np.ndarray) -> Request:
+    if spec.images:
+        # how many tokens it has only the model knows
+        params = SamplingParams(max_new_tokens=NUM_OUTPUTS)
+        return VisionRequest(id=0, text=TEXTS[0][: len(row)], images=(_picture(),), is_plain=True, params=params)
     if spec.task == "generate":
         return GenerationRequest(id=0, prompt_ids=row, params=SamplingParams(max_new_tokens=NUM_OUTPUTS))
     return EncodeRequest(id=0, token_ids=row)
+
+
+def _picture() -> bytes:
+    """A small image, encoded."""
+    from PIL import Image
+
+    made = io.BytesIO()
+    Image.new("RGB", IMAGE_SIZE, (200, 120, 40)).save(made, "PNG")
+    return made.getvalue()

@@ -23,7 +23,7 @@ from parquetry.workers.preparation.template import Template
 from parquetry.workers.reading.conform import Repairs
 from parquetry.workers.shards.reader import read_shard
 from tests.unit.producers.test_inputs import write
-from tests.unit.producers.test_listing import write_delta, write_iceberg
+from tests.unit.producers.test_listing import iceberg_table, write_delta
 from tests.unit.workers.reading.test_text_files import read
 from tests.unit.workers.workers_records import make_record
 
@@ -162,7 +162,8 @@ def live_files(folder, monkeypatch):
         assert "pip install 'parquetry[tables]'" in refusal(delta)
         return
     assert [names(path) for path in paths] == [["new.parquet"]] * 4
-    iceberg = Path(write_iceberg(folder).location().removeprefix("file://"))
+    with iceberg_table(folder) as table:
+        iceberg = Path(table.location().removeprefix("file://"))
     for path in (folder / "warehouse", iceberg / "data"):
         (file,) = find_files(str(path)).files
         assert pq.read_table(file.path)["text"].to_pylist() == ["new"]
@@ -178,8 +179,7 @@ def not_honoured(folder, _):
     deltalake.write_deltalake(str(folder / "d"), pa.table({"text": ["a"]}), configuration=features)
     assert "it uses deletion vectors" in refusal(folder / "d")
     pytest.importorskip("pyiceberg.catalog.sql", reason="the tables extra is not installed")
-    table = write_iceberg(folder)
-    with table.update_schema() as update:
+    with iceberg_table(folder) as table, table.update_schema() as update:
         update.rename_column("text", "body")
     assert "renamed or dropped" in refusal(folder / "warehouse")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -228,8 +229,8 @@ def test_a_file_has_one_name(tmp_path):
 
 def test_an_iceberg_table_is_read_by_its_live_files(tmp_path):
     pytest.importorskip("pyiceberg.catalog.sql", reason="the tables extra is not installed")
-    table = write_iceberg(tmp_path)
-    root = Path(table.location().removeprefix("file://"))
+    with iceberg_table(tmp_path) as table:
+        root = Path(table.location().removeprefix("file://"))
     listing = find_files(str(root))
     assert [pq.read_table(file.path)["text"].to_pylist() for file in listing.files] == [["new"]]
     assert [file.path for file in find_files(str(root / "data")).files] == [file.path for file in listing.files]
@@ -239,15 +240,15 @@ def test_an_iceberg_table_is_read_by_its_live_files(tmp_path):
 @pytest.mark.parametrize("change", ["rename", "drop"])
 def test_iceberg_columns_that_files_do_not_show_are_refused(tmp_path, change):
     pytest.importorskip("pyiceberg.catalog.sql", reason="the tables extra is not installed")
-    table = write_iceberg(tmp_path)
-    with table.update_schema() as update:
+    with iceberg_table(tmp_path) as table, table.update_schema() as update:
         update.rename_column("text", "body") if change == "rename" else update.delete_column("note")
     with pytest.raises(TableFormatError, match="it uses columns that were renamed or dropped"):
         find_files(str(tmp_path / "warehouse"))
 
 
-def write_iceberg(folder: Path):
-    """A table of which every row was overwritten once."""
+@contextmanager
+def iceberg_table(folder: Path):
+    """A table of which every row was overwritten once, and its catalog for as long."""
     from pyiceberg.catalog.sql import SqlCatalog
 
     catalog = SqlCatalog("c", uri=f"sqlite:///{folder}/c.db", warehouse=f"file://{folder}/warehouse")
@@ -255,7 +256,10 @@ def write_iceberg(folder: Path):
     table = catalog.create_table("n.t", schema=pa.schema({"text": pa.string(), "note": pa.string()}))
     table.append(pa.table({"text": ["old"], "note": ["x"]}))
     table.overwrite(pa.table({"text": ["new"], "note": ["x"]}))
-    return table
+    try:
+        yield table
+    finally:
+        catalog.engine.dispose()
 
 
 def test_an_iceberg_table_is_refused_where_the_library_is_missing(tmp_path, monkeypatch):
