@@ -14,7 +14,7 @@ from parquetry.workers.encoding.batching.rows import RowLimits
 from parquetry.workers.request import EncodeRequest
 
 #: rows to what is answered for each of them
-Answer = Callable[[list[EncodeRequest]], Sequence[np.ndarray]]
+Answer = Callable[[list[EncodeRequest]], np.ndarray | list[np.ndarray]]
 #: tokens of the two short rows and of the long one
 SHORT, LONG = 13, 32
 #: how many times the noise a row may be off beside a longer one
