@@ -6,6 +6,7 @@ from pydantic import ValidationError
 
 from parquetry.producers.source import Source
 from parquetry.schemas.errors import OutputInsideInputError, OutputNotEmptyError, OutputTakenError
+from parquetry.schemas.history import HISTORY_FILE
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import ATTEMPTS_FOLDER, FORMAT_VERSION, JOB_FILE, JobRecord
@@ -32,6 +33,8 @@ def give_up(storage: Storage) -> bool:
     """Let the folder of a job that ended without a part be anybody's again; False when it holds parts."""
     if storage.list("part-"):
         return False
+    storage.delete(HISTORY_FILE)
+    # last: until it is gone, the folder is the job's
     storage.delete(JOB_FILE)
     return True
 

@@ -141,6 +141,7 @@ def test_int8_layers_are_swapped_whether_or_not_layers_compile(
     before = dict(model.named_modules())
     monkeypatch.setattr(type(model), "device", torch.device("cuda"))
     monkeypatch.setattr("parquetry.workers.packed.startup.is_installed", lambda _: True)
+    monkeypatch.setattr("parquetry.workers.packed.startup.has_hopper_kernel", lambda *_: False)
     undo = ExitStack()
     speed_up(Changes(SimpleNamespace(group=SOLO), [], undo), model, [], PackedOptions(**options), is_shared=False)
     layer = model.model.layers[0]
