@@ -93,3 +93,6 @@ class Reconciler:
                 self.reconcile()
             except ParquetryError as error:
                 log.warning("%s", error)
+            # nobody else would take back leases: whatever one pass meets, the next is made
+            except Exception:
+                log.exception("a pass of the reconciler failed")

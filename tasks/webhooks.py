@@ -135,3 +135,6 @@ class Messenger:
                 deliver_due(self._ledger)
             except ParquetryError as error:
                 log.warning("%s", error)
+            # one notice that cannot be read must not keep the others
+            except Exception:
+                log.exception("notices could not be delivered")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from typing import TYPE_CHECKING
 
 from parquetry.local.run import run_job
@@ -11,6 +10,7 @@ from parquetry.schemas.errors import ExitCode, ParquetryError
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.states import JobState
 from parquetry.terminal.display import failure_lines
+from parquetry.workers.process.owned_folder import owned_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,7 +24,9 @@ class PreviewFailedError(ParquetryError):
 
 def preview_rows(spec: JobSpec, rows: int) -> pa.Table:
     """The output of the first `rows` rows, run for real. Raises PreviewFailedError."""
-    with tempfile.TemporaryDirectory(prefix="parquetry-preview-") as folder:
+    with owned_folder("parquetry-preview-") as owned:
+        # its lock lies beside the output, which begins empty
+        folder = str(owned / "out")
         finished = run_job(limited(spec, rows, folder), show=True)
         if finished.status.state is not JobState.DONE:
             raise PreviewFailedError(rows=rows, reason="; ".join(failure_lines(finished.status)))

@@ -24,8 +24,11 @@ HEALTH_CHECK_S = 5
 #: a command may be sent twice: every script is idempotent, or leaves a lease that ends by itself
 RETRIES = 3
 RETRYABLE = (redis.ConnectionError, redis.TimeoutError, ConnectionError, TimeoutError)
+WRONG_USER = (redis.exceptions.AuthenticationError, redis.exceptions.AuthorizationError)
 #: what a server replies while it is full, a replica, unable to save, loading, or busy with a script: all of it passes
-PASSING_CODES = ("OOM", "READONLY", "MISCONF", "LOADING", "BUSY", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN", "TRYAGAIN")
+PASSING_CODES = frozenset(
+    {"OOM", "READONLY", "MISCONF", "LOADING", "BUSY", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN", "TRYAGAIN"}
+)
 PASSING = (
     *(redis.exceptions.OutOfMemoryError, redis.exceptions.ReadOnlyError, redis.exceptions.BusyLoadingError),
     *(redis.exceptions.MasterDownError, redis.exceptions.TryAgainError, redis.exceptions.ClusterDownError),
@@ -35,11 +38,16 @@ PASSING = (
 def connect(url: str, *, timeout_s: float = SOCKET_TIMEOUT_S) -> redis.Redis:
     """A client that answers, with text replies.
 
-    Raises BrokerUnreachableError, or BrokerRefusedError for a Redis Cluster and for a URL of unknown form.
+    Raises BrokerUnreachableError, or BrokerRefusedError for a Redis Cluster, a user or password that it does not take,
+    and a URL of unknown form.
     """
     with translated(url):
         client = _client(url, timeout_s)
-        client.ping()
+        try:
+            client.ping()
+        except WRONG_USER as error:
+            # redis-py counts it among lost connections; whoever waits for it waits for ever
+            raise BrokerRefusedError(url=redact(url), reason=_reason(error)) from None
         _refuse_cluster(client, url)
     return client
 
@@ -62,7 +70,7 @@ def translated(url: str) -> Iterator[None]:
 def is_passing(error: Exception) -> bool:
     """Whether a server that answers refuses for a reason that goes away without anybody changing the URL."""
     # only some have a class of their own; a script's error keeps the code in front
-    return isinstance(error, PASSING) or str(error).startswith(PASSING_CODES)
+    return isinstance(error, PASSING) or str(error).partition(" ")[0] in PASSING_CODES
 
 
 def no_connection(url: str, error: Exception) -> BrokerUnreachableError | BrokerRefusedError:

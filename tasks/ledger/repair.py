@@ -48,11 +48,11 @@ class Repair(Verbs):
     def _held(self, job: str, worker: str) -> list[Claim]:
         with translated(self.url):
             tokens = cast("dict[str, str]", self._client.hgetall(self._keys.of_job(job, "tok")))
-        split = ((shard, *token.split(":", 1)) for shard, token in tokens.items())
+        split = ((shard, *token.partition(":")) for shard, token in tokens.items())
         return [
             Claim(job=job, shard=int(shard), fence=int(fence), worker=worker, output="")
-            for shard, fence, holder in split
-            if holder == worker
+            for shard, fence, _, holder in split
+            if holder == worker and shard.isdigit() and fence.isdigit()
         ]
 
     def committed(self, job: str) -> set[int]:

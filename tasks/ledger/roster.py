@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import cast
 
@@ -12,6 +13,7 @@ from parquetry.tasks.broker.connection import translated
 from parquetry.tasks.keys import Keys
 from parquetry.tasks.ledger.scripts import Scripts
 
+log = logging.getLogger(__name__)
 #: a worker silent for this long does not count as alive
 ALIVE_S = 30.0
 #: and is forgotten after this long
@@ -76,7 +78,8 @@ class Roster:
         """The workers that gave a sign of life lately, by name."""
         args = [self._keys.prefix, int(ALIVE_S * 1000), *WORKER_FIELDS]
         reply = self._scripts("workers", [self._keys.workers], args)
-        return sorted((_worker(*row) for row in reply), key=lambda worker: worker.worker)
+        found = filter(None, (_read(*row) for row in reply))
+        return sorted(found, key=lambda worker: worker.worker)
 
     def shards_in_flight(self, queue: str) -> int:
         """How many shards of a queue the living workers may run at once."""
@@ -85,6 +88,15 @@ class Roster:
 
 def _text(told: BaseModel | None) -> str:
     return told.model_dump_json(exclude_defaults=True) if told is not None else ""
+
+
+def _read(name: str, *told: str) -> WorkerStatus | None:
+    """None for an entry that cannot be read: the other workers are to be seen all the same."""
+    try:
+        return _worker(name, *told)
+    except (ValueError, TypeError) as error:
+        log.warning("the entry of worker %s in the broker is damaged and left out (%s)", name, type(error).__name__)
+        return None
 
 
 def _worker(name: str, seen_ms: str, *fields: str) -> WorkerStatus:

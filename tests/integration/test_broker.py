@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 
 import pytest
+from redis.exceptions import ResponseError
 
 from parquetry.schemas.errors import BrokerRefusedError, BrokerUnreachableError
 from parquetry.schemas.permit import PERMIT_TASK, Permit
 from parquetry.tasks import permits
-from parquetry.tasks.broker.connection import connect
+from parquetry.tasks.broker.connection import connect, is_passing
 from parquetry.tasks.broker.settings_check import check
+from parquetry.tasks.broker.waiting import wait_for_broker
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.node.stall_check import STALL_S, StallCheck
 from tests.integration.records import make_record
@@ -32,6 +35,21 @@ def test_absent_socket_is_unreachable(tmp_path):
 def test_absent_sentinel_is_unreachable():
     with pytest.raises(BrokerUnreachableError, match=r"sentinel://127\.0\.0\.1:1/mymaster"):
         connect("sentinel://:secret@127.0.0.1:1/mymaster")
+
+
+def test_a_password_that_is_not_taken_is_refused_and_not_waited_for(fresh_server):
+    with connect(fresh_server.url) as client:
+        client.config_set("requirepass", "secret")
+    wrong = fresh_server.url.replace("://", "://:guessed@")
+    for url in (fresh_server.url, wrong):
+        with pytest.raises(BrokerRefusedError, match=r"(?i)authenticat|WRONGPASS|invalid username-password") as caught:
+            wait_for_broker(url, None, threading.Event())
+        assert "guessed" not in str(caught.value)
+
+
+def test_only_the_replies_that_pass_are_waited_for():
+    assert is_passing(ResponseError("BUSY Valkey is busy running a script"))
+    assert not is_passing(ResponseError("BUSYGROUP Consumer Group name already exists"))
 
 
 def test_sentinel_without_a_master_is_refused():

@@ -97,6 +97,8 @@ def is_busy(client: redis.Redis) -> Callable[[], object]:
     return mend
 
 
+#: what of a job is damaged: fields of its record, the whole of it, its leases
+DAMAGED = ("field", "whole", "tokens")
 FAULTS = (is_full, is_replica, is_replica_without_master, cannot_save, is_busy)
 
 
@@ -119,10 +121,11 @@ def test_a_worker_outlives_refusals_messages_that_are_none_and_damaged_jobs(
     assert set(tree) <= set(worker.tree())
     assert ledger.status(job.name).retries == 0
     assert check(Path(job.storage.root.path), job.table).violations == []
+    assert "ghost" not in [known.worker for known in ledger.workers()] and ledger.workers()
     told = {status.job: status.damage for status in ledger.jobs()}
-    assert told.pop(job.name) is None and len(told) == 2 and all(told.values())
+    assert told.pop(job.name) is None and len(told) == len(DAMAGED) and all(told.values())
     # only their outputs still know them
-    for name in ("field", "whole"):
+    for name in DAMAGED:
         recover(str(tmp_path / name / "out"), ledger)
     wait_until(lambda: all(status.state is JobState.DONE for status in ledger.jobs()), 60, "the mended jobs to be done")
     log = worker.log.read_text()
@@ -132,13 +135,17 @@ def test_a_worker_outlives_refusals_messages_that_are_none_and_damaged_jobs(
 
 
 def damage(tmp_path: Path, ledger: Ledger, client: redis.Redis, keys: Keys) -> None:
-    """Two jobs of the highest priority whose records are broken: a field, and the whole."""
-    for number, name in enumerate(("field", "whole")):
+    """Jobs of the highest priority whose records are broken, and an entry of a worker that says nothing."""
+    client.zadd(keys.workers, {"ghost": client.time()[0] * 1000})
+    client.hset(keys.worker("ghost"), mapping={"shards_in_flight": "many", "engine": "{"})
+    for number, name in enumerate(DAMAGED):
         (tmp_path / name).mkdir()
         job = make_job(tmp_path / name, ledger, priority=number)
         record = keys.of_job(job.name, "ctl")
         if name == "field":
             client.hset(record, mapping={"shards": "many", "served": ""})
+        elif name == "tokens":
+            client.set(keys.of_job(job.name, "tok"), "x")
         else:
             client.delete(record)
             client.set(record, "x")

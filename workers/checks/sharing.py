@@ -23,6 +23,7 @@ from parquetry.schemas.errors import UnusableModelError
 from parquetry.workers.checks.narrowing import chooses_tokens, narrowed
 from parquetry.workers.checks.prompts import check_prompts
 from parquetry.workers.checks.rounding import filled_otherwise, rounded_otherwise
+from parquetry.workers.preparation.added_tokens import tokens_around
 
 #: what a model gives for the rows of one batch: for each row its numbers (of any shape), those of padding left out
 Compute = Callable[[Sequence[np.ndarray]], list[Tensor]]
@@ -76,19 +77,12 @@ def rows_to_share(
     vocab_size = model.get_input_embeddings().weight.shape[0]
     wanted = NUM_TOKENS[model.device.type] + (MORE_TOKENS if chooses_tokens(model) else ())
     lengths = sorted({min(length, max_tokens or length) for length in wanted})
-    end = [] if tokenizer is None else [id for id in _end(tokenizer) if id < vocab_size]
+    end = [] if tokenizer is None else [id for _, id in tokens_around(tokenizer)[1] if id < vocab_size]
     rows = [
         np.concatenate([row[: max(0, len(row) - len(end))], end])[-len(row) :].astype(np.int32)
         for row in check_prompts(tokenizer, vocab_size, lengths)
     ]
     return rows if pad_id is None else [np.where(row == pad_id, (pad_id + 1) % vocab_size, row) for row in rows]
-
-
-def _end(tokenizer: Tokenizer) -> list[int]:
-    """What the tokenizer puts behind a text."""
-    found = tokenizer.encode("a")
-    inner = [place for place, is_special in enumerate(found.special_tokens_mask) if not is_special]
-    return found.ids[inner[-1] + 1 :] if inner else []
 
 
 def shortened(row: np.ndarray, length: int, num_last: int) -> np.ndarray:

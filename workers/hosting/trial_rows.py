@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from parquetry.schemas.errors import ParquetryError, UnusableModelError
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.tensor_headers import read_headers
-from parquetry.workers.checks.prompts import TEXTS
+from parquetry.workers.checks.prompts import TEXTS, beginning, check_prompts
 from parquetry.workers.engine import Engine
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.hosting.failure import repeats, sentence
@@ -50,10 +50,11 @@ def trial_rows(spec: EngineSpec, checkpoint: Checkpoint) -> list[np.ndarray]:
     tokenizer = Tokenizer.from_file(str(checkpoint.tokenizer_folder / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    shortest = tokenizer.encode("").ids or tokenizer.encode("a").ids[:1]
+    vocab_size = tokenizer.get_vocab_size()
+    shortest = beginning(tokenizer, "", vocab_size) or check_prompts(tokenizer, vocab_size, [1])[0]
     length = max(_full_length(spec, checkpoint), len(shortest))
     tokenizer.enable_truncation(length)
-    longest = tokenizer.encode(TEXTS[0] * (1 + length // 8)).ids
+    longest = beginning(tokenizer, TEXTS[0], length) or check_prompts(None, vocab_size, [length])[0]
     return [np.asarray(ids, np.int32) for ids in (shortest, longest)]
 
 

@@ -26,7 +26,7 @@ def add_tokens_of_settings(tokenizer: tokenizers.Tokenizer, folder: Path) -> Non
     itself is not added twice, and stays where a flag is off.
     """
     settings = {**_read(folder / "special_tokens_map.json"), **_read(folder / "tokenizer_config.json")}
-    before, after = _around(tokenizer)
+    before, after = tokens_around(tokenizer)
     begin, end = (_token(tokenizer, settings, flag) for flag in _FLAGS)
     first = [begin] if begin is not None and begin not in before[:1] else []
     last = [end] if end is not None and end not in after[-1:] else []
@@ -38,8 +38,8 @@ def add_tokens_of_settings(tokenizer: tokenizers.Tokenizer, folder: Path) -> Non
     tokenizer.post_processor = added if own is None or before or after else processors.Sequence([own, added])
 
 
-def _around(tokenizer: tokenizers.Tokenizer) -> tuple[list[Token], list[Token]]:
-    """What tokenizer.json puts before and after a text."""
+def tokens_around(tokenizer: tokenizers.Tokenizer) -> tuple[list[Token], list[Token]]:
+    """What a tokenizer puts before and after a text."""
     for text in _texts(tokenizer):
         try:
             found = tokenizer.encode(text)

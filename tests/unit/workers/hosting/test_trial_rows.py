@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models, processors
 
 from parquetry.schemas.errors import UnusableModelError
 from parquetry.schemas.job import ModelSpec
@@ -18,6 +19,7 @@ from parquetry.workers.hosting.engine_choice import load_engine
 from parquetry.workers.hosting.trial_rows import has_position_table, trial_rows, tried
 from parquetry.workers.packed.packed_engine import PackedEngine
 from parquetry.workers.padded.generate import TransformersGenerate
+from parquetry.workers.preparation.added_tokens import tokens_around
 from tests.short_onnx import write_short_onnx
 
 
@@ -47,6 +49,20 @@ def test_rows_are_as_the_tokenizer_makes_them_and_as_long_as_may_come(classifier
     assert short.tolist() == [2, 3]
     assert len(full) == 64
     assert (full[0], full[-1]) == (2, 3)
+
+
+def test_a_vocabulary_that_knows_no_letter_has_rows_of_its_own_tokens(classifier, tmp_path):
+    folder = shutil.copytree(classifier, tmp_path / "model")
+    tokenizer = Tokenizer(models.WordPiece({"[CLS]": 0, "[SEP]": 1, "w1": 2, "w2": 3}))
+    tokenizer.add_special_tokens(["[CLS]", "[SEP]"])
+    ends = [("[CLS]", 0), ("[SEP]", 1)]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    short, full = trial_rows(spec_of(folder, "classify"), Checkpoint.resolve(ModelSpec(id=str(folder))))
+    assert short.tolist() == [0, 1]
+    assert len(full) == 64 and full.max() < 4
+    before, after = tokens_around(tokenizer)
+    assert (before, after) == ([("[CLS]", 0)], [("[SEP]", 1)])
 
 
 def test_a_table_of_positions_is_seen_in_the_files(classifier, causal_lm):
