@@ -8,7 +8,7 @@ from parquetry.schemas.history import HistoryPoint, JobHistory
 from parquetry.schemas.states import JobState
 from parquetry.schemas.status import EngineStats
 from parquetry.tasks.keys import JOB_KEYS
-from parquetry.tasks.ledger.claim import LeaseProgress
+from parquetry.tasks.ledger.claim import BeatReply, CommitReply, LeaseProgress
 from parquetry.tasks.ledger.history import MAX_POINTS_DONE
 from parquetry.tasks.ledger.ledger import Ledger
 from tests.integration.records import make_part, make_record
@@ -193,3 +193,19 @@ def test_no_point_is_added_within_two_seconds(ledger: Ledger):
         ledger.beat(claim, computing())
         time.sleep(0.001)
     assert len(ledger.histories.read(JOB)) == 1
+
+
+@pytest.mark.parametrize("damage", ["engine", "past"])
+def test_a_history_that_cannot_be_noted_stops_nothing(damage, ledger: Ledger, client, keys):
+    ledger.register(make_record(JOB, shards=1))
+    announce(ledger, "w", running=1)
+    claim = ledger.claim("w", QUEUES)
+    assert claim is not None
+    if damage == "engine":
+        client.hset(keys.worker("w"), "engine", "{")
+    else:
+        client.delete(keys.of_job(JOB, "past"))
+        client.set(keys.of_job(JOB, "past"), "x")
+    assert ledger.beat(claim, computing(10)) is BeatReply.OK
+    assert ledger.commit(claim, make_part(0)) is CommitReply.LAST
+    assert client.hget(keys.of_job(JOB, "ctl"), "done") == "1"

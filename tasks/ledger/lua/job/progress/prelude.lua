@@ -85,8 +85,7 @@ local function active_until(now)
   return (noted[3] or 0) + passed, (noted[4] or 0) + passed * num_workers
 end
 
--- Note how far the job is, if it is time to or `must`.
-local function take_point(now, must)
+local function try_to_take_point(now, must)
   local pointed = redis.call('HGET', ctl, 'pointed')
   if not must and pointed and now - pointed < POINT_MS then
     return
@@ -128,4 +127,10 @@ local function take_point(now, must)
     end
   end
   redis.call('HSET', ctl, 'pointed', now, 'num_workers', num_workers, 'active_ms', active_ms, 'worker_ms', worker_ms)
+end
+
+-- Note how far the job is, if it is time to or `must`. What cannot be noted, for a worker's entry is damaged or an
+-- earlier point, must not keep a lease from being renewed or a part from being counted.
+local function take_point(now, must)
+  pcall(try_to_take_point, now, must)
 end
