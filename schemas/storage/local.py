@@ -36,14 +36,13 @@ class LocalStorage(Storage):
         # a link back to a folder above would never end
         if real in trail or not os.path.isdir(real):
             return
-        with os.scandir(folder) as children:
-            for child in children:
-                if child.is_dir():
-                    yield from self._walk(Path(child.path), trail=(*trail, real))
-                elif (entry := self._entry(Path(child.path))) is not None:
-                    yield entry
-                elif child.is_symlink():
-                    raise StorageError(operation="listing", path=child.path, reason="the link points nowhere")
+        for child in _children(folder):
+            if child.is_dir():
+                yield from self._walk(Path(child.path), trail=(*trail, real))
+            elif (entry := self._entry(Path(child.path))) is not None:
+                yield entry
+            elif child.is_symlink() and os.path.lexists(child.path):
+                raise StorageError(operation="listing", path=child.path, reason="the link points nowhere")
 
     def head(self, path: str) -> Entry | None:
         target = self._path(path)
@@ -145,6 +144,15 @@ class LocalStorage(Storage):
 
     def _path(self, path: str) -> Path:
         return Path(self.root.join(path).path)
+
+
+def _children(folder: Path) -> list[os.DirEntry[str]]:
+    """What the folder holds: nothing where another process deleted it meanwhile, as the check of a submission does."""
+    try:
+        with os.scandir(folder) as children:
+            return list(children)
+    except FileNotFoundError:
+        return []
 
 
 def _link(attempt: Path, target: Path) -> bool:

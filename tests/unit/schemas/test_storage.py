@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -115,6 +116,25 @@ def test_a_link_to_nothing_is_not_passed_over(tmp_path):
     (tmp_path / "a.parquet").symlink_to(tmp_path / "gone")
     with pytest.raises(StorageError, match="points nowhere"):
         open_storage(Location.parse(str(tmp_path))).list()
+
+
+def test_a_folder_that_goes_while_it_is_listed_is_passed_over(storage):
+    storage.put("kept", b"x")
+    ended = threading.Event()
+
+    def check() -> None:
+        while not ended.is_set():
+            storage.check_put_if_absent()
+
+    others = [threading.Thread(target=check) for _ in range(3)]
+    for other in others:
+        other.start()
+    try:
+        assert all("kept" in [entry.path for entry in storage.list()] for _ in range(500))
+    finally:
+        ended.set()
+        for other in others:
+            other.join()
 
 
 def test_local_storage_loads_no_object_store_client():
