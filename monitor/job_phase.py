@@ -89,7 +89,10 @@ def _size(num_bytes: int) -> str:
 
 
 def _without_shards(status: JobStatus, workers: Sequence[WorkerStatus]) -> PhaseNow:
-    serving = [worker for worker in workers if status.queue in worker.queue.split(",")]
+    there = [worker for worker in workers if status.queue in worker.queue.split(",")]
+    serving = [worker for worker in there if not worker.drained]
+    if there and not serving:
+        return PhaseNow(JobPhase.STALLED, f"every worker of queue {status.queue} is drained; let one go on, or add one")
     if not serving:
         return _unserved(status)
     able = [worker for worker in serving if not _lacks(status, worker)]

@@ -258,6 +258,10 @@ class UnknownJobError(BadInputError):
     """There is no job {job}{suggestion}; `parquetry jobs` lists them."""
 
 
+class UnknownWorkerError(BadInputError):
+    """There is no worker {worker} any more; `parquetry jobs` lists those that live."""
+
+
 class IllegalTransitionError(BadInputError):
     """Job {job} is {state}, so it cannot be {wanted}."""
 

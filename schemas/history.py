@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
+
+from parquetry.schemas.events import JobEvent, ShardEnd
 
 HISTORY_FILE = "_history.json"
 
@@ -69,11 +72,20 @@ class JobHistory(BaseModel):
     #: names of the numbers of a point
     fields: tuple[str, ...] = HistoryPoint._fields
     points: tuple[tuple[int, ...], ...]
+    #: what happened to it, and its last shards
+    events: tuple[JobEvent, ...] = ()
+    ends: tuple[ShardEnd, ...] = ()
 
     @classmethod
-    def of(cls, job: str, points: tuple[HistoryPoint, ...]) -> JobHistory:
+    def of(
+        cls,
+        job: str,
+        points: tuple[HistoryPoint, ...],
+        events: Iterable[JobEvent] = (),
+        ends: Iterable[ShardEnd] = (),
+    ) -> JobHistory:
         """The history of a job, to be written."""
-        return cls(job=job, points=points)
+        return cls(job=job, points=points, events=tuple(events), ends=tuple(ends))
 
     def read(self) -> tuple[HistoryPoint, ...]:
         """Its points, whatever version wrote them."""

@@ -206,3 +206,5 @@ class WorkerStatus(BaseModel):
     offers: tuple[str, ...] | None = None
     #: None on a CPU, and where the driver tells nothing
     device_use: DeviceUse | None = None
+    #: it was asked to take no more shards, and finishes those that it has
+    drained: bool = False

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -15,6 +17,9 @@ from parquetry.schemas.storage.storage import Storage
 from parquetry.tasks.ledger.ledger import Ledger
 
 log = logging.getLogger(__name__)
+Noted = TypeVar("Noted", bound=tuple)
+#: events, and ends of shards, that the file holds
+MAX_KEPT = 2000
 
 
 def keep_history(ledger: Ledger, job: str, output: str) -> None:
@@ -22,7 +27,16 @@ def keep_history(ledger: Ledger, job: str, output: str) -> None:
     points, storage = ledger.history(job), open_storage(Location.parse(output))
     # an output that somebody has deleted stays deleted
     if points and storage.head(JOB_FILE) is not None:
-        storage.put(HISTORY_FILE, JobHistory.of(job, points).model_dump_json().encode())
+        # what a queue before this one has told is in the file alone
+        before = read_history(storage, job) or JobHistory.of(job, ())
+        events = _together(before.events, ledger.shards.events(job))
+        ends = _together(before.ends, ledger.shards.ends(job))
+        storage.put(HISTORY_FILE, JobHistory.of(job, points, events, ends).model_dump_json().encode())
+
+
+def _together(earlier: Iterable[Noted], later: Iterable[Noted]) -> list[Noted]:
+    """Both in the order of time, each once, the last of them."""
+    return sorted(dict.fromkeys((*earlier, *later)), key=lambda noted: noted[0])[-MAX_KEPT:]
 
 
 def try_to_keep_history(ledger: Ledger, job: str, output: str) -> None:
@@ -34,13 +48,19 @@ def try_to_keep_history(ledger: Ledger, job: str, output: str) -> None:
 
 
 def kept_history(storage: Storage, job: str) -> tuple[HistoryPoint, ...]:
-    """The history that an output holds of a job; () where there is none, or none of this job. Raises StorageError."""
+    """The points that an output holds of a job; () where there are none, or none of this job. Raises StorageError."""
+    found = read_history(storage, job)
+    return () if found is None else found.read()
+
+
+def read_history(storage: Storage, job: str) -> JobHistory | None:
+    """What an output holds of the past of a job, None where there is nothing of this job. Raises StorageError."""
     data = storage.try_read(HISTORY_FILE)
     if data is None:
-        return ()
+        return None
     try:
         found = JobHistory.model_validate_json(data)
     except ValidationError as error:
         log.warning("%s is not readable: %s", storage.root.join(HISTORY_FILE), error.errors()[0]["msg"])
-        return ()
-    return found.read() if found.job == job else ()
+        return None
+    return found if found.job == job else None

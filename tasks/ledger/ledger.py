@@ -10,6 +10,7 @@ from parquetry.schemas.history import HistoryPoint
 from parquetry.schemas.status import WorkerStatus
 from parquetry.tasks.broker.connection import translated
 from parquetry.tasks.broker.settings_check import durability_warnings
+from parquetry.tasks.ledger.job_index import JobIndex
 from parquetry.tasks.ledger.jobs import Jobs
 from parquetry.tasks.ledger.leases import Leases
 from parquetry.tasks.ledger.lock import lock
@@ -17,6 +18,7 @@ from parquetry.tasks.ledger.outbox import Outbox
 from parquetry.tasks.ledger.policy import Policy
 from parquetry.tasks.ledger.repair import Repair
 from parquetry.tasks.ledger.roster import Roster
+from parquetry.tasks.ledger.shard_map import ShardMap
 
 
 class Ledger(Jobs, Leases, Repair):
@@ -26,6 +28,8 @@ class Ledger(Jobs, Leases, Repair):
         super().__init__(client, env, policy)
         self.roster = Roster(self._scripts, self._keys)
         self.outbox = Outbox(self._scripts, self._keys)
+        self.index = JobIndex(client, self.url, self._keys)
+        self.shards = ShardMap(client, self.url, self._keys)
 
     def durability_warnings(self) -> list[str]:
         """A sentence for each way in which this broker may forget jobs."""

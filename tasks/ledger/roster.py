@@ -8,6 +8,7 @@ from typing import cast
 
 from pydantic import BaseModel
 
+from parquetry.schemas.errors import UnknownWorkerError
 from parquetry.schemas.status import DeviceUse, EngineState, EngineStats, WorkerStatus
 from parquetry.tasks.broker.connection import translated
 from parquetry.tasks.keys import Keys
@@ -21,7 +22,7 @@ FORGET_S = 3600.0
 #: of a worker's hash, in the order in which they are asked for
 WORKER_FIELDS = (
     *("shards_in_flight", "host", "device", "queue", "model", "engine", "engine_before"),
-    *("state", "offers", "device_use"),
+    *("state", "offers", "device_use", "drained"),
 )
 
 
@@ -45,8 +46,8 @@ class Roster:
         state: EngineState | None = None,
         offers: Sequence[str] | None = None,
         device_use: DeviceUse | None = None,
-    ) -> None:
-        """Tell that a worker lives, what it offers, what its engine is doing, and what that has counted."""
+    ) -> bool:
+        """Tell that a worker lives, what it offers, what its engine does and has counted; whether it is to drain."""
         fields = {
             "host": host,
             "device": device,
@@ -60,7 +61,13 @@ class Roster:
         }
         flat = [item for pair in fields.items() for item in pair]
         keys = [self._keys.workers, self._keys.worker(worker)]
-        self._scripts("announce", keys, [worker, int(FORGET_S * 1000), *flat])
+        return bool(self._scripts("announce", keys, [worker, int(FORGET_S * 1000), *flat]))
+
+    def drain(self, worker: str, *, wanted: bool = True) -> None:
+        """Have a worker take no more shards, or some again when not `wanted`. Raises UnknownWorkerError."""
+        keys = [self._keys.workers, self._keys.worker(worker)]
+        if not self._scripts("drain", keys, [worker, "1" if wanted else "0"]):
+            raise UnknownWorkerError(worker=worker)
 
     def last_claim(self, worker: str) -> str | None:
         """When a worker last asked for a shard, successfully or not: ms since the Unix epoch, None if it never did."""
@@ -83,7 +90,8 @@ class Roster:
 
     def shards_in_flight(self, queue: str) -> int:
         """How many shards of a queue the living workers may run at once."""
-        return sum(worker.shards_in_flight for worker in self.alive() if queue in worker.queue.split(","))
+        serving = (worker for worker in self.alive() if queue in worker.queue.split(",") and not worker.drained)
+        return sum(worker.shards_in_flight for worker in serving)
 
 
 def _text(told: BaseModel | None) -> str:
@@ -112,4 +120,5 @@ def _worker(name: str, seen_ms: str, *fields: str) -> WorkerStatus:
         state=EngineState.model_validate_json(told["state"] or "{}"),
         offers=tuple(told["offers"].split("\n")[1:]) if told["offers"] else None,
         device_use=DeviceUse.model_validate_json(told["device_use"]) if told["device_use"] else None,
+        drained=told["drained"] == "1",
     )

@@ -58,6 +58,8 @@ class DeviceWorker:
         self._pause_s = FIRST_PAUSE_S
         self._stall_check = StallCheck(name, queues, shards_in_flight)
         self._announced: object = None
+        #: it is asked to take no more shards: its Celery worker ends with those it has, and is not started again
+        self.is_drained = False
         #: counts of its engine that were announced lately
         self._counted: deque[EngineStats] = deque()
         self._gpus = GpuMeter.of(device)
@@ -78,7 +80,7 @@ class DeviceWorker:
 
     def revive(self) -> None:
         """Start the Celery worker again when it has died, but not in a tight loop."""
-        if self.is_alive:
+        if self.is_alive or self.is_drained:
             return
         age = time.monotonic() - self._started
         if age > STEADY_S:
@@ -101,7 +103,7 @@ class DeviceWorker:
         """Tell the ledger that this worker lives."""
         state, stats = self._supervisor.engine_state, self._supervisor.engine_stats
         self._announced = _told(state)
-        ledger.roster.announce(
+        wanted = ledger.roster.announce(
             self.name,
             host=socket.gethostname(),
             device=self.device,
@@ -113,6 +115,18 @@ class DeviceWorker:
             offers=self._offers,
             device_use=None if self._gpus is None else self._gpus.use,
         )
+        if wanted != self.is_drained:
+            self._heed(drain=wanted)
+
+    def _heed(self, *, drain: bool) -> None:
+        """Do what an operator asked for at the page."""
+        self.is_drained = drain
+        if drain:
+            log.info("the worker of %s is drained: it takes no more shards", self.device)
+            self.drain()
+        elif not self.is_alive:
+            log.info("the worker of %s goes on", self.device)
+            self._launch()
 
     def _before(self, stats: EngineStats | None) -> EngineStats | None:
         """What the same engine had counted about RATES_S earlier; None where there is no such count."""

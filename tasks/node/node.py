@@ -119,7 +119,7 @@ class Node:
     def _announce(self) -> None:
         for worker in self._workers:
             worker.give_back_orphans(self._ledger)
-            if worker.is_alive:
+            if worker.is_alive or worker.is_drained:
                 worker.announce(self._ledger)
                 worker.watch(self._ledger)
 

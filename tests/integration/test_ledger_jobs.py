@@ -134,7 +134,7 @@ def test_forget_keeps_what_status_tells(ledger: Ledger, client, keys):
     ledger.set_state("job-1", JobState.DONE)
     ledger.forget("job-1")
     left = {key.rpartition(":")[2] for key in client.scan_iter(f"{keys.prefix}{{job-1}}:*")}
-    assert left == {"ctl", "done", "past"}
+    assert left == {"ctl", "done", "past", "evts"}
     assert ledger.status("job-1").rows_done == 10
 
 

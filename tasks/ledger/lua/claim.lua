@@ -2,7 +2,8 @@
 -- Returns {job, shard, fence, lost attempts, output, deadline in ms, "1" if rows are blamed else "0"}, or nil when nothing may be claimed.
 --
 -- KEYS[1] <p>open          ZSET    running jobs with pending shards, by priority (0 first)
--- KEYS[2] <p>worker:<id>   HASH    the worker; model and model_key tell what its engine has loaded, asked when it came last
+-- KEYS[2] <p>worker:<id>   HASH    the worker; model and model_key tell what its engine has loaded, asked when it came last,
+--                                  drained whether it is to take none
 -- of the jobs it looks at: ctl, pend, lease, tok, done, att, bad (see job/prelude.lua)
 --
 -- ARGV[1] prefix <p>   ARGV[2] worker   ARGV[3] ttl in ms   ARGV[4] starvation bound in ms
@@ -150,10 +151,11 @@ local function grant(job, shard)
 end
 
 redis.call('HSET', worker_key, 'asked', now)
+local is_drained = redis.call('HGET', worker_key, 'drained') == '1'
 if redis.call('PTTL', worker_key) < 0 then
   redis.call('PEXPIRE', worker_key, FORGET_MS)
 end
-while true do
+while not is_drained do
   local job = choose(candidates())
   if not job then
     return nil

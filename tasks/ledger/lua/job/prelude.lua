@@ -17,16 +17,20 @@
 -- past       <p>{job}:past    LIST    points of the job's whole history, see progress/prelude.lua
 -- late       <p>{job}:late    LIST    its last points, close together
 -- errors     <p>{job}:errs    HASH    kind of error -> committed rows
+-- events     <p>{job}:evts    LIST    what happened to the job, "ms kind shard text" with "-" for no shard; its last ones
+-- ends       <p>{job}:ends    LIST    shards committed last, "ms shard fence:worker ms-it-took rows error-rows"
 -- open_jobs  <p>open          ZSET    running jobs with pending shards, by priority (0 first)
 -- live_jobs  <p>live          SET     jobs that may be unfinished
 -- all_jobs   <p>jobs          ZSET    every job, by creation time in ms
 -- outbox     <p>outbox        ZSET    "job state ended-ms url" -> when it is due, in ms
--- KEYS[16..] <p>{job}:dig:<n> STRING  fixed-width digests of committed parts, where a script needs them
+-- KEYS[18..] <p>{job}:dig:<n> STRING  fixed-width digests of committed parts, where a script needs them
 --
 -- ARGV[1]    job
-local ctl, pending, leases, tokens, done, attempts, failures, progress, past, late, errors = unpack(KEYS, 1, 11)
-local open_jobs, live_jobs, all_jobs, outbox = unpack(KEYS, 12, 15)
-local FIRST_DIGESTS = 16
+local ctl, pending, leases, tokens, done, attempts, failures, progress, past, late, errors, events, ends =
+  unpack(KEYS, 1, 13)
+local open_jobs, live_jobs, all_jobs, outbox = unpack(KEYS, 14, 17)
+local FIRST_DIGESTS = 18
+local MAX_EVENTS, MAX_ENDS = 200, 500
 local job = ARGV[1]
 
 local function is_held(shard, token)
@@ -38,6 +42,16 @@ local function end_lease(shard)
   redis.call('ZREM', leases, shard)
   redis.call('HDEL', tokens, shard)
   redis.call('HDEL', progress, shard)
+end
+
+local function add_line(list, most, ...)
+  redis.call('RPUSH', list, string.format('%.0f', now_ms()) .. ' ' .. table.concat({...}, ' '))
+  redis.call('LTRIM', list, -most, -1)
+end
+
+-- Note something that happened, to the job or to one of its shards. What cannot be noted hinders nothing.
+local function note(kind, shard, text)
+  pcall(add_line, events, MAX_EVENTS, kind, shard or '-', text or '')
 end
 
 -- Let workers find the job when it runs; to be called after shards were queued.
@@ -54,6 +68,7 @@ local function end_job(state)
   -- from here on time passes without workers
   redis.call('HSET', ctl, 'state', state, 'ended', now, 'num_workers', 0)
   redis.call('ZREM', open_jobs, job)
+  note(state)
   for url in string.gmatch(redis.call('HGET', ctl, 'notify') or '', '[^\n]+') do
     redis.call('ZADD', outbox, now, job .. ' ' .. state .. ' ' .. now .. ' ' .. url)
   end

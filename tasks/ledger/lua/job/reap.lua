@@ -1,7 +1,7 @@
 -- Take back leases whose deadline has passed. A lease without a token only rested, so it costs no attempt.
 -- Returns {leases lost, shards failed, shards back from a rest}.
 --
--- Touches ctl (state, priority, retries), pending, leases, tokens, attempts, failures, progress, open_jobs.
+-- Touches ctl (state, priority, retries), pending, leases, tokens, attempts, failures, progress, events, open_jobs.
 --
 -- ARGV[2] attempts allowed   ARGV[3] leases to look at at most
 local limit, at_most = tonumber(ARGV[2]), ARGV[3]
@@ -11,6 +11,7 @@ local function lose(shard, token)
   local lost = redis.call('HINCRBY', attempts, shard, 1)
   num_lost = num_lost + 1
   if lost < limit then
+    note('lost', shard, 'no sign of life from ' .. (string.match(token, ':(.*)$') or '?'))
     redis.call('HINCRBY', ctl, 'retries', 1)
     return true
   end
@@ -18,6 +19,7 @@ local function lose(shard, token)
   reason = string.format(reason, lost, string.match(token, ':(.*)$') or '?')
   redis.call('HSET', failures, shard, lost .. ':' .. reason)
   redis.call('HDEL', attempts, shard)
+  note('failed-shard', shard, reason)
   num_failed = num_failed + 1
   return false
 end

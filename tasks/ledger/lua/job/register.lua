@@ -11,7 +11,8 @@ end
 
 local now = now_ms()
 -- left over from a registration that was cut short by the loss of ctl
-redis.call('DEL', pending, leases, tokens, done, attempts, failures, progress, past, late, errors)
+redis.call('DEL', pending, leases, tokens, done, attempts, failures, progress, past, late, errors, events,
+  ends)
 for i = 4, 3 + num_items do
   redis.call('RPUSH', pending, ARGV[i])
 end
@@ -26,6 +27,7 @@ if #bitmap > 0 then
 end
 redis.call('ZADD', all_jobs, now, job)
 redis.call('SADD', live_jobs, job)
+note('registered')
 if num_items > 0 then
   open_if_running()
 end

@@ -2,7 +2,7 @@
 -- to run) or "LOST".
 --
 -- Touches ctl (state, priority, shards, done, retries), pending, leases, tokens, attempts, failures, progress,
--- open_jobs.
+-- events, open_jobs.
 --
 -- ARGV[2] shard   ARGV[3] "fence:worker"
 -- ARGV[4] attempts allowed, 0 when this one does not count   ARGV[5] reason   ARGV[6] ms to rest before the next
@@ -17,9 +17,11 @@ if limit > 0 then
   if lost >= limit then
     redis.call('HSET', failures, shard, lost .. ':' .. reason)
     redis.call('HDEL', attempts, shard)
+    note('failed-shard', shard, reason)
     return num_left() == 0 and 'LAST' or 'FAILED'
   end
   redis.call('HINCRBY', ctl, 'retries', 1)
+  note('lost', shard, reason)
 end
 
 if rest_ms > 0 then

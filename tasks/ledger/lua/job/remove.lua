@@ -18,7 +18,8 @@ end
 redis.call('ZREM', open_jobs, job)
 redis.call('SREM', live_jobs, job)
 redis.call('ZREM', all_jobs, job)
-redis.call('DEL', ctl, pending, leases, tokens, done, attempts, failures, progress, past, late, errors)
+redis.call('DEL', ctl, pending, leases, tokens, done, attempts, failures, progress, past, late, errors, events,
+  ends)
 for i = FIRST_DIGESTS, #KEYS do
   redis.call('DEL', KEYS[i])
 end

@@ -2,7 +2,7 @@
 -- One that was stopped since engines fail on different rows blames rows from now on.
 -- Returns the number of shards queued, or nil for an unknown job.
 --
--- Touches ctl (state, priority, ended, blames_rows), pending, attempts, failures, open_jobs, live_jobs.
+-- Touches ctl (state, priority, ended, blames_rows), pending, attempts, failures, events, open_jobs, live_jobs.
 local state = redis.call('HGET', ctl, 'state')
 if not state then
   return nil
@@ -22,6 +22,7 @@ if state == 'failed' and #shards > 0 then
   redis.call('SADD', live_jobs, job)
 end
 if #shards > 0 then
+  note('retried', nil, #shards .. ' shards queued again')
   open_if_running()
 end
 return #shards

@@ -2,7 +2,7 @@
 -- Returns "COMMITTED", "LAST" (nothing of the job is left to run), "ALREADY" or "FENCED".
 --
 -- Touches ctl (its counts, its history's fields), leases, tokens, done, attempts, failures, progress, errors, past,
--- late, digests.
+-- late, ends, digests.
 --
 -- ARGV[2] shard   ARGV[3] "fence:worker"
 -- ARGV[4] "1" when the part was found in storage and verified: it is the truth, whoever holds the lease
@@ -24,6 +24,8 @@ if not is_verified and not is_held(shard, token) then
   return 'FENCED'
 end
 
+local holder = redis.call('HGET', tokens, shard) or ':'
+pcall(add_line, ends, MAX_ENDS, shard, holder, shard_ms, rows, error_rows)
 redis.call('SETBIT', done, shard, 1)
 end_lease(shard)
 redis.call('HDEL', attempts, shard)

@@ -2,7 +2,7 @@
 -- unknown job.
 --
 -- Touches ctl (state, priority, ended, notify: URLs to be told of the end, one a line; its history's fields), pending,
--- tokens, progress, past, late, open_jobs, live_jobs, outbox.
+-- tokens, progress, past, late, events, open_jobs, live_jobs, outbox.
 --
 -- ARGV[2] state wanted   ARGV[3] "1" when that state is final   ARGV[4..] states from which it may be reached
 local wanted, is_final = ARGV[2], ARGV[3] == '1'
@@ -27,6 +27,7 @@ if is_final then
   end_job(wanted)
 else
   redis.call('HSET', ctl, 'state', wanted)
+  note(wanted)
   redis.call('HDEL', ctl, 'ended')
   redis.call('SADD', live_jobs, job)
   if wanted ~= 'running' then

@@ -3,7 +3,7 @@
 -- Returns "FAILED", "OK" (given back) or "LOST".
 --
 -- Touches ctl (state, priority, ended, notify, of_rows; its history's fields), pending, leases, tokens, attempts,
--- failures, progress, past, late, open_jobs, outbox.
+-- failures, progress, past, late, events, open_jobs, outbox.
 --
 -- ARGV[2] shard   ARGV[3] "fence:worker"   ARGV[4] reason
 -- ARGV[5] "1" when rows may be to blame: a retry then blames them
@@ -21,6 +21,7 @@ local num_attempts = (redis.call('HGET', attempts, shard) or 0) + 1
 redis.call('HDEL', attempts, shard)
 redis.call('HSET', failures, shard, num_attempts .. ':' .. reason)
 redis.call('HSET', ctl, 'of_rows', of_rows)
+note('failed-shard', shard, reason)
 take_point(now_ms(), true)
 end_job('failed')
 return 'FAILED'
