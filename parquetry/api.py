@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parquetry.broker import open_ledger
-from parquetry.schemas.errors import ParquetryError, UnusableEnvironmentError
+from parquetry.schemas.errors import InvalidValueError, ParquetryError, UnusableEnvironmentError
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.states import JobState
 from parquetry.schemas.status import JobStatus, WorkerStatus
@@ -134,9 +134,12 @@ class Job:
 
     @classmethod
     def open(cls, job: str, *, broker_url: str | None = None) -> Job:
-        """The job the broker knows by this name. Raises UnknownJobError."""
+        """The job of this id, unique beginning of an id, or name; `@last` is the newest.
+
+        Raises UnknownJobError, AmbiguousJobError.
+        """
         ledger = open_ledger(broker_url)
-        status = ledger.status(job)
+        status = ledger.status(ledger.find(job))
         return cls(status.job, status.output, ledger)
 
     def __repr__(self) -> str:
@@ -209,6 +212,12 @@ class Job:
         self._open_ledger().set_state(self.id, JobState.CANCELLED)
         # workers write it again with the last of its shards
         try_to_keep_history(self._open_ledger(), self.id, self.output)
+
+    def prioritize(self, priority: int) -> None:
+        """Let the job go before others or after them, 0 (first) to 9, from the next shard on."""
+        if not 0 <= priority <= 9:
+            raise InvalidValueError(key="priority", value=priority, reason="it is a number from 0 (first) to 9")
+        self._open_ledger().prioritize(self.id, priority)
 
     def retry(self) -> None:
         """Queue the failed shards again."""

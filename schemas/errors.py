@@ -262,6 +262,10 @@ class UnknownWorkerError(BadInputError):
     """There is no worker {worker} any more; `parquetry jobs` lists those that live."""
 
 
+class AmbiguousJobError(BadInputError):
+    """{job} may be any of {count} jobs: {jobs}; give more of the id."""
+
+
 class IllegalTransitionError(BadInputError):
     """Job {job} is {state}, so it cannot be {wanted}."""
 

@@ -139,6 +139,8 @@ class JobSpec(Section):
     """One job, as a user writes it in YAML, JSON or a dict."""
 
     task: Task
+    #: shown beside the id, and taken in its place
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     input: InputSpec
     output: OutputSpec
     model: ModelSpec
@@ -208,8 +210,8 @@ class JobSpec(Section):
 
     @property
     def fingerprint(self) -> str:
-        """Hex digest of what determines the output; priority and notify are left out."""
-        data = self.model_dump(mode="json", exclude={"priority", "notify"})
+        """Hex digest of what determines the output; name, priority and notify are left out."""
+        data = self.model_dump(mode="json", exclude={"name", "priority", "notify"})
         text = json.dumps(data, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -25,6 +25,8 @@ class JobStatus(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     job: str
+    #: as its spec calls it, may be empty
+    name: str = ""
     state: JobState
     task: str
     model: str

@@ -1,4 +1,4 @@
-"""jobs, status, watch, pause, resume, cancel, retry, recover."""
+"""jobs, status, watch, pause, resume, cancel, priority, retry, recover."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PANEL = "Follow and steer jobs"
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for command in (jobs, status, watch, pause, resume, cancel, retry, recover):
+    for command in (jobs, status, watch, pause, resume, cancel, priority, retry, recover):
         app.command(rich_help_panel=PANEL)(command)
 
 
@@ -92,7 +92,7 @@ def _watch_json(job: Job, interval: float) -> JobState:
 
 def pause(job: JobName, as_json: AsJson = False) -> None:
     """Stop handing out shards of a job; running ones are given back within seconds."""
-    _change(job, Job.pause, as_json=as_json)
+    _stop(job, Job.pause, as_json=as_json)
 
 
 def resume(job: JobName, as_json: AsJson = False) -> None:
@@ -102,7 +102,23 @@ def resume(job: JobName, as_json: AsJson = False) -> None:
 
 def cancel(job: JobName, as_json: AsJson = False) -> None:
     """Stop a job; what is committed stays."""
-    _change(job, Job.cancel, as_json=as_json)
+    _stop(job, Job.cancel, as_json=as_json)
+
+
+def priority(
+    job: JobName,
+    number: Annotated[int, typer.Argument(metavar="N", help="0 goes first, 9 last.")],
+    as_json: AsJson = False,
+) -> None:
+    """Change the priority of a job, from the next shard on."""
+    opened = Job.open(job)
+    before = opened.status().priority
+    opened.prioritize(number)
+    note_change(f"priority {number}", opened.id, user_here())
+    if as_json:
+        _confirm(opened, as_json=True)
+    else:
+        print(f"{opened.id} has priority {number}; it had {before}.")
 
 
 def retry(job: JobName, as_json: AsJson = False) -> None:
@@ -116,6 +132,17 @@ def recover(
 ) -> None:
     """Rebuild a job in an empty broker from its output: finished shards stay finished."""
     _confirm(api.recover(output), as_json=as_json)
+
+
+def _stop(name: str, change: Callable[[Job], None], *, as_json: bool) -> None:
+    """Change a job to a state in which its running shards are given back, and say what that drops."""
+    from parquetry.monitor.in_flight import WorkInFlight
+    from parquetry.terminal.job_lines import in_flight_line
+
+    before = Job.open(name).status()
+    _change(before.job, change, as_json=as_json)
+    if not as_json:
+        print(in_flight_line(WorkInFlight.of(before)))
 
 
 def _change(name: str, change: Callable[[Job], None], *, as_json: bool) -> None:

@@ -14,6 +14,7 @@ from parquetry.broker import open_ledger
 from parquetry.local.embedded import embedded_server
 from parquetry.local.needed_packages import require_engine
 from parquetry.local.worker import LocalWorker, WorkerCommand, log_path
+from parquetry.monitor.in_flight import WorkInFlight
 from parquetry.monitor.watcher import Watcher
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.location import Location
@@ -23,7 +24,7 @@ from parquetry.schemas.status import JobStatus
 from parquetry.schemas.storage.opening import open_storage
 from parquetry.terminal.bars import Display, Silent, live_display
 from parquetry.terminal.display import console
-from parquetry.terminal.job_lines import opening_lines
+from parquetry.terminal.job_lines import in_flight_line, opening_lines
 
 if TYPE_CHECKING:
     from parquetry.tasks.ledger.ledger import Ledger
@@ -120,6 +121,7 @@ def work_until_end(ledger: Ledger, job: str, command: WorkerCommand, log: Path, 
         except KeyboardInterrupt:
             if show:
                 print(STOPPING.format(seconds=settings().drain_seconds), file=sys.stderr)
+                print(in_flight_line(WorkInFlight.of(ledger.status(job))), file=sys.stderr, flush=True)
             raise
 
 

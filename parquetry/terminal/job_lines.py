@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from rich.text import Text
 
 from parquetry.monitor.engine_view import EngineView
+from parquetry.monitor.in_flight import WorkInFlight
 from parquetry.monitor.job_phase import loaded_text
 from parquetry.monitor.job_view import JobView
 from parquetry.schemas.states import EnginePhase, JobPhase
@@ -153,7 +154,18 @@ def error_lines(errors: Mapping[str, int]) -> list[str]:
     return [*lines, f"  {more:,} error rows of other kinds"] if more else lines
 
 
+def in_flight_line(work: WorkInFlight) -> str:
+    """What giving the running shards back costs."""
+    if not work.shards:
+        return "Nothing is in flight."
+    shards = "1 shard" if work.shards == 1 else f"{work.shards:,} shards"
+    rows = f"{work.rows:,} finished rows ({work.tokens:,} tokens), which are kept"
+    dropped = f"{work.unfinished_tokens:,} tokens of unfinished rows, which are dropped"
+    return f"In flight: {shards} with {rows}, and {dropped} (about {duration(work.unfinished_s)} of work)."
+
+
 def opening_lines(status: JobStatus, log: object | None) -> list[str]:
     """What is said before anything happens: the job's id, where its output goes, where to look when it goes wrong."""
-    lines = [f"Job {status.job}", f"Output: {safe_text(status.output, limit=4096)}"]
+    name = f" ({status.name})" if status.name else ""
+    lines = [f"Job {status.job}{name}", f"Output: {safe_text(status.output, limit=4096)}"]
     return [*lines, f"Log: {log}"] if log is not None else lines

@@ -22,15 +22,22 @@ TABLE_WIDTH = 120
 def jobs_table(jobs: Sequence[JobView], width: int) -> RenderableType:
     """One line a job where there is room for it, else its id with a line below."""
     if width < TABLE_WIDTH:
-        return Group(*(line for view in jobs for line in (Text(view.status.job), Text(f"  {summary(view)}"))))
+        return Group(*(line for view in jobs for line in (Text(_called(view)), Text(f"  {summary(view)}"))))
     table = Table(box=None, pad_edge=False)
     table.add_column("job", no_wrap=True, min_width=max(len(view.status.job) for view in jobs))
-    for name in ("phase", "done", "rows", "tok/s", "left", "error rows", "failed shards"):
+    with_names = any(view.status.name for view in jobs)
+    numbers = ("phase", "done", "rows", "tok/s", "left", "error rows", "failed shards")
+    for name in ("name", *numbers) if with_names else numbers:
         table.add_column(name)
     table.add_column("output", overflow="fold")
     for view in jobs:
-        table.add_row(Text(view.status.job), *map(Text, _job_cells(view)))
+        names = (view.status.name,) if with_names else ()
+        table.add_row(Text(view.status.job), *map(Text, (*names, *_job_cells(view))))
     return table
+
+
+def _called(view: JobView) -> str:
+    return f"{view.status.job} ({view.status.name})" if view.status.name else view.status.job
 
 
 def _job_cells(view: JobView) -> list[str]:
@@ -85,6 +92,7 @@ def _numbers(view: JobView) -> dict[str, str]:
     computed = f"{status.computed_prompt_tokens:,} prompt, {status.computed_output_tokens:,} output computed"
     return {
         "job": status.job,
+        "name": status.name,
         "phase": view.phase.text,
         "task": f"{status.task} with {status.model}",
         "done": f"{percent(progress.fraction)}, {time_left(view)}".rstrip(", "),

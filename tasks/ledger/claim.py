@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 from enum import StrEnum
 
 from parquetry.schemas.manifest import PartRecord
@@ -50,6 +50,14 @@ class LeaseProgress:
         """The numbers in the order above, as the scripts keep them: the last one in thousandths."""
         *counts, row_output = astuple(self)
         return ":".join(str(int(number)) for number in (*counts, round(1000 * row_output)))
+
+    @classmethod
+    def parse(cls, text: str) -> LeaseProgress:
+        """What `text` says; nothing of a text that is empty."""
+        told = map(int, filter(None, text.split(":")))
+        numbers = dict(zip((field.name for field in fields(cls)), told, strict=False))
+        is_computing, row_output = numbers.pop("is_computing", 0), numbers.pop("row_output", 0)
+        return cls(**numbers, is_computing=bool(is_computing), row_output=row_output / 1000)
 
 
 class BeatReply(StrEnum):

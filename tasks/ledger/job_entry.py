@@ -28,6 +28,7 @@ def ctl_fields(record: JobRecord, queue: str, done: Sequence[PartRecord]) -> dic
     """What registration writes; state and times are added on the server."""
     return {
         "task": record.spec.task,
+        "name": record.spec.name or "",
         "model": record.spec.model.id,
         **{name: getattr(record.spec.model, name) for name in ("backend", "quantization", "attention")},
         "max_output_tokens": _max_output_tokens(record.spec),
@@ -68,6 +69,7 @@ def read_status(job: str, reply: list[Any]) -> JobStatus:
     return JobStatus(
         job=job,
         state=JobState(ctl["state"]),
+        name=ctl.get("name", ""),
         **{name: ctl[name] for name in ("task", "model", "output", "queue")},
         **{name: int(ctl[name]) for name in ("priority", "rows", "rows_done", "error_rows", "retries")},
         **{name: int(ctl[name]) for name in ("prompt_tokens", "output_tokens")},

@@ -17,11 +17,11 @@ from parquetry.tasks.broker.connection import translated
 from parquetry.tasks.keys import DIGESTS_PER_KEY
 from parquetry.tasks.ledger import job_entry
 from parquetry.tasks.ledger.history import MAX_POINTS_DONE
+from parquetry.tasks.ledger.job_names import JobNames
 from parquetry.tasks.ledger.pending import pending_items, to_bitmap
-from parquetry.tasks.ledger.verbs import Verbs
 
 
-class Jobs(Verbs):
+class Jobs(JobNames):
     """The verbs of whoever submits jobs and looks at them."""
 
     def register(
@@ -57,6 +57,13 @@ class Jobs(Verbs):
         if not legal:
             raise IllegalTransitionError(job=job, state=before, wanted=wanted)
         return JobState(before)
+
+    def prioritize(self, job: str, priority: int) -> int:
+        """Change a job's priority, 0 (first) to 9; returns the one before. Raises UnknownJobError."""
+        before = self._job("prioritize", job, priority)
+        if before is None:
+            raise self._unknown(job)
+        return int(before)
 
     def retry(self, job: str) -> int:
         """Queue failed shards again; how many. Raises UnknownJobError."""

@@ -6,7 +6,7 @@ from typing import cast
 
 from parquetry.tasks.broker.connection import translated
 from parquetry.tasks.keys import DIGESTS_PER_KEY
-from parquetry.tasks.ledger.claim import Audit, Claim, Digest, Reaped, Unfinished
+from parquetry.tasks.ledger.claim import Audit, Claim, Digest, LeaseProgress, Reaped, Unfinished
 from parquetry.tasks.ledger.pending import from_bitmap
 from parquetry.tasks.ledger.verbs import Verbs
 
@@ -54,6 +54,12 @@ class Repair(Verbs):
             for shard, fence, _, holder in split
             if holder == worker and shard.isdigit() and fence.isdigit()
         ]
+
+    def told(self, claim: Claim) -> LeaseProgress:
+        """How far a claimed shard was at its last beat."""
+        with translated(self.url):
+            text = self._client.hget(self._keys.of_job(claim.job, "run"), str(claim.shard))
+        return LeaseProgress.parse(cast("str", text or ""))
 
     def committed(self, job: str) -> set[int]:
         """The shards that are counted as committed."""

@@ -17,6 +17,7 @@ from parquetry.schemas.errors import BrokerRefusedError, BrokerUnreachableError,
 from parquetry.schemas.log_lines import log_to
 from parquetry.schemas.settings import settings
 from parquetry.tasks.broker.waiting import wait_for_broker
+from parquetry.tasks.ledger.claim import LeaseProgress
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.node.device_worker import DeviceWorker
 from parquetry.tasks.node.devices import devices
@@ -138,8 +139,9 @@ class Node:
     def _give_back(self) -> None:
         for worker in self._workers:
             for claim in self._ledger.holdings(worker.name):
+                told = self._ledger.told(claim)
                 self._ledger.release(claim)
-                log.info("job %s: shard %d is given back", claim.job, claim.shard)
+                log.info("job %s: shard %d is given back: %s", claim.job, claim.shard, _in_flight(told))
             self._ledger.roster.retire(worker.name)
 
     def _unless_unreachable(self, action: Callable[[], None]) -> None:
@@ -148,3 +150,9 @@ class Node:
             action()
         except (BrokerUnreachableError, BrokerRefusedError) as error:
             log.warning("%s", error)
+
+
+def _in_flight(told: LeaseProgress) -> str:
+    """What a shard that is given back had computed at its last beat."""
+    unfinished = told.computed_prompt_tokens + told.computed_output_tokens - told.prompt_tokens - told.output_tokens
+    return f"{told.rows:,} finished rows, and {max(0, unfinished):,} tokens of unfinished rows, which are dropped"

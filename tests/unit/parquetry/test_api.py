@@ -7,7 +7,7 @@ from parquetry import api
 from parquetry.api import BrokerGoneError, Job, JobTimeoutError
 from parquetry.broker import NoBrokerError
 from parquetry.local.run import FinishedRun
-from parquetry.schemas.errors import SpecNotFoundError, UnknownKeyError
+from parquetry.schemas.errors import InvalidValueError, SpecNotFoundError, UnknownKeyError
 from parquetry.schemas.settings import settings
 from parquetry.schemas.states import JobState
 from tests.unit.monitor.made_statuses import job_status
@@ -23,6 +23,12 @@ class Ledger:
 
     def status(self, job):
         return job_status(job=job, state=self.states.pop(0) if len(self.states) > 1 else self.states[0])
+
+    def find(self, job):
+        return job
+
+    def prioritize(self, job, priority):
+        self.calls.append((job, priority))
 
     def history(self, job):
         return ()
@@ -95,7 +101,10 @@ def test_a_job_is_steered_through_its_ledger():
     job.resume()
     job.cancel()
     job.retry()
-    wanted = [JobState.PAUSED, JobState.RUNNING, JobState.CANCELLED, "retry"]
+    job.prioritize(0)
+    with pytest.raises(InvalidValueError, match="a number from 0"):
+        job.prioritize(10)
+    wanted = [JobState.PAUSED, JobState.RUNNING, JobState.CANCELLED, "retry", 0]
     assert ledger.calls == [("j", state) for state in wanted]
 
 

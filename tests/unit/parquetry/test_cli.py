@@ -41,8 +41,8 @@ def test_version_and_help_succeed(monkeypatch, capsys):
 def test_help_names_every_command(monkeypatch, capsys):
     run_cli(monkeypatch, "--help")
     text = capsys.readouterr().out
-    commands = "run plan submit jobs status watch pause resume cancel retry recover worker dashboard doctor export"
-    assert all(f" {name} " in text for name in commands.split())
+    commands = "run plan submit jobs status watch pause resume cancel priority retry recover worker dashboard doctor"
+    assert all(f" {name} " in text for name in (*commands.split(), "export"))
 
 
 def test_a_missing_spec_is_bad_input_in_one_sentence(monkeypatch, capsys, tmp_path):
