@@ -38,7 +38,7 @@ def job_phase(status: JobStatus, workers: Sequence[WorkerStatus]) -> PhaseNow:
     if status.damage is not None:
         return PhaseNow(JobPhase.FAILED, f"its record in the broker is damaged ({status.damage}); {REBUILD}")
     if status.state is not JobState.RUNNING:
-        return PhaseNow(JobPhase(status.state.value))
+        return PhaseNow(JobPhase(status.state.value), status.refusal or "")
     if status.shards_running:
         return _with_shards(status, workers)
     if not status.shards_pending:

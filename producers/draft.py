@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from parquetry.producers.source import Source
 from parquetry.schemas.errors import OutputTakenError
 from parquetry.schemas.job import JobSpec, ModelSpec
 from parquetry.schemas.location import Location
-from parquetry.schemas.manifest import JobRecord
+from parquetry.schemas.manifest import JobRecord, job_id
 from parquetry.schemas.storage.opening import open_storage
 from parquetry.schemas.storage.storage import Storage
 
@@ -66,9 +65,3 @@ def _absolute(path: str) -> str:
     """A folder or file of this machine by its full path; a hub id as it is."""
     found = Path(path).expanduser()
     return str(found.resolve()) if found.exists() else path
-
-
-def job_id(spec: JobSpec) -> str:
-    """`<task>-<12 hex digits>` of what determines the output, and where it goes. `spec` must be located."""
-    digest = hashlib.sha256(f"{spec.fingerprint}\n{spec.output.path}".encode()).hexdigest()
-    return f"{spec.task}-{digest[:12]}"

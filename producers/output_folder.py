@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-from pydantic import ValidationError
-
 from parquetry.producers.source import Source
-from parquetry.schemas.errors import OutputInsideInputError, OutputNotEmptyError, OutputTakenError
+from parquetry.schemas.errors import (
+    NewerRecordError,
+    OutputInsideInputError,
+    OutputNotEmptyError,
+    OutputTakenError,
+    UnreadableFileError,
+)
 from parquetry.schemas.history import HISTORY_FILE
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.location import Location
-from parquetry.schemas.manifest import ATTEMPTS_FOLDER, FORMAT_VERSION, JOB_FILE, JobRecord
+from parquetry.schemas.manifest import ATTEMPTS_FOLDER, JOB_FILE, JobRecord
 from parquetry.schemas.storage.storage import Storage
 
 _MAX_NAMED = 3
 
 
 def find_record(storage: Storage) -> JobRecord | None:
-    """The job that the folder belongs to, None without a `_job.json`. Raises OutputTakenError if unreadable."""
+    """The job that the folder belongs to, None without a `_job.json`.
+
+    Raises OutputTakenError if unreadable, RecordChangedError if somebody has edited it.
+    """
     data = storage.try_read(JOB_FILE)
     if data is None:
         return None
     try:
-        record = JobRecord.model_validate_json(data)
-    except ValidationError:
-        raise OutputTakenError(path=storage.root, job=f"its {JOB_FILE} is not readable by this version") from None
-    if record.version != FORMAT_VERSION:
-        raise OutputTakenError(path=storage.root, job=f"{record.job}, format version {record.version}")
-    return record
+        return JobRecord.parse(data, storage.root.join(JOB_FILE))
+    except (UnreadableFileError, NewerRecordError) as error:
+        raise OutputTakenError(path=storage.root, job=str(error).rstrip(".")) from None
 
 
 def give_up(storage: Storage) -> bool:

@@ -111,6 +111,16 @@ class OutputTakenError(BadInputError):
     """The output {path} belongs to another job ({job}); choose another folder, or submit the spec it was made with."""
 
 
+class RecordChangedError(BadInputError):
+    """The record {path} is not what job {job} was submitted with; put it back as it was and `parquetry retry` the job,
+    or submit the other spec to a new folder."""
+
+
+class NewerRecordError(UnusableEnvironmentError):
+    """The record {path} has {version}, and this version of parquetry reads records up to version {known}; upgrade it
+    here, or leave the job to newer workers."""
+
+
 class OutputNotEmptyError(BadInputError):
     """The output {path} holds files that no job wrote ({files}); choose an empty or a new folder."""
 

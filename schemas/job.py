@@ -210,8 +210,11 @@ class JobSpec(Section):
 
     @property
     def fingerprint(self) -> str:
-        """Hex digest of what determines the output; name, priority and notify are left out."""
-        data = self.model_dump(mode="json", exclude={"name", "priority", "notify"})
+        """Hex digest of what determines the output; name, priority and notify are left out.
+
+        So are keys at their defaults: a version that knows one key more gives the same job the same digest.
+        """
+        data = self.model_dump(mode="json", exclude={"name", "priority", "notify"}, exclude_defaults=True)
         text = json.dumps(data, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 

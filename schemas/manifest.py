@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from parquetry.schemas.errors import NewerRecordError, RecordChangedError, UnreadableFileError
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.shard import ShardPlan
 
@@ -32,6 +34,33 @@ class JobRecord(BaseModel):
     #: the input columns that shards are read with, the same for every file; see `columns.schema_text`
     input_schema: str = ""
 
+    @classmethod
+    def parse(cls, data: bytes, path: object) -> JobRecord:
+        """The record that lies at `path`.
+
+        Raises NewerRecordError, UnreadableFileError, and RecordChangedError when its spec is not the one that its id
+        was made of.
+        """
+        try:
+            record = cls.model_validate_json(data)
+        except ValidationError as error:
+            raise _problem(error, path) from None
+        if record.version > FORMAT_VERSION:
+            raise NewerRecordError(path=path, version=f"version {record.version}", known=FORMAT_VERSION)
+        if record.job != job_id(record.spec):
+            raise RecordChangedError(job=record.job, path=path)
+        return record
+
+    @property
+    def digest(self) -> str:
+        """Hex digest of what was submitted, the shard plan too, without name, priority and webhooks, which may change.
+
+        As with `JobSpec.fingerprint`, what is at its default is left out.
+        """
+        spec = {"name", "priority", "notify"}
+        text = self.model_dump_json(exclude={"version": True, "spec": spec}, exclude_defaults=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
     def stored(self) -> bytes:
         """What is written to the output: all but the addresses of webhooks, whose paths may be tokens."""
         return self.told_to([]).model_dump_json(indent=1).encode()
@@ -39,6 +68,22 @@ class JobRecord(BaseModel):
     def told_to(self, notify: Sequence[str]) -> JobRecord:
         """The same with these webhooks."""
         return self.model_copy(update={"spec": self.spec.model_copy(update={"notify": list(notify)})})
+
+
+def job_id(spec: JobSpec) -> str:
+    """`<task>-<12 hex digits>` of what determines the output and where it goes. `spec` must have absolute locations."""
+    digest = hashlib.sha256(f"{spec.fingerprint}\n{spec.output.path}".encode()).hexdigest()
+    return f"{spec.task}-{digest[:12]}"
+
+
+def _problem(error: ValidationError, path: object) -> NewerRecordError | UnreadableFileError:
+    """What is said of a record that does not validate: one of a newer version has keys that this one does not know."""
+    problems = error.errors(include_url=False)
+    unknown = next((problem for problem in problems if problem["type"] == "extra_forbidden"), None)
+    if unknown is not None:
+        key = ".".join(map(str, unknown["loc"]))
+        return NewerRecordError(path=path, version=f"the key {key}", known=FORMAT_VERSION)
+    return UnreadableFileError(path=path, reason=problems[0]["msg"])
 
 
 class PartRecord(BaseModel):

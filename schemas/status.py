@@ -39,6 +39,8 @@ class JobStatus(BaseModel):
     now: float
     #: when the job reached a final state
     ended: float | None = None
+    #: why the job as a whole was ended as failed, where no shard is to blame
+    refusal: str | None = None
     shards: int
     shards_pending: int
     shards_running: int

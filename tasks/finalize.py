@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
-from parquetry.schemas.errors import PartInvalidError
+from parquetry.schemas.errors import PartInvalidError, RecordChangedError
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import MANIFEST_FILE, SUCCESS_FILE, JobRecord, Manifest, PartRecord
 from parquetry.schemas.shard import part_name
@@ -32,13 +32,22 @@ def finalize(ledger: Ledger, job: str) -> JobState:
     with ledger.lock(f"finalize:{job}", ledger.policy.lease_s) as held:
         status = ledger.status(job)
         if held and _is_over(status):
-            _end(ledger, status)
+            _end_unless_changed(ledger, status)
     return ledger.status(job).state
 
 
 def _is_over(status: JobStatus) -> bool:
     left = status.shards - status.shards_done - status.shards_failed
     return not status.state.is_final and left == 0
+
+
+def _end_unless_changed(ledger: Ledger, status: JobStatus) -> None:
+    try:
+        _end(ledger, status)
+    except RecordChangedError as error:
+        # parts of one job are never listed as those of another
+        ledger.refuse(status.job, str(error))
+        log.error("%s", error)
 
 
 def _end(ledger: Ledger, status: JobStatus) -> None:
@@ -55,7 +64,7 @@ def _end(ledger: Ledger, status: JobStatus) -> None:
 
 def publish_manifest(ledger: Ledger, job: str, storage: Storage) -> bool:
     """Write manifest and `_SUCCESS`, and remove attempts; False when a part has vanished and its shard was queued."""
-    record = read_record(storage, job)
+    record = read_record(storage, job, ledger.record_digest(job))
     entries = {entry.path: entry for entry in storage.list("part-")}
     if missing := [shard for shard in range(record.shard_plan.num_shards) if part_name(shard) not in entries]:
         _reopen(ledger, record, missing)

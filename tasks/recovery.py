@@ -36,7 +36,7 @@ def recover(output: str, ledger: Ledger, *, queue: str | None = None, notify: Se
 
     `notify` are the job's webhooks, which its output does not hold.
     A job the ledger knows only gains the parts it missed; one that is done stays untouched. Raises NoJobHereError,
-    UnreadableFileError, PartInvalidError, StorageError, BrokerUnreachableError.
+    RecordChangedError, NewerRecordError, UnreadableFileError, PartInvalidError, StorageError, BrokerUnreachableError.
     """
     storage = open_storage(Location.parse(output))
     if storage.head(JOB_FILE) is None:
@@ -44,6 +44,8 @@ def recover(output: str, ledger: Ledger, *, queue: str | None = None, notify: Se
     record = read_record(storage).told_to(notify)
     queue = queue or queue_of(record.spec)
     known = record.job in ledger.job_names() and not _dropped_as_damaged(ledger, record.job)
+    if known:
+        read_record(storage, record.job, ledger.record_digest(record.job))
     if known and ledger.status(record.job, max_failures=0).state is JobState.DONE:
         return record
     if not known and (manifest := _finished_manifest(storage, record)):

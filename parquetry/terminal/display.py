@@ -59,11 +59,12 @@ def number(value: float | None) -> str:
 
 
 def failure_lines(status: JobStatus) -> list[str]:
-    """Why shards failed: a line a reason with the shards it explains, the first few of both."""
+    """Why the job or its shards failed: a line a reason with the shards it explains, the first few of both."""
     by_reason: dict[str, list[int]] = {}
     for failure in status.failures:
         by_reason.setdefault(safe_text(failure.reason), []).append(failure.shard)
-    lines = [f"{_shards(shards)}: {reason}" for reason, shards in by_reason.items()]
+    lines = [safe_text(status.refusal, limit=4096)] if status.refusal else []
+    lines += [f"{_shards(shards)}: {reason}" for reason, shards in by_reason.items()]
     more = len(lines) - SHOWN_FAILURES
     return lines[:SHOWN_FAILURES] + ([f"and {more} more reasons"] if more > 0 else [])
 

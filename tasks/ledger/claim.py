@@ -21,6 +21,8 @@ class Claim:
     output: str
     #: leases of this shard lost before
     lost: int = 0
+    #: digest of the job's record as it was registered
+    record: str = ""
     #: whether rows are to blame where engines fail on different ones: the job was stopped for that, and retried
     blames_rows: bool = False
 

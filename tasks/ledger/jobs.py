@@ -18,6 +18,7 @@ from parquetry.tasks.keys import DIGESTS_PER_KEY
 from parquetry.tasks.ledger import job_entry
 from parquetry.tasks.ledger.history import MAX_POINTS_DONE
 from parquetry.tasks.ledger.job_names import JobNames
+from parquetry.tasks.ledger.leases import MAX_REASON
 from parquetry.tasks.ledger.pending import pending_items, to_bitmap
 
 
@@ -71,6 +72,15 @@ class Jobs(JobNames):
         if count is None:
             raise self._unknown(job)
         return count
+
+    def refuse(self, job: str, reason: str) -> bool:
+        """End a job as failed for a reason that is no shard's; False when it has ended already."""
+        return bool(self._job("progress/refuse", job, reason[:MAX_REASON]))
+
+    def record_digest(self, job: str) -> str:
+        """Of the job's record as it was registered; empty where the queue does not know."""
+        with translated(self.url):
+            return cast("str | None", self._client.hget(self._keys.of_job(job, "ctl"), "record")) or ""
 
     def status(self, job: str, *, max_failures: int = job_entry.MAX_FAILURES) -> JobStatus:
         """Raises UnknownJobError. A job whose record is damaged has `damage`."""

@@ -37,7 +37,7 @@ class Leases(Verbs):
         reply = self._scripts("claim", keys, [self._keys.prefix, worker, *limits, *queues])
         if reply is None:
             return None
-        job, shard, fence, lost, output, _deadline, blames_rows = reply
+        job, shard, fence, lost, output, _deadline, blames_rows, record = reply
         return Claim(
             job=job,
             shard=int(shard),
@@ -45,6 +45,7 @@ class Leases(Verbs):
             worker=worker,
             output=output,
             lost=int(lost),
+            record=record,
             blames_rows=blames_rows == "1",
         )
 

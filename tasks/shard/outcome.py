@@ -13,6 +13,7 @@ from parquetry.schemas.errors import (
     JobStoppedError,
     LeaseLostError,
     ParquetryError,
+    RecordChangedError,
     UnusableEnvironmentError,
 )
 from parquetry.schemas.log_lines import about
@@ -62,7 +63,7 @@ def decide(error: Exception, lost_before: int) -> Decision:
         return Decision(Verdict.DROP)
     if isinstance(error, JobStoppedError):
         return Decision(Verdict.RELEASE)
-    if isinstance(error, (EngineRefusedError, EngineUnfitError)):
+    if isinstance(error, (EngineRefusedError, EngineUnfitError, RecordChangedError)):
         return Decision(Verdict.STOP)
     # what this node lacks another node may have
     of_the_node = isinstance(error, UnusableEnvironmentError)

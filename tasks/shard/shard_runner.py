@@ -58,7 +58,7 @@ class ShardRunner:
         self.lease = lease
         self.config = config
         self.claim: Claim = lease.claim
-        self.record: JobRecord = cached_record(self.claim.output, self.claim.job)
+        self.record: JobRecord = cached_record(self.claim.output, self.claim.job, self.claim.record)
         self.shard: Shard = self.record.shard_plan.shard(self.claim.shard)
         self.storage: Storage = open_storage(Location.parse(self.claim.output))
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from parquetry.schemas.job import JobSpec
-from parquetry.schemas.manifest import JOB_FILE, JobRecord, PartRecord
+from parquetry.schemas.manifest import JOB_FILE, JobRecord, PartRecord, job_id
 from parquetry.schemas.shard import InputFile, ShardPlan, part_name
 from parquetry.tasks.ledger.claim import Claim
 from parquetry.tasks.ledger.ledger import Ledger
@@ -19,7 +19,8 @@ def fabricate(folder: Path, ledger: Ledger, number: int) -> tuple[str, list[Clai
     """Register a job, publish two stand-ins for its parts, and claim both shards."""
     output = folder / f"fabricated-{number}"
     output.mkdir()
-    record = stand_in_record(folder, output, f"generate-{number:012x}")
+    record = stand_in_record(folder, output, "any")
+    record = record.model_copy(update={"job": job_id(record.spec)})
     (output / JOB_FILE).write_text(record.model_dump_json())
     ledger.register(record)
     claims = [ledger.claim(f"racer-{i}", ("default",)) for i in range(2)]

@@ -1,5 +1,6 @@
 -- Choose a job, take its next pending shard and lease it.
--- Returns {job, shard, fence, lost attempts, output, deadline in ms, "1" if rows are blamed else "0"}, or nil when nothing may be claimed.
+-- Returns {job, shard, fence, lost attempts, output, deadline in ms, "1" if rows are blamed else "0", digest of the
+-- job's record}, or nil when nothing may be claimed.
 --
 -- KEYS[1] <p>open          ZSET    running jobs with pending shards, by priority (0 first)
 -- KEYS[2] <p>worker:<id>   HASH    the worker; model and model_key tell what its engine has loaded, asked when it came last,
@@ -147,7 +148,8 @@ local function grant(job, shard)
   end
   local lost = redis.call('HGET', key(job, 'att'), shard) or '0'
   local blames_rows = redis.call('HGET', ctl, 'blames_rows') or '0'
-  return {job, shard, fence, lost, redis.call('HGET', ctl, 'output'), now + ttl, blames_rows}
+  local told = redis.call('HMGET', ctl, 'output', 'record')
+  return {job, shard, fence, lost, told[1], now + ttl, blames_rows, told[2] or ''}
 end
 
 redis.call('HSET', worker_key, 'asked', now)

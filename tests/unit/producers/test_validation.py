@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from parquetry.producers import validation
-from parquetry.producers.draft import job_id, located
+from parquetry.producers.draft import located
 from parquetry.producers.output_folder import require_empty
 from parquetry.producers.planning import plan
 from parquetry.producers.submission import prepare
@@ -32,6 +32,7 @@ from parquetry.schemas.errors import (
 )
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.location import Location
+from parquetry.schemas.manifest import job_id
 from parquetry.schemas.settings import load_settings
 from parquetry.schemas.storage.opening import open_storage
 from parquetry.workers.shards.reader import input_schema

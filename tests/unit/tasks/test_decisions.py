@@ -15,6 +15,7 @@ from parquetry.schemas.errors import (
     LeaseLostError,
     MissingPackageError,
     PartInvalidError,
+    RecordChangedError,
     ShardFailedError,
     StorageError,
 )
@@ -35,6 +36,7 @@ from parquetry.tasks.shard.outcome import LONGEST_REST_S, Verdict, decide
         (ValueError("a bug"), Verdict.LOSE),
         (EngineRefusedError(reason="r"), Verdict.STOP),
         (EngineUnfitError(reason="r"), Verdict.STOP),
+        (RecordChangedError(job="j", path="p"), Verdict.STOP),
         (ShardFailedError(shard=1, reason="r"), Verdict.FAIL),
         (InputChangedError(path="p"), Verdict.FAIL),
         (PartInvalidError(path="p", shard=1, reason="r"), Verdict.FAIL),

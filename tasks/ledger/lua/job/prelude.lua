@@ -1,6 +1,8 @@
 -- In front of every script about one job, after ../prelude.lua. Keys.job (tasks/keys.py) gives the keys in this order.
 --
--- ctl        <p>{job}:ctl     HASH    state, queue, priority, model, model_key, output, notify; shards, rows, done,
+-- ctl        <p>{job}:ctl     HASH    state, queue, priority, model, model_key, output, notify; version and digest
+--                                     (record) of its _job.json; refusal: why the job as a whole has failed;
+--                                     shards, rows, done,
 --                                     rows_done, error_rows, prompt_tokens, output_tokens, retries; fence; created,
 --                                     served (its last claim), ended: in ms; of_rows "1" when it was stopped since
 --                                     engines fail on different rows, blames_rows "1" when it was retried after that;
