@@ -95,10 +95,10 @@ def _without_shards(status: JobStatus, workers: Sequence[WorkerStatus]) -> Phase
         return PhaseNow(JobPhase.STALLED, f"every worker of queue {status.queue} is drained; let one go on, or add one")
     if not serving:
         return _unserved(status)
-    able = [worker for worker in serving if not _lacks(status, worker)]
+    able = [worker for worker in serving if not _hindrance(status, worker)]
     if not able:
-        lacks = "; ".join(dict.fromkeys(f"{worker.worker} lacks {_lacks(status, worker)}" for worker in serving[:3]))
-        return PhaseNow(JobPhase.STALLED, f"no worker of queue {status.queue} can serve it: {lacks}")
+        why = "; ".join(dict.fromkeys(f"{worker.worker} {_hindrance(status, worker)}" for worker in serving[:3]))
+        return PhaseNow(JobPhase.STALLED, f"no worker of queue {status.queue} can serve it: {why}")
     if problem := next((worker.state.problem for worker in able if worker.state.problem), None):
         return PhaseNow(JobPhase.QUEUED, f"its shards rest after a fault: {problem}")
     count = "the worker" if len(able) == 1 else f"one of {len(able)} workers"
@@ -113,8 +113,11 @@ def _unserved(status: JobStatus) -> PhaseNow:
     return PhaseNow(JobPhase.STALLED, f"no live worker serves queue {status.queue}; {command}")
 
 
-def _lacks(status: JobStatus, worker: WorkerStatus) -> str:
-    """What a worker does not have and the job needs, as a list in one text."""
-    if worker.offers is None:
-        return ""
-    return ", ".join(need for need in status.needs if need not in worker.offers)
+def _hindrance(status: JobStatus, worker: WorkerStatus) -> str:
+    """What keeps a worker from running the job, as the end of a sentence; empty where nothing does."""
+    if worker.reads and status.version > worker.reads:
+        return f"reads records up to version {worker.reads}, and the job's is of version {status.version}"
+    if worker.kind in status.declined:
+        return f"cannot run it ({status.declined[worker.kind].rstrip('.')})"
+    lacks = [need for need in status.needs if worker.offers is not None and need not in worker.offers]
+    return f"lacks {', '.join(lacks)}" if lacks else ""

@@ -10,6 +10,7 @@ from itertools import accumulate
 import pyarrow as pa
 
 from parquetry.producers.draft import Draft
+from parquetry.producers.living_workers import require_able_worker
 from parquetry.producers.output_folder import find_record, give_up, require_empty
 from parquetry.producers.same_input import require_same_input
 from parquetry.producers.sampled_prompts import require_rendering
@@ -74,8 +75,8 @@ def submit(spec: JobSpec, ledger: Ledger, *, broker_url: str | None = None) -> S
     queue that has forgotten it learns of it from the output. A job whose output was deleted starts over. Nothing is
     written when anything is refused.
 
-    Raises what `prepare` raises, BrokerUnreachableError, PutIfAbsentError, and InputReplacedError when files of the
-    input were added, removed or changed since the job was submitted.
+    Raises what `prepare` raises, NoAbleWorkerError, BrokerUnreachableError, PutIfAbsentError, and InputReplacedError
+    when files of the input were added, removed or changed since the job was submitted.
     """
     draft = Draft.of(spec)
     _replace_refused(draft, ledger)
@@ -132,6 +133,7 @@ def cut_shards(checked: CheckedJob) -> ShardPlan:
 
 def _create(draft: Draft, ledger: Ledger, known: JobStatus | None) -> JobRecord | None:
     """The record that is now in the output, None when another submission put its own there first."""
+    require_able_worker(draft.spec, ledger)
     prepared = _prepared(draft)
     record = prepared.record
     require_empty(draft.output)
@@ -163,16 +165,20 @@ def _take_up(draft: Draft, existing: JobRecord | None, ledger: Ledger) -> JobRec
 
 
 def _replace_refused(draft: Draft, ledger: Ledger) -> None:
-    """Take the output from another job that failed without a part, as one whose model no engine takes."""
+    """Take the output from another job that ended without a part, as one whose model no engine takes."""
     other = find_record(draft.output)
     if other is None or other.job == draft.job:
         return
     status = _find(ledger, other.job)
-    if status is not None and status.state is JobState.FAILED and not status.shards_done and give_up(draft.output):
-        log.warning(
-            "the output %s is taken over from job %s, which failed without a part", draft.output.root, other.job
-        )
-        ledger.remove(other.job, created=status.created)
+    if status is None or status.shards_done or status.state not in (JobState.FAILED, JobState.CANCELLED):
+        return
+    if draft.output.list("part-"):
+        return
+    # first: whoever runs a shard of it has lost its lease, and publishes nothing more
+    ledger.remove(other.job, created=status.created)
+    if give_up(draft.output):
+        sentence = "the output %s is taken over from job %s, which is %s and has no part"
+        log.warning(sentence, draft.output.root, other.job, status.state)
 
 
 def _find(ledger: Ledger, job: str) -> JobStatus | None:

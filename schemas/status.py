@@ -73,6 +73,10 @@ class JobStatus(BaseModel):
     worker_seconds: float = 0.0
     #: packages and card that a worker must have, see workers/engine_needs.py
     needs: tuple[str, ...] = ()
+    #: kind of worker -> why it cannot run the job
+    declined: dict[str, str] = {}
+    #: of its record
+    version: int = 0
     #: what the engine must be
     backend: str = "auto"
     quantization: str = "none"
@@ -212,3 +216,7 @@ class WorkerStatus(BaseModel):
     device_use: DeviceUse | None = None
     #: it was asked to take no more shards, and finishes those that it has
     drained: bool = False
+    #: the same of workers that are alike: what one cannot run is not for the others
+    kind: str = ""
+    #: version of records up to which it reads them, 0 where it does not say
+    reads: int = 0

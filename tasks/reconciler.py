@@ -6,6 +6,7 @@ import logging
 import threading
 
 from parquetry.schemas.errors import BrokerRefusedError, ParquetryError
+from parquetry.schemas.manifest import FORMAT_VERSION
 from parquetry.schemas.settings import settings
 from parquetry.tasks.finalize import finalize
 from parquetry.tasks.ledger.claim import Unfinished
@@ -26,6 +27,8 @@ class Reconciler:
         self._interval_s = interval_s
         self._keep_s = settings().keep_days * 86400
         self._passes = 0
+        #: jobs that were left to newer nodes
+        self._too_new: set[str] = set()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
 
@@ -46,13 +49,22 @@ class Reconciler:
     def _repair_all(self) -> None:
         self._passes += 1
         for entry in self._ledger.census():
-            self._repair_unless_damaged(entry)
+            if self._reads(entry):
+                self._repair_unless_damaged(entry)
         if self._passes % AUDIT_EVERY == 0:
             self._expire()
         # after the repairs, which may have queued shards or ended jobs
         for queue in {entry.queue for entry in self._ledger.census()}:
             if count := top_up(self._ledger, self._url, queue, issued_by="reconciler"):
                 log.debug("%d permits for queue %s", count, queue)
+
+    def _reads(self, entry: Unfinished) -> bool:
+        """Whether the job is of a version that this node knows; others are left to newer nodes, with a line."""
+        if entry.version > FORMAT_VERSION and entry.job not in self._too_new:
+            self._too_new.add(entry.job)
+            sentence = "job %s has a record of version %d, and this node reads %d: it is left to newer ones"
+            log.warning(sentence, entry.job, entry.version, FORMAT_VERSION)
+        return entry.version <= FORMAT_VERSION
 
     def _repair_unless_damaged(self, entry: Unfinished) -> None:
         try:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from parquetry.broker import open_ledger
 from parquetry.local.embedded import embedded_server
-from parquetry.local.needed_packages import require_engine
+from parquetry.local.needed_packages import require_model
 from parquetry.local.worker import LocalWorker, WorkerCommand, log_path
 from parquetry.monitor.in_flight import WorkInFlight
 from parquetry.monitor.watcher import Watcher
@@ -52,33 +52,23 @@ def run_job(spec: JobSpec, *, workers: int | None = None, show: bool = False) ->
 
     An interrupt drains the worker and leaves a state from which the same call continues.
     """
-    from parquetry.producers.output_folder import give_up
     from parquetry.producers.submission import submit
-    from parquetry.tasks.kept_history import try_to_keep_history
-    from parquetry.tasks.ledger.outbox import FIRST_REST_MS
-    from parquetry.tasks.webhooks import deliver_due
 
     started = time.monotonic()
     with open_broker() as (url, ledger):
-        job = submit(spec, ledger, broker_url=url).job
+        submitted = submit(spec, ledger, broker_url=url)
+        job = submitted.job
         before = take_up(ledger, job)
         after, log = before, None
-        if not before.state.is_final:
-            require_engine(spec.model.backend)
-            log = log_path(job)
-            command = WorkerCommand(url=url, queue=before.queue, cpu_engines=workers)
-            try:
+        try:
+            if not before.state.is_final:
+                require_model(spec.model)
+                log = log_path(job)
+                command = WorkerCommand(url=url, queue=before.queue, cpu_engines=workers)
                 after = work_until_end(ledger, job, command, log, show=show)
-            finally:
-                if settings().broker_url is None and not ledger.status(job).state.is_final:
-                    # the queue ends with this run, and the job goes on with another
-                    try_to_keep_history(ledger, job, before.output)
-        if settings().broker_url is None:
-            # the queue ends with this run, and its notices with it: those the worker had in hand are sent again
-            deliver_due(ledger, ahead_s=FIRST_REST_MS // 1000)
-            if after.state is JobState.FAILED and not after.shards_done:
-                # nobody else knows the job: with another spec it may be tried in the same folder
-                give_up(open_storage(Location.parse(after.output)))
+        finally:
+            if settings().broker_url is None:
+                _leave(ledger, job, is_ours=submitted.created)
         return FinishedRun(
             status=after,
             rows_added=after.rows_done - before.rows_done,
@@ -86,6 +76,25 @@ def run_job(spec: JobSpec, *, workers: int | None = None, show: bool = False) ->
             log=log,
             ledger=ledger if settings().broker_url else None,
         )
+
+
+def _leave(ledger: Ledger, job: str, *, is_ours: bool) -> None:
+    """Write down what only the queue knows, which ends with this run; what has no part leaves its folder free."""
+    from parquetry.producers.output_folder import give_up
+    from parquetry.tasks.kept_history import try_to_keep_history
+    from parquetry.tasks.ledger.outbox import FIRST_REST_MS
+    from parquetry.tasks.webhooks import deliver_due
+
+    status = ledger.status(job)
+    if not status.state.is_final:
+        # the job goes on with another run
+        try_to_keep_history(ledger, job, status.output)
+    # notices that the worker had in hand are sent again
+    deliver_due(ledger, ahead_s=FIRST_REST_MS // 1000)
+    is_open = status.state is JobState.FAILED or (is_ours and not status.state.is_final)
+    if is_open and not status.shards_done:
+        # nobody else knows the job: with another spec it may be tried in the same folder
+        give_up(open_storage(Location.parse(status.output)))
 
 
 @contextmanager

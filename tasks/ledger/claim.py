@@ -128,6 +128,8 @@ class Unfinished:
     state: str
     pending: int
     left: int
+    #: of its record; 0 where the queue does not know
+    version: int
 
 
 @dataclass(frozen=True, kw_only=True)

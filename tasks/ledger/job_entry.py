@@ -17,6 +17,8 @@ from parquetry.workers.engine_spec import EngineSpec
 
 #: how many failures a status carries
 MAX_FAILURES = 50
+#: fields that name a kind of worker, and say why it cannot run the job
+DECLINED = "declined:"
 
 
 def queue_of(spec: JobSpec) -> str:
@@ -131,7 +133,9 @@ def _engine(ctl: dict[str, Any]) -> dict[str, Any]:
     # none of it in a job that an earlier version registered
     known: dict[str, Any] = {name: ctl[name] for name in ("backend", "quantization", "attention") if name in ctl}
     needs = tuple(filter(None, ctl.get("needs", "").split("\n")))
-    return {**known, "needs": needs, "max_output_tokens": int(ctl.get("max_output_tokens", 0))}
+    known["declined"] = {name.removeprefix(DECLINED): why for name, why in ctl.items() if name.startswith(DECLINED)}
+    counts = {name: int(ctl.get(name, 0)) for name in ("version", "max_output_tokens")}
+    return {**known, **counts, "needs": needs}
 
 
 def _durations(ctl: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from parquetry.schemas.histogram import SHARD_SECONDS
-from parquetry.schemas.manifest import PartRecord
+from parquetry.schemas.manifest import FORMAT_VERSION, PartRecord
 from parquetry.tasks.keys import DIGESTS_PER_KEY
 from parquetry.tasks.ledger.claim import (
     BeatReply,
@@ -17,6 +17,7 @@ from parquetry.tasks.ledger.claim import (
     PrepareReply,
     ReleaseReply,
 )
+from parquetry.tasks.ledger.roster import ALIVE_S
 from parquetry.tasks.ledger.verbs import Verbs
 
 #: reasons are shown, not parsed
@@ -26,15 +27,18 @@ MAX_REASON = 500
 class Leases(Verbs):
     """The verbs of whoever runs shards."""
 
+    #: version of records up to which this process reads them
+    reads = FORMAT_VERSION
+
     def claim(self, worker: str, queues: Sequence[str]) -> Claim | None:
-        """Lease a shard to a worker; None when these queues have no pending shard.
+        """Lease a shard to a worker; None when these queues have no pending shard that it is able to run.
 
         Chosen by priority, then by the engine of this worker's last claim and by its weights, which are loaded, then by
         fair share; see claim.lua for the bound on waiting.
         """
         keys = [self._keys.open, self._keys.worker(worker)]
         limits = (self.policy.lease_ms, int(self.policy.starvation_s * 1000))
-        reply = self._scripts("claim", keys, [self._keys.prefix, worker, *limits, *queues])
+        reply = self._scripts("claim", keys, [self._keys.prefix, worker, *limits, self.reads, *queues])
         if reply is None:
             return None
         job, shard, fence, lost, output, _deadline, blames_rows, record = reply
@@ -89,11 +93,12 @@ class Leases(Verbs):
         """Set the shard aside for good."""
         return ReleaseReply(self._job("fail", claim.job, claim.shard, claim.token, reason[:MAX_REASON]))
 
-    def stop(self, claim: Claim, reason: str, *, of_rows: bool) -> ReleaseReply:
+    def stop(self, claim: Claim, reason: str, *, of_rows: bool = False, of_worker: bool = False) -> ReleaseReply:
         """Set the shard aside and end its job as failed: the others would end the same way, and stay pending.
 
-        `of_rows` when rows may still be to blame: once retried, the job blames them.
+        `of_rows` when rows may still be to blame: once retried, the job blames them. `of_worker` when another kind of
+        worker may be able: while one lives, the shard is given back and the job left to it.
         """
-        return ReleaseReply(
-            self._job("progress/stop", claim.job, claim.shard, claim.token, reason[:MAX_REASON], int(of_rows))
-        )
+        silence_ms = int(ALIVE_S * 1000) if of_worker else 0
+        told = (claim.shard, claim.token, reason[:MAX_REASON], int(of_rows), silence_ms)
+        return ReleaseReply(self._job("progress/stop", claim.job, *told))

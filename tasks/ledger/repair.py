@@ -34,8 +34,11 @@ class Repair(Verbs):
     def census(self) -> list[Unfinished]:
         """Every unfinished job: running, paused, or ended with leases out."""
         flat = iter(self._scripts("census", [self._keys.live], [self._keys.prefix]))
-        rows = zip(flat, flat, flat, flat, flat, strict=True)
-        return [Unfinished(job=j, queue=q, state=s, pending=int(p), left=int(n)) for j, q, s, p, n in rows]
+        rows = zip(flat, flat, flat, flat, flat, flat, strict=True)
+        return [
+            Unfinished(job=job, queue=queue, state=state, pending=int(pending), left=int(left), version=int(version))
+            for job, queue, state, pending, left, version in rows
+        ]
 
     def pending(self, queue: str) -> int:
         """Shards of a queue's running jobs that wait for a worker."""

@@ -9,6 +9,7 @@ from typing import cast
 from pydantic import BaseModel
 
 from parquetry.schemas.errors import UnknownWorkerError
+from parquetry.schemas.manifest import FORMAT_VERSION
 from parquetry.schemas.status import DeviceUse, EngineState, EngineStats, WorkerStatus
 from parquetry.tasks.broker.connection import translated
 from parquetry.tasks.keys import Keys
@@ -22,7 +23,7 @@ FORGET_S = 3600.0
 #: of a worker's hash, in the order in which they are asked for
 WORKER_FIELDS = (
     *("shards_in_flight", "host", "device", "queue", "model", "engine", "engine_before"),
-    *("state", "offers", "device_use", "drained"),
+    *("state", "offers", "device_use", "drained", "kind", "reads"),
 )
 
 
@@ -46,6 +47,7 @@ class Roster:
         state: EngineState | None = None,
         offers: Sequence[str] | None = None,
         device_use: DeviceUse | None = None,
+        kind: str = "",
     ) -> bool:
         """Tell that a worker lives, what it offers, what its engine does and has counted; whether it is to drain."""
         fields = {
@@ -56,8 +58,10 @@ class Roster:
             "engine": _text(engine),
             "engine_before": _text(engine_before),
             "state": _text(state),
-            "offers": "" if offers is None else "\n".join(["", *offers]),
+            "offers": "" if offers is None else "\n" + "\n".join(offers),
             "device_use": _text(device_use),
+            "kind": kind or worker,
+            "reads": FORMAT_VERSION,
         }
         flat = [item for pair in fields.items() for item in pair]
         keys = [self._keys.workers, self._keys.worker(worker)]
@@ -118,7 +122,9 @@ def _worker(name: str, seen_ms: str, *fields: str) -> WorkerStatus:
         engine=EngineStats.model_validate_json(told["engine"]) if told["engine"] else None,
         engine_before=EngineStats.model_validate_json(told["engine_before"]) if told["engine_before"] else None,
         state=EngineState.model_validate_json(told["state"] or "{}"),
-        offers=tuple(told["offers"].split("\n")[1:]) if told["offers"] else None,
+        offers=tuple(filter(None, told["offers"].split("\n"))) if told["offers"] else None,
         device_use=DeviceUse.model_validate_json(told["device_use"]) if told["device_use"] else None,
         drained=told["drained"] == "1",
+        kind=told["kind"],
+        reads=int(told["reads"] or 0),
     )

@@ -21,6 +21,7 @@ from parquetry.workers.gpu_meter import GpuMeter, offered_by
 from parquetry.workers.process.leash import leashed
 from parquetry.workers.process.start import module_command
 from parquetry.workers.process.supervisor import EngineSupervisor
+from parquetry.workers.worker_kind import kind_of
 
 log = logging.getLogger(__name__)
 #: pause before a Celery worker that died is started again; doubled each time, until one lives this long
@@ -64,6 +65,7 @@ class DeviceWorker:
         self._counted: deque[EngineStats] = deque()
         self._gpus = GpuMeter.of(device)
         self._offers = None if settings().engine_factory else (*installed(), *offered_by(device))
+        self._kind = kind_of(device, self._offers)
 
     def start(self) -> None:
         self._supervisor.start()
@@ -114,6 +116,7 @@ class DeviceWorker:
             state=state,
             offers=self._offers,
             device_use=None if self._gpus is None else self._gpus.use,
+            kind=self._kind,
         )
         if wanted != self.is_drained:
             self._heed(drain=wanted)

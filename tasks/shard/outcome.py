@@ -12,6 +12,8 @@ from parquetry.schemas.errors import (
     EngineUnfitError,
     JobStoppedError,
     LeaseLostError,
+    MissingPackageError,
+    NewerRecordError,
     ParquetryError,
     RecordChangedError,
     UnusableEnvironmentError,
@@ -47,6 +49,8 @@ class Verdict(StrEnum):
     FAIL = "fail"
     #: and so would every other shard of the job
     STOP = "stop"
+    #: so it would on every worker of this kind
+    DECLINE = "decline"
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,10 @@ def decide(error: Exception, lost_before: int) -> Decision:
         return Decision(Verdict.DROP)
     if isinstance(error, JobStoppedError):
         return Decision(Verdict.RELEASE)
-    if isinstance(error, (EngineRefusedError, EngineUnfitError, RecordChangedError)):
+    if isinstance(error, (EngineUnfitError, RecordChangedError)):
         return Decision(Verdict.STOP)
+    if isinstance(error, (EngineRefusedError, MissingPackageError, NewerRecordError)):
+        return Decision(Verdict.DECLINE)
     # what this node lacks another node may have
     of_the_node = isinstance(error, UnusableEnvironmentError)
     if isinstance(error, ParquetryError) and not error.retryable and not of_the_node:
@@ -116,8 +122,9 @@ def settle(ledger: Ledger, claim: Claim, error: Exception) -> ReleaseReply:
         return ledger.lose(claim, reason, rest_s=decision.rest_s)
     if decision.verdict is Verdict.FAIL:
         return ledger.fail(claim, reason)
-    if decision.verdict is Verdict.STOP:
-        reply = ledger.stop(claim, reason, of_rows=isinstance(error, EngineUnfitError))
+    if decision.verdict in (Verdict.STOP, Verdict.DECLINE):
+        of_worker = decision.verdict is Verdict.DECLINE
+        reply = ledger.stop(claim, reason, of_rows=isinstance(error, EngineUnfitError), of_worker=of_worker)
         try_to_keep_history(ledger, claim.job, claim.output)
         return reply
     return ReleaseReply.LOST

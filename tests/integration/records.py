@@ -17,6 +17,7 @@ def make_record(
     rows: int = 10,
     priority: int = 5,
     model: str = "m",
+    quantization: str = "none",
     output: str = "/out",
     **more: object,
 ) -> JobRecord:
@@ -26,7 +27,7 @@ def make_record(
             "task": "embed",
             "input": {"path": "/in.parquet"},
             "output": {"path": output},
-            "model": {"id": model},
+            "model": {"id": model, "quantization": quantization},
             "priority": priority,
             **more,
         }

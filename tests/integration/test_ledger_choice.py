@@ -7,7 +7,8 @@ from collections import Counter
 
 import pytest
 
-from parquetry.tasks.ledger.claim import Claim
+from parquetry.schemas.states import JobState
+from parquetry.tasks.ledger.claim import Claim, ReleaseReply
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.ledger.policy import Policy
 from tests.integration.records import make_part, make_record
@@ -140,3 +141,62 @@ def test_the_longest_wait_is_ended_first(client, env: str):
         time.sleep(0.005)
     time.sleep(0.01)
     assert jobs_claimed(ledger, "w", 3) == ["a", "b", "c"]
+
+
+def announce(ledger: Ledger, worker: str, **told: object) -> None:
+    fields = {"host": "h", "device": "cpu", "queues": QUEUES, "shards_in_flight": 2}
+    ledger.roster.announce(worker, **{**fields, **told})
+
+
+PLAIN, RICH = ("torch", "transformers", "accelerate"), ("torch", "transformers", "accelerate", "bitsandbytes")
+
+
+def test_a_job_is_left_to_a_worker_that_has_what_it_needs(ledger: Ledger):
+    announce(ledger, "plain", offers=PLAIN)
+    announce(ledger, "rich", offers=RICH)
+    ledger.register(make_record("nf4", quantization="nf4"))
+    ledger.register(make_record("any", priority=9))
+    assert ledger.claim("plain", QUEUES).job == "any"
+    assert ledger.claim("rich", QUEUES).job == "nf4"
+
+
+def test_what_one_kind_of_worker_declines_another_is_given(ledger: Ledger):
+    for name, kind in (("small-1", "24 GiB"), ("small-2", "24 GiB"), ("large", "80 GiB")):
+        announce(ledger, name, kind=kind)
+    ledger.register(make_record("job"))
+    claim = ledger.claim("small-1", QUEUES)
+    assert ledger.stop(claim, "too large for 24 GiB", of_worker=True) is ReleaseReply.OK
+    assert ledger.claim("small-2", QUEUES) is None
+    status = ledger.status("job")
+    assert (status.state, status.retries, status.shards_pending) == (JobState.RUNNING, 0, status.shards)
+    assert status.declined == {"24 GiB": "too large for 24 GiB"}
+    claim = ledger.claim("large", QUEUES)
+    assert claim.job == "job"
+
+    # nobody is left who may be able
+    assert ledger.stop(claim, "too large for 80 GiB", of_worker=True) is ReleaseReply.FAILED
+    status = ledger.status("job")
+    assert (status.state, status.failures[0].reason) == (JobState.FAILED, "too large for 80 GiB")
+    assert ledger.retry("job") == 1
+    assert ledger.status("job").declined == {}
+    assert ledger.claim("small-2", QUEUES).job == "job"
+
+
+@pytest.mark.parametrize("other", [{"queues": ("other",)}, {"offers": ()}, {"kind": "24 GiB"}, {"drained": True}])
+def test_a_job_that_no_living_worker_can_run_ends_at_once(ledger: Ledger, other: dict):
+    announce(ledger, "small", kind="24 GiB", offers=PLAIN)
+    is_drained = other.pop("drained", False)
+    announce(ledger, "other", **other)
+    ledger.roster.drain("other", wanted=is_drained)
+    ledger.register(make_record("job"))
+    assert ledger.stop(ledger.claim("small", QUEUES), "too large", of_worker=True) is ReleaseReply.FAILED
+    assert ledger.status("job").state is JobState.FAILED
+
+
+def test_a_record_of_a_newer_version_is_left_to_newer_workers(ledger: Ledger, monkeypatch):
+    ledger.register(make_record("newer").model_copy(update={"version": 3}))
+    ledger.register(make_record("ours", shards=1, priority=9))
+    assert ledger.claim("w", QUEUES).job == "ours"
+    assert ledger.claim("w", QUEUES) is None
+    monkeypatch.setattr(type(ledger), "reads", 3)
+    assert ledger.claim("w", QUEUES).job == "newer"

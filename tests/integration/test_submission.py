@@ -12,13 +12,14 @@ import pytest
 import redis
 
 from parquetry.producers import submission
+from parquetry.producers.living_workers import NoAbleWorkerError
 from parquetry.producers.submission import submit
 from parquetry.schemas.errors import BrokerUnreachableError, InputReplacedError, OutputTakenError
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.manifest import JobRecord
 from parquetry.schemas.states import JobState
 from parquetry.tasks.job_record import cached_record
-from parquetry.tasks.ledger.claim import BeatReply
+from parquetry.tasks.ledger.claim import BeatReply, PrepareReply
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.recovery import recover
 from tests.unit.workers.tiny_model import make_model
@@ -220,3 +221,39 @@ def test_many_start_over_at_once(spec, ledger, folder, server, env):
     test_many_submissions_at_once_make_one_job(spec, server, env)
     status = ledger.status(made.job)
     assert (status.state, status.shards_pending) == (JobState.RUNNING, 4)
+
+
+def announce(ledger: Ledger, worker: str, offers: tuple[str, ...] | None) -> None:
+    ledger.roster.announce(worker, host="h", device="cpu", queues=["default"], shards_in_flight=2, offers=offers)
+
+
+def test_what_no_living_worker_can_run_is_refused_before_anything_is_written(spec, ledger, folder, server):
+    wanted = spec(model={"id": f"{folder}/model", "quantization": "nf4"})
+    announce(ledger, "plain", ("torch", "transformers", "accelerate"))
+    with pytest.raises(NoAbleWorkerError, match="plain lacks bitsandbytes") as caught:
+        submit(wanted, ledger, broker_url=server.url)
+    assert caught.value.exit_code == 3
+    assert not (folder / "out").exists() and ledger.job_names() == []
+    announce(ledger, "any", None)
+    assert submit(wanted, ledger, broker_url=server.url).created
+
+
+@pytest.mark.parametrize("state", [JobState.FAILED, JobState.CANCELLED])
+def test_a_job_without_a_part_leaves_its_folder_to_a_corrected_one(spec, ledger, folder, server, state):
+    first = submit(spec(), ledger, broker_url=server.url)
+    claim = ledger.claim("w", ("default",))
+    ledger.set_state(first.job, state) if state is JobState.CANCELLED else ledger.stop(claim, "no")
+    second = submit(spec(shards={"rows": 25}), ledger, broker_url=server.url)
+    assert second.created and second.job != first.job
+    # whoever still runs the other one publishes nothing
+    assert ledger.prepare(claim) is PrepareReply.LOST
+    assert ledger.job_names() == [second.job]
+
+
+def test_a_job_with_a_part_keeps_its_folder(spec, ledger, folder, server):
+    first = submit(spec(), ledger, broker_url=server.url)
+    (folder / "out" / "part-00000000.parquet").write_bytes(b"x")
+    ledger.stop(ledger.claim("w", ("default",)), "no")
+    with pytest.raises(OutputTakenError, match=first.job):
+        submit(spec(shards={"rows": 25}), ledger, broker_url=server.url)
+    assert ledger.job_names() == [first.job]

@@ -1,7 +1,8 @@
 -- A worker's sign of life. Returns 1 when it is asked to drain, else 0.
 --
 -- KEYS[1] <p>workers       ZSET  worker -> ms of its last sign of life
--- KEYS[2] <p>worker:<id>   HASH  host, device, queue, shards_in_flight, offers (one a line behind an empty one);
+-- KEYS[2] <p>worker:<id>   HASH  host, device, queue, shards_in_flight, offers (one a line behind an empty one), kind (workers
+--                                that are alike), reads (version of records);
 --                                engine, state, device_use (JSON, may be empty);
 --                                of claim.lua: model, model_key, asked;
 --                                of drain.lua: drained

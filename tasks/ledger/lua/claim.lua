@@ -4,11 +4,11 @@
 --
 -- KEYS[1] <p>open          ZSET    running jobs with pending shards, by priority (0 first)
 -- KEYS[2] <p>worker:<id>   HASH    the worker; model and model_key tell what its engine has loaded, asked when it came last,
---                                  drained whether it is to take none
+--                                  drained whether it is to take none; kind and offers what it is able to run
 -- of the jobs it looks at: ctl, pend, lease, tok, done, att, bad (see job/prelude.lua)
 --
 -- ARGV[1] prefix <p>   ARGV[2] worker   ARGV[3] ttl in ms   ARGV[4] starvation bound in ms
--- ARGV[5..] queues the worker serves
+-- ARGV[5] version of records up to which it reads them   ARGV[6..] queues the worker serves
 -- A model_key is "weights:engine": engines of equal weights follow each other without a load.
 
 -- a worker that claims without ever announcing itself is remembered this long
@@ -18,10 +18,11 @@ local open_jobs, worker_key = KEYS[1], KEYS[2]
 local prefix, worker, ttl, starve = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local now = now_ms()
 
+local version, ability = tonumber(ARGV[5]), ability_of(prefix, worker)
 local loaded = redis.call('HGET', worker_key, 'model_key') or ''
 
 local queues = {}
-for i = 5, #ARGV do
+for i = 6, #ARGV do
   queues[ARGV[i]] = true
 end
 
@@ -34,8 +35,8 @@ local damaged = {}
 
 -- The job as a candidate, nil where it is not for us. Fails where its record is damaged.
 local function look(job)
-  local ctl = redis.call('HMGET', key(job, 'ctl'), 'state', 'queue', 'model_key', 'served')
-  if ctl[1] ~= 'running' or not queues[ctl[2]] then
+  local ctl = redis.call('HMGET', key(job, 'ctl'), 'state', 'queue', 'model_key', 'served', 'version')
+  if ctl[1] ~= 'running' or not queues[ctl[2]] or (ctl[5] or 0) - version > 0 or not is_able(ability, key(job, 'ctl')) then
     return nil
   end
   return {job = job, model = ctl[3], served = ctl[4] + 0, running = redis.call('HLEN', key(job, 'tok'))}

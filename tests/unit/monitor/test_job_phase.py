@@ -69,6 +69,23 @@ def test_workers_that_lack_something_stall_it():
     assert job_phase(job_status(**QUEUED, **needs), [worker_status(offers=None)]).phase is JobPhase.QUEUED
 
 
+def test_workers_that_have_declined_it_stall_it():
+    told = {"declined": {"24 GiB": "The engine refused the job: too large."}}
+    found = job_phase(job_status(**QUEUED, **told), [worker_status(kind="24 GiB")])
+    assert found.phase is JobPhase.STALLED
+    assert found.reason.endswith("w1 cannot run it (The engine refused the job: too large)")
+    assert job_phase(job_status(**QUEUED, **told), [worker_status(kind="80 GiB")]).phase is JobPhase.QUEUED
+
+
+def test_workers_that_are_too_old_for_its_record_stall_it():
+    found = job_phase(job_status(**QUEUED, version=3), [worker_status(reads=2)])
+    assert found.reason.endswith("w1 reads records up to version 2, and the job's is of version 3")
+
+
+def test_a_refusal_is_why_it_has_failed():
+    assert job_phase(job_status(state=JobState.FAILED, refusal="Why."), []).text == "failed: Why."
+
+
 def test_the_end_is_being_written():
     over = job_status(shards_running=0, shards_pending=0, shards_done=10)
     assert job_phase(over, []).text == "running: writes its manifest"

@@ -1,7 +1,8 @@
 -- In front of every script about one job, after ../prelude.lua. Keys.job (tasks/keys.py) gives the keys in this order.
 --
 -- ctl        <p>{job}:ctl     HASH    state, queue, priority, model, model_key, output, notify; version and digest
---                                     (record) of its _job.json; refusal: why the job as a whole has failed;
+--                                     (record) of its _job.json; refusal: why the job as a whole has failed; declined:<kind
+--                                     of worker>: why it cannot run the job, until somebody starts it again;
 --                                     shards, rows, done,
 --                                     rows_done, error_rows, prompt_tokens, output_tokens, retries; fence; created,
 --                                     served (its last claim), ended: in ms; of_rows "1" when it was stopped since
@@ -61,6 +62,15 @@ local function open_if_running()
   local found = redis.call('HMGET', ctl, 'state', 'priority')
   if found[1] == 'running' then
     redis.call('ZADD', open_jobs, found[2], job)
+  end
+end
+
+-- Let every worker try the job again.
+local function forget_declined()
+  for _, field in ipairs(redis.call('HKEYS', ctl)) do
+    if string.sub(field, 1, 9) == 'declined:' then
+      redis.call('HDEL', ctl, field)
+    end
   end
 end
 

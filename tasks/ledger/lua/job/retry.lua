@@ -2,7 +2,7 @@
 -- One that was stopped since engines fail on different rows blames rows from now on.
 -- Returns the number of shards queued, or nil for an unknown job.
 --
--- Touches ctl (state, priority, ended, refusal, blames_rows), pending, attempts, failures, events, open_jobs, live_jobs.
+-- Touches ctl (state, priority, ended, refusal, declined:<kind>, blames_rows), pending, attempts, failures, events, open_jobs, live_jobs.
 local state = redis.call('HGET', ctl, 'state')
 if not state then
   return nil
@@ -13,6 +13,7 @@ for _, shard in ipairs(shards) do
   redis.call('HDEL', attempts, shard)
 end
 redis.call('DEL', failures)
+forget_declined()
 local is_refused = redis.call('HDEL', ctl, 'refusal') == 1
 if state == 'failed' and (#shards > 0 or is_refused) then
   redis.call('HSET', ctl, 'state', 'running')

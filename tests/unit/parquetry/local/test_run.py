@@ -2,12 +2,12 @@ import pytest
 
 from parquetry.commands.machine import check_queues
 from parquetry.local import needed_packages
-from parquetry.local.needed_packages import require_engine
+from parquetry.local.needed_packages import require_engine, require_model
 from parquetry.local.preview import limited
 from parquetry.local.run import FinishedRun, take_up
 from parquetry.local.summary import headline, run_as_dict
 from parquetry.schemas.errors import MissingPackageError
-from parquetry.schemas.job import JobSpec
+from parquetry.schemas.job import JobSpec, ModelSpec
 from parquetry.schemas.states import JobState
 from tests.unit.monitor.made_statuses import job_status
 
@@ -55,6 +55,17 @@ def test_a_missing_engine_package_is_said_before_a_worker_starts(monkeypatch):
         require_engine("onnxruntime")
     with pytest.raises(MissingPackageError, match=r"parquetry\[optimum\]"):
         require_engine("optimum")
+
+
+def test_so_is_a_missing_package_of_its_quantization_or_attention(monkeypatch):
+    monkeypatch.setattr(
+        needed_packages, "find_spec", lambda name: None if name in ("bitsandbytes", "flash_attn") else 1
+    )
+    require_model(ModelSpec(id="m"))
+    with pytest.raises(MissingPackageError, match=r"model.quantization nf4.*bitsandbytes.*parquetry\[gpu\]"):
+        require_model(ModelSpec(id="m", quantization="nf4"))
+    with pytest.raises(MissingPackageError, match=r"flash_attn.*parquetry\[flash\]"):
+        require_model(ModelSpec(id="m", attention="flash_attention_2"))
 
 
 def test_a_worker_does_not_serve_a_queue_it_could_only_fail(monkeypatch):

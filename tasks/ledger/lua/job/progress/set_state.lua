@@ -1,7 +1,8 @@
 -- Put a job into another state. Returns {1 when it is in that state now, the state it was in}, or nil for an
 -- unknown job.
 --
--- Touches ctl (state, priority, ended, notify: URLs to be told of the end, one a line; its history's fields), pending,
+-- Touches ctl (state, priority, ended, declined:<kind>, notify: URLs to be told of the end, one a line; its
+-- history's fields), pending,
 -- tokens, progress, past, late, events, open_jobs, live_jobs, outbox.
 --
 -- ARGV[2] state wanted   ARGV[3] "1" when that state is final   ARGV[4..] states from which it may be reached
@@ -30,6 +31,7 @@ else
   note(wanted)
   redis.call('HDEL', ctl, 'ended')
   redis.call('SADD', live_jobs, job)
+  forget_declined()
   if wanted ~= 'running' then
     redis.call('ZREM', open_jobs, job)
   elseif redis.call('EXISTS', pending) == 1 then
