@@ -31,7 +31,7 @@ from parquetry.workers.packed.scheduling.blocks import BlockPool
 from parquetry.workers.packed.scheduling.lanes import LaneTable
 from parquetry.workers.packed.scheduling.scheduler import Scheduler
 from parquetry.workers.packed.scheduling.sharing import MIN_ROWS, PrefixGroups
-from parquetry.workers.packed.startup import Changes, capture_graphs, speed_up
+from parquetry.workers.packed.startup import Changes, capture_graphs, keep_latents, speed_up
 from parquetry.workers.packed.step_tensors import DeviceLanes
 from parquetry.workers.packed.together import RankGroupRunner, unanimous
 from parquetry.workers.packed.waves import full_step
@@ -82,7 +82,10 @@ class Components:
             attach_small_caches(runner, layers, checks)
             with shortened_limits(model, layers):
                 check_packed(runner, short_checks)
-            num_blocks, changes = make_ready(runner, layers, checks, options, max_model_len, undo)
+            check_packed(runner, checks)
+            changes = Changes(runner.forward, checks, undo)
+            layers = keep_latents(changes, layers, partial(attach_small_caches, runner, checks=checks))
+            num_blocks = make_ready(runner, layers, changes, checks, options, max_model_len, undo)
             max_blocks = runner.forward.device_lanes.tables.shape[1]
             pool = BlockPool(num_blocks, runner.forward.device_lanes.block_size)
             lane_table = LaneTable(options.num_lanes, max_blocks)
@@ -110,14 +113,12 @@ def make_runner(
 
 
 def make_ready(
-    runner: ModelRunner, layers: Sequence[LayerShape], checks: Sequence[PagedCheck], options: PackedOptions,
-    max_model_len: int, undo: ExitStack,
-) -> tuple[int, Changes]:  # fmt: skip
-    """Check the runner on a small cache, speed it up, then size the cache by what is left; returns its blocks."""
+    runner: ModelRunner, layers: Sequence[LayerShape], changes: Changes, checks: Sequence[PagedCheck],
+    options: PackedOptions, max_model_len: int, undo: ExitStack,
+) -> int:  # fmt: skip
+    """Speed the runner up on a small cache, then size the cache by what is left; returns its blocks."""
     forward = runner.forward
     model, block_size = forward.model, forward.device_lanes.block_size
-    check_packed(runner, checks)
-    changes = Changes(forward, checks, undo)
     speed_up(changes, model, layers, options, is_shared=forward.group.size > 1)
     if options.kv_dtype != "auto":
         # not before: what layers give is then no longer theirs within rounding
@@ -129,7 +130,7 @@ def make_ready(
     attach_caches(layers, num_blocks, block_size, model.device)
     runner.graphs = capture_graphs(changes, forward, options, num_blocks)
     undo.callback(setattr, runner, "graphs", None)
-    return num_blocks, changes
+    return num_blocks
 
 
 def outgrown(model: PreTrainedModel, layers: Sequence[LayerShape], checks: Sequence[PagedCheck]) -> bool:
@@ -170,7 +171,8 @@ def make_scheduler(
     """The scheduler, which shares prefixes where they can be read once."""
     forward = runner.forward
     device, backend = forward.device_lanes.device, forward.backend
-    shares = options.prefix_cache and options.num_lanes >= MIN_ROWS
+    # latents are so few that nothing is gained by reading them once
+    shares = options.prefix_cache and options.num_lanes >= MIN_ROWS and not layers[0].values_in_keys
     shares = shares and can_share(backend, layers[0], pool.block_size, device)
     return Scheduler(
         pool,

@@ -17,6 +17,7 @@ from parquetry.workers.fusing.int8_linear import has_int8_layers, swap_int8_laye
 from parquetry.workers.fusing.merged_projections import merge_projections
 from parquetry.workers.packages import is_installed
 from parquetry.workers.packed.attention.kv_cache import LayerShape
+from parquetry.workers.packed.attention.latent import absorb_projections, has_latents
 from parquetry.workers.packed.checks.hopper_check import has_hopper_kernel, use_hopper_kernel
 from parquetry.workers.packed.checks.paged_check import PagedCheck
 from parquetry.workers.packed.compile import compile_layers, reset_layers
@@ -27,11 +28,13 @@ from parquetry.workers.packed.options import PackedOptions
 log = logging.getLogger(__name__)
 ON_ANOTHER_RANK = "another rank of the engine could not"
 
+LATENTS = "latents in place of keys and values"
 #: what the engine pays for each change that is taken back
 COSTS = {
     "compiled layers": "a small model took 2.7 times as long on an H100",
     "int8 kernels": "8-bit products run through the library's own, which are slower than 16-bit ones",
     "experts kernels": "experts run through transformers' own products",
+    LATENTS: "the cache holds, and attention reads, some fifty times as much",
     "captured decode steps": "the host launches every kernel of every decode step",
 }
 
@@ -72,6 +75,31 @@ class Changes:
 def runs_without(taken_back: Mapping[str, str]) -> str:
     """What was taken back, why, and what that costs, as one line."""
     return "; ".join(f"{what} ({why}; cost: {COSTS.get(what, 'not known')})" for what, why in taken_back.items())
+
+
+def keep_latents(
+    changes: Changes, layers: Sequence[LayerShape], attach: Callable[[Sequence[LayerShape]], None]
+) -> list[LayerShape]:
+    """What the layers store: latents where they have them, else keys and values as before. `attach` gives them caches.
+
+    Several ranks keep keys and values: each has heads of its own, and would keep all latents.
+    """
+    kept = list(layers)
+    if changes.forward.group.size > 1 or not has_latents(layers):
+        return kept
+    changes.make(LATENTS, partial(use_latents, kept, attach))
+    if LATENTS in changes.taken_back:
+        attach(layers)
+        return list(layers)
+    return kept
+
+
+def use_latents(
+    layers: list[LayerShape], attach: Callable[[Sequence[LayerShape]], None], undo: ExitStack
+) -> None:  # fmt: skip
+    """Absorb the products into queries and outputs, and put what the layers then store into the list."""
+    layers[:] = absorb_projections(layers, undo)
+    attach(layers)
 
 
 def speed_up(

@@ -18,6 +18,8 @@ class AttentionSpec:
     softcap: float = 0.0
     #: (num_heads,) logits of a key that has no value
     sinks: Tensor | None = None
+    #: values are the first numbers of keys, and stand in no cache of their own
+    values_in_keys: bool = False
 
 
 @dataclass

@@ -12,6 +12,7 @@ from transformers import AttentionInterface
 
 from parquetry.workers.packed.attention.backend import AttentionBackend
 from parquetry.workers.packed.attention.call import AttentionCall, AttentionSpec, AttentionStep
+from parquetry.workers.packed.attention.latent import latents_of
 
 IMPLEMENTATION = "parquetry_packed"
 
@@ -48,6 +49,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, sp
     """The call of a layer in the current step; returns (num_tokens, num_heads, value_dim)."""
     backend, step = _Current.backend, _Current.step
     assert backend is not None and step is not None, "the packed hook ran outside a step"
+    if spec.values_in_keys:
+        v_cache = k_cache[..., : v.shape[2]]
     call = AttentionCall(q, k, v, k_cache, v_cache, step, spec)
     outs = []
     if step.num_decodes:
@@ -73,9 +76,11 @@ def packed_attention(
     scale: float,
     sliding_window: int,
     softcap: float,
+    values_in_keys: bool,
 ) -> Tensor:
     """`attend` as an opaque operator, for compiled layers."""
-    out = attend(q, k, v, k_cache, v_cache, AttentionSpec(scale, sliding_window, softcap, sinks))
+    spec = AttentionSpec(scale, sliding_window, softcap, sinks, values_in_keys)
+    out = attend(q, k, v, k_cache, v_cache, spec)
     return out.contiguous()
 
 
@@ -102,14 +107,25 @@ def hook(
     scale = float(scaling) if scaling is not None else q.shape[-1] ** -0.5
     # what the stock masks show, where they have been read, else what the class says
     sliding_window = int(getattr(module, "packed_sliding_window", sliding_window) or 0)
-    softcap = float(softcap or 0.0)
+    latents = latents_of(module)
+    spec = AttentionSpec(scale, sliding_window, float(softcap or 0.0), s_aux, values_in_keys=latents is not None)
+    if latents is None:
+        return attend_layer(module, q, k, v, spec)[None], None
+    return latents.expand(attend_layer(module, *latents.absorb(q, k, v), spec))[None], None
+
+
+def attend_layer(module: Any, q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec) -> Tensor:
+    """`attend` with the caches of a layer, by whichever way it is being run."""
     if torch.compiler.is_compiling():
-        op = torch.ops.parquetry.packed_attention
-        return op(q, k, v, module.packed_keys, module.packed_values, s_aux, scale, sliding_window, softcap)[None], None
-    spec = AttentionSpec(scale, sliding_window, softcap, s_aux)
+        out: Tensor = torch.ops.parquetry.packed_attention(
+            q, k, v, module.packed_keys, module.packed_values, spec.sinks, spec.scale, spec.sliding_window,
+            spec.softcap, spec.values_in_keys,
+        )  # fmt: skip
+        return out
     if _Current.recorder is not None:
-        return _Current.recorder(module, q, k, v, spec)[None], None
-    return attend(q, k, v, module.packed_keys, module.packed_values, spec)[None], None
+        recorded: Tensor = _Current.recorder(module, q, k, v, spec)
+        return recorded
+    return attend(q, k, v, module.packed_keys, module.packed_values, spec)
 
 
 AttentionInterface.register(IMPLEMENTATION, hook)

@@ -10,6 +10,7 @@ from parquetry.workers.packed.attention import flash
 from parquetry.workers.packed.attention.backend import AttentionBackend
 from parquetry.workers.packed.attention.call import AttentionCall
 from parquetry.workers.packed.attention.paged_decode import paged_decode
+from parquetry.workers.packed.attention.paged_latent import decode_latents, prefill_latents, store_latents
 from parquetry.workers.packed.attention.paged_prefill import paged_prefill
 from parquetry.workers.packed.attention.store import store
 from parquetry.workers.packed.attention.widening import widened
@@ -28,13 +29,20 @@ class TritonBackend(AttentionBackend):
         self.attend_chunks: Callable[[AttentionCall], Tensor] = paged_prefill
 
     def write(self, call: AttentionCall) -> None:
-        store(call.inner_contiguous())
+        if call.spec.values_in_keys:
+            store_latents(call)
+        else:
+            store(call.inner_contiguous())
 
     def decode(self, call: AttentionCall) -> Tensor:
+        if call.spec.values_in_keys:
+            return decode_latents(call.inner_contiguous())
         return paged_decode(call.inner_contiguous())
 
     def prefill(self, call: AttentionCall) -> Tensor:
         call = call.inner_contiguous()
+        if call.spec.values_in_keys:
+            return prefill_latents(call)
         if call.prefill.is_fresh and self.can_attend_fresh(call):
             return self.attend_fresh(call)
         return self.attend_chunks(widened(call))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,8 @@ class LayerShape:
     dtype: torch.dtype
     #: what its cache keeps; None: the same
     cache_dtype: torch.dtype | None = None
+    #: values are the first numbers of keys, and kept once
+    values_in_keys: bool = False
 
     @property
     def stored_dtype(self) -> torch.dtype:
@@ -32,7 +35,8 @@ class LayerShape:
 
     @property
     def bytes_per_token(self) -> int:
-        return self.num_kv_heads * (self.key_dim + self.value_dim) * self.stored_dtype.itemsize
+        own_values = 0 if self.values_in_keys else self.value_dim
+        return self.num_kv_heads * (self.key_dim + own_values) * self.stored_dtype.itemsize
 
 
 def attach_caches(layers: Sequence[LayerShape], num_blocks: int, block_size: int, device: torch.device) -> None:
@@ -42,9 +46,11 @@ def attach_caches(layers: Sequence[LayerShape], num_blocks: int, block_size: int
     they would be inputs of fixed shapes, and every layer would be compiled again once the number of blocks is known.
     """
     for layer in layers:
-        for name, dim in (("packed_keys", layer.key_dim), ("packed_values", layer.value_dim)):
-            shape = (num_blocks + 1, layer.num_kv_heads, block_size, dim)
-            setattr(layer.module, name, zeros(shape, layer.stored_dtype, device))
+        module: Any = layer.module
+        shape = (num_blocks + 1, layer.num_kv_heads, block_size)
+        module.packed_keys = zeros((*shape, layer.key_dim), layer.stored_dtype, device)
+        own = None if layer.values_in_keys else zeros((*shape, layer.value_dim), layer.stored_dtype, device)
+        module.packed_values = module.packed_keys if own is None else own
 
 
 #: model.kv_dtype -> what caches keep, where that is not what layers compute with

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 import torch
@@ -69,10 +69,21 @@ def random_call(layer: LayerShape, block_size: int, device: torch.device) -> Att
 
     step, blocks = chunk_step(block_size, device)
     num_tokens = sum(count for count, _ in CHUNKS)
-    k_cache, v_cache = (random(blocks, layer.num_kv_heads, block_size, d) for d in (layer.key_dim, layer.value_dim))
-    k, v = (random(num_tokens, layer.num_kv_heads, d) for d in (layer.key_dim, layer.value_dim))
+    k_cache, v_cache = random_keys(layer, random, blocks, block_size)
+    k, v = random_keys(layer, random, num_tokens)
     q = random(num_tokens, layer.num_heads, layer.key_dim)
-    return AttentionCall(q, k, v, k_cache, v_cache, step, AttentionSpec(layer.key_dim**-0.5))
+    spec = AttentionSpec(layer.key_dim**-0.5, values_in_keys=layer.values_in_keys)
+    return AttentionCall(q, k, v, k_cache, v_cache, step, spec)
+
+
+def random_keys(
+    layer: LayerShape, random: Callable[..., torch.Tensor], count: int, *inner: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values (count, num_kv_heads, *inner, dim) as the layer has them."""
+    k = random(count, layer.num_kv_heads, *inner, layer.key_dim)
+    if layer.values_in_keys:
+        return k, k[..., : layer.value_dim]
+    return k, random(count, layer.num_kv_heads, *inner, layer.value_dim)
 
 
 def chunk_step(block_size: int, device: torch.device) -> tuple[AttentionStep, int]:

@@ -22,7 +22,7 @@ from parquetry.workers.packed.attention.call import (  # noqa: E402
     SharedKeys,
 )
 from parquetry.workers.packed.attention.kernels import TritonBackend  # noqa: E402
-from parquetry.workers.packed.attention.sdpa import SdpaBackend, to_stored  # noqa: E402
+from parquetry.workers.packed.attention.sdpa import SdpaBackend, attend_segment, gather_blocks, to_stored  # noqa: E402
 from parquetry.workers.packed.sampling.race import Draw, race_in_torch, race_on_gpu  # noqa: E402
 
 #: the interpreter computes with numpy, which warns of what kernels do on purpose, such as log(0)
@@ -102,6 +102,54 @@ def test_decode_without_splits_equals_the_reference(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("parquetry.workers.packed.attention.paged_decode.MAX_SPLITS", 1)
     for spec in SPECS.values():
         assert_decodes_equal(32, (16, 16), spec)
+
+
+def latent_call(step: AttentionStep, num_heads: int, rank: int, turned: int, num_tokens: int) -> AttentionCall:
+    """Queries of `num_heads` against latents, whose first `rank` numbers are the values."""
+    (cache, _), ((k, _),) = make_caches(step, rank + turned, 1, 1), (make_new(num_tokens, rank + turned, 1),)
+    q = torch.randn(num_tokens, num_heads, rank + turned, generator=torch.Generator().manual_seed(3)).to(DEVICE)
+    spec = AttentionSpec(0.2, values_in_keys=True)
+    return AttentionCall(q, k[:, :1], k[:, :1, :rank], cache, cache[..., :rank], step, spec)
+
+
+def with_own_cache(call: AttentionCall) -> AttentionCall:
+    cache = call.k_cache.clone()
+    return replace(call, k_cache=cache, v_cache=cache[..., : call.v.shape[2]])
+
+
+#: heads that fill a program, that are fewer, and that need two; ranks that are a power of two, and not
+LATENTS = {"whole": (16, 32, 16), "few heads": (5, 32, 8), "many heads": (70, 24, 4)}
+
+
+@pytest.mark.parametrize("name", LATENTS)
+@pytest.mark.parametrize("splits", [1, 16])
+def test_decodes_of_latents_equal_the_reference(name: str, splits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("parquetry.workers.packed.attention.paged_latent.MAX_SPLITS", splits)
+    call = latent_call(make_step(32, None), *LATENTS[name], len(LENS))
+    other = with_own_cache(call)
+    want, got = SdpaBackend().decode(other), TritonBackend().decode(call)
+    assert torch.allclose(got, want, atol=1e-4)
+    assert torch.equal(call.k_cache, other.k_cache)
+
+
+@pytest.mark.parametrize("name", LATENTS)
+def test_chunks_of_latents_equal_the_reference(name: str) -> None:
+    """The last tokens of three sequences, and a whole one; new keys are in the cache already."""
+    lens = [1, 7, 33, 20]
+    call = latent_call(make_step(16, lens), *LATENTS[name], sum(lens))
+    assert torch.allclose(TritonBackend().prefill(call), chunks_from_cache(call), atol=1e-4)
+
+
+def chunks_from_cache(call: AttentionCall) -> torch.Tensor:
+    outs = []
+    for chunk, (start, length) in enumerate(
+        zip(call.prefill.cu_seqlens.tolist(), call.prefill.query_lens, strict=False)
+    ):
+        context = call.prefill.host_context_lens[chunk]
+        table = call.step.tables[call.prefill.lanes[chunk].long(), : -(-context // call.step.block_size)]
+        k, v = (gather_blocks(cache, table)[:, :context].transpose(0, 1) for cache in (call.k_cache, call.v_cache))
+        outs.append(attend_segment(call.q[start : start + length], k, v, call.spec))
+    return torch.cat(outs)
 
 
 def make_shared_step(block_size: int, groups: list[tuple[int, int]], num_alone: int) -> AttentionStep:
