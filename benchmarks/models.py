@@ -63,8 +63,11 @@ SHAPES: dict[str, tuple[type[PretrainedConfig], str, dict]] = {
         {
             "vocab_size": 201088, "hidden_size": 2880, "intermediate_size": 2880, "num_hidden_layers": 24,
             "num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 64, "num_local_experts": 32,
-            "num_experts_per_tok": 4, "sliding_window": 128, "max_position_embeddings": 4096,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 150000.0},
+            "num_experts_per_tok": 4, "sliding_window": 128, "max_position_embeddings": 131072,
+            "rope_parameters": {
+                "rope_type": "yarn", "rope_theta": 150000.0, "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0,
+                "truncate": False, "original_max_position_embeddings": 4096,
+            },
         },
     ),
     # three layers of DeepSeek-V3, the first of them dense
