@@ -52,6 +52,8 @@ class Settings(BaseSettings):
     engine_start_seconds: float = Field(600.0, gt=0)
     #: seconds without a sign of life after which an engine is killed
     engine_stall_seconds: float = Field(60.0, gt=0)
+    #: finished rows of a running shard are sealed so often, for another attempt to go on from; 0 seals none
+    seal_seconds: float = Field(10.0, ge=0)
     #: seconds a draining worker gives its running shards
     drain_seconds: float = Field(20.0, ge=0)
     #: days the queue remembers a job after its end; outputs are kept

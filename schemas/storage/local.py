@@ -119,10 +119,13 @@ class LocalStorage(Storage):
         with _translated("deleting", target):
             target.unlink(missing_ok=True)
 
-    def discard_attempts(self) -> None:
-        folder = self._root / ATTEMPTS_FOLDER
-        with _translated("deleting", folder):
-            shutil.rmtree(folder, ignore_errors=not folder.exists())
+    def discard_attempts(self, folder: str = "") -> None:
+        top = self._root / ATTEMPTS_FOLDER / folder
+        with _translated("deleting", top):
+            while top.exists():
+                # somebody else may be deleting the same
+                with suppress(FileNotFoundError):
+                    shutil.rmtree(top)
 
     def check_put_if_absent(self) -> None:
         if self._root.exists() and not self._root.is_dir():

@@ -123,8 +123,8 @@ class ObjectStorage(Storage):
         except FileNotFoundError:
             pass
 
-    def discard_attempts(self) -> None:
-        for entry in self.list(f"{ATTEMPTS_FOLDER}/"):
+    def discard_attempts(self, folder: str = "") -> None:
+        for entry in self.list(f"{ATTEMPTS_FOLDER}/{folder}/" if folder else f"{ATTEMPTS_FOLDER}/"):
             self.delete(entry.path)
 
     def check_put_if_absent(self) -> None:

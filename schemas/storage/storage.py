@@ -67,8 +67,8 @@ class Storage(ABC):
         """Remove the file; one that is not there counts as removed."""
 
     @abstractmethod
-    def discard_attempts(self) -> None:
-        """Remove what attempts left behind; for a job that has ended."""
+    def discard_attempts(self, folder: str = "") -> None:
+        """Remove what attempts left behind, or a folder of it; for a job, or for that much of it, that has ended."""
 
     @abstractmethod
     def check_put_if_absent(self) -> None:

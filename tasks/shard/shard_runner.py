@@ -1,9 +1,9 @@
 """One claimed shard, from reading to COMMIT.
 
-claimed -> (its part is there already? -> adopt) -> engine -> run -> verify -> PREPARE -> publish -> COMMIT
+claimed -> (its part is there already? -> adopt) -> engine -> run -> verify -> PREPARE -> publish -> COMMIT -> discard
 
 Every step may be the last one this process takes. What is left behind then is a lease that ends by itself, an attempt
-nobody reads, or a published part that the next claim adopts.
+nobody reads, seals that the next attempt goes on from, or a published part that the next claim adopts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
-from parquetry.schemas.errors import BrokerUnreachableError, JobStoppedError, LeaseLostError, RetryableError
+from parquetry.schemas.errors import (
+    BrokerUnreachableError,
+    JobStoppedError,
+    LeaseLostError,
+    ParquetryError,
+    RetryableError,
+)
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import JobRecord, PartRecord
 from parquetry.schemas.shard import Shard, attempt_name
@@ -34,11 +40,14 @@ from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.process.client import EngineClient
 from parquetry.workers.shards.part import find_part
 from parquetry.workers.shards.pipeline import run_shard
+from parquetry.workers.shards.seals.seal_folder import SealFolder
 from parquetry.workers.shards.shard_progress import ShardProgress
 
 log = logging.getLogger(__name__)
 #: pause between two tries to reach a broker that does not answer
 BROKER_RETRY_S = 0.5
+#: sealed rows that a quarantined shard computes again: whether its engine answers any row tells whom to blame
+NUM_WITNESSES = 16
 T = TypeVar("T")
 
 
@@ -61,6 +70,13 @@ class ShardRunner:
         self.record: JobRecord = cached_record(self.claim.output, self.claim.job, self.claim.record)
         self.shard: Shard = self.record.shard_plan.shard(self.claim.shard)
         self.storage: Storage = open_storage(Location.parse(self.claim.output))
+        self.seals = SealFolder(
+            self.storage,
+            self.shard,
+            self.claim.fence,
+            before=lambda: failpoint("seal"),
+            after=lambda: failpoint("sealed"),
+        )
 
     def run(self) -> CommitReply:
         """Raises LeaseLostError, JobStoppedError, the engine's and the storage's errors, ShardFailedError."""
@@ -78,7 +94,9 @@ class ShardRunner:
             failpoint("prepared")
             won = self.storage.publish(attempt, self.shard.part_name)
             failpoint("published")
-        return self.commit(part) if won else self.adopt(self.found())
+        reply = self.commit(part) if won else self.adopt(self.found())
+        self.discard_seals()
+        return reply
 
     def find(self) -> PartRecord | None:
         """A part published by an attempt that could not report it, or by one that was faster."""
@@ -110,12 +128,18 @@ class ShardRunner:
                 attempt=attempt,
                 engine=engine,
                 on_progress=self.progress,
+                seals=self.seals,
+                num_withheld=NUM_WITNESSES if self.is_quarantined else 0,
             )
+
+    @property
+    def is_quarantined(self) -> bool:
+        return self.claim.lost >= self.ledger.policy.max_attempts
 
     def engine(self) -> EngineClient | Bisection:
         """The engine of our device; a quarantined shard gets one for itself, and may outlive it."""
         spec = EngineSpec.of(self.record)
-        if self.claim.lost < self.ledger.policy.max_attempts:
+        if not self.is_quarantined:
             return self.connect(spec)
         log.warning("job %s: shard %d runs in quarantine", self.claim.job, self.claim.shard)
         failpoint("quarantine")
@@ -157,6 +181,14 @@ class ShardRunner:
         failpoint("committed")
         # the lease ended while we published: what counts is what is in storage, and that is ours
         return self.adopt(self.found()) if reply is CommitReply.FENCED else reply
+
+    def discard_seals(self) -> None:
+        """The part is there, so nobody goes on from them. What can't be removed goes with the job's attempts."""
+        try:
+            failpoint("discard")
+            self.seals.discard()
+        except ParquetryError as error:
+            log.warning("%s", error)
 
     def answered(self, ask: Callable[[], T]) -> T:
         """Ask the broker until it answers, or the lease is over."""

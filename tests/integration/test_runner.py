@@ -34,7 +34,7 @@ STEPS = sorted(re.findall(r'failpoint\("(\w+)"\)', "".join(p.read_text() for p i
 #: those a single shard passes on its way, each of them once or more
 ON_THE_WAY = [
     "started", "not_found", "attempt", "engine", "progress", "computed", "verified", "prepare", "prepared",
-    "published", "commit", "committed", "claimed",
+    "published", "commit", "committed", "discard", "claimed",
 ]  # fmt: skip
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
 
 
@@ -25,6 +26,13 @@ class InputRows:
         stop = min(start + num_rows, self.num_rows)
         mine = {row - start: fault for row, fault in self.faults.items() if start <= row < stop}
         return InputRows(self.batch.slice(start, num_rows), mine)
+
+    def take(self, rows: Sequence[int]) -> InputRows:
+        """One or more of the rows, by ascending position."""
+        faults = {index: self.faults[row] for index, row in enumerate(rows) if row in self.faults}
+        runs = np.split(np.asarray(rows), np.flatnonzero(np.diff(rows) != 1) + 1)
+        # not by Arrow's own take, which does not know all types
+        return InputRows(pa.concat_batches([self.batch.slice(run[0], len(run)) for run in runs]), faults)
 
     def pieces(self, num_rows: int) -> Iterator[InputRows]:
         """The rows in pieces of at most `num_rows`."""

@@ -25,6 +25,9 @@ from parquetry.workers.stops import cut_at_stop
 class Answers(ABC):
     """Builds the task's output columns from rows whose results are all there."""
 
+    #: whether answers point into the tokens of a row
+    needs_tokens = False
+
     def __init__(self, spec: JobSpec, *, embedding_dim: int | None = None, per_token: bool = False) -> None:
         self._spec = spec
         self.fields = task_fields(spec, embedding_dim=embedding_dim, per_token=per_token)
@@ -147,6 +150,8 @@ class ClassificationAnswers(Answers):
 
 class EntityAnswers(Answers):
     """The entities of a text, with where they lie in it."""
+
+    needs_tokens = True
 
     def __init__(self, spec: JobSpec, checkpoint: Checkpoint, tokenizer: Tokenizer, num_labels: int) -> None:
         super().__init__(spec, per_token=True)

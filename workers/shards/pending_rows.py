@@ -43,26 +43,39 @@ class Outcome:
     def num_output_tokens(self) -> int:
         return sum(len(result.output_ids) for result in self.completions)
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the results."""
+        return sum(_num_bytes(result) for result in self.results if result is not None)
+
 
 def num_output_tokens(result: Result) -> int:
     """Tokens of one sample's output."""
     return len(result.output_ids) if isinstance(result, Completion) else 0
 
 
+def _num_bytes(result: Result) -> int:
+    if isinstance(result, Completion):
+        return result.output_ids.nbytes + (0 if result.logprobs is None else result.logprobs.nbytes)
+    return result.values.nbytes
+
+
+#: what is known of a row before the engine sees it: its tokens, what is wrong with it, or an answer that was sealed
+PreparedRow = Tokens | RowError | Outcome
+
+
 class PendingRows:
     """Rows [first_row, first_row + num_rows) of the job's input, from reading to writing."""
 
-    def __init__(
-        self, kept: pa.RecordBatch, first_row: int, prepared: Sequence[Tokens | RowError], num_samples: int
-    ) -> None:
+    def __init__(self, kept: pa.RecordBatch, first_row: int, prepared: Sequence[PreparedRow], num_samples: int) -> None:
         self.kept = kept
         self.first_row = first_row
         self.outcomes = [_outcome(tokens, num_samples) for tokens in prepared]
         #: of all prompts
         self.num_tokens = sum(outcome.num_prompt_tokens or 0 for outcome in self.outcomes)
-        #: of the kept columns and of all images
-        self.num_bytes = kept.nbytes + sum(tokens.num_bytes for tokens in prepared if isinstance(tokens, Tokens))
-        self._num_missing = sum(len(outcome.results) for outcome in self.outcomes)
+        #: of the kept columns, of all images and of answers that were there
+        self.num_bytes = kept.nbytes + sum(row.num_bytes for row in prepared if not isinstance(row, RowError))
+        self._num_missing = sum(outcome.results.count(None) for outcome in self.outcomes)
 
     @property
     def num_rows(self) -> int:
@@ -80,12 +93,18 @@ class PendingRows:
         outcome.take(sample, result)
         return outcome
 
+    def reused(self) -> Iterator[Outcome]:
+        """Before any result was taken: rows that have their answer already."""
+        return (outcome for outcome in self.outcomes if outcome.results and outcome.is_complete)
+
     def refused(self) -> Iterator[tuple[int, Outcome]]:
         """Rows that failed before they reached the engine, each with its position in the job's input."""
         return ((self.first_row + i, o) for i, o in enumerate(self.outcomes) if not o.results)
 
 
-def _outcome(tokens: Tokens | RowError, num_samples: int) -> Outcome:
+def _outcome(tokens: PreparedRow, num_samples: int) -> Outcome:
+    if isinstance(tokens, Outcome):
+        return tokens
     if isinstance(tokens, RowError):
         return Outcome(error=str(tokens))
     # the tokens themselves are kept only where the answer points into the text

@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from parquetry.schemas.columns import ERROR, ROW
-from parquetry.schemas.errors import EngineLostError, RowError, ShardFailedError
+from parquetry.schemas.errors import EngineLostError, JobStoppedError, LeaseLostError, ShardFailedError
 from parquetry.schemas.manifest import JobRecord, PartRecord
 from parquetry.schemas.shard import Shard
-from parquetry.workers.checkpoint.checkpoint import Checkpoint
-from parquetry.workers.preparation.preparation import Preparation
-from parquetry.workers.preparation.preparation_choice import choose_preparation
-from parquetry.workers.preparation.tokenization import Tokenizer, Tokens
+from parquetry.schemas.states import JobState
+from parquetry.workers.preparation.tokenization import Tokens
 from parquetry.workers.process.client import EngineAccess
-from parquetry.workers.reading.conform import Repairs
-from parquetry.workers.reading.input_rows import InputRows
 from parquetry.workers.request import Request, Result
 from parquetry.workers.shards.ahead import Ahead
-from parquetry.workers.shards.answers import Answers
 from parquetry.workers.shards.clock import Clock
 from parquetry.workers.shards.part import inspect
-from parquetry.workers.shards.pending_rows import Outcome, PendingRows
-from parquetry.workers.shards.provenance import provenance
-from parquetry.workers.shards.reader import cut_batches, input_schema, kept_columns, read_shard
+from parquetry.workers.shards.pending_rows import Outcome, PendingRows, PreparedRow
+from parquetry.workers.shards.seals.seal_folder import SealFolder
 from parquetry.workers.shards.shard_progress import ShardProgress, ShardTimes, Tally
-from parquetry.workers.shards.writer import PartWriter
+from parquetry.workers.shards.stages import Prepared, Stages
 
+log = logging.getLogger(__name__)
 #: rows, and tokens, that may be read but not yet written: what bounds the memory of a shard of any size
 MAX_IN_FLIGHT_ROWS = 16_384
 MAX_IN_FLIGHT_TOKENS = 4_000_000
@@ -44,8 +40,6 @@ _POLL_S = 0.25
 _SOON_S = 0.005
 _REPORT_EVERY_S = 0.25
 OnProgress = Callable[[ShardProgress], None]
-#: rows as they were read, and the tokens of each or what is wrong with it
-Prepared = tuple[pa.RecordBatch, list[Tokens | RowError]]
 
 
 def run_shard(
@@ -56,72 +50,36 @@ def run_shard(
     attempt: Path,
     engine: EngineAccess,
     on_progress: OnProgress = lambda _: None,
+    seals: SealFolder | None = None,
+    num_withheld: int = 0,
 ) -> PartRecord:
     """Write the shard's output to `attempt` and verify it.
 
+    Finished rows are sealed in `seals` meanwhile, and rows that earlier attempts have sealed there are not computed
+    again, but for the first `num_withheld`.
     `on_progress` is called about four times a second and may raise to stop; then, as after any error, the engine
     forgets the shard's requests and the attempt is left without a footer. Rows that fail are error rows, or with
     `on_row_error: fail` a ShardFailedError that names the first. Raises EngineLostError and what reading raises.
     """
-    stages = Stages.open(record, shard, fence, attempt, engine.describe())
+    stages = Stages.open(record, shard, fence, attempt, engine.describe(), seals, num_withheld)
     # three at once: rows are read while those before them are tokenized, and answers of earlier ones are taken
     with closing(Ahead(stages.batches)) as batches, closing(Ahead(stages.prepared(batches))) as ahead:
         run = _ShardRun(record, shard, stages, ahead, engine, on_progress)
         try:
             run.run()
             stages.writer.close(run.tally.counts, stages.repairs, run.tally.error_kinds)
-        except BaseException:
-            run.abort()
+        except BaseException as error:
+            run.abort(will_go_on=_will_go_on(error))
             raise
+        stages.sealer.close(will_go_on=False)
     return _verified(record, shard, attempt).model_copy(update=asdict(run.times))
 
 
-@dataclass(frozen=True)
-class Stages:
-    """What a row passes through before and after the engine."""
-
-    batches: Iterator[InputRows]
-    preparation: Preparation
-    answers: Answers
-    #: input columns the output carries
-    kept: list[str]
-    schema: pa.Schema
-    writer: PartWriter
-    #: grows while rows are read
-    repairs: Repairs
-    #: of the thread that prepares rows
-    prepare_clock: Clock = field(default_factory=Clock)
-
-    @classmethod
-    def open(cls, record: JobRecord, shard: Shard, fence: int, attempt: Path, about: dict[str, str]) -> Stages:
-        """Raises whatever is wrong with the job or its input; `about` is what `Engine.describe` returned."""
-        spec = record.spec
-        checkpoint = Checkpoint.resolve(spec.model.model_copy(update={"id": record.model_path}))
-        tokenizer = Tokenizer.load(checkpoint.tokenizer_folder)
-        columns = input_schema(record)
-        kept = kept_columns(spec, columns.names)
-        preparation = choose_preparation(record, checkpoint, tokenizer)
-        answers = Answers.of(spec, checkpoint, tokenizer, about)
-        # the metadata is pandas', of the index; a column that is not kept is none
-        schema = pa.schema([*map(columns.field, kept), ROW, *answers.fields, ERROR], metadata=columns.metadata)
-        writer = PartWriter(attempt, schema, provenance(record, shard, fence, checkpoint, about))
-        repairs = Repairs()
-        batches = cut_batches(read_shard(record, shard, columns, repairs), preparation.rows_at_once)
-        return cls(batches, preparation, answers, kept, schema, writer, repairs)
-
-    def prepared(self, batches: Iterable[InputRows]) -> Iterator[Prepared]:
-        """Each batch of rows with its prepared tokens."""
-        for rows in batches:
-            with self.prepare_clock:
-                tokens = self._tokens(rows)
-            yield rows.batch, tokens
-
-    def _tokens(self, rows: InputRows) -> list[Tokens | RowError]:
-        tokens = self.preparation.tokens(rows.batch)
-        for row, fault in rows.faults.items():
-            # what was wrong in the file explains what is wrong with the cells
-            tokens[row] = RowError(reason=fault)
-        return self.preparation.complete(tokens)
+def _will_go_on(error: BaseException) -> bool:
+    """Whether another attempt may begin where one that ended so has left off."""
+    if isinstance(error, JobStoppedError):
+        return error.fields.get("state") is not JobState.CANCELLED
+    return isinstance(error, Exception) and not isinstance(error, (LeaseLostError, ShardFailedError))
 
 
 class _ShardRun:
@@ -159,7 +117,10 @@ class _ShardRun:
             while self._pending and self._pending[0].is_complete:
                 self._write(self._pending.popleft())
             self._report()
-        self._on_progress(self.tally.progress())
+        done = self.tally.progress()
+        self._on_progress(done)
+        if done.reused_rows:
+            log.info("%d of %d rows were sealed by earlier attempts", done.reused_rows, self._shard.num_rows)
 
     @property
     def times(self) -> ShardTimes:
@@ -191,20 +152,23 @@ class _ShardRun:
         else:
             self._submit(*prepared)
 
-    def _submit(self, batch: pa.RecordBatch, tokens: list[Tokens | RowError]) -> None:
+    def _submit(self, batch: pa.RecordBatch, rows: list[PreparedRow]) -> None:
         preparation = self._stages.preparation
         first_row = self._shard.first_row + self._num_read
-        pending = PendingRows(batch.select(self._stages.kept), first_row, tokens, preparation.num_samples)
+        pending = PendingRows(batch.select(self._stages.kept), first_row, rows, preparation.num_samples)
         self._num_read += batch.num_rows
         self._pending.append(pending)
         for row, outcome in pending.refused():
             self._settle(row, outcome)
-        self._engine.submit(list(self._requests(pending, tokens)))
+        for outcome in pending.reused():
+            self.tally.reuse(outcome)
+        if requests := list(self._requests(pending, rows)):
+            self._engine.submit(requests)
 
-    def _requests(self, pending: PendingRows, prepared: list[Tokens | RowError]) -> Iterator[Request]:
+    def _requests(self, pending: PendingRows, prepared: list[PreparedRow]) -> Iterator[Request]:
         preparation = self._stages.preparation
         for index, tokens in enumerate(prepared):
-            if isinstance(tokens, RowError):
+            if not isinstance(tokens, Tokens):
                 continue
             for sample in range(preparation.num_samples):
                 self._next_id += 1
@@ -221,6 +185,7 @@ class _ShardRun:
             self.tally.answer(outcome, result)
             if outcome.is_complete:
                 self._settle(pending.first_row + index, outcome)
+                self._stages.sealer.add(pending.first_row + index, outcome)
 
     def _settle(self, row: int, outcome: Outcome) -> None:
         """Count a finished row; with `on_row_error: fail`, raise ShardFailedError for one with an error."""
@@ -241,12 +206,20 @@ class _ShardRun:
         if now - self._reported_at >= _REPORT_EVERY_S:
             self._reported_at = now
             self._on_progress(self.tally.progress(self._engine.under_way()))
+            # behind that, so that nobody seals who has lost the shard
+            self._stages.sealer.tick()
 
-    def abort(self) -> None:
-        """Cancel what the engine still holds and leave the attempt without a footer, so that it is no valid file."""
+    def abort(self, *, will_go_on: bool) -> None:
+        """Cancel what the engine still holds, and leave the attempt without a footer, so that it is no valid file.
+
+        What is finished is sealed if another attempt `will_go_on`.
+        """
         with suppress(EngineLostError):
             self._engine.cancel(list(self._unanswered))
         self._stages.writer.abort()
+        self._stages.sealer.close(will_go_on=will_go_on)
+        num_sealed, num_finished = self._stages.sealer.num_sealed, self.tally.counts.rows
+        log.info("ends with %d of %d rows finished; it has sealed %d", num_finished, self._shard.num_rows, num_sealed)
 
 
 def _verified(record: JobRecord, shard: Shard, attempt: Path) -> PartRecord:

@@ -50,6 +50,10 @@ class ShardProgress(RowCounts):
     computed_output_tokens: int = 0
     #: output tokens that a row is likely to have, 0 while nothing tells
     row_output: float = 0.0
+    #: of the finished rows, those that an earlier attempt has computed, and their tokens
+    reused_rows: int = 0
+    reused_prompt_tokens: int = 0
+    reused_output_tokens: int = 0
 
 
 class Tally:
@@ -67,6 +71,15 @@ class Tally:
         #: of answered samples whose row has others to come
         self._partial_prompt = 0.0
         self._partial_output = 0
+        self._reused: Counter[str] = Counter()
+
+    def reuse(self, outcome: Outcome) -> None:
+        """Count one more row, which an earlier attempt has answered."""
+        self._lengths.update(map(num_output_tokens, filter(None, outcome.results)))
+        self._reused["reused_rows"] += 1
+        self._reused["reused_prompt_tokens"] += outcome.num_prompt_tokens or 0
+        self._reused["reused_output_tokens"] += outcome.num_output_tokens
+        self.add(outcome)
 
     def answer(self, outcome: Outcome, result: Result) -> None:
         """Note that a row has one more of its samples."""
@@ -120,6 +133,7 @@ class Tally:
             computed_prompt_tokens=self._prompt_tokens + round(prompt),
             computed_output_tokens=self._output_tokens + output,
             row_output=self._num_samples * (self._expected(under_way) or 0.0),
+            **self._reused,
         )
 
     def _expected(self, under_way: Collection[UnderWay]) -> float | None:

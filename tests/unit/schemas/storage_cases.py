@@ -108,6 +108,13 @@ class StorageCases:
         storage.discard_attempts()
         assert [entry.path for entry in storage.list()] == ["part"]
 
+    def test_a_folder_of_attempts_is_discarded_alone(self, storage: Storage):
+        for path in ("_attempts/old", "_attempts/sealed/1/a", "_attempts/sealed/1/b", "_attempts/sealed/12/a"):
+            storage.put(path, b"x")
+        for _ in range(2):
+            storage.discard_attempts("sealed/1")
+            assert [entry.path for entry in storage.list()] == ["_attempts/old", "_attempts/sealed/12/a"]
+
     def test_open_seeks(self, storage: Storage):
         storage.put("a", bytes(range(100)))
         with storage.open("a") as file:
