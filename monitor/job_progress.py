@@ -79,6 +79,9 @@ def point_now(status: JobStatus, last: HistoryPoint) -> HistoryPoint:
         rows=finished_rows(status),
         computed_prompt_tokens=status.computed_prompt_tokens,
         computed_output_tokens=status.computed_output_tokens,
+        reused_rows=status.reused_rows,
+        reused_prompt_tokens=status.reused_prompt_tokens,
+        reused_output_tokens=status.reused_output_tokens,
         active_ms=round(1000 * status.active_seconds),
         worker_ms=round(1000 * status.worker_seconds),
     )

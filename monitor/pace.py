@@ -39,9 +39,9 @@ class Step:
         return cls(
             active_s=max(0, b.active_ms - a.active_ms) / 1000,
             worker_s=max(0, b.worker_ms - a.worker_ms) / 1000,
-            rows=b.rows - a.rows,
-            prompt=b.computed_prompt_tokens - a.computed_prompt_tokens,
-            output=b.computed_output_tokens - a.computed_output_tokens,
+            rows=b.rows - b.reused_rows - a.rows + a.reused_rows,
+            prompt=_computed_prompt(b) - _computed_prompt(a),
+            output=_computed_output(b) - _computed_output(a),
         )
 
 
@@ -103,7 +103,16 @@ def changes(points: Sequence[HistoryPoint]) -> list[HistoryPoint]:
 
 
 def _tokens(point: HistoryPoint) -> int:
-    return point.computed_prompt_tokens + point.computed_output_tokens
+    return _computed_prompt(point) + _computed_output(point)
+
+
+def _computed_prompt(point: HistoryPoint) -> int:
+    """Computed at that time or before, but for what counts a second time since a later attempt took it over."""
+    return point.computed_prompt_tokens - point.reused_prompt_tokens
+
+
+def _computed_output(point: HistoryPoint) -> int:
+    return point.computed_output_tokens - point.reused_output_tokens
 
 
 def idle_s(points: Sequence[HistoryPoint]) -> float:

@@ -37,6 +37,7 @@ def give_up(storage: Storage) -> bool:
     """Let the folder of a job that ended without a part be anybody's again; False when it holds parts."""
     if storage.list("part-"):
         return False
+    storage.discard_attempts()
     storage.delete(HISTORY_FILE)
     # last: until it is gone, the folder is the job's
     storage.delete(JOB_FILE)

@@ -51,6 +51,10 @@ class HistoryPoint(NamedTuple):
     preemptions: int = 0
     #: output tokens that a row of the running shards is likely to have, in thousandths; 0 while nothing tells
     row_output: int = 0
+    #: finished rows that attempts took from seals of earlier ones, and their tokens among the computed
+    reused_rows: int = 0
+    reused_prompt_tokens: int = 0
+    reused_output_tokens: int = 0
 
     @classmethod
     def parse(cls, line: str) -> HistoryPoint:

@@ -110,6 +110,10 @@ class PartRecord(BaseModel):
     shard_ms: int = Field(0, exclude=True)
     prepare_ms: int = Field(0, exclude=True)
     write_ms: int = Field(0, exclude=True)
+    #: rows that this attempt took from seals of earlier ones, and their tokens
+    reused_rows: int = Field(0, exclude=True)
+    reused_prompt_tokens: int = Field(0, exclude=True)
+    reused_output_tokens: int = Field(0, exclude=True)
     #: error rows by what is wrong with them, numbers aside
     errors: dict[str, int] = Field({}, exclude=True)
 

@@ -60,6 +60,10 @@ class JobStatus(BaseModel):
     #: by engines, for committed rows, rows of running shards, and rows that are not finished
     computed_prompt_tokens: int = 0
     computed_output_tokens: int = 0
+    #: rows of committed and of running shards that a later attempt took from seals, and their tokens
+    reused_rows: int = 0
+    reused_prompt_tokens: int = 0
+    reused_output_tokens: int = 0
     #: most tokens that one row's outputs may have together; 0 for a task that writes nothing
     max_output_tokens: int = 0
     #: output tokens that a row of the running shards is likely to have, 0 while nothing tells

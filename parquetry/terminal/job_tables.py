@@ -104,6 +104,7 @@ def _numbers(view: JobView) -> dict[str, str]:
         "shard": _shard_times(status),
         "time": f"{duration(progress.elapsed_s)} so far, {duration(progress.computing_s)} of it computing",
         "retries": f"{status.retries:,}",
+        "reused": f"{status.reused_rows:,} rows that earlier attempts had finished" if status.reused_rows else "",
         "queue": f"{status.queue}, priority {status.priority}",
         "output": status.output,
     }

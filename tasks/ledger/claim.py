@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from enum import StrEnum
 
 from parquetry.schemas.manifest import PartRecord
@@ -46,12 +46,16 @@ class LeaseProgress:
     is_computing: bool = False
     #: output tokens that a row of it is likely to have, 0 while nothing tells
     row_output: float = 0.0
+    #: of the finished rows, those that an earlier attempt has computed, and their tokens
+    reused_rows: int = 0
+    reused_prompt_tokens: int = 0
+    reused_output_tokens: int = 0
 
     @property
     def text(self) -> str:
-        """The numbers in the order above, as the scripts keep them: the last one in thousandths."""
-        *counts, row_output = astuple(self)
-        return ":".join(str(int(number)) for number in (*counts, round(1000 * row_output)))
+        """The numbers in the order above, as the scripts keep them: `row_output` in thousandths."""
+        numbers = astuple(replace(self, row_output=round(1000 * self.row_output)))
+        return ":".join(str(int(number)) for number in numbers)
 
     @classmethod
     def parse(cls, text: str) -> LeaseProgress:

@@ -15,6 +15,8 @@ from parquetry.schemas.status import JobStatus, ShardFailure
 from parquetry.workers.engine_needs import engine_needs
 from parquetry.workers.engine_spec import EngineSpec
 
+#: in the order in which scripts tell them
+REUSED = ("reused_rows", "reused_prompt_tokens", "reused_output_tokens")
 #: how many failures a status carries
 MAX_FAILURES = 50
 #: fields that name a kind of worker, and say why it cannot run the job
@@ -117,7 +119,7 @@ def _holders(flat: Sequence[Any]) -> dict[str, tuple[int, int]]:
 
 def _running(ctl: dict[str, Any], sums: Sequence[int]) -> dict[str, float]:
     """What running shards have told, beside or with what is committed."""
-    rows, error_rows, prompt, output, computed_prompt, computed_output, row_output = sums
+    rows, error_rows, prompt, output, computed_prompt, computed_output, row_output, *reused = sums
     return {
         "running_rows": rows,
         "running_error_rows": error_rows,
@@ -126,6 +128,7 @@ def _running(ctl: dict[str, Any], sums: Sequence[int]) -> dict[str, float]:
         "row_output": row_output / 1000,
         "computed_prompt_tokens": int(ctl["prompt_tokens"]) + computed_prompt,
         "computed_output_tokens": int(ctl["output_tokens"]) + computed_output,
+        **{name: int(ctl.get(name, 0)) + running for name, running in zip(REUSED, reused, strict=True)},
     }
 
 

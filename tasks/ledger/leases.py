@@ -74,7 +74,8 @@ class Leases(Verbs):
         numbers = (part.rows, part.error_rows, part.prompt_tokens, part.output_tokens)
         digest = (part.shard % DIGESTS_PER_KEY * Digest.num_bytes, Digest.of(part).pack())
         times = (part.shard_ms, part.prepare_ms, part.write_ms, SHARD_SECONDS.place(part.shard_ms / 1000))
-        args = (part.shard, token, int(verified), *numbers, *digest, *times, json.dumps(part.errors))
+        reused = (part.reused_rows, part.reused_prompt_tokens, part.reused_output_tokens)
+        args = (part.shard, token, int(verified), *numbers, *digest, *times, json.dumps(part.errors), *reused)
         return CommitReply(self._job("progress/commit", job, *args, more_keys=[self._keys.digests(job, part.shard)]))
 
     def release(self, claim: Claim) -> ReleaseReply:

@@ -29,6 +29,7 @@ from parquetry.tasks.shard.fault_check import judged
 from parquetry.tasks.shard.lease import Lease
 from parquetry.tasks.shard.shard_runner import ShardRunner
 from parquetry.tasks.shard.worker_config import WorkerConfig
+from parquetry.workers.shards.seals.seal_folder import try_to_discard_seals
 
 log = logging.getLogger(__name__)
 #: a shard rests after a fault, twice as long after each, so that a passing fault has time to pass
@@ -100,11 +101,12 @@ def _run(ledger: Ledger, claim: Claim, config: WorkerConfig) -> None:
 
 
 def _give_back(ledger: Ledger, claim: Claim) -> ReleaseReply:
-    """Release a shard of a job that was stopped; the last one of a cancelled job leaves its history behind."""
+    """Release a shard of a job that was stopped; the last one of a cancelled job leaves its history, and no seals."""
     reply = ledger.release(claim)
     status = ledger.status(claim.job, max_failures=0)
     if status.state is JobState.CANCELLED and not status.shards_running:
         try_to_keep_history(ledger, claim.job, claim.output)
+        try_to_discard_seals(claim.output)
     return reply
 
 

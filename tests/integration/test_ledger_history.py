@@ -50,6 +50,22 @@ def test_a_beat_tells_what_unfinished_rows_have_computed(ledger: Ledger):
     assert (status.shards_running, status.shards_computing, status.workers) == (1, 1, {"b": 1})
 
 
+def test_reused_rows_are_told_while_they_run_and_once_they_are_committed(ledger: Ledger):
+    ledger.register(make_record(shards=3))
+    first, second = ledger.claim("a", QUEUES), ledger.claim("b", QUEUES)
+    reused = {"reused_rows": 4, "reused_prompt_tokens": 40, "reused_output_tokens": 2}
+    ledger.beat(first, LeaseProgress(rows=5, row_output=1.5, is_computing=True, **reused))
+    ledger.commit(second, make_part(1, prompt_tokens=100, output_tokens=10).model_copy(update=reused))
+    status = ledger.status(JOB)
+    # which adds a point
+    ledger.set_state(JOB, JobState.PAUSED)
+    for found in (status, ledger.history(JOB)[-1]):
+        assert (found.reused_rows, found.reused_prompt_tokens, found.reused_output_tokens) == (8, 80, 4)
+    assert (status.running_rows, status.row_output) == (5, 1.5)
+    ledger.release(first)
+    assert ledger.status(JOB).reused_rows == 4
+
+
 def test_points_are_added_by_beats_and_tell_of_the_engines(ledger: Ledger, age):
     ledger.register(make_record(shards=2))
     announce(ledger, "a", computed_tokens=90, padding_tokens=10, running=3, kv_use=0.25)

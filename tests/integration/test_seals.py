@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from parquetry.tasks.ledger.policy import Policy
 from tests.chaos.checker import check
 from tests.chaos.echo_engine import BATCH_MS, rows_begun
 from tests.chaos.process import Process, wait_until
-from tests.integration.jobs_on_disk import DiskJob, make_job
+from tests.integration.jobs_on_disk import make_job
 
 LEASE_S = 3.0
 ROWS, MS_PER_ROW = 800, 10
@@ -42,43 +43,70 @@ def sealed(folder: Path) -> set[int]:
     return rows
 
 
-def wait_for_seals(folder: Path, count: int) -> None:
-    wait_until(lambda: len(sealed(folder)) >= count, 60, f"{count} sealed rows")
+class Ends:
+    """What was sealed, and what engines had begun, each time the shard was interrupted."""
 
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._moments: list[tuple[set[int], Counter[int]]] = []
 
-def wait_until_free(ledger: Ledger, job: DiskJob) -> None:
-    wait_until(lambda: not ledger.status(job.name).shards_running, 30, "the shard to be given back")
+    def begun(self) -> Counter[int]:
+        return Counter(rows_begun(self._folder / "rows"))
+
+    def note(self) -> set[int]:
+        """To be called when nobody runs the shard; the sealed rows."""
+        self._moments.append((sealed(self._folder), self.begun()))
+        return self._moments[-1][0]
+
+    def wait_for_more(self, count: int) -> None:
+        known = len(self._moments[-1][0]) if self._moments else 0
+        wait_until(lambda: len(sealed(self._folder)) >= known + count, 60, f"{count} more sealed rows")
+
+    def begun_although_sealed(self) -> set[int]:
+        after = self.begun()
+        return set[int]().union(*(rows & set(after - before) for rows, before in self._moments))
 
 
 def test_a_shard_goes_on_from_its_seals_after_a_pause_a_drain_and_a_kill(tmp_path, ledger: Ledger, start):
-    job, log = make_job(tmp_path, ledger, rows=ROWS, rows_per_shard=ROWS), tmp_path / "rows"
+    job, ends = make_job(tmp_path, ledger, rows=ROWS, rows_per_shard=ROWS), Ends(tmp_path)
     first = start()
-    wait_for_seals(tmp_path, 50)
+    ends.wait_for_more(50)
     ledger.set_state(job.name, JobState.PAUSED)
-    wait_until_free(ledger, job)
+    wait_until(lambda: not ledger.status(job.name).shards_running, 30, "the shard to be given back")
     # told to stop, it seals all that is finished: but for what its engine had begun
-    at_pause, begun = sealed(tmp_path), rows_begun(log)
-    assert len(begun) == len(set(begun))
-    assert len(set(begun) - at_pause) <= 3 * BATCH_MS / MS_PER_ROW
+    assert len(set(ends.begun()) - ends.note()) <= 3 * BATCH_MS / MS_PER_ROW
 
     ledger.set_state(job.name, JobState.RUNNING)
-    wait_for_seals(tmp_path, len(at_pause) + 100)
+    ends.wait_for_more(100)
     first.stop(30)
-    at_drain, num_begun = sealed(tmp_path), len(rows_begun(log))
+    ends.note()
     assert ledger.status(job.name).shards_pending == 1
 
     second = start()
-    wait_for_seals(tmp_path, len(at_drain) + 100)
+    ends.wait_for_more(100)
     second.kill()
-    at_kill = sealed(tmp_path)
+    ends.note()
     start()
     wait_until(lambda: ledger.status(job.name).state is JobState.DONE, 60, "the end of the job")
 
     assert check(Path(job.storage.root.path), job.table).violations == []
     assert not (tmp_path / "out" / "_attempts").exists()
-    begun = rows_begun(log)
-    assert at_pause < at_drain < at_kill
-    assert set(begun) == set(range(ROWS))
-    # whatever was sealed at an end was begun before it, and never after
-    assert not at_pause & (set(begun) - at_pause - set(begun[:num_begun]))
-    assert len(begun) - ROWS <= ROWS - len(at_kill) + len(begun) - num_begun
+    assert set(ends.begun()) == set(range(ROWS))
+    assert ends.begun_although_sealed() == set()
+    status = ledger.status(job.name)
+    assert 250 <= status.reused_rows < ROWS
+    # what was taken over is in the totals, and in no rate
+    last = ledger.history(job.name)[-1]
+    assert (last.rows, last.reused_rows, status.computed_output_tokens) == (
+        ROWS,
+        status.reused_rows,
+        status.output_tokens,
+    )
+
+
+def test_a_cancelled_job_keeps_no_seals(tmp_path, ledger: Ledger, start):
+    job = make_job(tmp_path, ledger, rows=ROWS, rows_per_shard=ROWS)
+    start()
+    Ends(tmp_path).wait_for_more(50)
+    ledger.set_state(job.name, JobState.CANCELLED)
+    wait_until(lambda: not (tmp_path / "out" / "_attempts" / "sealed").exists(), 30, "the seals to be removed")

@@ -72,7 +72,7 @@ def run_shard(
             run.abort(will_go_on=_will_go_on(error))
             raise
         stages.sealer.close(will_go_on=False)
-    return _verified(record, shard, attempt).model_copy(update=asdict(run.times))
+    return _verified(record, shard, attempt).model_copy(update=asdict(run.times) | run.tally.reused)
 
 
 def _will_go_on(error: BaseException) -> bool:

@@ -71,14 +71,15 @@ class Tally:
         #: of answered samples whose row has others to come
         self._partial_prompt = 0.0
         self._partial_output = 0
-        self._reused: Counter[str] = Counter()
+        #: what of the counts is of rows that an earlier attempt has answered
+        self.reused = {"reused_rows": 0, "reused_prompt_tokens": 0, "reused_output_tokens": 0}
 
     def reuse(self, outcome: Outcome) -> None:
         """Count one more row, which an earlier attempt has answered."""
-        self._lengths.update(map(num_output_tokens, filter(None, outcome.results)))
-        self._reused["reused_rows"] += 1
-        self._reused["reused_prompt_tokens"] += outcome.num_prompt_tokens or 0
-        self._reused["reused_output_tokens"] += outcome.num_output_tokens
+        self._lengths.update(num_output_tokens(result) for result in outcome.results if result is not None)
+        self.reused["reused_rows"] += 1
+        self.reused["reused_prompt_tokens"] += outcome.num_prompt_tokens or 0
+        self.reused["reused_output_tokens"] += outcome.num_output_tokens
         self.add(outcome)
 
     def answer(self, outcome: Outcome, result: Result) -> None:
@@ -133,7 +134,7 @@ class Tally:
             computed_prompt_tokens=self._prompt_tokens + round(prompt),
             computed_output_tokens=self._output_tokens + output,
             row_output=self._num_samples * (self._expected(under_way) or 0.0),
-            **self._reused,
+            **self.reused,
         )
 
     def _expected(self, under_way: Collection[UnderWay]) -> float | None:

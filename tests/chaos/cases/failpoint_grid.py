@@ -19,7 +19,12 @@ TIMES = {"short": (1,), "long": (1, 2)}
 #: steps that are only reached after another fault
 AFTER = {"adopt": "published:kill", "settle": "computed:raise", "quarantine": "computed:raise"}
 #: settings under which a step is reached
-SETTINGS = {"quarantine": {"PARQUETRY_MAX_ATTEMPTS": "1"}}
+SETTINGS = {
+    "quarantine": {"PARQUETRY_MAX_ATTEMPTS": "1"},
+    **dict.fromkeys(("seal", "sealed"), {"PARQUETRY_SEAL_SECONDS": "0.1"}),
+}
+#: steps that only a shard that takes its time passes
+SLOW = ("beat", "seal", "sealed")
 #: steps that a shard passes only once before it is set aside
 ONCE = ("quarantine",)
 MIN_STEPS = 15
@@ -50,8 +55,7 @@ def _drivers(block: CellBlock, names: list[str], times: tuple[int, ...]) -> Iter
 
 
 def _cell(block: CellBlock, step: str, action: str, s3: bool, times: int) -> None:
-    # a beat comes only while a shard takes its time
-    spells = dict.fromkeys(range(2 * SHARD_ROWS), "SLOW") if step == "beat" else {}
+    spells = dict.fromkeys(range(2 * SHARD_ROWS), "SLOW") if step in SLOW else {}
     cell = block.cell(f"{step}-{action}-{'s3' if s3 else 'disk'}-{times}", s3=s3, spells=spells)
     cell.submit()
     failpoints = ",".join(filter(None, [AFTER.get(step), f"{step}:{action}:{times}"]))

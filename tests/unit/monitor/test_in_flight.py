@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from parquetry.monitor.in_flight import WorkInFlight
 from parquetry.tasks.ledger.claim import LeaseProgress
 from parquetry.terminal.job_lines import in_flight_line
@@ -28,5 +30,6 @@ def test_nothing_in_flight_is_said():
 
 def test_what_a_beat_told_is_read_back():
     told = LeaseProgress(rows=3, prompt_tokens=9, computed_prompt_tokens=12, is_computing=True, row_output=1.5)
+    told = replace(told, reused_rows=2, reused_prompt_tokens=5, reused_output_tokens=1)
     assert LeaseProgress.parse(told.text) == told
     assert LeaseProgress.parse("") == LeaseProgress()

@@ -115,6 +115,19 @@ def test_work_that_was_lost_counts_once():
     assert progress_of(*up, *again).rows_per_s == pytest.approx(2, rel=0.05)
 
 
+def test_rows_of_an_earlier_attempt_are_done_at_once_and_no_pace():
+    up = [point(at, 2 * at) for at in range(0, 51, 2)]
+    # 60 rows are lost with the shard; a moment later the next attempt has 50 of them from seals
+    taken = {"reused_rows": 50, "reused_prompt_tokens": 50 * PROMPT, "reused_output_tokens": 50 * OUTPUT}
+    lost = point(51, 40)
+    again = [point(52 + at, 90 + 2 * at)._replace(**taken) for at in range(0, 21, 2)]
+    progress = progress_of(*up, lost, *again, **taken)
+    assert progress.rows_per_s == pytest.approx(2, rel=0.05)
+    assert progress.tokens_per_s == pytest.approx(2 * (PROMPT + OUTPUT), rel=0.05)
+    assert progress.rows_done == 130
+    assert progress.fraction == pytest.approx(130 / ROWS, rel=0.02)
+
+
 def test_a_job_that_ended_shows_its_mean_over_the_time_it_computed():
     done = job_status(state=JobState.DONE, rows_done=1000, ended=1050.0)
     progress = JobProgress.of(done)

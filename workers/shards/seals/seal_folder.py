@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from parquetry.schemas.errors import ParquetryError
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import ATTEMPTS_FOLDER
 from parquetry.schemas.shard import Shard
+from parquetry.schemas.storage.opening import open_storage
 from parquetry.schemas.storage.storage import Storage
 
+log = logging.getLogger(__name__)
 SEALS_FOLDER = "sealed"
 #: first and last row are in the name, so that a seal is not read before its rows are due
 _NAME = re.compile(r"(?P<first>\d{1,18})-(?P<last>\d{1,18})\.\d+\.[0-9a-f]+\.seal")
@@ -74,3 +78,11 @@ class SealFolder:
         """Remove them all; for a shard whose part is there."""
         if self.is_used:
             self._storage.discard_attempts(self._name)
+
+
+def try_to_discard_seals(output: str) -> None:
+    """Remove those of all shards, for a job that was cancelled; only warns when they can't be removed."""
+    try:
+        open_storage(Location.parse(output)).discard_attempts(SEALS_FOLDER)
+    except ParquetryError as error:
+        log.warning("%s", error)

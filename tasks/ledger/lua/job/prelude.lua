@@ -8,7 +8,8 @@
 --                                     served (its last claim), ended: in ms; of_rows "1" when it was stopped since
 --                                     engines fail on different rows, blames_rows "1" when it was retried after that;
 --                                     shard_ms, prepare_ms, write_ms (sums of committed shards), took:<n> (how many of
---                                     them took so long); of its history: pointed, kept (last points), step_ms,
+--                                     them took so long); reused_rows, reused_prompt_tokens,
+--                                     reused_output_tokens, as PartRecord has them; of its history: pointed, kept (last points), step_ms,
 --                                     num_workers, active_ms, worker_ms
 -- pending    <p>{job}:pend    LIST    pending shards, each item "7" or an inclusive range "7-99"
 -- leases     <p>{job}:lease   ZSET    leased shard -> deadline in ms; one without a token rests until then

@@ -10,10 +10,12 @@
 -- ARGV[9] offset of the digest   ARGV[10] digest
 -- ARGV[11] ms the shard took, 0 when that is not known   ARGV[12] ms of it preparing rows   ARGV[13] ms of it writing
 -- ARGV[14] how long that was, as a number of SHARD_SECONDS (schemas/histogram.py)   ARGV[15] error rows by kind, JSON
+-- ARGV[16] reused rows   ARGV[17] their prompt tokens   ARGV[18] their output tokens
 local MAX_KINDS, OTHER_KINDS = 200, 'other reasons'
 local shard, token, is_verified = ARGV[2], ARGV[3], ARGV[4] == '1'
 local rows, error_rows, prompt_tokens, output_tokens = unpack(ARGV, 5, 8)
 local digest_offset, digest, shard_ms, prepare_ms, write_ms, took, kinds = unpack(ARGV, 9, 15)
+local reused_rows, reused_prompt_tokens, reused_output_tokens = unpack(ARGV, 16, 18)
 if redis.call('EXISTS', ctl) == 0 then
   return 'FENCED'
 end
@@ -41,6 +43,11 @@ if shard_ms ~= '0' then
   redis.call('HINCRBY', ctl, 'prepare_ms', prepare_ms)
   redis.call('HINCRBY', ctl, 'write_ms', write_ms)
   redis.call('HINCRBY', ctl, 'took:' .. took, 1)
+end
+if reused_rows ~= '0' then
+  redis.call('HINCRBY', ctl, 'reused_rows', reused_rows)
+  redis.call('HINCRBY', ctl, 'reused_prompt_tokens', reused_prompt_tokens)
+  redis.call('HINCRBY', ctl, 'reused_output_tokens', reused_output_tokens)
 end
 if kinds ~= '{}' then
   for kind, count in pairs(cjson.decode(kinds)) do

@@ -10,11 +10,11 @@ local SILENCE_MS = 30000
 local NUM_RECENT = 30
 
 -- What running shards have told: {rows, error rows, prompt tokens, output tokens, both computed, the output tokens that
--- a row is likely to have, in thousandths: the mean over shards by their finished rows}, and of each worker that holds some {shards, shards that have
--- their engine}.
+-- a row is likely to have, in thousandths: the mean over shards by their finished rows; reused rows, and their prompt and
+-- output tokens}, and of each worker that holds some {shards, shards that have their engine}.
 local NUM_SUMS = 6
 local function running_now()
-  local sums, holders, told, num_expected = {0, 0, 0, 0, 0, 0, 0}, {}, {}, 0
+  local sums, holders, told, num_expected = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, {}, {}, 0
   local flat = redis.call('HGETALL', progress)
   for i = 1, #flat, 2 do
     local place, rows = 0, 1
@@ -25,6 +25,8 @@ local function running_now()
         rows = place == 1 and rows + number or rows
       elseif place == NUM_SUMS + 1 then
         told[flat[i]] = tonumber(number)
+      elseif place > NUM_SUMS + 2 then
+        sums[place - 1] = (sums[place - 1] or 0) + number
       elseif number ~= '0' then
         sums[7], num_expected = sums[7] + number * rows, num_expected + rows
       end
@@ -98,7 +100,7 @@ local function try_to_take_point(now, must)
   end
   local active_ms, worker_ms = active_until(now)
   local counts = redis.call('HMGET', ctl, 'rows_done', 'error_rows', 'prompt_tokens', 'output_tokens', 'prompt_tokens',
-    'output_tokens')
+    'output_tokens', 'reused_rows', 'reused_prompt_tokens', 'reused_output_tokens')
   local point = {now}
   for place = 1, NUM_SUMS do
     table.insert(point, sums[place] + counts[place])
@@ -110,6 +112,9 @@ local function try_to_take_point(now, must)
     table.insert(point, value)
   end
   table.insert(point, sums[7])
+  for place = 7, 9 do
+    table.insert(point, sums[place + 1] + (counts[place] or 0))
+  end
   for place, value in ipairs(point) do
     point[place] = string.format('%.0f', value)
   end
