@@ -117,6 +117,8 @@ class _ShardRun:
             while self._pending and self._pending[0].is_complete:
                 self._write(self._pending.popleft())
             self._report()
+            # behind that, so that nobody seals who knows that he has lost the shard
+            self._stages.sealer.tick()
         done = self.tally.progress()
         self._on_progress(done)
         if done.reused_rows:
@@ -206,8 +208,6 @@ class _ShardRun:
         if now - self._reported_at >= _REPORT_EVERY_S:
             self._reported_at = now
             self._on_progress(self.tally.progress(self._engine.under_way()))
-            # behind that, so that nobody seals who has lost the shard
-            self._stages.sealer.tick()
 
     def abort(self, *, will_go_on: bool) -> None:
         """Cancel what the engine still holds, and leave the attempt without a footer, so that it is no valid file.
