@@ -21,7 +21,8 @@ AFTER = {"adopt": "published:kill", "settle": "computed:raise", "quarantine": "c
 #: settings under which a step is reached
 SETTINGS = {
     "quarantine": {"PARQUETRY_MAX_ATTEMPTS": "1"},
-    **dict.fromkeys(("seal", "sealed"), {"PARQUETRY_SEAL_SECONDS": "0.1"}),
+    "seal": {"PARQUETRY_SEAL_SECONDS": "0.1"},
+    "sealed": {"PARQUETRY_SEAL_SECONDS": "0.1"},
 }
 #: steps that only a shard that takes its time passes
 SLOW = ("beat", "seal", "sealed")
