@@ -38,12 +38,21 @@ def job_phase(status: JobStatus, workers: Sequence[WorkerStatus]) -> PhaseNow:
     if status.damage is not None:
         return PhaseNow(JobPhase.FAILED, f"its record in the broker is damaged ({status.damage}); {REBUILD}")
     if status.state is not JobState.RUNNING:
-        return PhaseNow(JobPhase(status.state.value), status.refusal or "")
+        return PhaseNow(JobPhase(status.state.value), status.refusal or _left_behind(status))
     if status.shards_running:
         return _with_shards(status, workers)
     if not status.shards_pending:
         return PhaseNow(JobPhase.RUNNING, "writes its manifest")
     return _without_shards(status, workers)
+
+
+def _left_behind(status: JobStatus) -> str:
+    """What a job that is not running has not ended."""
+    if not status.shards_due:
+        return ""
+    shards = "1 shard" if status.shards_due == 1 else f"{status.shards_due:,} shards"
+    how = "retry" if status.state is JobState.FAILED else "resume"
+    return f"every row is there; the error rows of {shards} were to be computed anew, and are with `parquetry {how}`"
 
 
 def _with_shards(status: JobStatus, workers: Sequence[WorkerStatus]) -> PhaseNow:

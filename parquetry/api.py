@@ -7,14 +7,17 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from parquetry.broker import open_ledger
 from parquetry.schemas.errors import InvalidValueError, ParquetryError, UnusableEnvironmentError
 from parquetry.schemas.job import JobSpec
+from parquetry.schemas.location import Location
 from parquetry.schemas.states import JobState
 from parquetry.schemas.status import JobStatus, WorkerStatus
-from parquetry.spec_file import load_spec
+from parquetry.schemas.storage.opening import open_storage
+from parquetry.spec_file import load_spec, set_key
 from parquetry.workers.packages import require
 
 if TYPE_CHECKING:
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from parquetry.local.run import FinishedRun
     from parquetry.monitor.job_view import JobView
     from parquetry.producers.planning import Plan
+    from parquetry.producers.row_retry import Retried
     from parquetry.tasks.ledger.ledger import Ledger
 
 log = logging.getLogger(__name__)
@@ -224,6 +228,22 @@ class Job:
     def retry(self) -> None:
         """Queue the failed shards again."""
         self._open_ledger().retry(self.id)
+
+    def retry_rows(self, changes: Mapping[str, Any] = MappingProxyType({})) -> Retried:
+        """Compute the error rows of a job that has ended anew, and merge them into the output; the others stay.
+
+        `changes` are settings for these rows alone, by dotted key: {"generation.max_new_tokens": 512}. Raises a
+        BadInputError for changes that the output has no room for, and for a job that has not ended.
+        """
+        from parquetry.producers.row_retry import retry_rows
+        from parquetry.tasks.job_record import read_record
+
+        ledger = self._open_ledger()
+        record = read_record(open_storage(Location.parse(self.status().output)), self.id)
+        data = record.spec.model_dump(mode="json")
+        for key, value in changes.items():
+            set_key(data, key, value)
+        return retry_rows(ledger, self.id, JobSpec.parse(data), changes)
 
     def _open_ledger(self) -> Ledger:
         if self._ledger is None:

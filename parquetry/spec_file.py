@@ -121,13 +121,27 @@ class _UniqueKeys(yaml.SafeLoader):
 
 def apply_override(data: dict[str, Any], text: str) -> None:
     """Put `a.b=c` into `data`, where c is read as YAML, else taken as text. Missing and empty sections are made."""
+    name, value = parse_override(text)
+    set_key(data, name, value, said=text)
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Key and value of `a.b=c`. Raises OverrideError."""
     name, separator, value = text.partition("=")
-    *sections, key = name.strip().split(".")
-    if not separator or not key or not all(sections):
+    if not separator or not all(name.strip().split(".")):
         raise OverrideError(text=repr(text), reason="write it as key=value, for example model.quantization=nf4")
+    return name.strip(), _value(value)
+
+
+def set_key(data: dict[str, Any], name: str, value: Any, *, said: str = "") -> None:
+    """Put a value under a dotted key; missing and empty sections are made.
+
+    Raises OverrideError, which names what the user has `said`.
+    """
+    *sections, key = name.split(".")
     for section in sections:
-        data = _section(data, section, text)
-    data[key] = _value(value)
+        data = _section(data, section, said or name)
+    data[key] = value
 
 
 def _section(data: dict[str, Any], name: str, text: str) -> dict[str, Any]:

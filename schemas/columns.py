@@ -24,6 +24,9 @@ ENTITIES = pa.field("entities", pa.list_(pa.struct(_ENTITY)))
 PROVENANCE_PREFIX = "parquetry."
 #: key of a part's footer, absent where there are none: cells that were not UTF-8 and have U+FFFD now, as JSON by column
 REPAIRED_CELLS = "repaired_cells"
+#: key of a part's schema metadata, absent where there are none: its retries of rows as a JSON list, each with its rows,
+#: settings and tokens
+ROW_ROUNDS = "row_rounds"
 
 
 def task_fields(spec: JobSpec, *, embedding_dim: int | None = None, per_token: bool = False) -> list[pa.Field]:

@@ -86,6 +86,19 @@ def _problem(error: ValidationError, path: object) -> NewerRecordError | Unreada
     return UnreadableFileError(path=path, reason=problems[0]["msg"])
 
 
+class RowRound(BaseModel):
+    """What the last retry of rows has added to a part, as its footer tells."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    #: see RowRetry
+    round: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    #: error rows before it, by what was wrong with them
+    errors_before: dict[str, int] = {}
+
+
 class PartRecord(BaseModel):
     """One finished part, as its verified footer and its file tell."""
 
@@ -116,6 +129,16 @@ class PartRecord(BaseModel):
     reused_output_tokens: int = Field(0, exclude=True)
     #: error rows by what is wrong with them, numbers aside
     errors: dict[str, int] = Field({}, exclude=True)
+    #: round 0 of a part whose rows were never retried
+    last_round: RowRound = Field(RowRound(), exclude=True)
+
+    def added_in(self, round: int) -> PartRecord:
+        """The part as it counts for a queue that has counted it as it was before this round."""
+        mine = self.last_round if self.last_round.round == round else RowRound(errors_before=self.errors)
+        kinds = {*self.errors, *mine.errors_before}
+        grown = {kind: self.errors.get(kind, 0) - mine.errors_before.get(kind, 0) for kind in kinds}
+        tokens = {"prompt_tokens": mine.prompt_tokens, "output_tokens": mine.output_tokens}
+        return self.model_copy(update={**tokens, "errors": {kind: more for kind, more in grown.items() if more}})
 
 
 class Manifest(BaseModel):

@@ -46,6 +46,8 @@ class JobStatus(BaseModel):
     shards_running: int
     shards_done: int
     shards_failed: int
+    #: of those that are not done: shards whose part is there, and whose error rows are computed anew
+    shards_due: int = 0
     rows: int
     rows_done: int
     error_rows: int

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 #: what there is of each job, digests aside
-JOB_KEYS = ("ctl", "pend", "lease", "tok", "done", "att", "bad", "run", "past", "late", "errs", "evts", "ends")
+JOB_KEYS = ("ctl", "pend", "lease", "tok", "done", "att", "bad", "run", "past", "late", "errs", "evts", "ends", "redo")
 #: committed shards whose digests share one string; bounds the size of a value
 DIGESTS_PER_KEY = 4096
 

@@ -11,6 +11,7 @@ from parquetry.schemas.errors import BadInputError
 from parquetry.schemas.history import HistoryPoint
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import JOB_FILE, MANIFEST_FILE, SUCCESS_FILE, JobRecord, Manifest, PartRecord
+from parquetry.schemas.row_retry import RowRetry
 from parquetry.schemas.shard import part_name
 from parquetry.schemas.states import JobState
 from parquetry.schemas.storage.opening import open_storage
@@ -18,8 +19,11 @@ from parquetry.schemas.storage.storage import Storage
 from parquetry.tasks.finalize import finalize
 from parquetry.tasks.job_record import read_record
 from parquetry.tasks.kept_history import kept_history
+from parquetry.tasks.ledger import job_entry
 from parquetry.tasks.ledger.job_entry import queue_of
 from parquetry.tasks.ledger.ledger import Ledger
+from parquetry.tasks.ledger.rounds import DueShard
+from parquetry.tasks.row_retry import last_retry
 from parquetry.workers.shards.part import find_part
 
 log = logging.getLogger(__name__)
@@ -88,10 +92,25 @@ def _count_parts(ledger: Ledger, record: JobRecord, storage: Storage, queue: str
     present = {entry.path for entry in storage.list("part-")}
     shards = [s for s in range(record.shard_plan.num_shards) if s not in counted and part_name(s) in present]
     found = _read_parts(storage, record, shards)
-    if not ledger.register(record, queue, done=found, history=kept_history(storage, record.job)):
+    retry = last_retry(storage, record.job)
+    # without `_SUCCESS` the last retry was not over
+    due = [part for part in found if retry and part.error_rows and part.last_round.round < retry.round]
+    done = [part for part in found if part not in due]
+    if ledger.register(record, queue, done=done, history=kept_history(storage, record.job)):
+        _go_on_with(ledger, record, retry, due)
+    else:
         for part in found:
             ledger.adopt(record.job, part)
     log.info("job %s: %d parts were found, %d of them new", record.job, len(present), len(found))
+
+
+def _go_on_with(ledger: Ledger, record: JobRecord, retry: RowRetry | None, due: Sequence[PartRecord]) -> None:
+    """Go on with a retry of rows that the queue has lost."""
+    if retry is not None and due:
+        fields = job_entry.settings_fields(retry.applied(record))
+        ledger.open_round(record.job, retry.round, fields, force=True)
+        shards = [DueShard(part.shard, part.rows, part.error_rows) for part in due]
+        ledger.queue_rows(record.job, retry.round, shards)
 
 
 def _read_parts(storage: Storage, record: JobRecord, shards: Iterable[int]) -> list[PartRecord]:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from parquetry import api
 from parquetry.api import Job
-from parquetry.commands.arguments import AsJson, JobName
+from parquetry.commands.arguments import AsJson, JobName, Overrides
 from parquetry.monitor.audit import note_change, user_here
 from parquetry.schemas.errors import ExitCode
 from parquetry.schemas.states import JobState
+from parquetry.spec_file import parse_override
 
 PANEL = "Follow and steer jobs"
 
@@ -121,9 +122,37 @@ def priority(
         print(f"{opened.id} has priority {number}; it had {before}.")
 
 
-def retry(job: JobName, as_json: AsJson = False) -> None:
-    """Queue the failed shards of a job again, and only those."""
-    _change(job, Job.retry, as_json=as_json)
+def retry(
+    job: JobName,
+    rows: Annotated[
+        bool, typer.Option("--rows", help="Compute the error rows of a job that has ended anew instead.")
+    ] = False,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Queue the failed shards of a job again, and only those.
+
+    With --rows its error rows are computed anew, by other settings where --set gives some, and merged into the output.
+    """
+    if rows:
+        _retry_rows(Job.open(job), dict(map(parse_override, overrides or ())), as_json=as_json)
+    elif overrides:
+        raise typer.BadParameter("--set is of --rows: shards are tried again with the settings of their job")
+    else:
+        _change(job, Job.retry, as_json=as_json)
+
+
+def _retry_rows(job: Job, changes: dict[str, Any], *, as_json: bool) -> None:
+    begun = job.retry_rows(changes)
+    note_change("retry --rows", job.id, user_here())
+    if as_json:
+        _confirm(job, as_json=True)
+    elif not begun.rows:
+        print(f"{job.id} has no error rows.")
+    else:
+        print(
+            f"{job.id}: {begun.rows:,} error rows of {begun.shards:,} shards are computed anew (round {begun.round})."
+        )
 
 
 def recover(

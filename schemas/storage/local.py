@@ -7,13 +7,16 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from parquetry.schemas.errors import LocationError, PutIfAbsentError, StorageError
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import ATTEMPTS_FOLDER
+from parquetry.schemas.storage.files import make_folder, sync, translated
+from parquetry.schemas.storage.local_replacement import replacing
+from parquetry.schemas.storage.replacement import Replacement
 from parquetry.schemas.storage.storage import Entry, Storage
 
 
@@ -27,7 +30,7 @@ class LocalStorage(Storage):
     def list(self, prefix: str = "") -> list[Entry]:
         folder = prefix.rpartition("/")[0]
         top = self._path(folder) if folder else self._root
-        with _translated("listing", top):
+        with translated("listing", top):
             found = [entry for entry in self._walk(top, trail=()) if entry.path.startswith(prefix)]
         return sorted(found, key=lambda entry: entry.path)
 
@@ -46,7 +49,7 @@ class LocalStorage(Storage):
 
     def head(self, path: str) -> Entry | None:
         target = self._path(path)
-        with _translated("looking up", target):
+        with translated("looking up", target):
             return self._entry(target)
 
     def _entry(self, path: Path) -> Entry | None:
@@ -61,7 +64,7 @@ class LocalStorage(Storage):
 
     def try_read(self, path: str) -> bytes | None:
         target = self._path(path)
-        with _translated("reading", target):
+        with translated("reading", target):
             try:
                 return target.read_bytes()
             except (FileNotFoundError, NotADirectoryError):
@@ -69,23 +72,23 @@ class LocalStorage(Storage):
 
     def open(self, path: str) -> BinaryIO:
         target = self._path(path)
-        with _translated("opening", target):
+        with translated("opening", target):
             return target.open("rb")
 
     def put(self, path: str, data: bytes) -> None:
         target = self._path(path)
-        with self.attempt(target.name) as attempt, _translated("writing", target):
+        with self.attempt(target.name) as attempt, translated("writing", target):
             attempt.write_bytes(data)
-            _sync(attempt)
-            _make_folder(target.parent)
+            sync(attempt)
+            make_folder(target.parent)
             os.replace(attempt, target)
-            _sync(target.parent)
+            sync(target.parent)
 
     def put_if_absent(self, path: str, data: bytes) -> bool:
         if self.head(path) is not None:
             return False
         with self.attempt(Path(path).name) as attempt:
-            with _translated("writing", attempt):
+            with translated("writing", attempt):
                 attempt.write_bytes(data)
             return self.publish(attempt, path)
 
@@ -94,8 +97,8 @@ class LocalStorage(Storage):
         # random, since fencing tokens start again after the queue's state was lost
         stem, suffix = os.path.splitext(os.path.basename(name))
         path = self._root / ATTEMPTS_FOLDER / f"{stem}.{uuid.uuid4().hex[:8]}{suffix}"
-        with _translated("creating", path):
-            _make_folder(path.parent)
+        with translated("creating", path):
+            make_folder(path.parent)
         try:
             yield path
         finally:
@@ -105,23 +108,26 @@ class LocalStorage(Storage):
 
     def publish(self, attempt: Path, name: str) -> bool:
         target = self._path(name)
-        with _translated("publishing", target):
-            _sync(attempt)
-            _make_folder(target.parent)
+        with translated("publishing", target):
+            sync(attempt)
+            make_folder(target.parent)
             won = _link(attempt, target)
-            _sync(target.parent)
+            sync(target.parent)
             if won:
                 attempt.unlink(missing_ok=True)
         return won
 
+    def replacement(self, path: str) -> AbstractContextManager[Replacement]:
+        return replacing(self._path(path), self._root / ATTEMPTS_FOLDER / f"{path}.gates")
+
     def delete(self, path: str) -> None:
         target = self._path(path)
-        with _translated("deleting", target):
+        with translated("deleting", target):
             target.unlink(missing_ok=True)
 
     def discard_attempts(self, folder: str = "") -> None:
         top = self._root / ATTEMPTS_FOLDER / folder
-        with _translated("deleting", top):
+        with translated("deleting", top):
             while top.exists():
                 # somebody else may be deleting the same
                 with suppress(FileNotFoundError):
@@ -133,7 +139,7 @@ class LocalStorage(Storage):
         # beside a folder that is not there yet: a refused job must leave no trace
         near = next(folder for folder in (self._root, *self._root.parents) if folder.is_dir())
         with (
-            _translated("writing", near),
+            translated("writing", near),
             tempfile.TemporaryDirectory(dir=near, prefix=".parquetry-check-") as name,
         ):
             folder = Path(name)
@@ -166,26 +172,3 @@ def _link(attempt: Path, target: Path) -> bool:
         # a network file system may repeat a request whose answer was lost, and then refuse its own link
         return os.path.samefile(attempt, target)
     return True
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _make_folder(folder: Path) -> None:
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in missing:
-        _sync(path.parent)
-
-
-@contextmanager
-def _translated(operation: str, path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(operation=operation, path=path, reason=error.strerror or str(error)) from error

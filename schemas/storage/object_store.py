@@ -23,6 +23,8 @@ from parquetry.schemas.errors import PutIfAbsentError, StorageError
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import ATTEMPTS_FOLDER
 from parquetry.schemas.storage.object_file import ObjectFile, first_line, storage_errors
+from parquetry.schemas.storage.object_replacement import ObjectReplacement
+from parquetry.schemas.storage.replacement import Replacement
 from parquetry.schemas.storage.storage import Entry, Storage
 
 #: files up to this many bytes are created by one conditional put, larger ones by a multipart upload and a copy
@@ -112,6 +114,11 @@ class ObjectStorage(Storage):
         except AlreadyExistsError:
             return False
         return True
+
+    @contextmanager
+    def replacement(self, path: str) -> Iterator[Replacement]:
+        with self.attempt(path) as attempt:
+            yield ObjectReplacement(self._store, self._key(path), attempt)
 
     def delete(self, path: str) -> None:
         with storage_errors("deleting", self.root.join(path)):

@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from parquetry.schemas.errors import PutIfAbsentError, StorageError
 from parquetry.schemas.location import Location
+from parquetry.schemas.storage.replacement import Replacement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,10 @@ class Storage(ABC):
     @abstractmethod
     def publish(self, attempt: Path, name: str) -> bool:
         """Give a closed attempt its final name; False, and nothing changed, when that is taken. Durable on return."""
+
+    @abstractmethod
+    def replacement(self, path: str) -> AbstractContextManager[Replacement]:
+        """One try at replacing a file that is there by another in one step."""
 
     @abstractmethod
     def delete(self, path: str) -> None:

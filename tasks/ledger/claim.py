@@ -25,6 +25,8 @@ class Claim:
     record: str = ""
     #: whether rows are to blame where engines fail on different ones: the job was stopped for that, and retried
     blames_rows: bool = False
+    #: in which retry of rows the shard's error rows are computed anew; 0 where the whole shard is
+    round: int = 0
 
     @property
     def token(self) -> str:

@@ -31,13 +31,9 @@ def queue_of(spec: JobSpec) -> str:
 def ctl_fields(record: JobRecord, queue: str, done: Sequence[PartRecord]) -> dict[str, Any]:
     """What registration writes; state and times are added on the server."""
     return {
+        **settings_fields(record),
         "task": record.spec.task,
         "name": record.spec.name or "",
-        "model": record.spec.model.id,
-        **{name: getattr(record.spec.model, name) for name in ("backend", "quantization", "attention")},
-        "max_output_tokens": _max_output_tokens(record.spec),
-        "needs": "\n".join(engine_needs(record.spec.model)),
-        "model_key": EngineSpec.of(record).model_key,
         "version": record.version,
         "record": record.digest,
         "output": str(Location.parse(record.spec.output.path)),
@@ -54,6 +50,17 @@ def ctl_fields(record: JobRecord, queue: str, done: Sequence[PartRecord]) -> dic
     }
 
 
+def settings_fields(record: JobRecord) -> dict[str, Any]:
+    """Of these fields, those that a retry of rows with other settings changes."""
+    return {
+        "model": record.spec.model.id,
+        **{name: getattr(record.spec.model, name) for name in ("backend", "quantization", "attention")},
+        "max_output_tokens": _max_output_tokens(record.spec),
+        "needs": "\n".join(engine_needs(record.spec.model)),
+        "model_key": EngineSpec.of(record).model_key,
+    }
+
+
 def _max_output_tokens(spec: JobSpec) -> int:
     """Most tokens that one row's outputs may have together."""
     return spec.generation.max_new_tokens * spec.generation.n if spec.task == "generate" else 0
@@ -67,7 +74,7 @@ def pairs(flat: Iterable[Any]) -> dict[str, Any]:
 
 def read_status(job: str, reply: list[Any]) -> JobStatus:
     """The reply of status.lua as a JobStatus."""
-    now, failed, sums, flat, failures, held, times, earlier, errors = reply
+    now, failed, sums, flat, failures, held, times, earlier, errors, due = reply
     ctl = pairs(flat)
     shards, done = int(ctl["shards"]), int(ctl["done"])
     holders = _holders(held)
@@ -87,6 +94,7 @@ def read_status(job: str, reply: list[Any]) -> JobStatus:
         shards_done=done,
         shards_running=running,
         shards_failed=failed,
+        shards_due=due,
         shards_pending=max(0, shards - done - running - failed),
         shards_computing=sum(computing for _, computing in holders.values()),
         workers={worker: leased for worker, (leased, _) in holders.items()},

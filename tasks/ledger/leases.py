@@ -41,7 +41,7 @@ class Leases(Verbs):
         reply = self._scripts("claim", keys, [self._keys.prefix, worker, *limits, self.reads, *queues])
         if reply is None:
             return None
-        job, shard, fence, lost, output, _deadline, blames_rows, record = reply
+        job, shard, fence, lost, output, _deadline, blames_rows, record, round = reply
         return Claim(
             job=job,
             shard=int(shard),
@@ -51,6 +51,7 @@ class Leases(Verbs):
             lost=int(lost),
             record=record,
             blames_rows=blames_rows == "1",
+            round=int(round),
         )
 
     def beat(self, claim: Claim, progress: LeaseProgress = LeaseProgress()) -> BeatReply:  # noqa: B008  (frozen)
@@ -64,18 +65,23 @@ class Leases(Verbs):
 
     def commit(self, claim: Claim, part: PartRecord) -> CommitReply:
         """Count the part that the claim's holder has published."""
-        return self._commit(claim.job, claim.token, False, part)
+        return self._commit(claim.job, claim.token, False, part, claim.round)
 
-    def adopt(self, job: str, part: PartRecord) -> CommitReply:
-        """Count a part that was found in storage and verified: that is the truth, whoever holds the lease."""
-        return self._commit(job, "", True, part)
+    def adopt(self, job: str, part: PartRecord, *, round: int = 0) -> CommitReply:
+        """Count a part that was found in storage and verified: that is the truth, whoever holds the lease.
 
-    def _commit(self, job: str, token: str, verified: bool, part: PartRecord) -> CommitReply:
+        Of a shard whose error rows are computed anew in `round` what that has added is counted.
+        """
+        return self._commit(job, "", True, part, round)
+
+    def _commit(self, job: str, token: str, verified: bool, part: PartRecord, round: int) -> CommitReply:
+        part = part.added_in(round) if round else part
         numbers = (part.rows, part.error_rows, part.prompt_tokens, part.output_tokens)
         digest = (part.shard % DIGESTS_PER_KEY * Digest.num_bytes, Digest.of(part).pack())
         times = (part.shard_ms, part.prepare_ms, part.write_ms, SHARD_SECONDS.place(part.shard_ms / 1000))
         reused = (part.reused_rows, part.reused_prompt_tokens, part.reused_output_tokens)
-        args = (part.shard, token, int(verified), *numbers, *digest, *times, json.dumps(part.errors), *reused)
+        what = (json.dumps(part.errors), *reused, part.last_round.round)
+        args = (part.shard, token, int(verified), *numbers, *digest, *times, *what)
         return CommitReply(self._job("progress/commit", job, *args, more_keys=[self._keys.digests(job, part.shard)]))
 
     def release(self, claim: Claim) -> ReleaseReply:

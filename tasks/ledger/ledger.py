@@ -18,10 +18,11 @@ from parquetry.tasks.ledger.outbox import Outbox
 from parquetry.tasks.ledger.policy import Policy
 from parquetry.tasks.ledger.repair import Repair
 from parquetry.tasks.ledger.roster import Roster
+from parquetry.tasks.ledger.rounds import Rounds
 from parquetry.tasks.ledger.shard_map import ShardMap
 
 
-class Ledger(Jobs, Leases, Repair):
+class Ledger(Jobs, Leases, Repair, Rounds):
     """All verbs over one connection, with the roster of workers, the outbox of notices and the digests of parts."""
 
     def __init__(self, client: redis.Redis, env: str, policy: Policy | None = None) -> None:

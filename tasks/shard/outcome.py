@@ -27,6 +27,7 @@ from parquetry.tasks.ledger.claim import Claim, CommitReply, ReleaseReply
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.shard.fault_check import judged
 from parquetry.tasks.shard.lease import Lease
+from parquetry.tasks.shard.row_retry_runner import RowRetryRunner
 from parquetry.tasks.shard.shard_runner import ShardRunner
 from parquetry.tasks.shard.worker_config import WorkerConfig
 from parquetry.workers.shards.seals.seal_folder import try_to_discard_seals
@@ -90,7 +91,8 @@ def _run(ledger: Ledger, claim: Claim, config: WorkerConfig) -> None:
     reply: CommitReply | ReleaseReply
     try:
         with Lease(ledger, claim, config.beat_s) as lease:
-            reply = ShardRunner(ledger, lease, config).run()
+            runner = RowRetryRunner if claim.round else ShardRunner
+            reply = runner(ledger, lease, config).run()
         log.info("job %s shard %d: %s", claim.job, claim.shard, reply.lower())
     # whatever a shard does must not take the worker with it; it is told to the ledger, and bounded by its attempts
     except Exception as error:  # noqa: BLE001

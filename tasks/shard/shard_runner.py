@@ -113,7 +113,7 @@ class ShardRunner:
         """Count a part that is in storage: no GPU work is needed for it."""
         failpoint("adopt")
         log.info("job %s: part of shard %d was there already", self.claim.job, self.claim.shard)
-        return self.answered(lambda: self.ledger.adopt(self.claim.job, part))
+        return self.answered(lambda: self.ledger.adopt(self.claim.job, part, round=self.claim.round))
 
     def compute(self, attempt: Path) -> PartRecord:
         """Run the rows through the engine, write the attempt and read it back."""

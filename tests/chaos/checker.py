@@ -5,7 +5,7 @@ It imports nothing of ours, so that a mistake of ours cannot hide itself here. W
 I1  every input row is in the output exactly once, with the right content
 I2  the job and shard in each footer match the file's folder and name
 I3  `_SUCCESS` is there only with a full and true manifest
-I4  no file lies beside those of the manifest, `_attempts/` and our four records aside
+I4  no file lies beside those of the manifest, `_attempts/` and our five records aside
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 _PART = re.compile(r"part-(\d{8})\.parquet")
-_RECORDS = {"_job.json", "_manifest.json", "_SUCCESS", "_history.json"}
+_RECORDS = {"_job.json", "_manifest.json", "_SUCCESS", "_history.json", "_retry.json"}
 
 
 @dataclass

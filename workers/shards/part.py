@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import BinaryIO
 
@@ -11,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from parquetry.schemas.columns import ENTITIES, ERROR, ROW, task_fields
+from parquetry.schemas.columns import ENTITIES, ERROR, ROW, ROW_ROUNDS, task_fields
 from parquetry.schemas.errors import PartInvalidError, StorageError
 from parquetry.schemas.job import JobSpec
-from parquetry.schemas.manifest import JobRecord, PartRecord
+from parquetry.schemas.manifest import JobRecord, PartRecord, RowRound
 from parquetry.schemas.shard import Shard, part_name
 from parquetry.schemas.storage.storage import Storage
 from parquetry.workers.shards.provenance import from_metadata
@@ -60,10 +61,14 @@ def inspect(file: BinaryIO, name: str, record: JobRecord, shard: Shard, *, etag:
         raise PartInvalidError(path=name, shard=shard.index, reason=problem)
     size, digest = _digest(file)
     counts = {key: int(keys[key]) for key in ("fence", *_COUNTS)}
-    errors = json.loads(keys.get("errors", "{}"))
-    return PartRecord(
-        path=shard.part_name, shard=shard.index, size=size, sha256=digest, etag=etag, errors=errors, **counts
-    )
+    facts = {"errors": json.loads(keys.get("errors", "{}")), "last_round": last_round(keys)}
+    return PartRecord(path=shard.part_name, shard=shard.index, size=size, sha256=digest, etag=etag, **facts, **counts)
+
+
+def last_round(keys: Mapping[str, str]) -> RowRound:
+    """The last retry of rows that a part's keys tell of."""
+    rounds = json.loads(keys.get(ROW_ROUNDS, "[]"))
+    return RowRound.model_validate(rounds[-1]) if rounds else RowRound()
 
 
 def _schema_problem(spec: JobSpec, schema: pa.Schema) -> str | None:

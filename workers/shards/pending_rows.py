@@ -65,11 +65,13 @@ PreparedRow = Tokens | RowError | Outcome
 
 
 class PendingRows:
-    """Rows [first_row, first_row + num_rows) of the job's input, from reading to writing."""
+    """Some rows of the job's input, from reading to writing; `numbers` are their positions in it."""
 
-    def __init__(self, kept: pa.RecordBatch, first_row: int, prepared: Sequence[PreparedRow], num_samples: int) -> None:
+    def __init__(
+        self, kept: pa.RecordBatch, numbers: Sequence[int], prepared: Sequence[PreparedRow], num_samples: int
+    ) -> None:
         self.kept = kept
-        self.first_row = first_row
+        self.numbers = numbers
         self.outcomes = [_outcome(tokens, num_samples) for tokens in prepared]
         #: of all prompts
         self.num_tokens = sum(outcome.num_prompt_tokens or 0 for outcome in self.outcomes)
@@ -99,7 +101,7 @@ class PendingRows:
 
     def refused(self) -> Iterator[tuple[int, Outcome]]:
         """Rows that failed before they reached the engine, each with its position in the job's input."""
-        return ((self.first_row + i, o) for i, o in enumerate(self.outcomes) if not o.results)
+        return ((self.numbers[i], o) for i, o in enumerate(self.outcomes) if not o.results)
 
 
 def _outcome(tokens: PreparedRow, num_samples: int) -> Outcome:

@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 
 from parquetry.schemas.columns import ERROR, ROW
@@ -23,6 +23,7 @@ from parquetry.workers.process.client import EngineAccess
 from parquetry.workers.request import Request, Result
 from parquetry.workers.shards.ahead import Ahead
 from parquetry.workers.shards.clock import Clock
+from parquetry.workers.shards.merge import Merge
 from parquetry.workers.shards.part import inspect
 from parquetry.workers.shards.pending_rows import Outcome, PendingRows, PreparedRow
 from parquetry.workers.shards.seals.seal_folder import SealFolder
@@ -52,16 +53,18 @@ def run_shard(
     on_progress: OnProgress = lambda _: None,
     seals: SealFolder | None = None,
     num_withheld: int = 0,
+    merge: Merge | None = None,
 ) -> PartRecord:
     """Write the shard's output to `attempt` and verify it.
 
+    With `merge` only its rows are computed, and the attempt holds them among the rows that its part has already.
     Finished rows are sealed in `seals` meanwhile, and rows that earlier attempts have sealed there are not computed
     again, but for the first `num_withheld`.
     `on_progress` is called about four times a second and may raise to stop; then, as after any error, the engine
     forgets the shard's requests and the attempt is left without a footer. Rows that fail are error rows, or with
     `on_row_error: fail` a ShardFailedError that names the first. Raises EngineLostError and what reading raises.
     """
-    stages = Stages.open(record, shard, fence, attempt, engine.describe(), seals, num_withheld)
+    stages = Stages.open(record, shard, fence, attempt, engine.describe(), seals, num_withheld, merge)
     # three at once: rows are read while those before them are tokenized, and answers of earlier ones are taken
     with closing(Ahead(stages.batches)) as batches, closing(Ahead(stages.prepared(batches))) as ahead:
         run = _ShardRun(record, shard, stages, ahead, engine, on_progress)
@@ -105,7 +108,9 @@ class _ShardRun:
         self._pending: deque[PendingRows] = deque()
         #: where each unfinished request's result goes: pending rows, row within them, sample
         self._unanswered: dict[int, tuple[PendingRows, int, int]] = {}
-        self._num_read = self._next_id = 0
+        #: of the rows that are still to be read
+        self._numbers = iter(stages.numbers)
+        self._next_id = 0
         self._exhausted = False
 
     def run(self) -> None:
@@ -156,9 +161,8 @@ class _ShardRun:
 
     def _submit(self, batch: pa.RecordBatch, rows: list[PreparedRow]) -> None:
         preparation = self._stages.preparation
-        first_row = self._shard.first_row + self._num_read
-        pending = PendingRows(batch.select(self._stages.kept), first_row, rows, preparation.num_samples)
-        self._num_read += batch.num_rows
+        numbers = list(islice(self._numbers, batch.num_rows))
+        pending = PendingRows(batch.select(self._stages.kept), numbers, rows, preparation.num_samples)
         self._pending.append(pending)
         for row, outcome in pending.refused():
             self._settle(row, outcome)
@@ -175,7 +179,7 @@ class _ShardRun:
             for sample in range(preparation.num_samples):
                 self._next_id += 1
                 self._unanswered[self._next_id] = (pending, index, sample)
-                yield preparation.request(self._next_id, tokens, pending.first_row + index, sample)
+                yield preparation.request(self._next_id, tokens, pending.numbers[index], sample)
 
     def _collect(self, results: list[Result]) -> None:
         for result in results:
@@ -186,8 +190,8 @@ class _ShardRun:
             outcome = pending.take(index, sample, result)
             self.tally.answer(outcome, result)
             if outcome.is_complete:
-                self._settle(pending.first_row + index, outcome)
-                self._stages.sealer.add(pending.first_row + index, outcome)
+                self._settle(pending.numbers[index], outcome)
+                self._stages.sealer.add(pending.numbers[index], outcome)
 
     def _settle(self, row: int, outcome: Outcome) -> None:
         """Count a finished row; with `on_row_error: fail`, raise ShardFailedError for one with an error."""
@@ -197,7 +201,7 @@ class _ShardRun:
         self.tally.add(outcome)
 
     def _write(self, pending: PendingRows) -> None:
-        row = pa.array(np.arange(pending.first_row, pending.first_row + pending.num_rows), ROW.type)
+        row = pa.array(pending.numbers, ROW.type)
         errors = pa.array([outcome.error for outcome in pending.outcomes], ERROR.type)
         columns = [*pending.kept.columns, row, *self._stages.answers.columns(pending.outcomes), errors]
         with self._write_clock:

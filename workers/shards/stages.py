@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from parquetry.workers.reading.conform import Repairs
 from parquetry.workers.reading.input_rows import InputRows
 from parquetry.workers.shards.answers import Answers
 from parquetry.workers.shards.clock import Clock
+from parquetry.workers.shards.merge import Merge, MergingWriter
 from parquetry.workers.shards.pending_rows import Outcome, PreparedRow
 from parquetry.workers.shards.provenance import provenance
 from parquetry.workers.shards.reader import cut_batches, input_schema, kept_columns, read_shard
@@ -45,7 +46,9 @@ class Stages:
     #: input columns the output carries
     kept: list[str]
     schema: pa.Schema
-    writer: PartWriter
+    writer: PartWriter | MergingWriter
+    #: positions in the job's input of the rows that are read
+    numbers: Sequence[int]
     sealer: Sealer
     reused: ReusedRows
     #: grows while rows are read
@@ -63,6 +66,7 @@ class Stages:
         about: dict[str, str],
         seals: SealFolder | None = None,
         num_withheld: int = 0,
+        merge: Merge | None = None,
     ) -> Stages:
         """Raises whatever is wrong with the job or its input; `about` is what `Engine.describe` returned."""
         spec = record.spec
@@ -78,14 +82,16 @@ class Stages:
         seals = seals if settings().seal_seconds else None
         identity = seal_identity(record, shard, made_by, about)
         repairs = Repairs()
+        rows = read_shard(record, shard, columns, repairs)
         return cls(
             first_row=shard.first_row,
-            batches=cut_batches(read_shard(record, shard, columns, repairs), preparation.rows_at_once),
+            batches=cut_batches(merge.rows_of(rows) if merge else rows, preparation.rows_at_once),
             preparation=preparation,
             answers=answers,
             kept=kept,
             schema=schema,
-            writer=PartWriter(attempt, schema, made_by),
+            writer=merge.writer(attempt, schema, made_by) if merge else PartWriter(attempt, schema, made_by),
+            numbers=merge.numbers if merge else range(shard.first_row, shard.first_row + shard.num_rows),
             sealer=Sealer(seals, identity, settings().seal_seconds),
             reused=ReusedRows(seals, identity, num_samples=preparation.num_samples, num_withheld=num_withheld),
             repairs=repairs,

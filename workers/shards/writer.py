@@ -55,15 +55,17 @@ class PartWriter:
         counts: RowCounts,
         repairs: Mapping[str, int] = MappingProxyType({}),
         error_kinds: Mapping[str, int] = MappingProxyType({}),
+        more: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Write the rest and the footer, with `counts` and the kinds of error rows beside the provenance.
 
-        `repairs` says how many cells of columns that are only carried were not UTF-8, by column.
+        `repairs` says how many cells of columns that are only carried were not UTF-8, by column; `more` are further
+        keys.
         """
         if self._batches:
             self._flush()
         said = {REPAIRED_CELLS: json.dumps(repairs)} if repairs else {}
-        footer = {**asdict(counts), "errors": json.dumps(dict(error_kinds)), **said}
+        footer = {**asdict(counts), "errors": json.dumps(dict(error_kinds)), **said, **more}
         self._writer.add_key_value_metadata(as_metadata(footer))
         self._writer.close()
         self._sink.close()

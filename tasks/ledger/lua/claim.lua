@@ -1,11 +1,11 @@
 -- Choose a job, take its next pending shard and lease it.
 -- Returns {job, shard, fence, lost attempts, output, deadline in ms, "1" if rows are blamed else "0", digest of the
--- job's record}, or nil when nothing may be claimed.
+-- job's record, round in which its error rows are computed anew or "0"}, or nil when nothing may be claimed.
 --
 -- KEYS[1] <p>open          ZSET    running jobs with pending shards, by priority (0 first)
 -- KEYS[2] <p>worker:<id>   HASH    the worker; model and model_key tell what its engine has loaded, asked when it came last,
 --                                  drained whether it is to take none; kind and offers what it is able to run
--- of the jobs it looks at: ctl, pend, lease, tok, done, att, bad (see job/prelude.lua)
+-- of the jobs it looks at: ctl, pend, lease, tok, done, att, bad, redo (see job/prelude.lua)
 --
 -- ARGV[1] prefix <p>   ARGV[2] worker   ARGV[3] ttl in ms   ARGV[4] starvation bound in ms
 -- ARGV[5] version of records up to which it reads them   ARGV[6..] queues the worker serves
@@ -149,8 +149,10 @@ local function grant(job, shard)
   end
   local lost = redis.call('HGET', key(job, 'att'), shard) or '0'
   local blames_rows = redis.call('HGET', ctl, 'blames_rows') or '0'
+  local is_due = redis.call('HEXISTS', key(job, 'redo'), shard) == 1
+  local round = is_due and redis.call('HGET', ctl, 'round') or '0'
   local told = redis.call('HMGET', ctl, 'output', 'record')
-  return {job, shard, fence, lost, told[1], now + ttl, blames_rows, told[2] or ''}
+  return {job, shard, fence, lost, told[1], now + ttl, blames_rows, told[2] or '', round}
 end
 
 redis.call('HSET', worker_key, 'asked', now)

@@ -29,6 +29,35 @@ class StorageCases:
         with pytest.raises(StorageError):
             storage.open("a")
 
+    def test_a_replacement_takes_the_place_in_one_step(self, storage: Storage):
+        storage.put("part", b"old")
+        with storage.replacement("part") as new:
+            new.shut_others()
+            new.path.write_bytes(b"new one")
+            assert storage.read("part") == b"old"
+            assert new.replace()
+        assert storage.read("part") == b"new one"
+        assert [entry.path for entry in storage.list()] == ["part"]
+
+    def test_a_replacement_that_is_given_up_leaves_nothing(self, storage: Storage):
+        storage.put("part", b"old")
+        with storage.replacement("part") as new:
+            new.shut_others()
+            new.path.write_bytes(b"half")
+        assert [(entry.path, storage.read(entry.path)) for entry in storage.list()] == [("part", b"old")]
+
+    def test_a_zombie_that_wakes_between_any_two_steps_replaces_nothing(self, storage: Storage):
+        storage.put("part", b"old")
+        with storage.replacement("part") as zombie:
+            zombie.shut_others()
+            zombie.path.write_bytes(b"zombie")
+            with storage.replacement("part") as heir:
+                heir.shut_others()
+                heir.path.write_bytes(b"heir")
+                assert heir.replace()
+            assert not zombie.replace()
+        assert storage.read("part") == b"heir"
+
     def test_put_overwrites(self, storage: Storage):
         storage.put("a/b", b"one")
         before = storage.head("a/b")

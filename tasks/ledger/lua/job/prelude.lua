@@ -8,8 +8,9 @@
 --                                     served (its last claim), ended: in ms; of_rows "1" when it was stopped since
 --                                     engines fail on different rows, blames_rows "1" when it was retried after that;
 --                                     shard_ms, prepare_ms, write_ms (sums of committed shards), took:<n> (how many of
---                                     them took so long); reused_rows, reused_prompt_tokens,
---                                     reused_output_tokens, as PartRecord has them; of its history: pointed, kept (last points), step_ms,
+--                                     them took so long); reused_rows, reused_prompt_tokens, reused_output_tokens, as
+--                                     PartRecord has them; round (retries of rows so far); of its history: pointed,
+--                                     kept (last points), step_ms,
 --                                     num_workers, active_ms, worker_ms
 -- pending    <p>{job}:pend    LIST    pending shards, each item "7" or an inclusive range "7-99"
 -- leases     <p>{job}:lease   ZSET    leased shard -> deadline in ms; one without a token rests until then
@@ -23,17 +24,19 @@
 -- errors     <p>{job}:errs    HASH    kind of error -> committed rows
 -- events     <p>{job}:evts    LIST    what happened to the job, "ms kind shard text" with "-" for no shard; its last ones
 -- ends       <p>{job}:ends    LIST    shards committed last, "ms shard fence:worker ms-it-took rows error-rows"
+-- redo       <p>{job}:redo    HASH    shard whose part is there, and whose error rows are computed anew in this round -> how
+--                                     many they are
 -- open_jobs  <p>open          ZSET    running jobs with pending shards, by priority (0 first)
 -- live_jobs  <p>live          SET     jobs that may be unfinished
 -- all_jobs   <p>jobs          ZSET    every job, by creation time in ms
 -- outbox     <p>outbox        ZSET    "job state ended-ms url" -> when it is due, in ms
--- KEYS[18..] <p>{job}:dig:<n> STRING  fixed-width digests of committed parts, where a script needs them
+-- KEYS[19..] <p>{job}:dig:<n> STRING  fixed-width digests of committed parts, where a script needs them
 --
 -- ARGV[1]    job
-local ctl, pending, leases, tokens, done, attempts, failures, progress, past, late, errors, events, ends =
-  unpack(KEYS, 1, 13)
-local open_jobs, live_jobs, all_jobs, outbox = unpack(KEYS, 14, 17)
-local FIRST_DIGESTS = 18
+local ctl, pending, leases, tokens, done, attempts, failures, progress, past, late, errors, events, ends, redo =
+  unpack(KEYS, 1, 14)
+local open_jobs, live_jobs, all_jobs, outbox = unpack(KEYS, 15, 18)
+local FIRST_DIGESTS = 19
 local MAX_EVENTS, MAX_ENDS = 200, 500
 local job = ARGV[1]
 

@@ -12,7 +12,7 @@ end
 local now = now_ms()
 -- left over from a registration that was cut short by the loss of ctl
 redis.call('DEL', pending, leases, tokens, done, attempts, failures, progress, past, late, errors, events,
-  ends)
+  ends, redo)
 for i = 4, 3 + num_items do
   redis.call('RPUSH', pending, ARGV[i])
 end

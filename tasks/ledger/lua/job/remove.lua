@@ -19,7 +19,7 @@ redis.call('ZREM', open_jobs, job)
 redis.call('SREM', live_jobs, job)
 redis.call('ZREM', all_jobs, job)
 redis.call('DEL', ctl, pending, leases, tokens, done, attempts, failures, progress, past, late, errors, events,
-  ends)
+  ends, redo)
 for i = FIRST_DIGESTS, #KEYS do
   redis.call('DEL', KEYS[i])
 end
