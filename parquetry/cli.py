@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from parquetry.commands import convert, jobs, work
+from parquetry.commands import after, convert, jobs, work
 from parquetry.commands import machine as node
 from parquetry.schemas import __version__
 from parquetry.schemas.errors import ExitCode, ParquetryError
@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 work.register(app)
 jobs.register(app)
+after.register(app)
 node.register(app)
 convert.register(app)
 

@@ -13,7 +13,7 @@ from parquetry.schemas.errors import (
 from parquetry.schemas.history import HISTORY_FILE
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.location import Location
-from parquetry.schemas.manifest import ATTEMPTS_FOLDER, JOB_FILE, JobRecord
+from parquetry.schemas.manifest import ATTEMPTS_FOLDER, JOB_FILE, REPORT_FILE, JobRecord
 from parquetry.schemas.storage.storage import Storage
 
 _MAX_NAMED = 3
@@ -39,6 +39,7 @@ def give_up(storage: Storage) -> bool:
         return False
     storage.discard_attempts()
     storage.delete(HISTORY_FILE)
+    storage.delete(REPORT_FILE)
     # last: until it is gone, the folder is the job's
     storage.delete(JOB_FILE)
     return True

@@ -14,6 +14,8 @@ from parquetry.schemas.shard import ShardPlan
 JOB_FILE = "_job.json"
 MANIFEST_FILE = "_manifest.json"
 SUCCESS_FILE = "_SUCCESS"
+#: what ran and how it went, for people; written at the end
+REPORT_FILE = "_report.html"
 ATTEMPTS_FOLDER = "_attempts"
 FORMAT_VERSION = 2
 

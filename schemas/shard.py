@@ -93,7 +93,10 @@ class ShardPlan(BaseModel):
         """The shard with this index; IndexError outside [0, num_shards)."""
         if not 0 <= index < self.num_shards:
             raise IndexError(f"shard {index} of {self.num_shards}")
-        first, stop = self.bounds[index], self.bounds[index + 1]
+        return self.cut(index, self.bounds[index], self.bounds[index + 1])
+
+    def cut(self, index: int, first: int, stop: int) -> Shard:
+        """Rows [first, stop) of the input as if they were all of a shard: to read a few of its rows again."""
         return Shard(index=index, first_row=first, num_rows=stop - first, slices=tuple(self._slices(first, stop)))
 
     def _slices(self, first: int, stop: int) -> Iterator[Slice]:

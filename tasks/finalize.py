@@ -18,6 +18,7 @@ from parquetry.tasks.job_record import read_record
 from parquetry.tasks.kept_history import keep_history
 from parquetry.tasks.ledger.claim import Digest
 from parquetry.tasks.ledger.ledger import Ledger
+from parquetry.tasks.report.publishing import try_to_publish
 from parquetry.workers.shards.part import find_part
 
 log = logging.getLogger(__name__)
@@ -54,17 +55,18 @@ def _end(ledger: Ledger, status: JobStatus) -> None:
     # first, since whoever waits for the job may leave once it has ended
     keep_history(ledger, status.job, status.output)
     if status.shards_failed:
+        try_to_publish(ledger, status, JobState.FAILED)
         ledger.set_state(status.job, JobState.FAILED)
         log.error("job %s ended with %d failed shards", status.job, status.shards_failed)
-    elif publish_manifest(ledger, status.job, open_storage(Location.parse(status.output))):
+    elif publish_manifest(ledger, status, open_storage(Location.parse(status.output))):
         ledger.set_state(status.job, JobState.DONE)
         ledger.forget(status.job)
         log.info("job %s is done: %d rows", status.job, status.rows_done)
 
 
-def publish_manifest(ledger: Ledger, job: str, storage: Storage) -> bool:
-    """Write manifest and `_SUCCESS`, and remove attempts; False when a part has vanished and its shard was queued."""
-    record = read_record(storage, job, ledger.record_digest(job))
+def publish_manifest(ledger: Ledger, status: JobStatus, storage: Storage) -> bool:
+    """Write manifest, report and `_SUCCESS`, and remove attempts; False when a part has vanished and was queued."""
+    record = read_record(storage, status.job, ledger.record_digest(status.job))
     entries = {entry.path: entry for entry in storage.list("part-")}
     if missing := [shard for shard in range(record.shard_plan.num_shards) if part_name(shard) not in entries]:
         _reopen(ledger, record, missing)
@@ -73,6 +75,7 @@ def publish_manifest(ledger: Ledger, job: str, storage: Storage) -> bool:
     manifest = _manifest(ledger, record, storage, entries)
     if not storage.put_if_absent(MANIFEST_FILE, manifest.model_dump_json(indent=1).encode()):
         _require_same(storage, manifest)
+    try_to_publish(ledger, status, JobState.DONE)
     failpoint("success")
     storage.put_if_absent(SUCCESS_FILE, b"")
     failpoint("attempts")

@@ -57,7 +57,7 @@ def test_nothing_is_left_over(embedded_job):
     shell, _ = embedded_job
     assert shell.processes() == {}
     names = {path.name for path in (shell.folder / "out").iterdir() if not path.name.startswith("part-")}
-    assert names - {"_attempts"} == {"_job.json", "_manifest.json", "_SUCCESS", "_history.json"}
+    assert names - {"_attempts"} == {"_job.json", "_manifest.json", "_SUCCESS", "_history.json", "_report.html"}
     assert not list((shell.folder / "out").glob("_attempts/*"))
 
 
@@ -76,6 +76,30 @@ def test_the_answer_groups_error_rows_and_the_history_stays_beside_the_output(em
     last = dict(zip(history["fields"], history["points"][-1], strict=True))
     assert (last["rows"], last["error_rows"]) == (NUM_ROWS, len(NULL_ROWS))
     assert last["computed_prompt_tokens"] == answer["prompt_tokens"]
+
+
+def test_errors_are_shown_by_reason_with_their_rows_and_input_and_without_a_broker(embedded_job):
+    shell, _ = embedded_job
+    shown = shell.run("errors", "out")
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.startswith(f"{len(NULL_ROWS)} error rows of {NUM_ROWS:,}, for 1 reason:")
+    assert f"rows {', '.join(map(str, NULL_ROWS))}" in shown.stdout
+    (group,) = json.loads(shell.run("errors", "out/", "--json").stdout)["groups"]
+    assert (group["kind"], group["row_numbers"]) == ("text is null", NULL_ROWS)
+    # `text` is not kept in the output, so it is read from the input again
+    assert group["examples"][0]["input"] == {"text": None, "id": f"id-{NULL_ROWS[0]}"}
+
+
+def test_a_report_lies_beside_the_output_and_is_made_again_by_a_command(embedded_job):
+    shell, answer = embedded_job
+    page = (shell.folder / "out" / "_report.html").read_text()
+    assert answer["job"] in page and "text is null" in page and f"{NUM_ROWS:,} of {NUM_ROWS:,}" in page
+    assert "<script" not in page and "http-equiv" in page
+    assert shell.run("report", "out", "--to", "again.html").returncode == 0
+    assert answer["job"] in (shell.folder / "again.html").read_text()
+    made = json.loads(shell.run("report", "out", "--json").stdout)
+    assert made["outcome"]["state"] == "done" and made["outcome"]["rows_done"] == NUM_ROWS
+    assert made["provenance"]["versions"]
 
 
 def test_the_same_command_again_computes_nothing(embedded_job):

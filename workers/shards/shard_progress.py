@@ -16,7 +16,8 @@ MAX_KINDS = 20
 MAX_HELD_KINDS = 1000
 MAX_KIND_CHARACTERS = 160
 OTHER_KINDS = "other reasons"
-_NUMBER = re.compile(r"\d[\d,._]*")
+# what stands behind a hyphen is part of a name, as in UTF-8
+_NUMBER = re.compile(r"(?<![A-Za-z]-)\d[\d,._]*")
 
 
 @dataclass(frozen=True, kw_only=True)
