@@ -5,9 +5,8 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from functools import cached_property
-from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
@@ -15,33 +14,38 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from parquetry.monitor.access import COOKIE, AccessGate, TooManyTriesError, allowed_hosts, require_token
+from parquetry.monitor.answers import PAGE, SECURITY_HEADERS, html_answer, json_answer, page_files, send_file
 from parquetry.monitor.audit import note_change
+from parquetry.monitor.job_details import JobDetails
+from parquetry.monitor.job_routes import JobRoutes
 from parquetry.monitor.metrics import render
-from parquetry.monitor.observer import JobLedger, Observer
+from parquetry.monitor.observer import Observer
 from parquetry.monitor.sessions import SESSION_S, Role
+from parquetry.monitor.stream import Streams
 from parquetry.schemas.errors import BadInputError, ParquetryError, UnknownJobError, UnusableEnvironmentError
 from parquetry.schemas.settings import settings
 from parquetry.schemas.states import JobState
+from parquetry.tasks.ledger.ledger import Ledger
 
-PAGE = Path(__file__).parent / "page"
-SECURITY_HEADERS = {
-    "content-security-policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
-        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-    ),
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cache-control": "no-store",
-}
-CHANGES: dict[str, Callable[[JobLedger, str], object]] = {
+
+def _priority(number: int) -> Callable[[Ledger, str], object]:
+    return lambda ledger, job: ledger.prioritize(job, number)
+
+
+CHANGES: dict[str, Callable[[Ledger, str], object]] = {
     "pause": lambda ledger, job: ledger.set_state(job, JobState.PAUSED),
     "resume": lambda ledger, job: ledger.set_state(job, JobState.RUNNING),
     "cancel": lambda ledger, job: ledger.set_state(job, JobState.CANCELLED),
     "retry": lambda ledger, job: ledger.retry(job),
+    **{f"priority-{number}": _priority(number) for number in range(10)},
+}
+OF_WORKERS: dict[str, Callable[[Ledger, str], object]] = {
+    "drain": lambda ledger, worker: ledger.roster.drain(worker),
+    "go-on": lambda ledger, worker: ledger.roster.drain(worker, wanted=False),
 }
 MAX_LOGIN_BYTES = 4096
 
@@ -50,12 +54,12 @@ class BindError(UnusableEnvironmentError):
     """The dashboard cannot listen on {host} port {port}: {reason}. Choose others with --host and --port."""
 
 
-def create_app(ledger: JobLedger, token: str | None = None, viewer_token: str | None = None) -> Starlette:
+def create_app(ledger: Ledger, token: str | None = None, viewer_token: str | None = None) -> Starlette:
     """The ASGI application. With a token every page but /login and /healthz asks for it."""
-    return Dashboard(Observer(ledger), AccessGate(token, viewer_token)).app
+    return Dashboard(ledger, AccessGate(token, viewer_token)).app
 
 
-def serve(ledger: JobLedger, *, host: str, port: int, token: str | None, announce: Callable[[str], object]) -> None:
+def serve(ledger: Ledger, *, host: str, port: int, token: str | None, announce: Callable[[str], object]) -> None:
     """Run the page until interrupted; `announce` gets its address (port 0 takes a free one).
 
     Raises TokenRequiredError for an open bind without a token, BindError.
@@ -66,10 +70,10 @@ def serve(ledger: JobLedger, *, host: str, port: int, token: str | None, announc
     with _listen(host, port) as listener:
         name = f"[{host}]" if ":" in host else host
         announce(f"http://{name}:{listener.getsockname()[1]}")
-        config = uvicorn.Config(
-            create_app(ledger, token, settings().dashboard_viewer_token), log_level="warning", server_header=False
-        )
-        uvicorn.Server(config).run(sockets=[listener])
+        dashboard = Dashboard(ledger, AccessGate(token, settings().dashboard_viewer_token))
+        server = uvicorn.Server(uvicorn.Config(dashboard.app, log_level="warning", server_header=False))
+        dashboard.streams.are_over = lambda: server.should_exit
+        server.run(sockets=[listener])
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -81,11 +85,12 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 class Dashboard:
-    """The routes over one observer and one gate."""
+    """The routes over one ledger and one gate."""
 
-    def __init__(self, observer: Observer, gate: AccessGate) -> None:
-        self.observer = observer
+    def __init__(self, ledger: Ledger, gate: AccessGate) -> None:
+        self.observer = Observer(ledger)
         self.gate = gate
+        self.streams = Streams()
 
     @cached_property
     def app(self) -> Starlette:
@@ -102,17 +107,18 @@ class Dashboard:
             Route("/login", self.login_page),
             Route("/login", self.login, methods=["POST"]),
             Route("/logout", self.logout, methods=["POST"]),
-            Route("/style.css", _file("style.css", "text/css")),
+            Route("/style.css", send_file(PAGE / "style.css")),
         ]
 
     def _closed_routes(self) -> list[Route]:
+        files = page_files()
+        of_jobs = JobRoutes(self.observer, JobDetails(self.observer.ledger), self.streams, self.gate)
         return [
-            Route("/", self._closed(self.page)),
-            Route("/job/{job}", self._closed(self.page)),
-            Route("/app.js", self._closed(_file("app.js", "text/javascript"))),
-            Route("/api/jobs", self._closed(self.jobs)),
-            Route("/api/jobs/{job}", self._closed(self.job)),
-            Route("/api/jobs/{job}/{change}", self._closed(self.change), methods=["POST"]),
+            *(Route(path, self._closed(self.page)) for path in ("/", "/workers", "/job/{job}")),
+            *(Route(path, self._closed(send_file(file))) for path, file in files.items() if path != "/style.css"),
+            *(Route(path, self._closed(endpoint)) for path, endpoint in of_jobs.endpoints.items()),
+            Route("/api/jobs/{name}/{change}", self._closed(self.change_job), methods=["POST"]),
+            Route("/api/workers/{name}/{change}", self._closed(self.change_worker), methods=["POST"]),
             Route("/metrics", self._closed(self.metrics)),
         ]
 
@@ -122,17 +128,28 @@ class Dashboard:
                 return await endpoint(request)
             if "text/html" in request.headers.get("accept", ""):
                 return RedirectResponse("/login", status_code=303, headers=SECURITY_HEADERS)
-            return _json({"error": "this dashboard needs its token"}, 401, {"www-authenticate": "Bearer"})
+            return json_answer({"error": "this dashboard needs its token"}, 401, {"www-authenticate": "Bearer"})
 
         return guarded
 
     async def page(self, request: Request) -> Response:
-        """The one HTML page; its script reads the job's name off the address."""
-        return _html((PAGE / "index.html").read_text().replace("{{csrf}}", self.gate.csrf))
+        """The one HTML page; its script reads off the address what to show."""
+        job = request.path_params.get("job")
+        if job is not None and (found := await run_in_threadpool(self._id_of, job)) != job:
+            return RedirectResponse(f"/job/{quote(found, safe='')}", status_code=303, headers=SECURITY_HEADERS)
+        text = (PAGE / "index.html").read_text("utf-8").replace("{{csrf}}", self.gate.csrf)
+        return html_answer(text.replace("{{role}}", self.gate.role_of(request) or ""))
+
+    def _id_of(self, text: str) -> str:
+        """The job that an address names as commands do; the page says itself what is wrong with a name."""
+        try:
+            return self.observer.ledger.find(text)
+        except ParquetryError:
+            return text
 
     async def login_page(self, request: Request) -> Response:
         """A form that asks for the token."""
-        return _html((PAGE / "login.html").read_text())
+        return html_answer((PAGE / "login.html").read_text())
 
     async def login(self, request: Request) -> Response:
         """Trade the token for a cookie; the cookie never holds the token itself."""
@@ -140,7 +157,9 @@ class Dashboard:
         given = parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0]
         role = self.gate.try_token(given, request)
         if role is None:
-            return _html((PAGE / "login.html").read_text().replace("<!--refused-->", "That is not the token."), 403)
+            return html_answer(
+                (PAGE / "login.html").read_text().replace("<!--refused-->", "That is not the token."), 403
+            )
         response = RedirectResponse("/", status_code=303, headers=SECURITY_HEADERS)
         secure = request.url.scheme == "https"
         cookie = self.gate.sessions.open(role)
@@ -154,35 +173,34 @@ class Dashboard:
         response.delete_cookie(COOKIE)
         return response
 
-    async def jobs(self, request: Request) -> Response:
-        """Every job and every worker."""
-        jobs = await run_in_threadpool(self.observer.jobs)
-        workers = await run_in_threadpool(self.observer.workers)
-        return _json({"jobs": jobs, "workers": workers})
-
-    async def job(self, request: Request) -> Response:
-        """One job, with the reasons of its failed shards."""
-        return _json(await run_in_threadpool(self.observer.job, request.path_params["job"]))
-
-    async def change(self, request: Request) -> Response:
+    async def change_job(self, request: Request) -> Response:
         """Pause, resume, cancel or retry a job."""
-        job, change = request.path_params["job"], CHANGES.get(request.path_params["change"])
-        if change is None:
-            return _json({"error": "no such change"}, 404)
+        refused = await self._change(request, CHANGES)
+        return refused or json_answer(await run_in_threadpool(self.observer.job, request.path_params["name"]))
+
+    async def change_worker(self, request: Request) -> Response:
+        """Have a worker take no more shards, or some again."""
+        return await self._change(request, OF_WORKERS) or json_answer({"done": request.path_params["change"]})
+
+    async def _change(self, request: Request, known: dict[str, Callable[[Ledger, str], object]]) -> Response | None:
+        """Make a change and note who made it; the answer where it is refused."""
+        name, change = request.path_params["name"], request.path_params["change"]
+        if change not in known:
+            return json_answer({"error": "no such change"}, 404)
         if not self.gate.may_change(request):
-            return _json({"error": "the CSRF token is missing or stale; reload the page"}, 403)
-        name, who = request.path_params["change"], self.gate.who(request)
+            return json_answer({"error": "the CSRF token is missing or stale; reload the page"}, 403)
+        who = self.gate.who(request)
         if self.gate.role_of(request) is not Role.OPERATOR:
-            await run_in_threadpool(note_change, name, job, who, "refused: a viewer changes nothing")
-            return _json({"error": "a viewer may look and change nothing; log in with the operator's token"}, 403)
+            await run_in_threadpool(note_change, change, name, who, "refused: a viewer changes nothing")
+            return json_answer({"error": "a viewer may look and change nothing; log in with the operator's token"}, 403)
         try:
-            await run_in_threadpool(change, self.observer.ledger, job)
+            await run_in_threadpool(known[change], self.observer.ledger, name)
         except ParquetryError as error:
-            await run_in_threadpool(note_change, name, job, who, f"refused: {error}")
+            await run_in_threadpool(note_change, change, name, who, f"refused: {error}")
             raise
-        await run_in_threadpool(note_change, name, job, who)
+        await run_in_threadpool(note_change, change, name, who)
         self.observer.forget()
-        return _json(await run_in_threadpool(self.observer.job, job))
+        return None
 
     async def metrics(self, request: Request) -> Response:
         """Prometheus text."""
@@ -210,22 +228,7 @@ async def _limited_body(request: Request) -> bytes:
 
 async def _refusal(request: Request, error: Exception) -> Response:
     if isinstance(error, UnknownJobError):
-        return _json({"error": str(error)}, 404)
+        return json_answer({"error": str(error)}, 404)
     if isinstance(error, TooManyTriesError):
-        return _json({"error": str(error)}, 429, {"retry-after": str(error.fields["seconds"])})
-    return _json({"error": str(error)}, 409 if isinstance(error, BadInputError) else 503)
-
-
-def _file(name: str, media_type: str) -> Callable[[Request], Any]:
-    async def send(request: Request) -> Response:
-        return Response((PAGE / name).read_text(), media_type=media_type, headers=SECURITY_HEADERS)
-
-    return send
-
-
-def _html(text: str, status: int = 200) -> Response:
-    return Response(text, status, media_type="text/html", headers=SECURITY_HEADERS)
-
-
-def _json(data: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return JSONResponse(data, status, headers={**SECURITY_HEADERS, **(headers or {})})
+        return json_answer({"error": str(error)}, 429, {"retry-after": str(error.fields["seconds"])})
+    return json_answer({"error": str(error)}, 409 if isinstance(error, BadInputError) else 503)

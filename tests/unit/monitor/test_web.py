@@ -1,22 +1,27 @@
 import json
 import re
 from datetime import datetime
+from types import SimpleNamespace
 
 import pytest
 from starlette.testclient import TestClient
 
 from parquetry.monitor import audit
 from parquetry.monitor.access import CSRF_HEADER, TokenRequiredError, is_loopback, require_token
+from parquetry.monitor.answers import PAGE, page_files
 from parquetry.monitor.sessions import FREE_TRIES, SESSION_S, Attempts, Role, Sessions
 from parquetry.monitor.web import create_app
 from parquetry.schemas.errors import BrokerUnreachableError, IllegalTransitionError, UnknownJobError
 from parquetry.schemas.settings import load_settings
 from parquetry.schemas.states import JobState
 from parquetry.schemas.status import ShardFailure
+from parquetry.tasks.ledger.job_index import JobLine
 from tests.unit.monitor.made_statuses import job_status, worker_status
 
 TOKEN = "correct horse"
 JOB = "generate-0123456789ab"
+#: ways of a script to make elements, or code, of text
+MAKES_HTML = re.compile(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function")
 HOSTILE = "<script>alert(1)</script>"
 
 
@@ -26,8 +31,19 @@ class FakeLedger:
     def __init__(self, **changes):
         self.found = {JOB: job_status(**changes)}
         self.calls = []
+        self.index = SimpleNamespace(lines=self.lines)
+        self.roster = SimpleNamespace(drain=lambda worker, wanted=True: self.calls.append((worker, wanted)))
 
-    def status(self, job):
+    def lines(self):
+        return [JobLine(s.job, 0, s.state, s.task, s.model, s.output, s.queue, s.name) for s in self.found.values()]
+
+    def find(self, text):
+        return next((job for job in self.found if job.startswith(text)), text)
+
+    def prioritize(self, job, priority):
+        self.calls.append((job, priority))
+
+    def status(self, job, max_failures=50):
         if job not in self.found:
             raise UnknownJobError(job=job, suggestion="")
         return self.found[job]
@@ -107,8 +123,23 @@ def test_pages_hold_no_data_and_forbid_foreign_scripts(client, path):
 
 
 def test_the_script_never_builds_html(client):
-    script = client.get("/app.js").text
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", script)
+    scripts = [path for path in page_files() if path.endswith(".js")]
+    assert "/app.js" in scripts and "/vendor/uplot.js" in scripts
+    for path in scripts:
+        script = client.get(path).text
+        assert not MAKES_HTML.search(script), path
+
+
+def test_every_script_comes_from_here_and_names_no_other_place(client):
+    for path in page_files():
+        if "/vendor/" not in path and path.endswith((".js", ".css")):
+            assert not re.search(r"https?://|@import|cdn", client.get(path).text), path
+    assert "MIT License" in (PAGE / "vendor" / "LICENSE.txt").read_text()
+
+
+def test_only_files_of_the_page_are_sent(client):
+    for path in ("/vendor/../web.py", "/index.html", "/login.html", "/vendor/LICENSE.txt", "/%2e%2e/web.py"):
+        assert client.get(path).status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -118,6 +149,7 @@ def test_the_script_never_builds_html(client):
         ("resume", JobState.RUNNING),
         ("cancel", JobState.CANCELLED),
         ("retry", "retry"),
+        ("priority-2", 2),
     ],
 )
 def test_a_change_needs_the_csrf_token(client, ledger, change, call):
@@ -128,6 +160,31 @@ def test_a_change_needs_the_csrf_token(client, ledger, change, call):
     assert ledger.calls == []
     assert client.post(address, headers={CSRF_HEADER: csrf_of(client)}).status_code == 200
     assert ledger.calls == [(JOB, call)]
+
+
+def test_a_worker_is_drained_by_an_operator_alone(client, ledger):
+    assert client.post("/api/workers/w1/drain").status_code == 403
+    assert client.post("/api/workers/w1/drain", headers={CSRF_HEADER: csrf_of(client)}).status_code == 200
+    assert client.post("/api/workers/w1/go-on", headers={CSRF_HEADER: csrf_of(client)}).status_code == 200
+    assert client.post("/api/workers/w1/kill", headers={CSRF_HEADER: csrf_of(client)}).status_code == 404
+    assert ledger.calls == [("w1", True), ("w1", False)]
+
+
+def test_the_list_is_searched_filtered_and_paged(client, ledger):
+    for number in range(60):
+        state = JobState.DONE if number % 2 else JobState.RUNNING
+        ledger.found[f"other-{number}"] = job_status(job=f"other-{number}", state=state, model="bge")
+    found = client.get("/api/jobs?search=OTHER+bge&state=done&page=2&size=20").json()
+    assert (found["total"], found["pages"], found["page"], len(found["jobs"])) == (30, 2, 2, 10)
+    assert found["counts"] == {"running": 30, "done": 30}
+    assert client.get("/api/jobs?page=99&size=20").json()["page"] == 4
+    assert client.get("/api/jobs?search=nothing").json()["jobs"] == []
+    assert client.get("/api/jobs?page=two").status_code == 409
+
+
+def test_a_page_asked_for_by_the_beginning_of_an_id_goes_to_the_job(client):
+    answer = client.get("/job/generate-01", follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (303, f"/job/{JOB}")
 
 
 def test_a_change_shows_at_once(client):
@@ -153,7 +210,7 @@ def test_without_a_token_foreign_host_names_are_refused(ledger):
     assert client.get("/api/jobs").status_code == 400
 
 
-@pytest.mark.parametrize("path", ["/api/jobs", f"/api/jobs/{JOB}", "/metrics", "/app.js", "/"])
+@pytest.mark.parametrize("path", ["/api/jobs", f"/api/jobs/{JOB}", "/metrics", "/app.js", "/", "/workers", "/job.js"])
 def test_with_a_token_everything_is_closed(closed, path):
     assert closed.get(path).status_code == 401
     assert closed.get(path, headers={"authorization": "Bearer wrong"}).status_code == 401
