@@ -22,6 +22,7 @@ class WorkInFlight:
     @classmethod
     def of(cls, status: JobStatus) -> WorkInFlight:
         """Time is told by the tokens: as much of the job's working time as the part that they are of all tokens."""
+        reused = status.reused_prompt_tokens + status.reused_output_tokens
         computed = status.computed_prompt_tokens + status.computed_output_tokens
         unfinished = max(0, computed - status.prompt_tokens - status.output_tokens - status.running_tokens)
         return cls(
@@ -29,5 +30,5 @@ class WorkInFlight:
             rows=status.running_rows,
             tokens=status.running_tokens,
             unfinished_tokens=unfinished,
-            unfinished_s=status.worker_seconds * unfinished / computed if computed else 0.0,
+            unfinished_s=status.worker_seconds * unfinished / max(computed - reused, 1),
         )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from parquetry.schemas.budget import budget_text
 from parquetry.schemas.states import EnginePhase, JobPhase, JobState
 from parquetry.schemas.status import EngineState, JobStatus, WorkerStatus
 
@@ -38,12 +39,18 @@ def job_phase(status: JobStatus, workers: Sequence[WorkerStatus]) -> PhaseNow:
     if status.damage is not None:
         return PhaseNow(JobPhase.FAILED, f"its record in the broker is damaged ({status.damage}); {REBUILD}")
     if status.state is not JobState.RUNNING:
-        return PhaseNow(JobPhase(status.state.value), status.refusal or _left_behind(status))
+        return PhaseNow(JobPhase(status.state.value), status.refusal or _spent(status) or _left_behind(status))
     if status.shards_running:
         return _with_shards(status, workers)
     if not status.shards_pending:
         return PhaseNow(JobPhase.RUNNING, "writes its manifest")
     return _without_shards(status, workers)
+
+
+def _spent(status: JobStatus) -> str:
+    if status.why != "budget":
+        return ""
+    return f"its budget of {budget_text(status)} is spent; `parquetry resume --set budget...` goes on with a larger one"
 
 
 def _left_behind(status: JobStatus) -> str:

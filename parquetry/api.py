@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from parquetry.broker import open_ledger
+from parquetry.schemas.budget import parse_budget
 from parquetry.schemas.errors import InvalidValueError, ParquetryError, UnusableEnvironmentError
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.location import Location
@@ -55,6 +56,8 @@ def submit(spec: SpecLike, *, broker_url: str | None = None) -> Job:
     for sentence in ledger.durability_warnings():
         log.warning("%s", sentence)
     made = register(as_spec(spec), ledger, broker_url=broker_url)
+    if not made.created:
+        ledger.raise_budget(made.job, as_spec(spec).budget)
     return Job(made.job, made.record.spec.output.path, ledger, is_new=made.created)
 
 
@@ -205,8 +208,15 @@ class Job:
         """Stop handing out shards; running ones are given back within a beat."""
         self._open_ledger().set_state(self.id, JobState.PAUSED)
 
-    def resume(self) -> None:
-        """Go on after a pause or a cancel."""
+    def resume(self, budget: Mapping[str, float] | None = None) -> None:
+        """Go on after a pause or a cancel, with another `budget` where one is given, as in a spec.
+
+        What it leaves out of the price stays. Raises BudgetSpentError where it is spent, IllegalTransitionError.
+        """
+        if budget is not None:
+            price = self.status().price_per_gpu_hour
+            known = {} if price is None else {"price_per_gpu_hour": price}
+            self._open_ledger().set_budget(self.id, parse_budget({**known, **budget}))
         self._open_ledger().set_state(self.id, JobState.RUNNING)
 
     def cancel(self) -> None:

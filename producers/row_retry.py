@@ -61,7 +61,7 @@ def retry_rows(
     begun = begin_retry(ledger, record, retry)
     if begun.shards and (url := broker_url or settings().broker_url) is not None:
         permits.top_up(ledger, url, queue_of(record.spec), issued_by="submit")
-    return Retried(retry.round, begun.shards, begun.rows)
+    return Retried(*begun)
 
 
 def _resolved(record: JobRecord, retry: RowRetry) -> RowRetry:

@@ -276,6 +276,10 @@ class AmbiguousJobError(BadInputError):
     """{job} may be any of {count} jobs: {jobs}; give more of the id."""
 
 
+class BudgetSpentError(BadInputError):
+    """Job {job} has spent its budget of {budget}; raise it: parquetry resume {job} --set budget.{key}={more}."""
+
+
 class IllegalTransitionError(BadInputError):
     """Job {job} is {state}, so it cannot be {wanted}."""
 

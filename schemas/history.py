@@ -55,6 +55,8 @@ class HistoryPoint(NamedTuple):
     reused_rows: int = 0
     reused_prompt_tokens: int = 0
     reused_output_tokens: int = 0
+    #: time of cards that workers kept for the job, the loading of its model included
+    gpu_ms: int = 0
 
     @classmethod
     def parse(cls, line: str) -> HistoryPoint:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from parquetry.schemas.budget import BudgetSpec
 from parquetry.schemas.generation import GenerationSpec, PromptSpec
 from parquetry.schemas.section import Positive, Section, first_problem
 
@@ -150,6 +151,8 @@ class JobSpec(Section):
     embed: EmbedSpec = EmbedSpec()
     shards: ShardsSpec = ShardsSpec()
     priority: int = Field(default=5, ge=0, le=9)
+    #: what it may cost; may be raised later
+    budget: BudgetSpec | None = None
     on_row_error: Literal["keep", "fail"] = "keep"
     #: webhooks that are told when the job has ended
     notify: list[str] = Field(default=[])
@@ -210,11 +213,11 @@ class JobSpec(Section):
 
     @property
     def fingerprint(self) -> str:
-        """Hex digest of what determines the output; name, priority and notify are left out.
+        """Hex digest of what determines the output; name, priority, budget and notify are left out.
 
         So are keys at their defaults: a version that knows one key more gives the same job the same digest.
         """
-        data = self.model_dump(mode="json", exclude={"name", "priority", "notify"}, exclude_defaults=True)
+        data = self.model_dump(mode="json", exclude={"name", "priority", "budget", "notify"}, exclude_defaults=True)
         text = json.dumps(data, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 

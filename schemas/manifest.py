@@ -55,11 +55,11 @@ class JobRecord(BaseModel):
 
     @property
     def digest(self) -> str:
-        """Hex digest of what was submitted, the shard plan too, without name, priority and webhooks, which may change.
+        """Hex digest of what was submitted, the shard plan too, without name, priority, budget and webhooks.
 
-        As with `JobSpec.fingerprint`, what is at its default is left out.
+        These may change. As with `JobSpec.fingerprint`, what is at its default is left out.
         """
-        spec = {"name", "priority", "notify"}
+        spec = {"name", "priority", "budget", "notify"}
         text = self.model_dump_json(exclude={"version": True, "spec": spec}, exclude_defaults=True)
         return hashlib.sha256(text.encode()).hexdigest()
 

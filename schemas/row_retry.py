@@ -1,4 +1,4 @@
-"""`_retry.json` beside the output: the last retry of a job's error rows, and the settings they are computed with."""
+"""`_retries/` beside the output: a file for each retry of error rows, with the settings they are computed with."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ from pydantic import BaseModel, ConfigDict
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.manifest import FORMAT_VERSION, JobRecord
 
-RETRY_FILE = "_retry.json"
+RETRIES_FOLDER = "_retries"
+
+
+def retry_file(round: int) -> str:
+    """Where the retry with this number lies."""
+    return f"{RETRIES_FOLDER}/{round:08d}.json"
 
 
 class RowRetry(BaseModel):
-    """The content of `_retry.json`. It stays when the retry is over; the next one has the next round."""
+    """The content of one file, which is never written again."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

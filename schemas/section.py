@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -38,9 +38,11 @@ def first_problem(error: ValidationError, spec: type[Section]) -> UnknownKeyErro
 def _unknown_key(location: tuple[int | str, ...], spec: type[Section]) -> UnknownKeyError:
     section: type[BaseModel] = spec
     for part in location[:-1]:
-        inner = section.model_fields[str(part)].annotation
-        assert isinstance(inner, type) and issubclass(inner, BaseModel)
-        section = inner
+        kind = section.model_fields[str(part)].annotation
+        # a section that may be left out is one of a union
+        section = next(
+            each for each in (kind, *get_args(kind)) if isinstance(each, type) and issubclass(each, BaseModel)
+        )
     name = str(location[-1])
     return UnknownKeyError(key=repr(".".join(map(str, location))), suggestion=suggestion(name, section.model_fields))
 

@@ -84,6 +84,8 @@ class Settings(BaseSettings):
     webhook_hosts: list[str] = []
     #: what webhooks of a job's `notify` are signed with: any text, or whsec_ and base64 of the key
     webhook_secret: SecretStr | None = None
+    #: shell command that is run here for what happens to any job, with the event as JSON on its input
+    on_event: str | None = None
     #: for tests: faults at named steps, as in "publish:kill,commit:raise:2"
     failpoints: str = ""
     #: plain lines, or a JSON object a line with job, shard and attempt

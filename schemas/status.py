@@ -77,6 +77,12 @@ class JobStatus(BaseModel):
     #: time in which at least one worker computed, and the sum of it over workers
     active_seconds: float = 0.0
     worker_seconds: float = 0.0
+    #: time of cards that workers kept for the job, the loading of its model included; what it may be, and its price
+    gpu_seconds: float = 0.0
+    budget_gpu_seconds: float | None = None
+    price_per_gpu_hour: float | None = None
+    #: "budget" where it was paused since that is spent
+    why: str = ""
     #: packages and card that a worker must have, see workers/engine_needs.py
     needs: tuple[str, ...] = ()
     #: kind of worker -> why it cannot run the job

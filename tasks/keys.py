@@ -56,6 +56,16 @@ class Keys:
         """HASH of how often each notice was tried."""
         return f"{self.prefix}outbox:tries"
 
+    @property
+    def hooks(self) -> str:
+        """ZSET of notices for the hooks of operators, the last ones."""
+        return f"{self.outbox}:hook"
+
+    @property
+    def hook_tries(self) -> str:
+        """HASH of how often each of them was tried."""
+        return f"{self.hooks}:tries"
+
     def permits(self, queue: str) -> str:
         """LIST of the permits that wait, as kombu keeps them."""
         return self.prefix + celery_queue(queue)

@@ -84,6 +84,7 @@ def _register_done(
     ledger.set_state(record.job, JobState.DONE)
     # it ended long ago, and whoever wanted to know was told then
     ledger.outbox.drop(record.job)
+    ledger.hooks.drop(record.job)
     ledger.forget(record.job)
 
 

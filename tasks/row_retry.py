@@ -16,11 +16,12 @@ from pydantic import ValidationError
 from parquetry.schemas.errors import RetryableError
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import MANIFEST_FILE, SUCCESS_FILE, JobRecord, Manifest
-from parquetry.schemas.row_retry import RETRY_FILE, RowRetry
+from parquetry.schemas.row_retry import RETRIES_FOLDER, RowRetry, retry_file
 from parquetry.schemas.states import JobState
 from parquetry.schemas.storage.opening import open_storage
 from parquetry.schemas.storage.storage import Storage
 from parquetry.tasks.failpoints import failpoint
+from parquetry.tasks.finalize import publish_manifest
 from parquetry.tasks.ledger.job_entry import settings_fields
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.ledger.rounds import DueShard
@@ -34,24 +35,27 @@ class RetryInterruptedError(RetryableError):
 
 def last_retry(storage: Storage, job: str) -> RowRetry | None:
     """The last retry of rows that the output of a job tells of, None where there was none."""
-    data = storage.try_read(RETRY_FILE)
-    try:
-        found = RowRetry.model_validate_json(data) if data else None
-    except ValidationError as error:
-        log.warning("%s is not readable: %s", storage.root.join(RETRY_FILE), error.errors()[0]["msg"])
-        return None
-    return found if found and found.job == job else None
+    for entry in reversed(storage.list(f"{RETRIES_FOLDER}/")):
+        try:
+            found = RowRetry.model_validate_json(storage.read(entry.path))
+        except ValidationError as error:
+            log.warning("%s is not readable: %s", storage.root.join(entry.path), error.errors()[0]["msg"])
+            continue
+        if found.job == job:
+            return found
+    return None
 
 
 class Begun(NamedTuple):
-    """Shards and error rows that are computed anew."""
+    """A retry of rows, with the shards and error rows that are computed anew."""
 
+    round: int
     shards: int
     rows: int
 
 
 def begin_retry(ledger: Ledger, record: JobRecord, retry: RowRetry) -> Begun:
-    """Queue the shards with error rows; nothing is changed where there are none.
+    """Queue the shards with error rows; nothing is changed where there are none. `retry.round` is the least it may be.
 
     Raises IllegalTransitionError for a job that has not ended, ShardsHeldError, RetryInterruptedError when somebody is
     ending the job at this moment, UnknownJobError, StorageError, BrokerUnreachableError.
@@ -64,10 +68,10 @@ def begin_retry(ledger: Ledger, record: JobRecord, retry: RowRetry) -> Begun:
         status = ledger.status(record.job, max_failures=0)
         due = list(_due(ledger, record, storage, status.state))
         # what a round that was cancelled has left is queued already
-        begun = Begun(len(due) + status.shards_due, ledger.rows_due(record.job) + sum(each.error_rows for each in due))
-        if begun.shards or not status.state.is_final:
-            _begin(ledger, record, storage, retry, due)
-    return begun
+        rows = ledger.rows_due(record.job) + sum(each.error_rows for each in due)
+        if due or status.shards_due or not status.state.is_final:
+            retry = _begin(ledger, record, storage, retry, due)
+    return Begun(retry.round, len(due) + status.shards_due, rows)
 
 
 def _due(ledger: Ledger, record: JobRecord, storage: Storage, state: JobState) -> Iterator[DueShard]:
@@ -83,14 +87,26 @@ def _due(ledger: Ledger, record: JobRecord, storage: Storage, state: JobState) -
             yield DueShard(shard, bounds[shard + 1] - bounds[shard], digest.error_rows)
 
 
-def _begin(ledger: Ledger, record: JobRecord, storage: Storage, retry: RowRetry, due: list[DueShard]) -> None:
-    ledger.open_round(record.job, retry.round, settings_fields(retry.applied(record)))
+def _begin(ledger: Ledger, record: JobRecord, storage: Storage, retry: RowRetry, due: list[DueShard]) -> RowRetry:
+    round = ledger.open_round(record.job, retry.round, settings_fields(retry.applied(record)))
+    retry = retry.model_copy(update={"round": round})
     failpoint("retry_opened")
+    # whoever was stopped for longer than the lock lasts is not to undo the end that others have written meanwhile
+    if not ledger.is_in_round(record.job, round):
+        raise RetryInterruptedError(job=record.job)
     # in this order: there is no `_SUCCESS` without a manifest
     storage.delete(SUCCESS_FILE)
     failpoint("retry_unmarked")
     storage.delete(MANIFEST_FILE)
-    storage.put(RETRY_FILE, retry.model_dump_json(indent=1).encode())
+    storage.put_if_absent(retry_file(round), retry.model_dump_json(indent=1).encode())
     failpoint("retry_noted")
-    if not ledger.queue_rows(record.job, retry.round, due):
+    if not ledger.queue_rows(record.job, round, due):
+        _mark_again(ledger, record, storage)
         raise RetryInterruptedError(job=record.job)
+    return retry
+
+
+def _mark_again(ledger: Ledger, record: JobRecord, storage: Storage) -> None:
+    """Write what says that an output is finished, which was deleted after somebody had written it."""
+    if ledger.status(record.job, max_failures=0).state is JobState.DONE:
+        publish_manifest(ledger, record.job, storage)

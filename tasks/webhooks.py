@@ -1,4 +1,4 @@
-"""Tells webhooks that a job has ended: signed as the Standard Webhooks specification says, at least once each."""
+"""Tells webhooks what happens to jobs: signed as the Standard Webhooks specification says, at least once each."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import hashlib
 import hmac
 import json
 import logging
-import threading
 import time
 
 import httpx
 
-from parquetry.schemas.errors import ParquetryError, UnknownJobError, redact_path
+from parquetry.schemas.errors import UnknownJobError, redact_path
 from parquetry.schemas.settings import settings
 from parquetry.schemas.webhook_hosts import RefusedAddressError, WebhookHosts
 from parquetry.tasks.ledger.ledger import Ledger
@@ -41,7 +40,7 @@ def _deliver(ledger: Ledger, notice: Notice) -> bool:
     # the rest of the address may be a token
     whom = redact_path(notice.url)
     if problem is None:
-        log.info("job %s: %s was told that it is %s", notice.job, whom, notice.state)
+        log.info("job %s: %s was told that it is %s", notice.job, whom, notice.event)
     elif notice.tries < MAX_TRIES:
         log.warning("job %s: %s was not told (%s); it will be tried again", notice.job, whom, problem)
         return False
@@ -52,8 +51,8 @@ def _deliver(ledger: Ledger, notice: Notice) -> bool:
 
 
 def payload(ledger: Ledger, notice: Notice) -> bytes:
-    """What a webhook gets: the job, how it ended, and its numbers if the queue still knows them."""
-    body = {"type": f"job.{notice.state}", "timestamp": notice.ended_ms / 1000, "job": notice.job}
+    """What a webhook gets: the job, what happened, and its numbers if the queue still knows them."""
+    body = {"type": f"job.{notice.event}", "timestamp": notice.at_ms / 1000, "job": notice.job}
     try:
         status = ledger.status(notice.job, max_failures=0)
     except UnknownJobError:
@@ -112,29 +111,3 @@ def _key(secret: str) -> bytes:
         return base64.b64decode(secret.removeprefix(_PREFIX), validate=True)
     except binascii.Error:
         return secret.encode()
-
-
-class Messenger:
-    """A node's thread that delivers what is due; slow receivers hold up nothing else."""
-
-    def __init__(self, ledger: Ledger, interval_s: float) -> None:
-        self._ledger, self._interval_s = ledger, interval_s
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="messenger", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Ask it to end; a delivery under way is not waited for, and will be repeated."""
-        self._stopping.set()
-
-    def _run(self) -> None:
-        while not self._stopping.wait(self._interval_s):
-            try:
-                deliver_due(self._ledger)
-            except ParquetryError as error:
-                log.warning("%s", error)
-            # one notice that cannot be read must not keep the others
-            except Exception:
-                log.exception("notices could not be delivered")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -96,9 +97,13 @@ def pause(job: JobName, as_json: AsJson = False) -> None:
     _stop(job, Job.pause, as_json=as_json)
 
 
-def resume(job: JobName, as_json: AsJson = False) -> None:
-    """Go on with a paused or cancelled job."""
-    _change(job, Job.resume, as_json=as_json)
+def resume(job: JobName, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Go on with a paused or cancelled job, with a larger budget as in --set budget.gpu_hours=4."""
+    changes = dict(map(parse_override, overrides or ()))
+    if other := next((key for key in changes if not key.startswith("budget.")), None):
+        raise typer.BadParameter(f"--set {other}: a job is resumed with another budget alone")
+    budget = {key.removeprefix("budget."): value for key, value in changes.items()} or None
+    _change(job, partial(Job.resume, budget=budget), as_json=as_json, called="resume")
 
 
 def cancel(job: JobName, as_json: AsJson = False) -> None:
@@ -174,10 +179,10 @@ def _stop(name: str, change: Callable[[Job], None], *, as_json: bool) -> None:
         print(in_flight_line(WorkInFlight.of(before)))
 
 
-def _change(name: str, change: Callable[[Job], None], *, as_json: bool) -> None:
+def _change(name: str, change: Callable[[Job], None], *, as_json: bool, called: str = "") -> None:
     job = Job.open(name)
     change(job)
-    note_change(change.__name__, job.id, user_here())
+    note_change(called or change.__name__, job.id, user_here())
     _confirm(job, as_json=as_json)
 
 

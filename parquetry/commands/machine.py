@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from parquetry.broker import configured_url, open_ledger
 from parquetry.commands.arguments import AsJson, CpuEngines
 from parquetry.schemas.errors import BadInputError, ExitCode
 from parquetry.schemas.settings import settings
+
+if TYPE_CHECKING:
+    from parquetry.tasks.ledger.ledger import Ledger
 
 PANEL = "Run a machine"
 
@@ -45,6 +48,7 @@ def worker(
     devices = parse_gpus(gpus)
     names = tuple(filter(None, queues.split(",")))
     check_queues(names)
+    from parquetry.monitor.stall_notices import tell_stalls
     from parquetry.tasks.node.node import NodeOptions, run_node
 
     share_cores(cpu_engines or 1)
@@ -57,7 +61,7 @@ def worker(
         shards_in_flight=shards_in_flight or settings().shards_in_flight,
         broker_wait_s=broker_wait,
     )
-    raise typer.Exit(run_node(options))
+    raise typer.Exit(run_node(options, (tell_stalls,)))
 
 
 def check_queues(names: tuple[str, ...]) -> None:
@@ -99,7 +103,19 @@ def dashboard(
     # said before the broker is asked, so that the answer does not depend on it
     require_token(host, token)
     announce = partial(print, "Dashboard on", flush=True)
-    serve(open_ledger(), host=host, port=port, token=token, announce=announce)
+    ledger = open_ledger()
+    if settings().webhook_secret is not None or settings().on_event is not None:
+        # a queue that no worker serves has nobody else to tell of it
+        _tell_events(ledger)
+    serve(ledger, host=host, port=port, token=token, announce=announce)
+
+
+def _tell_events(ledger: Ledger) -> None:
+    """Tell webhooks and the hook of this machine what happens to jobs, as long as this process lives."""
+    from parquetry.monitor.stall_notices import tell_stalls
+    from parquetry.tasks.messenger import Messenger
+
+    Messenger(ledger, settings().reconcile_seconds, (tell_stalls,)).start()
 
 
 def doctor(

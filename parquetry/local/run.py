@@ -58,6 +58,8 @@ def run_job(spec: JobSpec, *, workers: int | None = None, show: bool = False) ->
     with open_broker() as (url, ledger):
         submitted = submit(spec, ledger, broker_url=url)
         job = submitted.job
+        if not submitted.created:
+            ledger.raise_budget(job, spec.budget)
         before = take_up(ledger, job)
         after, log = before, None
         try:
@@ -81,6 +83,7 @@ def run_job(spec: JobSpec, *, workers: int | None = None, show: bool = False) ->
 def _leave(ledger: Ledger, job: str, *, is_ours: bool) -> None:
     """Write down what only the queue knows, which ends with this run; what has no part leaves its folder free."""
     from parquetry.producers.output_folder import give_up
+    from parquetry.tasks.hooks import run_due_hooks
     from parquetry.tasks.kept_history import try_to_keep_history
     from parquetry.tasks.ledger.outbox import FIRST_REST_MS
     from parquetry.tasks.webhooks import deliver_due
@@ -90,8 +93,10 @@ def _leave(ledger: Ledger, job: str, *, is_ours: bool) -> None:
         # the job goes on with another run
         try_to_keep_history(ledger, job, status.output)
     # notices that the worker had in hand are sent again
-    deliver_due(ledger, ahead_s=FIRST_REST_MS // 1000)
-    is_open = status.state is JobState.FAILED or (is_ours and not status.state.is_final)
+    for tell in (deliver_due, run_due_hooks):
+        tell(ledger, ahead_s=FIRST_REST_MS // 1000)
+    # what was paid for is not forgotten
+    is_open = status.state is JobState.FAILED or (is_ours and not status.state.is_final and status.why != "budget")
     if is_open and not status.shards_done:
         # nobody else knows the job: with another spec it may be tried in the same folder
         give_up(open_storage(Location.parse(status.output)))
@@ -106,8 +111,9 @@ def open_broker() -> Iterator[tuple[str, Ledger]]:
 
 
 def take_up(ledger: Ledger, job: str) -> JobStatus:
-    """Resume a job that was paused or cancelled, and retry one that failed."""
+    """Resume a job that was paused or cancelled, and retry one that failed. Raises BudgetSpentError."""
     status = ledger.status(job)
+    ledger.require_budget(status)
     if status.state in (JobState.PAUSED, JobState.CANCELLED):
         ledger.set_state(job, JobState.RUNNING)
     elif status.state is JobState.FAILED:
@@ -138,7 +144,8 @@ def _watch(ledger: Ledger, job: str, worker: LocalWorker, show: Callable[[JobSta
     while True:
         status = ledger.status(job)
         show(status)
-        if status.state.is_final:
+        # one whose budget is spent goes on with another command alone
+        if status.state.is_final or (status.why == "budget" and not status.shards_running):
             return status
         worker.revive(status.rows_done)
         time.sleep(POLL_SECONDS)

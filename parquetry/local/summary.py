@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from parquetry.monitor.job_progress import JobProgress
 from parquetry.output import head, repaired_cells, ways_to_read
+from parquetry.schemas.budget import cost_text
 from parquetry.schemas.states import JobState
 from parquetry.terminal.display import console, duration, failure_lines, number, rows_table, safe_text
 from parquetry.terminal.job_lines import error_lines
@@ -38,6 +39,8 @@ def print_end(status: JobStatus, shown_rows: int = SHOWN_ROWS, finished: Finishe
         screen.print(line)
     if status.state is JobState.FAILED:
         screen.print(_way_on(status, finished))
+    if status.why == "budget":
+        screen.print(f"Its budget is spent: {cost_text(status)}. The same command with a larger one goes on.")
     for column, count in repaired_cells(status.output).items():
         cells = "1 cell" if count == 1 else f"{count:,} cells"
         screen.print(f"Not UTF-8, and repaired with U+FFFD: {cells} of the kept column {safe_text(column)}")

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from parquetry.monitor.engine_view import engine_view
 from parquetry.monitor.job_view import JobView
+from parquetry.schemas.budget import cost_text
 from parquetry.schemas.states import JobPhase
 from parquetry.schemas.status import JobStatus, WorkerStatus
 from parquetry.terminal.display import duration, number, safe_text
@@ -103,6 +104,7 @@ def _numbers(view: JobView) -> dict[str, str]:
         "engines": "; ".join(worker_text(*pair) for pair in zip(view.workers, view.engines, strict=True)),
         "shard": _shard_times(status),
         "time": f"{duration(progress.elapsed_s)} so far, {duration(progress.computing_s)} of it computing",
+        "cost": cost_text(status),
         "retries": f"{status.retries:,}",
         "reused": f"{status.reused_rows:,} rows that earlier attempts had finished" if status.reused_rows else "",
         "queue": f"{status.queue}, priority {status.priority}",

@@ -38,7 +38,7 @@ class Histories:
         """Give a job that was just registered the history it had."""
         if not points:
             return
-        times: dict[Any, Any] = {"active_ms": points[-1].active_ms, "worker_ms": points[-1].worker_ms}
+        times: dict[Any, Any] = {name: getattr(points[-1], name) for name in ("active_ms", "worker_ms", "gpu_ms")}
         with translated(self._url), self._client.pipeline() as pipe:
             pipe.rpush(self._keys.of_job(job, "past"), *(point.line for point in points))
             pipe.hset(self._keys.of_job(job, "ctl"), mapping=times)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from parquetry.schemas.budget import BudgetSpec
 from parquetry.schemas.histogram import SHARD_SECONDS
 from parquetry.schemas.history import HistoryPoint
 from parquetry.schemas.job import JobSpec
@@ -40,6 +41,7 @@ def ctl_fields(record: JobRecord, queue: str, done: Sequence[PartRecord]) -> dic
         "queue": queue,
         "priority": record.spec.priority,
         "notify": "\n".join(record.spec.notify),
+        **budget_fields(record.spec.budget),
         "shards": record.shard_plan.num_shards,
         "rows": record.shard_plan.num_rows,
         "done": len(done),
@@ -48,6 +50,13 @@ def ctl_fields(record: JobRecord, queue: str, done: Sequence[PartRecord]) -> dic
         "prompt_tokens": sum(part.prompt_tokens for part in done),
         "output_tokens": sum(part.output_tokens for part in done),
     }
+
+
+def budget_fields(budget: BudgetSpec | None) -> dict[str, Any]:
+    """The fields of a budget; "" for what has no bound or is not known."""
+    if budget is None:
+        return {"budget_ms": "", "price": ""}
+    return {"budget_ms": budget.ms, "price": "" if budget.price_per_gpu_hour is None else budget.price_per_gpu_hour}
 
 
 def settings_fields(record: JobRecord) -> dict[str, Any]:
@@ -100,6 +109,8 @@ def read_status(job: str, reply: list[Any]) -> JobStatus:
         workers={worker: leased for worker, (leased, _) in holders.items()},
         active_seconds=times[0] / 1000,
         worker_seconds=times[1] / 1000,
+        gpu_seconds=times[2] / 1000,
+        **_budget(ctl),
         failures=tuple(_failure(shard, text) for shard, text in pairs(failures).items()),
         errors={kind: int(count) for kind, count in pairs(errors).items()},
         earlier=HistoryPoint.parse(earlier) if earlier else None,
@@ -147,6 +158,15 @@ def _engine(ctl: dict[str, Any]) -> dict[str, Any]:
     known["declined"] = {name.removeprefix(DECLINED): why for name, why in ctl.items() if name.startswith(DECLINED)}
     counts = {name: int(ctl.get(name, 0)) for name in ("version", "max_output_tokens")}
     return {**known, **counts, "needs": needs}
+
+
+def _budget(ctl: dict[str, Any]) -> dict[str, Any]:
+    budget_ms, price = ctl.get("budget_ms", ""), ctl.get("price", "")
+    return {
+        "budget_gpu_seconds": int(budget_ms) / 1000 if budget_ms else None,
+        "price_per_gpu_hour": float(price) if price else None,
+        "why": ctl.get("why", ""),
+    }
 
 
 def _durations(ctl: dict[str, Any]) -> dict[str, Any]:

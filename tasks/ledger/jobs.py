@@ -8,7 +8,8 @@ from typing import cast
 
 from redis.exceptions import ResponseError
 
-from parquetry.schemas.errors import BrokerRefusedError, IllegalTransitionError
+from parquetry.schemas.budget import BudgetSpec, budget_text
+from parquetry.schemas.errors import BrokerRefusedError, BudgetSpentError, IllegalTransitionError
 from parquetry.schemas.history import HistoryPoint
 from parquetry.schemas.manifest import JobRecord, PartRecord
 from parquetry.schemas.states import JOB_TRANSITIONS, JobState
@@ -49,15 +50,46 @@ class Jobs(JobNames):
         return created
 
     def set_state(self, job: str, wanted: JobState) -> JobState:
-        """Returns the state before. Raises UnknownJobError, IllegalTransitionError."""
+        """Returns the state before. Raises UnknownJobError, IllegalTransitionError, BudgetSpentError."""
         sources = [state for state, targets in JOB_TRANSITIONS.items() if wanted in targets]
         reply = self._job("progress/set_state", job, wanted, int(wanted.is_final), *sources)
         if reply is None:
             raise self._unknown(job)
         legal, before = reply
+        if before == "spent":
+            raise self._spent(job)
         if not legal:
             raise IllegalTransitionError(job=job, state=before, wanted=wanted)
         return JobState(before)
+
+    def require_budget(self, status: JobStatus) -> None:
+        """Raise BudgetSpentError where a job that has not ended has nothing left to spend."""
+        budget = status.budget_gpu_seconds
+        if budget is not None and status.gpu_seconds >= budget and status.state is not JobState.DONE:
+            raise self._spent(status.job)
+
+    def _spent(self, job: str) -> BudgetSpentError:
+        status = self.status(job, max_failures=0)
+        budget, spent = status.budget_gpu_seconds or 0.0, status.gpu_seconds
+        more = 2 * max(budget, spent) / 3600
+        key = "gpu_hours" if status.price_per_gpu_hour is None else "money"
+        return BudgetSpentError(
+            job=job, budget=budget_text(status), key=key, more=f"{more * (status.price_per_gpu_hour or 1.0):.3g}"
+        )
+
+    def raise_budget(self, job: str, budget: BudgetSpec | None) -> None:
+        """The same where it is larger than the one that the job has, as when its spec is submitted once more."""
+        has = self.status(job, max_failures=0).budget_gpu_seconds
+        if has is not None and (budget is None or budget.ms > 1000 * has):
+            self.set_budget(job, budget)
+
+    def set_budget(self, job: str, budget: BudgetSpec | None) -> None:
+        """Give a job another budget, or none; a paused one is resumed by whoever wants it to go on.
+
+        Raises UnknownJobError.
+        """
+        if self._job("set_budget", job, *job_entry.budget_fields(budget).values()) is None:
+            raise self._unknown(job)
 
     def prioritize(self, job: str, priority: int) -> int:
         """Change a job's priority, 0 (first) to 9; returns the one before. Raises UnknownJobError."""
@@ -65,6 +97,10 @@ class Jobs(JobNames):
         if before is None:
             raise self._unknown(job)
         return int(before)
+
+    def note_stall(self, job: str, why: str, patience_s: float) -> bool:
+        """Note that a running job is stalled, or with "" that it is not; whether it was told of, being so for long."""
+        return bool(self._job("stall", job, why, int(patience_s * 1000)))
 
     def retry(self, job: str) -> int:
         """Queue failed shards again; how many. Raises UnknownJobError."""

@@ -28,7 +28,9 @@ class Ledger(Jobs, Leases, Repair, Rounds):
     def __init__(self, client: redis.Redis, env: str, policy: Policy | None = None) -> None:
         super().__init__(client, env, policy)
         self.roster = Roster(self._scripts, self._keys)
-        self.outbox = Outbox(self._scripts, self._keys)
+        self.outbox = Outbox(self._scripts, self._keys.outbox, self._keys.outbox_tries)
+        #: of every job, for the hook that an operator sets
+        self.hooks = Outbox(self._scripts, self._keys.hooks, self._keys.hook_tries)
         self.index = JobIndex(client, self.url, self._keys)
         self.shards = ShardMap(client, self.url, self._keys)
 
@@ -39,6 +41,11 @@ class Ledger(Jobs, Leases, Repair, Rounds):
     def lock(self, name: str, ttl_s: float) -> AbstractContextManager[bool]:
         """A context that says whether we got the lock; it never waits, and the lock ends by itself after `ttl_s`."""
         return lock(self._scripts, self._keys, name, ttl_s)
+
+    def take_turn(self, name: str, every_s: float) -> bool:
+        """Whether nobody has taken this turn for so long; who gets True has it now."""
+        with translated(self.url):
+            return bool(self._client.set(self._keys.lock(name), "taken", nx=True, px=int(every_s * 1000)))
 
     def permits(self, queue: str) -> int:
         """Permits of a queue that wait in the broker."""

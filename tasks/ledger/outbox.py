@@ -1,12 +1,11 @@
-"""Webhook notices of ended jobs: written by the script that ends the job, handed out until they are delivered."""
+"""Notices of what happens to jobs: written by the script that does it, handed out until they are delivered."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from parquetry.schemas.states import JobState
+from parquetry.schemas.states import JobPhase
 from parquetry.tasks.broker.connection import translated
-from parquetry.tasks.keys import Keys
 from parquetry.tasks.ledger.scripts import Scripts
 
 FIRST_REST_MS = 30_000
@@ -15,12 +14,13 @@ LONGEST_REST_MS = 3_600_000
 
 @dataclass(frozen=True)
 class Notice:
-    """One URL to be told of one end of one job."""
+    """One URL, or the hook of operators, to be told of one event of one job."""
 
     job: str
-    state: JobState
+    #: done, failed or cancelled, stalled, or paused where its budget is spent
+    event: JobPhase
     #: ms since the Unix epoch, on the clock of Redis
-    ended_ms: int
+    at_ms: int
     url: str
     #: how often it was taken, this time included
     tries: int
@@ -28,19 +28,20 @@ class Notice:
     @property
     def id(self) -> str:
         """The same at every try, so that a receiver can tell a repetition."""
-        return f"{self.job}-{self.state}-{self.ended_ms}"
+        return f"{self.job}-{self.event}-{self.at_ms}"
 
     @property
     def member(self) -> str:
-        return f"{self.job} {self.state} {self.ended_ms} {self.url}"
+        return f"{self.job} {self.event} {self.at_ms} {self.url}"
 
 
 class Outbox:
     """The notices that wait for delivery. Every verb raises BrokerUnreachableError."""
 
-    def __init__(self, scripts: Scripts, keys: Keys) -> None:
+    def __init__(self, scripts: Scripts, outbox: str, tries: str) -> None:
+        """`outbox` and `tries` are its keys."""
         self._scripts = scripts
-        self._keys = [keys.outbox, keys.outbox_tries]
+        self._keys = [outbox, tries]
 
     def take(self, *, ahead_s: int = 0) -> Notice | None:
         """A notice that is due, or will be in `ahead_s`; it is handed out again later, until `done`."""
@@ -48,8 +49,8 @@ class Outbox:
         if reply is None:
             return None
         member, tries = reply
-        job, state, ended, url = member.split(" ", 3)
-        return Notice(job, JobState(state), int(ended), url, tries)
+        job, event, at_ms, url = member.split(" ", 3)
+        return Notice(job, JobPhase(event), int(at_ms), url, tries)
 
     def done(self, notice: Notice) -> None:
         """Delivered, or given up."""

@@ -36,20 +36,27 @@ class Rounds(Verbs):
         with translated(self.url):
             return sum(map(int, cast("list[str]", self._client.hvals(self._keys.of_job(job, "redo")))))
 
-    def open_round(self, job: str, round: int, fields: Mapping[str, Any], *, force: bool = False) -> None:
-        """Let a job that has ended run again, with no shard queued yet.
+    def open_round(self, job: str, least: int, fields: Mapping[str, Any], *, force: bool = False) -> int:
+        """Let a job that has ended run again, with no shard queued yet; its round, which is `least` or above.
 
         `fields` are those of its ctl hash that the settings of the round change; `force` is for a job that was just
         entered. Raises UnknownJobError, IllegalTransitionError, ShardsHeldError.
         """
         flat = [item for pair in fields.items() for item in pair]
-        reply = self._job("open_round", job, round, int(force), *flat)
+        reply = self._job("open_round", job, least, int(force), *flat)
         if reply is None:
             raise self._unknown(job)
         if reply[0] == "STATE":
             raise IllegalTransitionError(job=job, state=reply[1], wanted="retried by rows before it has ended")
         if reply[0] == "BUSY":
             raise ShardsHeldError(job=job)
+        return int(reply[1])
+
+    def is_in_round(self, job: str, round: int) -> bool:
+        """Whether the job runs in this round still."""
+        with translated(self.url):
+            state, now = self._client.hmget(self._keys.of_job(job, "ctl"), ["state", "round"])
+        return state == "running" and now == str(round)
 
     def queue_rows(self, job: str, round: int, shards: Iterable[DueShard]) -> bool:
         """Queue shards, in ascending order, and open the job for them and for those that are queued already.

@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +19,12 @@ from parquetry.schemas.settings import settings
 from parquetry.tasks.broker.waiting import wait_for_broker
 from parquetry.tasks.ledger.claim import LeaseProgress
 from parquetry.tasks.ledger.ledger import Ledger
+from parquetry.tasks.messenger import Chore, Messenger
 from parquetry.tasks.node.device_worker import DeviceWorker
 from parquetry.tasks.node.devices import devices
 from parquetry.tasks.node.repeated_lines import hold_back_repetitions
 from parquetry.tasks.node.stop_signal import StopSignal
 from parquetry.tasks.reconciler import Reconciler
-from parquetry.tasks.webhooks import Messenger
 from parquetry.workers.process.owned_folder import NODE_PREFIX, owned_folder
 
 log = logging.getLogger(__name__)
@@ -49,9 +49,10 @@ class NodeOptions:
     broker_wait_s: float | None = None
 
 
-def run_node(options: NodeOptions) -> int:
+def run_node(options: NodeOptions, chores: Sequence[Chore] = ()) -> int:
     """Serve until SIGTERM or SIGINT, then drain; a second signal kills. Returns the exit code.
 
+    `chores` are done beside that, every few seconds.
     The broker is waited for. Raises BrokerUnreachableError when it does not come in time at the start, and
     BrokerRefusedError for one that waiting does not mend.
     """
@@ -67,7 +68,7 @@ def run_node(options: NodeOptions) -> int:
         for sentence in ledger.durability_warnings():
             log.warning("%s", sentence)
         workers = [_device_worker(options, device, folder / str(i)) for i, device in enumerate(names)]
-        Node(ledger, options, workers, stop).run()
+        Node(ledger, options, workers, stop, chores).run()
     return ExitCode.DONE
 
 
@@ -86,12 +87,19 @@ def _device_worker(options: NodeOptions, device: str, folder: Path) -> DeviceWor
 class Node:
     """Starts the workers of one machine, restarts those that die, and announces the living."""
 
-    def __init__(self, ledger: Ledger, options: NodeOptions, workers: list[DeviceWorker], stop: StopSignal) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        options: NodeOptions,
+        workers: list[DeviceWorker],
+        stop: StopSignal,
+        chores: Sequence[Chore] = (),
+    ) -> None:
         self._ledger = ledger
         self._workers = workers
         self._stop = stop
         self._reconciler = Reconciler(ledger, options.broker_url, settings().reconcile_seconds)
-        self._messenger = Messenger(ledger, settings().reconcile_seconds)
+        self._messenger = Messenger(ledger, settings().reconcile_seconds, chores)
         self._announced = float("-inf")
 
     def run(self) -> None:

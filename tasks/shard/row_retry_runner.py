@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from parquetry.schemas.errors import LeaseLostError, PermanentError, UnreadableFileError
 from parquetry.schemas.manifest import PartRecord
-from parquetry.schemas.row_retry import RETRY_FILE, RowRetry
+from parquetry.schemas.row_retry import RowRetry, retry_file
 from parquetry.schemas.storage.replacement import Replacement
 from parquetry.tasks.failpoints import failpoint
 from parquetry.tasks.ledger.claim import CommitReply, LeaseProgress
@@ -85,14 +85,13 @@ class RowRetryRunner(ShardRunner):
                 )
 
     def _retry(self) -> RowRetry:
-        """Raises LeaseLostError when a later round has begun, StorageError, UnreadableFileError."""
+        """Raises RetryUnknownError where whoever began it died before its settings were written, StorageError."""
+        name = retry_file(self.claim.round)
+        data = self.storage.try_read(name)
+        if data is None:
+            raise RetryUnknownError(job=self.claim.job)
         try:
-            retry = RowRetry.model_validate_json(self.storage.read(RETRY_FILE))
+            return RowRetry.model_validate_json(data)
         except ValidationError as error:
             reason = error.errors(include_url=False)[0]["msg"]
-            raise UnreadableFileError(path=self.storage.root.join(RETRY_FILE), reason=reason) from None
-        if retry.round < self.claim.round:
-            raise RetryUnknownError(job=self.claim.job)
-        if retry.round > self.claim.round:
-            raise LeaseLostError(shard=self.shard.index)
-        return retry
+            raise UnreadableFileError(path=self.storage.root.join(name), reason=reason) from None

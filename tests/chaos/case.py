@@ -35,6 +35,7 @@ CASES = {
     "T17": "random_errors:run",
     "T19": "ledger_model:run",
     "T21": "bad_attempts:run",
+    "T22": "row_retries:run",
     "everything": "redis_losses:run_everything",
 }
 

@@ -38,6 +38,7 @@ class Cell:
         supervisor: Path,
         s3: S3Server | None,
         spells: Mapping[int, str] = {},
+        options: Mapping[str, object] = {},
     ) -> None:
         self.name, self.folder, self.server, self._supervisor = name, folder / name, server, supervisor
         self.folder.mkdir(parents=True)
@@ -46,6 +47,7 @@ class Cell:
         if s3 is not None:
             self.job.output = f"s3://chaos/{name}"
         write_table(self.job.table, ROWS, spells)
+        self._options = options
         self.outcome = Outcome(fault=name, injected=0)
         self._log = self.folder / "log"
 
@@ -69,7 +71,7 @@ class Cell:
         self.job.id = (self.folder / "id").read_text()
 
     def _submit(self) -> None:
-        self.job.submit(SHARD_ROWS)
+        self.job.submit(SHARD_ROWS, **self._options)
         (self.folder / "id").write_text(self.job.id)
 
     def worker(self, prepare: Callable[[], None] = lambda: None, **environment: str) -> Forked:

@@ -60,9 +60,9 @@ class CellBlock:
         if self.s3 is not None:
             self.s3.stop()
 
-    def cell(self, name: str, *, s3: bool = False, spells: dict[int, str] | None = None) -> Cell:
+    def cell(self, name: str, *, s3: bool = False, spells: dict[int, str] | None = None, **options: object) -> Cell:
         supervisor = self.folder / "device" / "supervisor.sock"
-        return Cell(name, self.folder, self.server, supervisor, self.s3 if s3 else None, spells or {})
+        return Cell(name, self.folder, self.server, supervisor, self.s3 if s3 else None, spells or {}, options)
 
     def run(self, drivers: Iterable[Callable[[], None]]) -> list[Outcome]:
         """Every driver makes a cell, works it and saves its outcome; one that breaks is an outcome too."""

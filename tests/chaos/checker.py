@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 _PART = re.compile(r"part-(\d{8})\.parquet")
-_RECORDS = {"_job.json", "_manifest.json", "_SUCCESS", "_history.json", "_report.html", "_retry.json"}
+_RECORDS = {"_job.json", "_manifest.json", "_SUCCESS", "_history.json", "_report.html", "_retries"}
 
 
 @dataclass

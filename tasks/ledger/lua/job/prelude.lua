@@ -9,9 +9,11 @@
 --                                     engines fail on different rows, blames_rows "1" when it was retried after that;
 --                                     shard_ms, prepare_ms, write_ms (sums of committed shards), took:<n> (how many of
 --                                     them took so long); reused_rows, reused_prompt_tokens, reused_output_tokens, as
---                                     PartRecord has them; round (retries of rows so far); of its history: pointed,
+--                                     PartRecord has them; round (retries of rows so far); budget_ms (GPU time
+--                                     it may take), price (of a GPU hour), why ("budget" when it is paused for that),
+--                                     stalled (since when, in ms; "told" behind that once it was); of its history: pointed,
 --                                     kept (last points), step_ms,
---                                     num_workers, active_ms, worker_ms
+--                                     num_workers, active_ms, worker_ms, num_gpus, gpu_ms
 -- pending    <p>{job}:pend    LIST    pending shards, each item "7" or an inclusive range "7-99"
 -- leases     <p>{job}:lease   ZSET    leased shard -> deadline in ms; one without a token rests until then
 -- tokens     <p>{job}:tok     HASH    leased shard -> "fence:worker"
@@ -29,7 +31,8 @@
 -- open_jobs  <p>open          ZSET    running jobs with pending shards, by priority (0 first)
 -- live_jobs  <p>live          SET     jobs that may be unfinished
 -- all_jobs   <p>jobs          ZSET    every job, by creation time in ms
--- outbox     <p>outbox        ZSET    "job state ended-ms url" -> when it is due, in ms
+-- outbox     <p>outbox        ZSET    "job event its-ms url" -> when it is due, in ms
+--            <p>outbox:hook   ZSET    the same for the hooks of operators, which see every job; its last ones
 -- KEYS[19..] <p>{job}:dig:<n> STRING  fixed-width digests of committed parts, where a script needs them
 --
 -- ARGV[1]    job
@@ -37,7 +40,7 @@ local ctl, pending, leases, tokens, done, attempts, failures, progress, past, la
   unpack(KEYS, 1, 14)
 local open_jobs, live_jobs, all_jobs, outbox = unpack(KEYS, 15, 18)
 local FIRST_DIGESTS = 19
-local MAX_EVENTS, MAX_ENDS = 200, 500
+local MAX_EVENTS, MAX_ENDS, MAX_HOOKED = 200, 500, 1000
 local job = ARGV[1]
 
 local function is_held(shard, token)
@@ -78,16 +81,27 @@ local function forget_declined()
   end
 end
 
--- Put the job into a final state and have the URLs of its webhooks told.
+-- Have the URLs of the job's webhooks told of an event, and the hooks of operators.
+local function tell(event)
+  local now = string.format('%.0f', now_ms())
+  local member = job .. ' ' .. event .. ' ' .. now .. ' '
+  for url in string.gmatch(redis.call('HGET', ctl, 'notify') or '', '[^\n]+') do
+    redis.call('ZADD', outbox, now, member .. url)
+  end
+  -- bounded, since there may be no hook
+  redis.call('ZADD', outbox .. ':hook', now, member .. 'hook')
+  redis.call('ZREMRANGEBYRANK', outbox .. ':hook', 0, -MAX_HOOKED - 1)
+end
+
+-- Put the job into a final state and have it told.
 local function end_job(state)
   local now = string.format('%.0f', now_ms())
   -- from here on time passes without workers
-  redis.call('HSET', ctl, 'state', state, 'ended', now, 'num_workers', 0)
+  redis.call('HSET', ctl, 'state', state, 'ended', now, 'num_workers', 0, 'num_gpus', 0)
+  redis.call('HDEL', ctl, 'why', 'stalled')
   redis.call('ZREM', open_jobs, job)
   note(state)
-  for url in string.gmatch(redis.call('HGET', ctl, 'notify') or '', '[^\n]+') do
-    redis.call('ZADD', outbox, now, job .. ' ' .. state .. ' ' .. now .. ' ' .. url)
-  end
+  tell(state)
 end
 
 -- Shards that are neither committed nor failed.

@@ -1,7 +1,7 @@
 -- Renew a lease and note how far its shard is. Returns "OK", "LOST", "CANCEL", "PAUSE" or "FAIL".
--- A pause is meant to free the devices, so running shards are given back; one already written may still be published.
+-- A job whose budget is spent is paused here. A pause is meant to free the devices, so running shards are given back; one already written may still be published.
 --
--- Touches tokens, ctl (state, its history's fields), leases, progress, past, late.
+-- Touches tokens, ctl (state, why, notify, its history's fields), leases, progress, past, late, events, open_jobs, outbox.
 --
 -- ARGV[2] shard   ARGV[3] "fence:worker"   ARGV[4] ttl in ms   ARGV[5] how far, as LeaseProgress has it
 local shard, token, ttl, told = unpack(ARGV, 2, 5)
@@ -21,4 +21,4 @@ redis.call('ZADD', leases, now + ttl, shard)
 redis.call('HSET', progress, shard, told)
 -- the first worker that computes begins what rates are counted over
 take_point(now, is_computing(told) and (redis.call('HGET', ctl, 'num_workers') or '0') == '0')
-return 'OK'
+return pause_if_spent() and 'PAUSE' or 'OK'

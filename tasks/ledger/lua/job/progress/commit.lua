@@ -3,7 +3,7 @@
 -- retry of its error rows, which is to come) or "FENCED".
 --
 -- Touches ctl (its counts, its history's fields), leases, tokens, done, attempts, failures, progress, errors, past,
--- late, ends, redo, digests.
+-- late, ends, redo, events, open_jobs, outbox, digests.
 --
 -- ARGV[2] shard   ARGV[3] "fence:worker"
 -- ARGV[4] "1" when the part was found in storage and verified: it is the truth, whoever holds the lease
@@ -68,4 +68,7 @@ if kinds ~= '{}' then
 end
 local is_last = num_left() == 0
 take_point(now_ms(), is_last)
+if not is_last then
+  pause_if_spent()
+end
 return is_last and 'LAST' or 'COMMITTED'

@@ -87,18 +87,34 @@ local function active_until(now)
   return (noted[3] or 0) + passed, (noted[4] or 0) + passed * num_workers
 end
 
+-- Time of cards that workers kept for the job, the loading of its model included, in ms: up to now.
+local function gpu_ms_until(now)
+  local noted = redis.call('HMGET', ctl, 'pointed', 'num_gpus', 'gpu_ms')
+  local gap, num_gpus = now - (noted[1] or now), tonumber(noted[2] or 0)
+  return (noted[3] or 0) + (gap <= SILENCE_MS and gap or 0) * num_gpus
+end
+
+-- Cards of a worker by the name of its device, such as "cuda:0,1"; a CPU counts as one.
+local function num_cards(worker)
+  local device = redis.call('HGET', string.sub(all_jobs, 1, -5) .. 'worker:' .. worker, 'device') or ''
+  local _, commas = string.gsub(device, ',', '')
+  return commas + 1
+end
+
 local function try_to_take_point(now, must)
   local pointed = redis.call('HGET', ctl, 'pointed')
   if not must and pointed and now - pointed < POINT_MS then
     return
   end
   local sums, holders = running_now()
-  local num_running, num_computing, num_workers = 0, 0, 0
-  for _, mine in pairs(holders) do
+  local num_running, num_computing, num_workers, num_gpus = 0, 0, 0, 0
+  for worker, mine in pairs(holders) do
+    num_gpus = num_gpus + num_cards(worker)
     num_running, num_computing = num_running + mine[1], num_computing + mine[2]
     num_workers = num_workers + (mine[2] > 0 and 1 or 0)
   end
   local active_ms, worker_ms = active_until(now)
+  local gpu_ms = gpu_ms_until(now)
   local counts = redis.call('HMGET', ctl, 'rows_done', 'error_rows', 'prompt_tokens', 'output_tokens', 'prompt_tokens',
     'output_tokens', 'reused_rows', 'reused_prompt_tokens', 'reused_output_tokens')
   local point = {now}
@@ -115,6 +131,7 @@ local function try_to_take_point(now, must)
   for place = 7, 9 do
     table.insert(point, sums[place + 1] + (counts[place] or 0))
   end
+  table.insert(point, gpu_ms)
   for place, value in ipairs(point) do
     point[place] = string.format('%.0f', value)
   end
@@ -131,11 +148,29 @@ local function try_to_take_point(now, must)
       redis.call('HSET', ctl, 'step_ms', 2 * step)
     end
   end
-  redis.call('HSET', ctl, 'pointed', now, 'num_workers', num_workers, 'active_ms', active_ms, 'worker_ms', worker_ms)
+  redis.call('HSET', ctl, 'pointed', now, 'num_workers', num_workers, 'active_ms', active_ms, 'worker_ms', worker_ms,
+    'num_gpus', num_gpus, 'gpu_ms', gpu_ms)
 end
 
 -- Note how far the job is, if it is time to or `must`. What cannot be noted, for a worker's entry is damaged or an
 -- earlier point, must not keep a lease from being renewed or a part from being counted.
 local function take_point(now, must)
   pcall(try_to_take_point, now, must)
+end
+
+local function is_spent()
+  local found = redis.call('HMGET', ctl, 'budget_ms', 'gpu_ms')
+  return found[1] and found[1] ~= '' and (found[2] or 0) + 0 >= found[1] + 0
+end
+
+-- Pause a running job whose budget is spent. Returns whether it was.
+local function pause_if_spent()
+  if redis.call('HGET', ctl, 'state') ~= 'running' or not is_spent() then
+    return false
+  end
+  redis.call('HSET', ctl, 'state', 'paused', 'why', 'budget', 'num_workers', 0, 'num_gpus', 0)
+  redis.call('ZREM', open_jobs, job)
+  note('paused', nil, 'its budget is spent')
+  tell('paused')
+  return true
 end

@@ -1,7 +1,7 @@
--- Put a job into another state. Returns {1 when it is in that state now, the state it was in}, or nil for an
--- unknown job.
+-- Put a job into another state. Returns {1 when it is in that state now, the state it was in}, {0, "spent"} when it may
+-- not go on since its budget is spent, or nil for an unknown job.
 --
--- Touches ctl (state, priority, ended, declined:<kind>, notify: URLs to be told of the end, one a line; its
+-- Touches ctl (state, priority, ended, declined:<kind>, why, stalled, notify: URLs to be told of the end, one a line; its
 -- history's fields), pending,
 -- tokens, progress, past, late, events, open_jobs, live_jobs, outbox.
 --
@@ -20,16 +20,19 @@ if not is_legal then
 end
 
 take_point(now_ms(), true)
+if wanted == 'running' and is_spent() then
+  return {0, 'spent'}
+end
 if wanted ~= 'running' then
   -- what passes from here on is nobody's work
-  redis.call('HSET', ctl, 'num_workers', 0)
+  redis.call('HSET', ctl, 'num_workers', 0, 'num_gpus', 0)
 end
 if is_final then
   end_job(wanted)
 else
   redis.call('HSET', ctl, 'state', wanted)
   note(wanted)
-  redis.call('HDEL', ctl, 'ended')
+  redis.call('HDEL', ctl, 'ended', 'why', 'stalled')
   redis.call('SADD', live_jobs, job)
   forget_declined()
   if wanted ~= 'running' then

@@ -1,6 +1,6 @@
 -- One job's numbers at one moment. Returns nil for an unknown job, else
 -- {now in ms, failed shards, {sums of running shards}, {ctl}, {shard, failure, ...}, {worker, shards it holds, those of
---  them that have their engine, ...}, {ms with a worker that computes, the same times such workers}, an earlier point of
+--  them that have their engine, ...}, {ms with a worker that computes, the same times such workers, ms of cards}, an earlier point of
 --  the history or "", {kind of error, rows, ...}, shards whose error rows are to be computed anew}.
 --
 -- Touches ctl, tokens, failures, progress, late, errors, redo.
@@ -31,4 +31,4 @@ local active_ms, worker_ms = active_until(now)
 local num_late = redis.call('LLEN', late)
 local earlier = num_late > 0 and redis.call('LINDEX', late, math.max(num_late - NUM_RECENT, 0)) or ''
 local kinds = at_most > 0 and redis.call('HGETALL', errors) or {}
-return {now, #shards, sums, fields, listed, held, {active_ms, worker_ms}, earlier, kinds, redis.call('HLEN', redo)}
+return {now, #shards, sums, fields, listed, held, {active_ms, worker_ms, gpu_ms_until(now)}, earlier, kinds, redis.call('HLEN', redo)}
