@@ -108,5 +108,6 @@ def _begin(ledger: Ledger, record: JobRecord, storage: Storage, retry: RowRetry,
 
 def _mark_again(ledger: Ledger, record: JobRecord, storage: Storage) -> None:
     """Write what says that an output is finished, which was deleted after somebody had written it."""
-    if ledger.status(record.job, max_failures=0).state is JobState.DONE:
-        publish_manifest(ledger, record.job, storage)
+    status = ledger.status(record.job)
+    if status.state is JobState.DONE:
+        publish_manifest(ledger, status, storage)

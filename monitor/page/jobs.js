@@ -124,7 +124,7 @@ function jobRow(first) {
       state.update(job.phase.phase);
       progress.update(job);
       text(about, job.damage ? "" : `${job.name ? `${job.job} · ` : ""}${job.task} with ${shortName(job.model)} into ${job.output}`);
-      text(why, ["stalled", "loading", "queued"].includes(job.phase.phase) || job.damage ? job.phase.reason : "");
+      text(why, ["stalled", "loading", "queued", "paused"].includes(job.phase.phase) || job.damage ? job.phase.reason : "");
       text(share, job.damage ? "" : percent(job.progress.fraction));
       text(rows, job.damage ? "" : `${count(job.progress.rows_done)} of ${count(job.rows)} rows`);
       show(progress.node, !job.damage);

@@ -33,9 +33,9 @@ export function sentence(job) {
     case "failed":
       return `Ended after ${took} with ${plural(job.shards_failed, "failed shard")}. ${count(job.rows_done)} of ${count(job.rows)} rows are committed; retry queues the failed shards again.`;
     case "cancelled":
-      return `Cancelled after ${took}. ${count(job.rows_done)} of ${count(job.rows)} rows are committed and stay; resume goes on from there.`;
+      return `Cancelled after ${took}. ${count(job.rows_done)} of ${count(job.rows)} rows are committed and stay; resume goes on from there.${phase.reason ? ` ${capital(phase.reason)}.` : ""}`;
     case "paused":
-      return `Paused at ${percent(progress.fraction)}. No shard is handed out until it is resumed.`;
+      return `Paused at ${percent(progress.fraction)}${phase.reason ? `: ${phase.reason}` : ""}. No shard is handed out until it is resumed.`;
     case "running":
       return phase.reason ? `${capital(phase.reason)}.` : `${capital(timeLeft(job))}, with ${plural(Object.keys(job.workers).length, "worker")}.`;
     default:

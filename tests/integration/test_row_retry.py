@@ -190,6 +190,27 @@ def test_whoever_begins_a_retry_and_dies_leaves_a_job_that_is_finished(step, job
     assert_merged(job, ledger)
 
 
+@pytest.mark.parametrize("step", OF_THE_CLIENT)
+def test_whoever_begins_a_retry_and_sleeps_undoes_no_end(step, job, ledger, config, monkeypatch, client, keys, server):
+    """Its lock ends, others end the job, and it goes on."""
+
+    def sleep(name: str) -> None:
+        if name == step:
+            client.delete(keys.lock(f"finalize:{job.name}"))
+            Reconciler(ledger, server.url, 5.0).reconcile()
+            assert ledger.status(job.name).state is JobState.DONE
+
+    monkeypatch.setattr("parquetry.tasks.row_retry.failpoint", sleep)
+    with pytest.raises(ParquetryError, match="try again"):
+        retry(job, ledger)
+    monkeypatch.setattr("parquetry.tasks.row_retry.failpoint", lambda _: None)
+    assert job.storage.head(SUCCESS_FILE) is not None
+    assert Manifest.model_validate_json(job.storage.read(MANIFEST_FILE)).error_rows == 3
+    assert opened(job, ledger).retry_rows({"prompt.template": WORKS}).round == 2
+    run_all(ledger, config)
+    assert_merged(job, ledger)
+
+
 @pytest.mark.parametrize("step", ["manifest", "success", "attempts", "last"])
 def test_a_finalizer_that_dies_is_followed_by_another(step, job, ledger, config, arm, server):
     retry(job, ledger)
