@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from starlette.requests import Request
 
 from parquetry.monitor.sessions import Attempts, Role, Sessions
-from parquetry.schemas.errors import RetryableError, UnusableEnvironmentError
+from parquetry.schemas.errors import RetryableError, WrongSettingError
 
 COOKIE = "parquetry_session"
 CSRF_HEADER = "x-csrf-token"
 
 
-class TokenRequiredError(UnusableEnvironmentError):
+class TokenRequiredError(WrongSettingError):
     """The dashboard would be reachable from other machines on {host}; set PARQUETRY_DASHBOARD_TOKEN, or bind it to
     127.0.0.1."""
 

@@ -8,11 +8,17 @@ import sys
 from contextlib import suppress
 from typing import NoReturn
 
-from parquetry.cli import main
+NO_TEXTS = """parquetry: Python runs with -OO, which takes away the texts of help and of errors; \
+run it without (PYTHONOPTIMIZE=1 is fine)."""
 
 
 def run() -> NoReturn:
     """Run the command line, and end."""
+    if sys.flags.optimize > 1:
+        sys.stderr.write(NO_TEXTS + "\n")
+        os._exit(2)
+    from parquetry.cli import main
+
     try:
         main()
     except SystemExit as ended:

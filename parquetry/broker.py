@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from parquetry.schemas.errors import UnusableEnvironmentError
+from parquetry.schemas.errors import WrongSettingError
 from parquetry.schemas.settings import settings
 
 if TYPE_CHECKING:
     from parquetry.tasks.ledger.ledger import Ledger
 
 
-class NoBrokerError(UnusableEnvironmentError):
+class NoBrokerError(WrongSettingError):
     """No broker is configured; set PARQUETRY_BROKER_URL (redis://host:6379/0), or use `parquetry run`, which starts
     its own."""
 

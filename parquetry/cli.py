@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -13,6 +14,11 @@ from parquetry.commands import after, convert, jobs, work
 from parquetry.commands import machine as node
 from parquetry.schemas import __version__
 from parquetry.schemas.errors import ExitCode, ParquetryError
+
+#: what the system refuses for want of room, rights or handles
+OF_THE_MACHINE = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO}
+)
 
 app = typer.Typer(
     name="parquetry",
@@ -70,6 +76,10 @@ def _explain(error: Exception) -> ExitCode:
         # whoever read our output has left; the interpreter must not try to flush it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.DONE
+    if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
+        where = error.filename or "what it prints"
+        print(f"parquetry: {where}: {error.strerror}; another try may do once the machine allows it.", file=sys.stderr)
+        return ExitCode.UNUSABLE_ENVIRONMENT
     print(
         f"parquetry: unexpected {type(error).__name__}: {error}; run it again with --debug for the traceback.",
         file=sys.stderr,

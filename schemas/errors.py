@@ -57,6 +57,13 @@ class UnusableEnvironmentError(PermanentError):
     """{reason}"""
 
 
+class WrongSettingError(UnusableEnvironmentError):
+    """{reason}"""
+
+    # another try would end the same way
+    exit_code = ExitCode.BAD_INPUT
+
+
 # Job spec
 
 
@@ -257,11 +264,8 @@ class BrokerNotServingError(BrokerUnreachableError):
     """The broker {url} answers, but does not serve for now: {reason}. Free its memory or disk, or wait."""
 
 
-class BrokerRefusedError(UnusableEnvironmentError):
+class BrokerRefusedError(WrongSettingError):
     """The broker {url} cannot be used: {reason}."""
-
-    # another try would end the same way
-    exit_code = ExitCode.BAD_INPUT
 
 
 class UnknownJobError(BadInputError):

@@ -12,7 +12,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from parquetry.schemas.errors import UnusableEnvironmentError, redact
+from parquetry.schemas.errors import WrongSettingError, redact
 from parquetry.schemas.settings_files import folder_settings, operator_settings
 
 #: progress is told so often where nothing else is set: two hundred shards in flight are fifty beats a second
@@ -20,7 +20,7 @@ PROGRESS_SECONDS = 4.0
 OnnxProvider = Literal["auto", "cpu", "cuda", "tensorrt", "migraphx", "rocm"]
 
 
-class SettingError(UnusableEnvironmentError):
+class SettingError(WrongSettingError):
     """The setting PARQUETRY_{key} is {value}: {reason}."""
 
 

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from parquetry.schemas.errors import UnusableEnvironmentError
+from parquetry.schemas.errors import WrongSettingError
 
 FOLDER_FILE = Path("parquetry.toml")
 #: settings that `parquetry.toml` of a working folder may have: how fast and how patient, never what is allowed
@@ -25,7 +25,7 @@ OF_FOLDER = frozenset(
 _OTHERS_MAY_WRITE = 0o022
 
 
-class SettingsFileError(UnusableEnvironmentError):
+class SettingsFileError(WrongSettingError):
     """The settings file {path} cannot be used: {reason}."""
 
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal, get_args
 
-from parquetry.schemas.errors import RetryableError, UnusableEnvironmentError
+from parquetry.schemas.errors import RetryableError, WrongSettingError
 from parquetry.schemas.settings import settings
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ class FailpointError(RetryableError):
     """The failpoint {name} was set to raise."""
 
 
-class FailpointSyntaxError(UnusableEnvironmentError):
+class FailpointSyntaxError(WrongSettingError):
     """PARQUETRY_FAILPOINTS has {text!r}; write it as name:kill, name:stop or name:raise, with :N to strike N times."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ BEAT_SECONDS = 1.0
 LOG_LINES = 15
 #: what a draining worker may take beyond its own drain time
 STOP_MARGIN_SECONDS = 15.0
+
+
+class StateFolderError(UnusableEnvironmentError):
+    """The folder {path} of our state cannot be written ({reason}); name another one with PARQUETRY_STATE_DIR."""
 
 
 class WorkerDiedError(UnusableEnvironmentError):
@@ -60,7 +65,7 @@ class LocalWorker:
         self._rows_at_death = 0
 
     def __enter__(self) -> Self:
-        self._log.parent.mkdir(parents=True, exist_ok=True)
+        make_state_folder(self._log.parent)
         prune(self._log.parent)
         self.process = self._start("wb")
         return self
@@ -86,6 +91,16 @@ class LocalWorker:
         environment = {"PARQUETRY_BROKER_URL": self._command.url, "PARQUETRY_BEAT_SECONDS": str(_beat_seconds())}
         with self._log.open(mode) as sink:
             return child.start(self._command.arguments(), sink, **environment)
+
+
+def make_state_folder(folder: Path) -> None:
+    """Raises StateFolderError where it cannot be made, or nothing can be written to it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise StateFolderError(path=folder, reason=error.strerror) from None
 
 
 def _beat_seconds() -> float:

@@ -48,6 +48,17 @@ class Repair(Verbs):
         """The leases a worker holds."""
         return [claim for entry in self.census() for claim in self._held(entry.job, worker)]
 
+    def rows_of(self, worker: str) -> int:
+        """Rows that a worker has finished: of the shards that it has committed, and of those that it runs."""
+        with translated(self.url):
+            committed = cast("str | None", self._client.hget(self._keys.worker(worker), "rows"))
+        return int(committed or 0) + sum(self._running_rows(claim) for claim in self.holdings(worker))
+
+    def _running_rows(self, claim: Claim) -> int:
+        with translated(self.url):
+            told = cast("str | None", self._client.hget(self._keys.of_job(claim.job, "run"), str(claim.shard)))
+        return int((told or "0").partition(":")[0])
+
     def _held(self, job: str, worker: str) -> list[Claim]:
         with translated(self.url):
             tokens = cast("dict[str, str]", self._client.hgetall(self._keys.of_job(job, "tok")))

@@ -12,6 +12,7 @@ import sys
 import warnings
 from pathlib import Path
 
+from celery.apps import worker as celery_worker
 from celery.exceptions import SecurityWarning
 from celery.signals import setup_logging, worker_process_init
 
@@ -27,6 +28,12 @@ from parquetry.workers.process.leash import die_with_parent
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(processName)s %(name)s: %(message)s"
 
+#: say of every permit, and of a start and an end, what our own lines tell better
+CHATTY = (
+    *("celery.worker.strategy", "celery.app.trace"),
+    *("celery.worker.consumer.connection", "celery.apps.worker"),
+)
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve permits until SIGTERM, then end with the shards that run."""
@@ -39,11 +46,16 @@ def main(arguments: list[str] | None = None) -> int:
     # before Celery says its first word, which may be a warning of several lines
     log_to(sys.stderr, LOG_FORMAT)
     _prepare_children(os.getpid(), options.niceness)
+    celery_worker.safe_say = _silence
     use_permit_transport()
     app = make_app(config.url, config.env, config.queues)
     app.set_current()
     app.worker_main(_worker_arguments(config))
     return 0
+
+
+def _silence(*_: object) -> None:
+    """In place of what Celery prints past every log, which may be one of JSON lines."""
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -82,8 +94,7 @@ def _prepare_children(pid: int, niceness: int) -> None:
     @setup_logging.connect(weak=False)
     def leave_the_log_alone(**_: object) -> None:
         hold_back_repetitions()
-        # a line for every permit received and served says nothing that our own lines do not
-        for chatty in ("celery.worker.strategy", "celery.app.trace"):
+        for chatty in CHATTY:
             logging.getLogger(chatty).setLevel(logging.WARNING)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from parquetry.schemas.errors import UnusableEnvironmentError
+from parquetry.schemas.errors import WrongSettingError
 from parquetry.workers.gpus import visible_gpus
 
 
-class GpusPerEngineError(UnusableEnvironmentError):
+class GpusPerEngineError(WrongSettingError):
     """{gpus} GPUs cannot be shared out in device groups of {size}; change --gpus or --gpus-per-engine."""
 
 

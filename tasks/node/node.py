@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from parquetry.schemas import __version__
 from parquetry.schemas.errors import BrokerRefusedError, BrokerUnreachableError, ExitCode
 from parquetry.schemas.log_lines import log_to
 from parquetry.schemas.settings import settings
@@ -24,6 +25,7 @@ from parquetry.tasks.node.device_worker import DeviceWorker
 from parquetry.tasks.node.devices import devices
 from parquetry.tasks.node.repeated_lines import hold_back_repetitions
 from parquetry.tasks.node.stop_signal import StopSignal
+from parquetry.tasks.node.work_line import WorkLine
 from parquetry.tasks.reconciler import Reconciler
 from parquetry.workers.process.owned_folder import NODE_PREFIX, owned_folder
 
@@ -65,11 +67,21 @@ def run_node(options: NodeOptions, chores: Sequence[Chore] = ()) -> int:
         if client is None:
             return ExitCode.DONE
         ledger = Ledger(client, settings().env)
-        for sentence in ledger.durability_warnings():
-            log.warning("%s", sentence)
         workers = [_device_worker(options, device, folder / str(i)) for i, device in enumerate(names)]
+        _greet(options, ledger, workers)
         Node(ledger, options, workers, stop, chores).run()
     return ExitCode.DONE
+
+
+def _greet(options: NodeOptions, ledger: Ledger, workers: Sequence[DeviceWorker]) -> None:
+    """All that is worth knowing of a start, in one piece."""
+    log.info(
+        "parquetry %s serving %s: queue %s of %s, environment %s, %d shards in flight each, %g s to drain",
+        *(__version__, ", ".join(worker.device for worker in workers), ",".join(options.queues), ledger.url),
+        *(ledger.env, options.shards_in_flight, settings().drain_seconds),
+    )
+    for sentence in ledger.durability_warnings():
+        log.warning("%s", sentence)
 
 
 def _device_worker(options: NodeOptions, device: str, folder: Path) -> DeviceWorker:
@@ -100,6 +112,7 @@ class Node:
         self._stop = stop
         self._reconciler = Reconciler(ledger, options.broker_url, settings().reconcile_seconds)
         self._messenger = Messenger(ledger, settings().reconcile_seconds, chores)
+        self._work_line = WorkLine([worker.name for worker in workers])
         self._announced = float("-inf")
 
     def run(self) -> None:
@@ -112,7 +125,6 @@ class Node:
             stack.callback(self._reconciler.stop)
             self._messenger.start()
             stack.callback(self._messenger.stop)
-            log.info("serving %s", ", ".join(worker.device for worker in self._workers))
             self._watch()
             self._drain()
 
@@ -131,6 +143,7 @@ class Node:
             if worker.is_alive or worker.is_drained:
                 worker.announce(self._ledger)
                 worker.watch(self._ledger)
+        self._work_line.tell_if_due(self._ledger)
 
     def _drain(self) -> None:
         """Take no more permits, give running shards their time, then give back what is left."""

@@ -4,7 +4,7 @@
 -- KEYS[2] <p>worker:<id>   HASH  host, device, queue, shards_in_flight, offers (one a line behind an empty one), kind (workers
 --                                that are alike), reads (version of records);
 --                                engine, state, device_use (JSON, may be empty);
---                                of claim.lua: model, model_key, asked;
+--                                of claim.lua: model, model_key, asked; of commit.lua: rows;
 --                                of drain.lua: drained
 --
 -- ARGV[1] worker   ARGV[2] ms after which a silent worker is forgotten   ARGV[3..] field and value in turn

@@ -1,3 +1,5 @@
+import errno
+import subprocess
 import sys
 
 import pytest
@@ -57,8 +59,8 @@ def test_misuse_is_bad_input(monkeypatch, arguments):
     assert run_cli(monkeypatch, *arguments) == 2
 
 
-def test_no_broker_is_an_unusable_environment(monkeypatch, capsys):
-    assert run_cli(monkeypatch, "jobs") == 3
+def test_no_broker_is_what_no_retry_cures(monkeypatch, capsys):
+    assert run_cli(monkeypatch, "jobs") == 2
     assert "PARQUETRY_BROKER_URL" in capsys.readouterr().err
 
 
@@ -67,6 +69,8 @@ def test_no_broker_is_an_unusable_environment(monkeypatch, capsys):
     [
         (UnknownJobError(job="x", suggestion=""), 2),
         (BrokerUnreachableError(url="redis://h", reason="refused"), BrokerUnreachableError.exit_code),
+        (OSError(errno.ENOSPC, "No space left on device"), 3),
+        (OSError(errno.EROFS, "Read-only file system", "/state/x"), 3),
         (RuntimeError("surprise"), 3),
     ],
 )
@@ -77,6 +81,7 @@ def test_every_error_has_one_exit_code_and_one_line(monkeypatch, capsys, error, 
     assert printed.out == ""
     assert printed.err.count("\n") == 1
     assert "Traceback" not in printed.err
+    assert ("unexpected" in printed.err) is isinstance(error, RuntimeError)
 
 
 def test_debug_raises_wherever_it_stands(monkeypatch):
@@ -100,3 +105,9 @@ def test_an_unusable_gpu_list_is_bad_input(monkeypatch, capsys, value):
 
 def test_gpu_lists():
     assert (parse_gpus(None), parse_gpus("none"), parse_gpus("0, 1")) == (None, (), ("0", "1"))
+
+
+def test_an_interpreter_that_takes_the_texts_away_is_refused_in_a_sentence():
+    ended = subprocess.run([sys.executable, "-OO", "-m", "parquetry", "jobs"], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert "-OO" in ended.stderr

@@ -1,10 +1,18 @@
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from parquetry.local import worker as module
-from parquetry.local.worker import MAX_DEATHS, LocalWorker, WorkerCommand, WorkerDiedError
+from parquetry.local.worker import (
+    MAX_DEATHS,
+    LocalWorker,
+    StateFolderError,
+    WorkerCommand,
+    WorkerDiedError,
+    make_state_folder,
+)
 from parquetry.workers.process import start as child
 
 
@@ -90,3 +98,12 @@ def test_an_idle_process_is_not_waited_for(tmp_path):
 
 def test_the_tail_of_no_file_is_empty(tmp_path):
     assert child.tail(tmp_path / "none", 3) == ""
+
+
+def test_a_state_folder_that_cannot_be_written_is_told_with_what_to_do(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    for folder in (Path("/proc/none"), file / "logs"):
+        with pytest.raises(StateFolderError, match="PARQUETRY_STATE_DIR") as caught:
+            make_state_folder(folder)
+        assert caught.value.exit_code == 3

@@ -3,7 +3,7 @@
 -- retry of its error rows, which is to come) or "FENCED".
 --
 -- Touches ctl (its counts, its history's fields), leases, tokens, done, attempts, failures, progress, errors, past,
--- late, ends, redo, events, open_jobs, outbox, digests.
+-- late, ends, redo, events, open_jobs, outbox, digests; <p>worker:<id> (rows).
 --
 -- ARGV[2] shard   ARGV[3] "fence:worker"
 -- ARGV[4] "1" when the part was found in storage and verified: it is the truth, whoever holds the lease
@@ -36,6 +36,10 @@ end
 local holder = redis.call('HGET', tokens, shard) or ':'
 pcall(add_line, ends, MAX_ENDS, shard, holder, shard_ms, rows, error_rows)
 redis.call('SETBIT', done, shard, 1)
+local worker = string.sub(all_jobs, 1, -5) .. 'worker:' .. (string.match(token, ':(.*)$') or '')
+if redis.call('EXISTS', worker) == 1 then
+  redis.call('HINCRBY', worker, 'rows', rows)
+end
 end_lease(shard)
 redis.call('HDEL', attempts, shard)
 redis.call('HDEL', failures, shard)
