@@ -1,6 +1,7 @@
 """The compose file: services, health checks, volumes and what keeps a fleet safe."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -46,7 +47,22 @@ def test_our_services_wait_for_redis_and_share_storage(name):
     service = SERVICES[name]
     assert service["depends_on"]["redis"]["condition"] == "service_healthy"
     assert "./data:/data" in service["volumes"]
-    assert service["environment"]["PARQUETRY_BROKER_URL"].startswith("redis://redis:")
+    assert service["environment"]["PARQUETRY_BROKER_URL"].startswith("redis://:${PARQUETRY_REDIS_PASSWORD:?")
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_every_service_has_an_init_and_a_limit_of_memory(name):
+    assert SERVICES[name]["init"] is True
+    assert SERVICES[name]["mem_limit"]
+
+
+def test_redis_asks_for_the_password_that_the_others_have():
+    command = SERVICES["redis"]["command"]
+    password = command[command.index("--requirepass") + 1]
+    assert (
+        password.startswith("${PARQUETRY_REDIS_PASSWORD:?")
+        and password in SERVICES["worker-cpu"]["environment"]["PARQUETRY_BROKER_URL"]
+    )
 
 
 def test_every_named_volume_is_declared():
@@ -90,10 +106,14 @@ def test_what_the_dockerfile_copies_is_enough_to_build_the_package(tmp_path):
     assert [name for name in names if name.endswith("/LICENSE")]
 
 
-def test_celery_is_given_a_module_that_exists():
+def test_celery_is_given_an_app():
     apps = [re.findall(r"celery -A (\S+)", " ".join(service.get("command", []))) for service in SERVICES.values()]
     (module,) = [name for names in apps for name in names]
-    assert (ROOT.joinpath(*module.split(".")[1:]).with_suffix(".py")).exists()
+    command = [sys.executable, "-m", "celery", "-A", module, "report"]
+    environment = {**os.environ, "PARQUETRY_BROKER_URL": "redis://127.0.0.1:1/0"}
+    ended = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+    assert "transport:redis" in ended.stdout
 
 
 def test_drain_fits_the_grace_period():
