@@ -50,12 +50,16 @@ def test_the_locks_hold_what_the_tests_passed_with(image):
     assert {name: version for name, version in locked.items() if tested.get(name, version) != version} == {}
 
 
+#: of the overlay: the broker, and what it leaves out
+OTHERS = ("redis", "flower")
+
+
 def test_the_overlay_with_tls_fits_the_compose_file():
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     overlay = yaml.safe_load((ROOT / "deploy/redis/compose.tls.yml").read_text())["services"]
     assert set(overlay) <= set(services)
     assert overlay["redis"]["command"][:7] == services["redis"]["command"][:7]
-    urls = [service["environment"]["PARQUETRY_BROKER_URL"] for name, service in overlay.items() if name != "redis"]
+    urls = [service["environment"]["PARQUETRY_BROKER_URL"] for name, service in overlay.items() if name not in OTHERS]
     assert all(url.startswith("rediss://") for url in urls)
     users = set(re.findall(r"^user (\w+)", (ROOT / "deploy/redis/users.acl").read_text(), re.MULTILINE))
     assert {url.removeprefix("rediss://").partition(":")[0] for url in urls} <= users
