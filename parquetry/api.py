@@ -58,7 +58,7 @@ def submit(spec: SpecLike, *, broker_url: str | None = None) -> Job:
     made = register(as_spec(spec), ledger, broker_url=broker_url)
     if not made.created:
         ledger.raise_budget(made.job, as_spec(spec).budget)
-    return Job(made.job, made.record.spec.output.path, ledger, is_new=made.created)
+    return Job(made.job, made.record.spec.output.path, ledger, is_new=made.created, rows_added=made.rows_added)
 
 
 def run(spec: SpecLike, *, workers: int | None = None, show: bool = False) -> Job:
@@ -138,6 +138,8 @@ class Job:
     finished: FinishedRun | None = None
     #: False where `submit` found this very job in the output
     is_new: bool = False
+    #: rows by which `submit` has extended the job in the output
+    rows_added: int = 0
 
     @classmethod
     def open(cls, job: str, *, broker_url: str | None = None) -> Job:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from parquetry.producers.output_folder import find_record
 from parquetry.producers.source import Source
-from parquetry.schemas.errors import OutputTakenError
 from parquetry.schemas.job import JobSpec, ModelSpec
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import JobRecord, job_id
@@ -31,12 +29,9 @@ class Draft:
         spec = located(spec)
         return cls(spec, job_id(spec), open_storage(Location.parse(spec.output.path)))
 
-    def read_record(self) -> JobRecord | None:
-        """This job's record in its output, None when the output is nobody's. Raises OutputTakenError."""
-        record = find_record(self.output)
-        if record is not None and record.job != self.job:
-            raise OutputTakenError(path=self.output.root, job=record.job)
-        return record
+    def is_of(self, record: JobRecord) -> bool:
+        """Whether the record is of this very job; its id may be another, if it took over the output of a third."""
+        return record.spec.fingerprint == self.spec.fingerprint
 
 
 def located(spec: JobSpec) -> JobSpec:

@@ -15,20 +15,18 @@ from parquetry.schemas.job import JobSpec
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import ATTEMPTS_FOLDER, JOB_FILE, REPORT_FILE, JobRecord
 from parquetry.schemas.storage.storage import Storage
+from parquetry.tasks.standing_record import Standing, read_standing
 
 _MAX_NAMED = 3
 
 
-def find_record(storage: Storage) -> JobRecord | None:
+def find_standing(storage: Storage) -> Standing | None:
     """The job that the folder belongs to, None without a `_job.json`.
 
     Raises OutputTakenError if unreadable, RecordChangedError if somebody has edited it.
     """
-    data = storage.try_read(JOB_FILE)
-    if data is None:
-        return None
     try:
-        return JobRecord.parse(data, storage.root.join(JOB_FILE))
+        return read_standing(storage)
     except (UnreadableFileError, NewerRecordError) as error:
         raise OutputTakenError(path=storage.root, job=str(error).rstrip(".")) from None
 

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from parquetry.producers.sampled_prompts import SampledPrompts, read_sampled_prompts
-from parquetry.producers.submission import prepare_with_notes
+from parquetry.producers.submission import foresee
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.manifest import JobRecord
 from parquetry.tasks.ledger.job_entry import queue_of
@@ -61,6 +61,8 @@ class Plan(BaseModel):
     engine: str
     #: sentences on which of the model's own defaults for generation the job takes over, and which not
     model_defaults: tuple[str, ...] = ()
+    #: what would become of another job's output that lies there; "" where there is none
+    existing_output: str = ""
     #: sentences on what the job's choices cost
     warnings: tuple[str, ...] = ()
 
@@ -71,11 +73,11 @@ def plan(spec: JobSpec, *, max_sampled_rows: int = MAX_SAMPLED_ROWS, device_byte
     `device_bytes` is the memory of the device to plan for, by default that of this machine's smallest GPU. Raises what
     `submission.prepare` raises.
     """
-    prepared = prepare_with_notes(spec)
-    record = prepared.record
+    prospect = foresee(spec)
+    record = prospect.prepared.record
     checkpoint = Checkpoint.resolve(record.spec.model)
     sampled = read_sampled_prompts(record, checkpoint, max_sampled_rows)
-    warnings = (*_warnings(record.spec), *(f"input {note}" for note in prepared.notes))
+    warnings = (*_warnings(record.spec), *(f"input {note}" for note in prospect.prepared.notes))
     if device_bytes is None:
         try:
             device_bytes = smallest_gpu_bytes()
@@ -88,6 +90,7 @@ def plan(spec: JobSpec, *, max_sampled_rows: int = MAX_SAMPLED_ROWS, device_byte
         context_window=checkpoint.context_window,
         engine=_engine(record.spec, checkpoint),
         model_defaults=_model_defaults(record.spec, checkpoint),
+        existing_output=prospect.existing,
         warnings=warnings,
     )
 

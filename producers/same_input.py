@@ -12,18 +12,24 @@ from parquetry.schemas.shard import InputFile
 
 
 def require_same_input(record: JobRecord) -> None:
-    """Raise InputReplacedError when files were added, removed or changed; those behind `input.limit` do not matter."""
+    """Raise InputReplacedError when files were added, removed or changed, see `input_difference`."""
+    if difference := input_difference(record):
+        raise InputReplacedError(job=record.job, path=record.spec.output.path, difference=difference)
+
+
+def input_difference(record: JobRecord) -> str:
+    """The first file that was added, removed or changed, and how; "" where none was, but behind `input.limit`."""
     found = [file for file in find_files(record.spec.input.path).files if not file.is_blank]
     cut = record.shard_plan.files
     if record.spec.input.limit is not None:
         found = found[: len(cut)]
-    if difference := _difference(cut, found):
-        raise InputReplacedError(job=record.job, path=record.spec.output.path, difference=difference)
+    return _difference(cut, found)
 
 
 def _difference(cut: Sequence[InputFile], found: Sequence[FoundFile]) -> str:
-    """The first file that differs and how, empty when none does. Both are in the order of their paths."""
-    for old, new in zip_longest(cut, found):
+    """The first file that differs and how, empty when none does. `found` is in the order of their paths."""
+    # files that an extension added follow those that were there
+    for old, new in zip_longest(sorted(cut, key=lambda file: file.path), found):
         if new is None or (old is not None and old.path < new.path):
             return f"{old.path} is gone"
         if old is None or new.path < old.path:

@@ -26,8 +26,10 @@ _MIN_ROWS = {"generate": 64, "classify": 512, "score": 512, "embed": 512}
 _MAX_ROWS = 100_000
 
 
-def cut(row_group_rows: Sequence[Sequence[int]], rows_per_shard: int, limit: int | None = None) -> tuple[int, ...]:
-    """Bounds of the shards: ascending, first 0, last the number of rows (at most `limit`).
+def cut(
+    row_group_rows: Sequence[Sequence[int]], rows_per_shard: int, limit: int | None = None, *, start: int = 0
+) -> tuple[int, ...]:
+    """Bounds of the shards from row `start` on: ascending, the last one the number of rows (at most `limit`).
 
     A shard has `rows_per_shard` rows, or up to a quarter more or less where that makes it end with a row group, so
     that fewer row groups are read twice. The last shard may be shorter still.
@@ -36,7 +38,7 @@ def cut(row_group_rows: Sequence[Sequence[int]], rows_per_shard: int, limit: int
     total = ends[-1] if ends else 0
     total = total if limit is None else min(total, limit)
     ends = [*ends[: bisect_left(ends, total)], total]
-    bounds = [0]
+    bounds = [start]
     while bounds[-1] < total:
         bounds.append(_next_bound(ends, bounds[-1], rows_per_shard))
     return tuple(bounds)

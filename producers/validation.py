@@ -40,7 +40,7 @@ from parquetry.workers.preparation.template import Template
 from parquetry.workers.preparation.texts import embedding_prompt
 from parquetry.workers.reading.text_rows import is_text
 from parquetry.workers.reading.widening import is_list
-from parquetry.workers.shards.reader import kept_columns, used_columns
+from parquetry.workers.shards.reader import kept_columns, read_columns, used_columns
 
 ENCODER_BACKENDS = ("onnxruntime", "optimum")
 
@@ -52,6 +52,13 @@ class CheckedJob:
     spec: JobSpec
     table: InputTable
     checkpoint: Checkpoint
+
+    @property
+    def read_schema(self) -> pa.Schema:
+        """The columns that shards are read with, those the output keeps first."""
+        schema = self.table.schema
+        names = read_columns(self.spec, schema.names)
+        return pa.schema([schema.field(name) for name in names], metadata=schema.metadata)
 
 
 def validate(spec: JobSpec) -> CheckedJob:

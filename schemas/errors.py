@@ -128,6 +128,22 @@ class NewerRecordError(UnusableEnvironmentError):
     here, or leave the job to newer workers."""
 
 
+class OtherJobHereError(OutputTakenError):
+    """The output {path} belongs to another job ({job}), which differs in {differences}. Three ways on: another
+    output.path; output.on_existing=overwrite, which removes what is there once the new job is found to be sound;
+    output.on_existing=extend, which {extending}."""
+
+
+class JobStillRunsError(BadInputError):
+    """The output {path} belongs to job {job}, which is {state}: it is not changed under the hands of its workers.
+    Wait for its end, or stop it ({remedy}), and submit again."""
+
+
+class CannotExtendError(BadInputError):
+    """Job {job} in {path} cannot be extended: {reason}. The rows that are there would not be those of the new spec;
+    choose another output.path, or set output.on_existing to overwrite."""
+
+
 class OutputNotEmptyError(BadInputError):
     """The output {path} holds files that no job wrote ({files}); choose an empty or a new folder."""
 
@@ -137,7 +153,8 @@ class OutputInsideInputError(BadInputError):
 
 
 class InputReplacedError(BadInputError):
-    """The input is not what job {job} in {path} was submitted with: {difference}. Choose a new output folder for it."""
+    """The input is not what job {job} in {path} was submitted with: {difference}. Choose a new output folder for it, or
+    set output.on_existing: extend computes the rows of new files, overwrite begins anew."""
 
 
 class InputChangedError(PermanentError):

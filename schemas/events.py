@@ -10,7 +10,7 @@ class JobEvent(NamedTuple):
 
     #: since the Unix epoch, on the clock of Redis
     at_ms: int
-    #: registered, running, paused, cancelled, done, failed, retried; of a shard lost, failed-shard, reopened
+    #: registered, extended, running, paused, cancelled, done, failed, retried; of a shard lost, failed-shard, reopened
     kind: str
     #: None for the job itself
     shard: int | None

@@ -31,6 +31,8 @@ OF_GENERATE = {
         "stop_token_ids", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "skip_special_tokens"
     ),
 }  # fmt: skip
+#: keys that say how a job is submitted and told of; its rows do not depend on them
+FREE_KEYS = ("name", "priority", "budget", "notify", "output.on_existing")
 _WITH_USER = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/]*@")
 _WEB_ADDRESS = re.compile(r"https?://[^\s/?#@]+(:\d+)?([/?#]\S*)?")
 
@@ -52,6 +54,9 @@ class OutputSpec(Section):
 
     path: str
     keep: list[str] | None = None
+    #: what to do where another job's output lies there: refuse; overwrite removes it; extend keeps its rows and
+    #: computes those that a larger limit or new input files add
+    on_existing: Literal["refuse", "overwrite", "extend"] = "refuse"
 
 
 class ModelSpec(Section):
@@ -213,11 +218,14 @@ class JobSpec(Section):
 
     @property
     def fingerprint(self) -> str:
-        """Hex digest of what determines the output; name, priority, budget and notify are left out.
+        """Hex digest of what determines the output; FREE_KEYS are left out.
 
         So are keys at their defaults: a version that knows one key more gives the same job the same digest.
         """
-        data = self.model_dump(mode="json", exclude={"name", "priority", "budget", "notify"}, exclude_defaults=True)
+        data = self.model_dump(mode="json", exclude_defaults=True)
+        for key in FREE_KEYS:
+            section, _, name = key.rpartition(".")
+            (data[section] if section else data).pop(name, None)
         text = json.dumps(data, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -35,13 +35,19 @@ class JobRecord(BaseModel):
     shard_plan: ShardPlan = Field(alias="plan")
     #: the input columns that shards are read with, the same for every file; see `columns.schema_text`
     input_schema: str = ""
+    #: the job whose output lay here before, while its files are being removed: nothing of this job runs until then
+    replaces: str = ""
+    #: of an id that was not made of the spec alone, since the job was extended or took over an output: tells an edit
+    spec_digest: str = ""
+    #: digests of the records that it had before it was extended, whose claims are still good
+    grown_from: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, data: bytes, path: object) -> JobRecord:
         """The record that lies at `path`.
 
         Raises NewerRecordError, UnreadableFileError, and RecordChangedError when its spec is not the one that its id
-        was made of.
+        or its `spec_digest` was made of.
         """
         try:
             record = cls.model_validate_json(data)
@@ -49,7 +55,7 @@ class JobRecord(BaseModel):
             raise _problem(error, path) from None
         if record.version > FORMAT_VERSION:
             raise NewerRecordError(path=path, version=f"version {record.version}", known=FORMAT_VERSION)
-        if record.job != job_id(record.spec):
+        if record.job != job_id(record.spec) and record.spec_digest != _spec_digest(record):
             raise RecordChangedError(job=record.job, path=path)
         return record
 
@@ -63,6 +69,14 @@ class JobRecord(BaseModel):
         text = self.model_dump_json(exclude={"version": True, "spec": spec}, exclude_defaults=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
+    def signed(self) -> JobRecord:
+        """The same with the `spec_digest` it needs where its id is not made of its spec alone."""
+        return self.model_copy(update={"spec_digest": _spec_digest(self) if self.job != job_id(self.spec) else ""})
+
+    def continues(self, digest: str) -> bool:
+        """Whether it is the record of this digest, or what that one has become by being extended."""
+        return digest == self.digest or digest in self.grown_from
+
     def stored(self) -> bytes:
         """What is written to the output: all but the addresses of webhooks, whose paths may be tokens."""
         return self.told_to([]).model_dump_json(indent=1).encode()
@@ -72,9 +86,18 @@ class JobRecord(BaseModel):
         return self.model_copy(update={"spec": self.spec.model_copy(update={"notify": list(notify)})})
 
 
-def job_id(spec: JobSpec) -> str:
-    """`<task>-<12 hex digits>` of what determines the output and where it goes. `spec` must have absolute locations."""
-    digest = hashlib.sha256(f"{spec.fingerprint}\n{spec.output.path}".encode()).hexdigest()
+def _spec_digest(record: JobRecord) -> str:
+    return hashlib.sha256(f"{record.job}\n{job_id(record.spec)}".encode()).hexdigest()
+
+
+def job_id(spec: JobSpec, *, replaced: str = "") -> str:
+    """`<task>-<12 hex digits>` of what determines the output and where it goes. `spec` must have absolute locations.
+
+    A job that takes over the output of the job `replaced` has another id than it would have in an empty folder: parts
+    of all that ever lay there can be told apart.
+    """
+    text = f"{spec.fingerprint}\n{spec.output.path}" + (f"\n{replaced}" if replaced else "")
+    digest = hashlib.sha256(text.encode()).hexdigest()
     return f"{spec.task}-{digest[:12]}"
 
 
@@ -153,3 +176,7 @@ class Manifest(BaseModel):
     rows: int
     error_rows: int
     parts: tuple[PartRecord, ...]
+
+    def covers(self, record: JobRecord) -> bool:
+        """Whether it lists every part of the job, and not those alone that there were before it was extended."""
+        return self.job == record.job and len(self.parts) == record.shard_plan.num_shards

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
-from parquetry.schemas.errors import PartInvalidError, RecordChangedError
+from parquetry.schemas.errors import IllegalTransitionError, PartInvalidError, RecordChangedError
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import MANIFEST_FILE, SUCCESS_FILE, JobRecord, Manifest, PartRecord
 from parquetry.schemas.shard import part_name
@@ -13,6 +13,7 @@ from parquetry.schemas.states import JobState
 from parquetry.schemas.status import JobStatus
 from parquetry.schemas.storage.opening import open_storage
 from parquetry.schemas.storage.storage import Entry, Storage
+from parquetry.tasks.extension import grow, withdraw_end
 from parquetry.tasks.failpoints import failpoint
 from parquetry.tasks.job_record import read_record
 from parquetry.tasks.kept_history import keep_history
@@ -59,22 +60,38 @@ def _end(ledger: Ledger, status: JobStatus) -> None:
         ledger.set_state(status.job, JobState.FAILED)
         log.error("job %s ended with %d failed shards", status.job, status.shards_failed)
     elif publish_manifest(ledger, status, open_storage(Location.parse(status.output))):
-        ledger.set_state(status.job, JobState.DONE)
-        ledger.forget(status.job)
-        log.info("job %s is done: %d rows", status.job, status.rows_done)
+        _done(ledger, status)
+
+
+def _done(ledger: Ledger, status: JobStatus) -> None:
+    try:
+        ledger.set_state(status.job, JobState.DONE, num_shards=status.shards)
+    except IllegalTransitionError:
+        # it was extended while this process slept past its lock
+        storage = open_storage(Location.parse(status.output))
+        withdraw_end(storage, read_record(storage, status.job))
+        raise
+    ledger.forget(status.job)
+    log.info("job %s is done: %d rows", status.job, status.rows_done)
 
 
 def publish_manifest(ledger: Ledger, status: JobStatus, storage: Storage) -> bool:
-    """Write manifest, report and `_SUCCESS`, and remove attempts; False when a part has vanished and was queued."""
+    """Write manifest, report and `_SUCCESS`, and remove attempts.
+
+    False when shards were queued instead: a part has vanished, or whoever extended the job did not get to it.
+    """
     record = read_record(storage, status.job, ledger.record_digest(status.job))
+    if grow(ledger, record, storage):
+        return False
     entries = {entry.path: entry for entry in storage.list("part-")}
     if missing := [shard for shard in range(record.shard_plan.num_shards) if part_name(shard) not in entries]:
         _reopen(ledger, record, missing)
         return False
     failpoint("manifest")
     manifest = _manifest(ledger, record, storage, entries)
-    if not storage.put_if_absent(MANIFEST_FILE, manifest.model_dump_json(indent=1).encode()):
-        _require_same(storage, manifest)
+    data = manifest.model_dump_json(indent=1).encode()
+    if not storage.put_if_absent(MANIFEST_FILE, data) and not _is_listed(storage, manifest):
+        storage.put(MANIFEST_FILE, data)
     try_to_publish(ledger, status, JobState.DONE)
     failpoint("success")
     storage.put_if_absent(SUCCESS_FILE, b"")
@@ -131,8 +148,13 @@ def _part(digest: Digest, entry: Entry, shard: int, rows: int) -> PartRecord:
     )
 
 
-def _require_same(storage: Storage, manifest: Manifest) -> None:
-    """Raise PartInvalidError when the manifest that is there already lists other parts."""
-    there = Manifest.model_validate_json(storage.read(MANIFEST_FILE))
-    if [part.sha256 for part in there.parts] != [part.sha256 for part in manifest.parts]:
+def _is_listed(storage: Storage, manifest: Manifest) -> bool:
+    """Whether the manifest that is there lists the same parts; False where it is of before the job was extended.
+
+    Raises PartInvalidError when it lists others.
+    """
+    there = [part.sha256 for part in Manifest.model_validate_json(storage.read(MANIFEST_FILE)).parts]
+    ours = [part.sha256 for part in manifest.parts]
+    if there != ours[: len(there)]:
         raise PartInvalidError(path=MANIFEST_FILE, shard="any", reason="an earlier manifest lists other parts")
+    return len(there) == len(ours)

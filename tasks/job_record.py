@@ -12,7 +12,7 @@ from parquetry.schemas.storage.storage import Storage
 
 
 def read_record(storage: Storage, job: str | None = None, digest: str = "") -> JobRecord:
-    """The record of an output, which must be of `job` and have `digest` when these are given.
+    """The record of an output, which must be of `job` and continue `digest` when these are given.
 
     Raises RecordChangedError when somebody has edited it, OutputTakenError, NewerRecordError, UnreadableFileError,
     StorageError.
@@ -21,7 +21,7 @@ def read_record(storage: Storage, job: str | None = None, digest: str = "") -> J
     record = JobRecord.parse(storage.read(JOB_FILE), path)
     if job is not None and record.job != job:
         raise OutputTakenError(path=storage.root, job=record.job)
-    if digest and record.digest != digest:
+    if digest and not record.continues(digest):
         raise RecordChangedError(job=record.job, path=path)
     return record
 

@@ -10,12 +10,13 @@ from functools import partial
 from parquetry.schemas.errors import BadInputError
 from parquetry.schemas.history import HistoryPoint
 from parquetry.schemas.location import Location
-from parquetry.schemas.manifest import JOB_FILE, MANIFEST_FILE, SUCCESS_FILE, JobRecord, Manifest, PartRecord
+from parquetry.schemas.manifest import JOB_FILE, SUCCESS_FILE, JobRecord, Manifest, PartRecord
 from parquetry.schemas.row_retry import RowRetry
 from parquetry.schemas.shard import part_name
 from parquetry.schemas.states import JobState
 from parquetry.schemas.storage.opening import open_storage
 from parquetry.schemas.storage.storage import Storage
+from parquetry.tasks.extension import catch_up, read_manifest, withdraw_end
 from parquetry.tasks.finalize import finalize
 from parquetry.tasks.job_record import read_record
 from parquetry.tasks.kept_history import kept_history
@@ -23,6 +24,7 @@ from parquetry.tasks.ledger import job_entry
 from parquetry.tasks.ledger.job_entry import queue_of
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.ledger.rounds import DueShard
+from parquetry.tasks.replacement import finish_replacing
 from parquetry.tasks.row_retry import last_retry
 from parquetry.workers.shards.part import find_part
 
@@ -45,11 +47,12 @@ def recover(output: str, ledger: Ledger, *, queue: str | None = None, notify: Se
     storage = open_storage(Location.parse(output))
     if storage.head(JOB_FILE) is None:
         raise NoJobHereError(path=storage.root)
-    record = read_record(storage).told_to(notify)
+    record = finish_replacing(ledger, storage, read_record(storage)).told_to(notify)
     queue = queue or queue_of(record.spec)
     known = record.job in ledger.job_names() and not _dropped_as_damaged(ledger, record.job)
     if known:
         read_record(storage, record.job, ledger.record_digest(record.job))
+        catch_up(ledger, record, storage)
     if known and ledger.status(record.job, max_failures=0).state is JobState.DONE:
         return record
     if not known and (manifest := _finished_manifest(storage, record)):
@@ -72,9 +75,8 @@ def _finished_manifest(storage: Storage, record: JobRecord) -> Manifest | None:
     """The manifest of a finished output: it was checked when it was written, so no part is read again."""
     if storage.head(SUCCESS_FILE) is None:
         return None
-    data = storage.try_read(MANIFEST_FILE)
-    manifest = Manifest.model_validate_json(data) if data else None
-    return manifest if manifest and manifest.job == record.job else None
+    manifest = read_manifest(storage, record.job)
+    return manifest if manifest and manifest.covers(record) else None
 
 
 def _register_done(
@@ -93,6 +95,9 @@ def _count_parts(ledger: Ledger, record: JobRecord, storage: Storage, queue: str
     present = {entry.path for entry in storage.list("part-")}
     shards = [s for s in range(record.shard_plan.num_shards) if s not in counted and part_name(s) in present]
     found = _read_parts(storage, record, shards)
+    if not known and read_manifest(storage, record.job):
+        # it may be of before the job was extended
+        withdraw_end(storage, record)
     retry = last_retry(storage, record.job)
     # without `_SUCCESS` the last retry was not over
     due = [part for part in found if retry and part.error_rows and part.last_round.round < retry.round]

@@ -71,4 +71,5 @@ def submit(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False)
     if as_json:
         print_json({"job": job.id, "created": job.is_new, "output": job.output})
     else:
-        print(f"{'Submitted' if job.is_new else 'Already known:'} {job.id}")
+        known = f"Extended by {job.rows_added:,} rows:" if job.rows_added else "Already known:"
+        print(f"{'Submitted' if job.is_new else known} {job.id}")

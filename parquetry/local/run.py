@@ -52,15 +52,17 @@ def run_job(spec: JobSpec, *, workers: int | None = None, show: bool = False) ->
 
     An interrupt drains the worker and leaves a state from which the same call continues.
     """
+    from parquetry.producers.output_use import in_use
     from parquetry.producers.submission import submit
 
     started = time.monotonic()
-    with open_broker() as (url, ledger):
+    with open_broker() as (url, ledger), ExitStack() as stack:
         submitted = submit(spec, ledger, broker_url=url)
         job = submitted.job
         if not submitted.created:
             ledger.raise_budget(job, spec.budget)
         before = take_up(ledger, job)
+        stack.enter_context(in_use(Location.parse(before.output)))
         after, log = before, None
         try:
             if not before.state.is_final:

@@ -49,10 +49,14 @@ class Jobs(JobNames):
             self.histories.restore(record.job, history)
         return created
 
-    def set_state(self, job: str, wanted: JobState) -> JobState:
-        """Returns the state before. Raises UnknownJobError, IllegalTransitionError, BudgetSpentError."""
+    def set_state(self, job: str, wanted: JobState, *, num_shards: int | None = None) -> JobState:
+        """Returns the state before; with `num_shards` only for a job that has so many.
+
+        Raises UnknownJobError, IllegalTransitionError, BudgetSpentError.
+        """
         sources = [state for state, targets in JOB_TRANSITIONS.items() if wanted in targets]
-        reply = self._job("progress/set_state", job, wanted, int(wanted.is_final), *sources)
+        expected = "" if num_shards is None else num_shards
+        reply = self._job("progress/set_state", job, wanted, int(wanted.is_final), expected, *sources)
         if reply is None:
             raise self._unknown(job)
         legal, before = reply
@@ -101,6 +105,17 @@ class Jobs(JobNames):
     def note_stall(self, job: str, why: str, patience_s: float) -> bool:
         """Note that a running job is stalled, or with "" that it is not; whether it was told of, being so for long."""
         return bool(self._job("stall", job, why, int(patience_s * 1000)))
+
+    def extend(self, record: JobRecord) -> int:
+        """Queue the shards that the record has beyond those known; a job that had ended runs again. How many there are.
+
+        Raises UnknownJobError.
+        """
+        plan, notify = record.shard_plan, "\n".join(record.spec.notify)
+        count = self._job("extend", record.job, plan.num_shards, plan.num_rows, notify, record.digest)
+        if count is None:
+            raise self._unknown(record.job)
+        return count
 
     def retry(self, job: str) -> int:
         """Queue failed shards again; how many. Raises UnknownJobError."""

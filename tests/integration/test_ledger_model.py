@@ -17,6 +17,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from parquetry.schemas.errors import IllegalTransitionError
 from parquetry.schemas.states import JobState, may_become
 from parquetry.tasks.broker.connection import connect
 from parquetry.tasks.keys import Keys
@@ -66,6 +67,26 @@ class LedgerModel(RuleBasedStateMachine):
     def register(self, shards: int) -> None:
         self.total = shards
         assert self.ledger.register(make_record(JOB, shards=shards, rows=ROWS))
+
+    @precondition(lambda self: self.total < 12)
+    @rule(more=st.integers(0, 3))
+    def extend(self, more: int) -> None:
+        """An extended job runs again, and what is leased, committed or failed stays so."""
+        assert self.ledger.extend(make_record(JOB, shards=self.total + more, rows=ROWS)) == more
+        self.total += more
+        if more and self.state is not JobState.PAUSED:
+            self.state = JobState.RUNNING
+
+    @rule(fewer=st.integers(1, 3))
+    def extend_to_fewer(self, fewer: int) -> None:
+        assert self.ledger.extend(make_record(JOB, shards=max(1, self.total - fewer), rows=ROWS)) == 0
+
+    @rule()
+    def end_as_of_fewer_shards(self) -> None:
+        """Whoever saw the last shard end before the job was extended must not end it."""
+        if self.state is not JobState.DONE:
+            with pytest.raises(IllegalTransitionError):
+                self.ledger.set_state(JOB, JobState.DONE, num_shards=self.total - 1)
 
     @property
     def claimable(self) -> set[int]:

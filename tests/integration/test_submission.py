@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 
-from parquetry.producers import submission
+from parquetry.producers import preparing
 from parquetry.producers.living_workers import NoAbleWorkerError
 from parquetry.producers.submission import submit
 from parquetry.schemas.errors import BrokerUnreachableError, InputReplacedError, OutputTakenError
@@ -200,15 +200,15 @@ def test_a_submission_cut_short_while_starting_over_is_completed(spec, ledger, f
 def test_a_slow_start_over_leaves_that_of_another_alone(spec, ledger, folder, monkeypatch):
     made = submit(spec(), ledger)
     shutil.rmtree(folder / "out")
-    require_rendering, claims = submission.require_rendering, []
+    require_rendering, claims = preparing.require_rendering, []
 
     def overtaken(record):
         require_rendering(record)
-        monkeypatch.setattr(submission, "require_rendering", require_rendering)
+        monkeypatch.setattr(preparing, "require_rendering", require_rendering)
         assert submit(spec(), ledger).created
         claims.append(ledger.claim("w", ("default",)))
 
-    monkeypatch.setattr(submission, "require_rendering", overtaken)
+    monkeypatch.setattr(preparing, "require_rendering", overtaken)
     assert not submit(spec(), ledger).created
     assert ledger.beat(claims[0]) is BeatReply.OK
     assert ledger.status(made.job).shards_pending == 3

@@ -5,16 +5,19 @@
 -- history's fields), pending,
 -- tokens, progress, past, late, events, open_jobs, live_jobs, outbox.
 --
--- ARGV[2] state wanted   ARGV[3] "1" when that state is final   ARGV[4..] states from which it may be reached
-local wanted, is_final = ARGV[2], ARGV[3] == '1'
+-- ARGV[2] state wanted   ARGV[3] "1" when that state is final
+-- ARGV[4] how many shards the job must have, '' for any number: it may have got more since somebody saw the last one end
+-- ARGV[5..] states from which it may be reached
+local wanted, is_final, num_shards = ARGV[2], ARGV[3] == '1', ARGV[4]
 local state = redis.call('HGET', ctl, 'state')
 if not state or state == wanted then
   return state and {1, state} or nil
 end
 local is_legal = false
-for i = 4, #ARGV do
+for i = 5, #ARGV do
   is_legal = is_legal or ARGV[i] == state
 end
+is_legal = is_legal and (num_shards == '' or num_shards == redis.call('HGET', ctl, 'shards'))
 if not is_legal then
   return {0, state}
 end
