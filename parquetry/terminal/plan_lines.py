@@ -19,7 +19,7 @@ def print_plan(plan: Plan, preview: pa.Table | None, *, as_json: bool) -> None:
         print_json(numbers if preview is None else {**numbers, "sample": plain_rows(preview)})
         return
     screen = console()
-    warnings = numbers.pop("warnings")
+    warnings = [*filter(None, [numbers.pop("existing_output")]), *numbers.pop("warnings")]
     width = max(map(len, numbers))
     for name, value in numbers.items():
         screen.print(f"{name.replace('_', ' '):<{width}}  {_shown(value)}")

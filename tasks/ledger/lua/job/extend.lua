@@ -27,7 +27,7 @@ if notify ~= '' then
 end
 if state ~= 'running' and state ~= 'paused' then
   redis.call('HSET', ctl, 'state', 'running')
-  redis.call('HDEL', ctl, 'ended', 'refusal')
+  redis.call('HDEL', ctl, 'ended', 'refusal', 'why', 'stalled')
 end
 forget_declined()
 redis.call('SADD', live_jobs, job)
