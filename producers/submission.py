@@ -77,7 +77,8 @@ def submit(spec: JobSpec, ledger: Ledger, *, broker_url: str | None = None) -> S
     queue that has forgotten it learns of it from the output. A job whose output was deleted starts over. Nothing is
     written when anything is refused. What happens to the output of another job: see `existing_output`.
 
-    Raises what `prepare` raises, NoAbleWorkerError, BrokerUnreachableError, PutIfAbsentError, and what `existing_output.take_over` raises.
+    Raises what `prepare` and `existing_output.take_over` raise, NoAbleWorkerError, BrokerUnreachableError and
+    PutIfAbsentError.
     """
     draft = Draft.of(spec)
     _replace_refused(draft, ledger)
