@@ -13,7 +13,7 @@ from parquetry.schemas.errors import (
 from parquetry.schemas.history import HISTORY_FILE
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.location import Location
-from parquetry.schemas.manifest import ATTEMPTS_FOLDER, JOB_FILE, REPORT_FILE, JobRecord
+from parquetry.schemas.manifest import ATTEMPTS_FOLDER, JOB_FILE, REPORT_FILE
 from parquetry.schemas.storage.storage import Storage
 from parquetry.tasks.standing_record import Standing, read_standing
 

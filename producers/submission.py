@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import random
+import time
 from dataclasses import dataclass
 
 from parquetry.producers.draft import Draft
@@ -23,7 +25,9 @@ from parquetry.tasks.ledger.ledger import Ledger
 
 log = logging.getLogger(__name__)
 #: times that another submission may change the output while this one looks at the input
-_MAX_TRIES = 5
+_MAX_TRIES = 20
+#: those that meet wait for unequal times, at most so long
+_LONGEST_WAIT_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,7 @@ def submit(spec: JobSpec, ledger: Ledger, *, broker_url: str | None = None) -> S
         if (made := _try(draft, ledger, known)) is not None:
             _wake(ledger, made.record, broker_url or settings().broker_url)
             return made
+        time.sleep(random.uniform(0, _LONGEST_WAIT_S))
     raise OutputTakenError(path=draft.output.root, job="others that are being submitted at this moment")
 
 

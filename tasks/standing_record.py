@@ -1,9 +1,10 @@
-"""The `_job.json` that stands in an output, and another one in its place: by whoever has seen it, and only the first."""
+"""The `_job.json` that stands in an output, and another in its place: by whoever has seen it, and only the first."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from parquetry.schemas.errors import StorageError
 from parquetry.schemas.manifest import JOB_FILE, JobRecord
 from parquetry.schemas.storage.storage import Storage
 
@@ -17,6 +18,18 @@ class Standing:
 
     def replace(self, storage: Storage, record: JobRecord) -> bool:
         """Put another record in its place; False when somebody was faster, and nothing changed. Raises StorageError."""
+        try:
+            return self._replace(storage, record)
+        except FileNotFoundError:
+            # somebody came after us, and has taken the means from us
+            return False
+        except StorageError:
+            # or has begun to remove what lies there
+            if storage.try_read(JOB_FILE) == self.data:
+                raise
+            return False
+
+    def _replace(self, storage: Storage, record: JobRecord) -> bool:
         with storage.replacement(JOB_FILE) as new:
             new.shut_others()
             if storage.try_read(JOB_FILE) != self.data:

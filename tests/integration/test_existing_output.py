@@ -386,7 +386,8 @@ def test_a_crash_at_any_step_loses_and_doubles_nothing(way, again, is_finished, 
 
 def test_workers_alone_complete_an_extension_that_was_cut_short(jobs, ledger, config, cut):
     job = submit(jobs.spec(input=jobs.input(limit=15)), ledger).job
-    cut(2)
+    # as soon as the record is replaced
+    cut(4)
     with pytest.raises(Cut):
         submit(jobs.spec("extend"), ledger)
     cut(-1)
@@ -431,7 +432,7 @@ def test_many_extend_at_once(is_finished, jobs, ledger, config, server, env):
     refused = _at_once(
         server, env, [jobs.spec("extend", input=jobs.input(limit=limit)) for limit in (9, 16, 16, 21, 28, 35)]
     )
-    assert {type(error) for error in refused} <= {CannotExtendError}
+    assert [error for error in refused if not isinstance(error, CannotExtendError)] == []
     work(ledger, config)
     jobs.assert_whole(texts(range(35)))
 
