@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 from parquetry.monitor.in_flight import WorkInFlight
 from parquetry.monitor.job_view import JobView, worker_as_dict
 from parquetry.monitor.watcher import Watcher
+from parquetry.schemas.states import JobState
+from parquetry.schemas.status import JobStatus, WorkerStatus
 from parquetry.tasks.ledger.job_index import JobLine
 from parquetry.tasks.ledger.ledger import Ledger
 
@@ -70,19 +72,28 @@ class Observer:
         page = min(max(page, 1), pages)
         shown = wanted[(page - 1) * size : page * size]
         workers = self.ledger.workers()
-        jobs = [JobView.of(self.ledger.status(line.job), workers).as_dict() for line in shown]
+        jobs = [self._line(line.job, workers) for line in shown]
         numbers = {"total": len(wanted), "page": page, "pages": pages, "size": size}
         return {"jobs": jobs, "counts": counts, **numbers, "workers": [worker_as_dict(worker) for worker in workers]}
 
+    def _line(self, job: str, workers: Sequence[WorkerStatus]) -> dict[str, Any]:
+        """A job of the list; what is left of one that runs is told from its history, as on its own page."""
+        status = self.ledger.status(job)
+        is_running = status.state is JobState.RUNNING and status.shards_computing > 0
+        return (self._view(status) if is_running else JobView.of(status, workers)).as_dict()
+
     def _watched(self, name: str) -> dict[str, Any]:
         status = self.ledger.status(name)
+        view = self._view(status)
+        workers = [worker_as_dict(worker) for worker in view.workers]
+        return {**view.as_dict(), "workers_now": workers, "in_flight": asdict(WorkInFlight.of(status))}
+
+    def _view(self, status: JobStatus) -> JobView:
         watcher = self._watchers.pop(status.job, None) or Watcher(self.ledger)
         self._watchers[status.job] = watcher
         while len(self._watchers) > _MOST_LOOKS:
             del self._watchers[next(iter(self._watchers))]
-        view = watcher.view(status)
-        workers = [worker_as_dict(worker) for worker in view.workers]
-        return {**view.as_dict(), "workers_now": workers, "in_flight": asdict(WorkInFlight.of(status))}
+        return watcher.view(status)
 
 
 def _found(lines: Sequence[JobLine], search: str) -> Sequence[JobLine]:

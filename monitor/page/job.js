@@ -106,9 +106,11 @@ export function showJob(view, name) {
 }
 
 function factsOf(job) {
-  const { progress, phase, cost } = job;
+  const { progress, phase } = job;
   const isRunning = phase.phase === "running";
-  const hours = (job.worker_seconds / 3600).toFixed(2);
+  const hours = (job.gpu_seconds || job.worker_seconds) / 3600;
+  const price = job.price_per_gpu_hour;
+  const budget = job.budget_gpu_seconds ? `, of ${(job.budget_gpu_seconds / 3600).toFixed(2)} h that it may take` : "";
   const rates = isRunning || job.ended;
   const found = [
     ["Done", percent(progress.fraction, progress.fraction < 1 ? 1 : 0), `${count(progress.rows_done)} of ${count(job.rows)} rows`],
@@ -117,7 +119,7 @@ function factsOf(job) {
       rates && progress.tokens_per_s !== null ? `${amount(progress.prompt_tokens_per_s)} prompt, ${amount(progress.output_tokens_per_s)} output` : ""],
     ["Shards", `${count(job.shards_done)} of ${count(job.shards)}`, [`${count(job.shards_running)} running`, job.shards_failed && `${count(job.shards_failed)} failed`, job.retries && `${count(job.retries)} retried`].filter(Boolean).join(", "), job.shards_failed > 0],
     ["Error rows", count(progress.error_rows), progress.rows_done ? `${percent(progress.error_rows / progress.rows_done, 2)} of finished rows` : "", progress.error_rows > 0],
-    cost ? ["Cost so far", cost.money.toFixed(2), `${hours} h of workers at ${cost.price_per_gpu_hour} an hour`] : ["Worker time", `${hours} h`, "of workers that computed"],
+    price ? ["Cost so far", (hours * price).toFixed(2), `${hours.toFixed(2)} GPU hours at ${price.toFixed(2)}${budget}`] : ["Worker time", `${hours.toFixed(2)} h`, `of workers that computed${budget}`],
   ];
   return found;
 }

@@ -63,7 +63,7 @@ export function workerCard() {
       text(doing, does(worker));
       use.update(card?.use);
       memory.update(card?.memory_total_bytes ? card.memory_used_bytes / card.memory_total_bytes : null,
-        card?.memory_total_bytes ? `${bytes(card.memory_used_bytes)} of ${bytes(card.memory_total_bytes)}` : "");
+        card?.memory_total_bytes ? `${(card.memory_used_bytes / 1e9).toFixed(0)} of ${bytes(card.memory_total_bytes)}` : "");
       cache.update(engine?.kv_use);
       padding.update(engine?.padding_share);
       hits.update(engine?.cached_share);

@@ -69,14 +69,24 @@ def _example(written: WrittenRows, found: ErrorRow, with_input: bool) -> ErrorEx
 
 
 def shards_with_errors(storage: Storage, record: JobRecord, ledger: Ledger | None = None) -> Iterator[int]:
-    """The committed shards that hold error rows, in order: as the manifest, the queue, or else each footer tells."""
-    if (data := storage.try_read(MANIFEST_FILE)) is not None:
-        yield from (part.shard for part in Manifest.model_validate_json(data).parts if part.error_rows)
-    elif ledger is not None and record.job in ledger.job_names():
-        digests = ledger.digests.read(record.job, record.shard_plan.num_shards)
-        yield from (shard for shard, digest in enumerate(digests) if digest is not None and digest.error_rows)
-    else:
+    """The committed shards that hold error rows, in order: as the queue, the manifest, or else each footer tells."""
+    is_known = False
+    if ledger is not None:
+        # of a job that is done the queue has forgotten them
+        for shard, digest in enumerate(ledger.digests.read(record.job, record.shard_plan.num_shards)):
+            is_known = is_known or digest is not None
+            if digest is not None and digest.error_rows:
+                yield shard
+    if not is_known:
+        yield from _without_queue(storage, record)
+
+
+def _without_queue(storage: Storage, record: JobRecord) -> Iterator[int]:
+    data = storage.try_read(MANIFEST_FILE)
+    if data is None:
         yield from _by_footers(storage, record)
+    else:
+        yield from (part.shard for part in Manifest.model_validate_json(data).parts if part.error_rows)
 
 
 def _by_footers(storage: Storage, record: JobRecord) -> Iterator[int]:

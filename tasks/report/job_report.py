@@ -12,6 +12,7 @@ from parquetry.schemas.events import JobEvent
 from parquetry.schemas.history import HistoryPoint, JobHistory
 from parquetry.schemas.manifest import JobRecord
 from parquetry.schemas.storage.storage import Storage
+from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.report.error_groups import ErrorGroup, error_groups, shards_with_errors
 from parquetry.tasks.report.outcome import Outcome
 from parquetry.tasks.report.rates import Rates
@@ -50,6 +51,7 @@ class JobReport(BaseModel):
         outcome: Outcome,
         points: tuple[HistoryPoint, ...] = (),
         events: tuple[JobEvent, ...] = (),
+        ledger: Ledger | None = None,
     ) -> JobReport:
         """Reads a few parts at most. Raises StorageError, UnreadableFileError."""
         written, files = WrittenRows(storage, record), record.shard_plan.files
@@ -59,7 +61,7 @@ class JobReport(BaseModel):
             model=record.spec.model.id,
             output=record.spec.output.path,
             rates=Rates.of(points).as_dict(),
-            errors=_errors(written, outcome),
+            errors=_errors(written, outcome, ledger),
             spec=spec_lines(record.spec),
             provenance=_provenance(written, outcome),
             files=[(file.path, file.num_rows, file.size) for file in files[:20]],
@@ -74,11 +76,11 @@ class JobReport(BaseModel):
         return cls.of(storage, record, outcome, history.read() if history else (), history.events if history else ())
 
 
-def _errors(written: WrittenRows, outcome: Outcome) -> list[ErrorGroup]:
+def _errors(written: WrittenRows, outcome: Outcome, ledger: Ledger | None) -> list[ErrorGroup]:
     """Groups with the counts of all parts, and examples from the first that have any."""
     if not outcome.error_rows:
         return []
-    shards = islice(shards_with_errors(written.storage, written.record), MAX_SHARDS)
+    shards = islice(shards_with_errors(written.storage, written.record, ledger), MAX_SHARDS)
     found = {group.kind: group for group in error_groups(written, shards)}
     for kind, rows in outcome.errors.items():
         group = found.setdefault(kind, ErrorGroup(kind=kind, rows=0))

@@ -42,7 +42,7 @@ def _head(report: JobReport) -> str:
     what = f"{report.task} with {report.model} into {report.output}"
     return (
         f'<h1>{escape(outcome.job)}</h1><p><b class="{escape(outcome.state)}">{escape(outcome.state)}</b>, '
-        f'{escape(what)}</p><p class="faint">submitted {_moment(outcome.created)}, ended {_moment(outcome.ended)}; '
+        f'{escape(what)}</p><p class="faint">submitted {_moment(outcome.created)}, {_until(outcome)}; '
         f"written by parquetry {__version__}</p>"
         f'<div class="facts">{"".join(_fact(*fact) for fact in _facts(outcome))}</div>'
     )
@@ -61,7 +61,7 @@ def _facts(outcome: Outcome) -> Iterable[tuple[str, str, str]]:
         split = f"{outcome.prompt_tokens:,} prompt, {outcome.output_tokens or 0:,} output"
         yield "Tokens", f"{tokens:,}", split
     if outcome.worker_s is not None:
-        yield "Worker time", f"{outcome.worker_s / 3600:,.3f} h", "times the cards of a worker and their price: money"
+        yield "Worker time", f"{outcome.worker_s / 3600:,.3f} h", "of workers that computed"
     if outcome.shards_done and outcome.shard_s:
         parts = (outcome.prepare_s / outcome.shards_done, outcome.write_s / outcome.shards_done)
         mean = duration(outcome.shard_s / outcome.shards_done)
@@ -154,6 +154,11 @@ def _row(name: str, *cells: Any) -> str:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _until(outcome: Outcome) -> str:
+    is_over = outcome.state in ("done", "failed", "cancelled")
+    return f"{'ended' if is_over else 'as of'} {_moment(outcome.ended)}"
 
 
 def _moment(seconds: float | None) -> str:

@@ -9,7 +9,7 @@ from parquetry.schemas.manifest import JOB_FILE, REPORT_FILE
 from parquetry.schemas.states import JobState
 from parquetry.schemas.status import JobStatus
 from parquetry.schemas.storage.opening import open_storage
-from parquetry.tasks.job_record import read_record
+from parquetry.tasks.job_record import cached_record
 from parquetry.tasks.kept_history import read_history
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.report.job_report import JobReport
@@ -22,12 +22,12 @@ log = logging.getLogger(__name__)
 def gather(ledger: Ledger, status: JobStatus) -> JobReport:
     """The report of a job that the queue knows, as of now. Raises StorageError, BrokerUnreachableError."""
     storage = open_storage(Location.parse(status.output))
-    record = read_record(storage, status.job)
+    record = cached_record(status.output, status.job)
     kept = read_history(storage, status.job)
     is_whole = kept is not None and status.state.is_final
     points = kept.read() if kept is not None and is_whole else ledger.history(status.job)
     events = ledger.shards.events(status.job) or (kept.events if kept is not None else ())
-    return JobReport.of(storage, record, Outcome.of_status(status), tuple(points), tuple(events))
+    return JobReport.of(storage, record, Outcome.of_status(status), tuple(points), tuple(events), ledger)
 
 
 def try_to_publish(ledger: Ledger, status: JobStatus, state: JobState) -> None:
