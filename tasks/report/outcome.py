@@ -35,6 +35,9 @@ class Outcome(BaseModel):
     #: time with at least one worker that computed, and its sum over workers
     active_s: float | None = None
     worker_s: float | None = None
+    #: of cards that workers kept for the job, and what an hour of one costs
+    gpu_s: float | None = None
+    price_per_gpu_hour: float | None = None
     #: of committed shards together: from first row to last, and what of it was preparing and writing
     shard_s: float = 0.0
     prepare_s: float = 0.0
@@ -68,6 +71,8 @@ class Outcome(BaseModel):
             ended=status.ended or status.now,
             active_s=status.active_seconds,
             worker_s=status.worker_seconds,
+            gpu_s=status.gpu_seconds or None,
+            price_per_gpu_hour=status.price_per_gpu_hour,
             shard_s=status.shard_seconds,
             prepare_s=status.prepare_seconds,
             write_s=status.write_seconds,

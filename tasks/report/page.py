@@ -60,7 +60,10 @@ def _facts(outcome: Outcome) -> Iterable[tuple[str, str, str]]:
         yield "Speed", f"{tokens / outcome.active_s:,.0f} tok/s", f"{outcome.rows_done / outcome.active_s:,.1f} rows/s"
         split = f"{outcome.prompt_tokens:,} prompt, {outcome.output_tokens or 0:,} output"
         yield "Tokens", f"{tokens:,}", split
-    if outcome.worker_s is not None:
+    if outcome.gpu_s is not None and outcome.price_per_gpu_hour is not None:
+        hours, price = outcome.gpu_s / 3600, outcome.price_per_gpu_hour
+        yield "Cost", f"{hours * price:,.2f}", f"{hours:,.2f} GPU hours at {price:,.2f}"
+    elif outcome.worker_s is not None:
         yield "Worker time", f"{outcome.worker_s / 3600:,.3f} h", "of workers that computed"
     if outcome.shards_done and outcome.shard_s:
         parts = (outcome.prepare_s / outcome.shards_done, outcome.write_s / outcome.shards_done)
