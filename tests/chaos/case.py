@@ -36,6 +36,7 @@ CASES = {
     "T19": "ledger_model:run",
     "T21": "bad_attempts:run",
     "T22": "row_retries:run",
+    "T23": "lost_work:run",
     "everything": "redis_losses:run_everything",
 }
 

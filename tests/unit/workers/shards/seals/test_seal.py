@@ -6,7 +6,10 @@ import logging
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from pyarrow import dataset
 
 from parquetry.schemas.errors import StorageError
 from parquetry.schemas.location import Location
@@ -149,6 +152,16 @@ def test_discarding_leaves_no_file_and_other_shards_alone(folder: SealFolder, tm
     folder.discard()
     assert [file.parent.name for file in files(tmp_path)] == ["00000004"]
     assert folder.names() == []
+
+
+def test_who_reads_the_output_folder_sees_no_seal(folder: SealFolder, tmp_path: Path):
+    pq.write_table(pa.table({"row": [1]}), tmp_path / "part-00000000.parquet")
+    put(folder, 1)
+    assert len(files(tmp_path)) == 1
+    assert dataset.dataset(tmp_path).to_table()["row"].to_pylist() == [1]
+    for pattern in ("*.parquet", "**/*.parquet", "**/*.arrow", "*"):
+        found = [path for path in tmp_path.glob(pattern) if path.is_file()]
+        assert {path.name for path in found} <= {"part-00000000.parquet"}
 
 
 def test_only_answers_without_an_error_are_sealed(folder: SealFolder):
