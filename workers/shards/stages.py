@@ -79,7 +79,8 @@ class Stages:
         # the metadata is pandas', of the index; a column that is not kept is none
         schema = pa.schema([*map(columns.field, kept), ROW, *answers.fields, ERROR], metadata=columns.metadata)
         made_by = provenance(record, shard, fence, checkpoint, about)
-        seals = seals if settings().seal_seconds else None
+        # a merge reads rows here and there, and seals are asked for runs of them
+        seals = seals if settings().seal_seconds and merge is None else None
         identity = seal_identity(record, shard, made_by, about)
         repairs = Repairs()
         rows = read_shard(record, shard, columns, repairs)
