@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from parquetry.commands import after, convert, jobs, work
+from parquetry.commands import after, convert, jobs, purge, work
 from parquetry.commands import machine as node
 from parquetry.schemas import __version__
 from parquetry.schemas.errors import ExitCode, ParquetryError
@@ -33,6 +33,7 @@ jobs.register(app)
 after.register(app)
 node.register(app)
 convert.register(app)
+purge.register(app)
 
 
 def _print_version(wanted: bool) -> None:

@@ -160,9 +160,9 @@ class Jobs(JobNames):
 
     def job_names_before(self, age_s: float) -> list[str]:
         """The ids of jobs registered at least so long ago."""
+        before_ms = int((self._now() - age_s) * 1000)
         with translated(self.url):
-            seconds, _ = self._client.time()
-            found = self._client.zrangebyscore(self._keys.jobs, "-inf", int((seconds - age_s) * 1000))
+            found = self._client.zrangebyscore(self._keys.jobs, "-inf", before_ms)
             return cast("list[str]", found)
 
     def forget(self, job: str) -> None:

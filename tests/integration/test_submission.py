@@ -13,8 +13,14 @@ import redis
 
 from parquetry.producers import preparing
 from parquetry.producers.living_workers import NoAbleWorkerError
+from parquetry.producers.purge import purge, purge_older
 from parquetry.producers.submission import submit
-from parquetry.schemas.errors import BrokerUnreachableError, InputReplacedError, OutputTakenError
+from parquetry.schemas.errors import (
+    BrokerUnreachableError,
+    IllegalTransitionError,
+    InputReplacedError,
+    OutputTakenError,
+)
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.manifest import JobRecord
 from parquetry.schemas.states import JobState
@@ -22,6 +28,7 @@ from parquetry.tasks.job_record import cached_record
 from parquetry.tasks.ledger.claim import BeatReply, PrepareReply
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.recovery import recover
+from tests.integration.records import make_part
 from tests.unit.workers.tiny_model import make_model
 
 
@@ -257,3 +264,19 @@ def test_a_job_with_a_part_keeps_its_folder(spec, ledger, folder, server):
     with pytest.raises(OutputTakenError, match=first.job):
         submit(spec(shards={"rows": 25}), ledger, broker_url=server.url)
     assert ledger.job_names() == [first.job]
+
+
+def test_purge_forgets_what_has_ended_and_frees_a_folder_without_a_part(spec, ledger, folder, server):
+    first = submit(spec(), ledger, broker_url=server.url)
+    with pytest.raises(IllegalTransitionError, match="cancel it first"):
+        purge(ledger, first.job)
+    ledger.set_state(first.job, JobState.CANCELLED)
+    assert purge_older(ledger, 3600.0) == []
+    purge(ledger, first.job)
+    assert ledger.job_names() == [] and not (folder / "out" / "_job.json").exists()
+
+    second = submit(spec(shards={"rows": 25}), ledger, broker_url=server.url)
+    ledger.adopt(second.job, make_part(0, rows=25))
+    ledger.set_state(second.job, JobState.CANCELLED)
+    assert purge_older(ledger, 0.0) == [second.job]
+    assert (folder / "out" / "_job.json").exists()
