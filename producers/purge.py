@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 
-from parquetry.producers.output_folder import find_record, give_up
+from parquetry.producers.output_folder import give_up
 from parquetry.schemas.errors import IllegalTransitionError, ParquetryError
 from parquetry.schemas.location import Location
 from parquetry.schemas.status import JobStatus
 from parquetry.schemas.storage.opening import open_storage
+from parquetry.tasks.job_record import read_record
 from parquetry.tasks.ledger.ledger import Ledger
 
 log = logging.getLogger(__name__)
@@ -33,8 +34,7 @@ def _free_folder(status: JobStatus) -> None:
     # the queue has forgotten the job whatever its output says
     with suppress(ParquetryError):
         storage = open_storage(Location.parse(status.output))
-        record = find_record(storage)
-        if record is not None and record.job == status.job and give_up(storage):
+        if read_record(storage).job == status.job and give_up(storage):
             log.info("the output %s is anybody's again", storage.root)
 
 
