@@ -20,6 +20,8 @@ from tests.chaos.server import Server
 ENV = "chaos"
 #: short enough for a run of minutes, and still three beats long
 LEASE_S = 4.0
+#: what serves permits; its pool of children is forked when it is about to ask for the first one
+SERVER = "parquetry.tasks.node.celery_main"
 
 
 class Arena:
@@ -110,6 +112,15 @@ class Arena:
         names = [name.decode() for name in self.server.client().zrange(f"pq:{ENV}:workers", 0, -1)]
         return [worker for worker in self.workers if any(f"-{worker.pid}-" in name for name in names)]
 
+    def ready_at(self, worker: Process, timeout_s: float = 60.0) -> float:
+        """When this worker could take its first permit, in seconds since 1970: what it took to start is no wait."""
+        wait_until(lambda: worker.forked_at(SERVER) > 0, timeout_s, "a worker to be ready")
+        return worker.forked_at(SERVER)
+
+    def first_ready(self) -> float:
+        """When the first of the living workers was ready, in seconds since 1970; 0 where none is."""
+        return min(filter(None, (worker.forked_at(SERVER) for worker in list(self.workers))), default=0.0)
+
     def kill_worker(self, worker: Process) -> None:
         """The power of its machine fails."""
         self.workers.remove(worker)
@@ -121,8 +132,7 @@ class Arena:
         return {shard: token for shard, token in held.items() if f"-{worker.pid}-" in token}
 
     def wait_for_takeover(self, job: Job, held: Mapping[int, str], timeout_s: float = 60.0) -> float:
-        """Seconds until every one of these shards is held under another token, or committed."""
-        begin = time.monotonic()
+        """When every one of these shards is held under another token, or committed, in seconds since 1970."""
         client = self.server.client()
         for shard, token in held.items():
             wait_until(
@@ -132,7 +142,7 @@ class Arena:
                 timeout_s,
                 f"somebody to take shard {shard} over",
             )
-        return time.monotonic() - begin
+        return time.time()
 
     def command(self, *arguments: str) -> Process:
         """Run `parquetry ARGUMENTS` to its end."""

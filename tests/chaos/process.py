@@ -46,6 +46,12 @@ class Process:
         """This process and its living descendants, parents first."""
         return descendants(self.pid)
 
+    def forked_at(self, module: str) -> float:
+        """When a process of this tree that runs `module` forked the first of its children, since 1970; 0 if none is."""
+        running = {pid for pid in self.tree() if module in _command(pid)}
+        children = (pid for pid in running if _parent(Path(f"/proc/{pid}")) in running)
+        return min(filter(None, map(_started, children)), default=0.0)
+
     def signal(self, number: int) -> None:
         """Only the process itself."""
         with suppress(ProcessLookupError):
@@ -106,6 +112,22 @@ def descendants(root: int) -> list[int]:
     for pid in found:
         found.extend(children.get(pid, []))
     return found
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> float:
+    """Seconds since 1970; 0 for a process that is gone."""
+    try:
+        ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        return 0.0
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _parent(entry: Path) -> int | None:

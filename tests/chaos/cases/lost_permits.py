@@ -11,7 +11,12 @@ from tests.chaos.process import signal_all
 from tests.chaos.report import Outcome
 
 COUNTS = {"short": 3, "long": 50}
+#: the lock that the killed machine's reconciler may have held, and some passes of another, every second
 REPAIR_S = 15.0
+#: one shard has one permit, which is the one that is lost
+ROWS = 40
+#: whoever holds the shard has taken it over
+NOBODY = ""
 
 
 def run(profile: str, seed: int, folder: Path) -> list[Outcome]:
@@ -19,7 +24,9 @@ def run(profile: str, seed: int, folder: Path) -> list[Outcome]:
     with Arena(folder) as arena:
         for number in range(COUNTS[profile]):
             _lose_one(arena, number, outcome)
-    outcome.require(outcome.slowest_s <= REPAIR_S, f"a permit was missed for {outcome.slowest_s:.1f} s")
+    outcome.require(
+        outcome.slowest_s <= REPAIR_S, f"a permit was missed for {outcome.slowest_s:.1f} s beside a free slot"
+    )
     return [outcome]
 
 
@@ -29,13 +36,13 @@ def _lose_one(arena: Arena, number: int, outcome: Outcome) -> None:
     arena.wait_for_workers(known + 1)
     arena.server.wait_for_brpop()
     frozen = worker.freeze()
-    job = arena.job(40, 10, name=f"out-{number}")
+    job = arena.job(ROWS, ROWS, name=f"out-{number}")
     time.sleep(0.1)
     signal_all(frozen, signal.SIGKILL)
     arena.kill_worker(worker)
     helper = arena.start_worker()
-    begin = time.monotonic()
+    taken = arena.wait_for_takeover(job, {0: NOBODY})
+    outcome.slowest_s = max(outcome.slowest_s, taken - arena.ready_at(helper))
     job.wait_for_end(60.0)
-    outcome.slowest_s = max(outcome.slowest_s, time.monotonic() - begin)
     job.judge(outcome)
     arena.kill_worker(helper)

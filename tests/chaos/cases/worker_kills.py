@@ -44,9 +44,14 @@ def _kill_often(
             break
         victim = draw.choice(arena.workers)
         arena.kill_worker(victim)
-        takeovers.append(pool.submit(arena.wait_for_takeover, job, arena.held_by(job, victim)))
+        takeovers.append(pool.submit(_wait, arena, job, arena.held_by(job, victim), time.time()))
         arena.start_worker()
     return takeovers
+
+
+def _wait(arena: Arena, job: Job, held: dict[int, str], killed: float) -> float:
+    """Seconds the lost shards waited; not those in which every machine was still starting."""
+    return arena.wait_for_takeover(job, held) - max(killed, arena.first_ready())
 
 
 def _outcome(job: Job, takeovers: list[float]) -> Outcome:
