@@ -87,7 +87,7 @@ def preview(spec: SpecLike, rows: int) -> pa.Table:
     """The output of the job's first `rows` rows, run for real on this machine and kept nowhere."""
     from parquetry.local.preview import preview_rows
 
-    return preview_rows(as_spec(spec), rows)
+    return preview_rows(as_spec(spec), rows).table
 
 
 def recover(output: str, *, broker_url: str | None = None) -> Job:

@@ -4,6 +4,7 @@ says by `output.on_existing` to extend it or to overwrite it."""
 from __future__ import annotations
 
 import logging
+from itertools import pairwise
 
 from parquetry.producers.draft import Draft
 from parquetry.producers.extension import extended, not_extensible
@@ -15,6 +16,7 @@ from parquetry.producers.spec_difference import as_text, differences
 from parquetry.producers.validation import validate
 from parquetry.schemas.errors import InputReplacedError, JobStillRunsError, OtherJobHereError, UnknownJobError
 from parquetry.schemas.manifest import JobRecord
+from parquetry.schemas.shard import part_name
 from parquetry.schemas.status import JobStatus
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.standing_record import Standing
@@ -59,22 +61,29 @@ def _extending(draft: Draft, record: JobRecord) -> str:
     return "keeps the rows that are there and computes those that are new"
 
 
-def foreseen(draft: Draft, standing: Standing) -> tuple[Prepared, str]:
-    """The job as it would be with this output, and a text on what would become of what lies there; writes nothing.
+def foreseen(draft: Draft, standing: Standing) -> tuple[Prepared, str, int]:
+    """The job as it would be with this output, a text on what would become of what lies there, and how many rows of the
+    job are there; writes nothing.
 
     Raises CannotExtendError, and what `validate` raises.
     """
     old = standing.record
     if is_as_it_was(draft, old):
-        return Prepared(old, notes_of(validate(draft.spec))), ""
+        return Prepared(old, notes_of(validate(draft.spec))), "", _rows_there(draft, old)
     if draft.spec.output.on_existing == "extend":
         checked = validate(draft.spec)
         kept = f"job {old.job} is extended: the {old.shard_plan.num_rows:,} rows of its {old.shard_plan.num_shards:,}"
-        return Prepared(extended(old, checked, draft.output), notes_of(checked)), f"{kept} shards are kept"
+        longer = Prepared(extended(old, checked, draft.output), notes_of(checked))
+        return longer, f"{kept} shards are kept", _rows_there(draft, old)
     made = prepared(draft, replaced=old.job)
     if draft.spec.output.on_existing == "overwrite":
-        return made, f"the output of job {old.job} is removed"
-    return made, f"`run` and `submit` would refuse: {refusal(draft, old)}"
+        return made, f"the output of job {old.job} is removed", 0
+    return made, f"`run` and `submit` would refuse: {refusal(draft, old)}", 0
+
+
+def _rows_there(draft: Draft, record: JobRecord) -> int:
+    names, bounds = {entry.path for entry in draft.output.list("part-")}, record.shard_plan.bounds
+    return sum(stop - start for shard, (start, stop) in enumerate(pairwise(bounds)) if part_name(shard) in names)
 
 
 def extend(draft: Draft, standing: Standing, ledger: Ledger) -> JobRecord:

@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from parquetry.producers.sampled_prompts import SampledPrompts, read_sampled_prompts
+from parquetry.producers.prompt_lengths import LengthBucket, histogram
+from parquetry.producers.sampled_prompts import ErrorExample, SampledPrompts, read_sampled_prompts
 from parquetry.producers.submission import foresee
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.manifest import JobRecord
@@ -42,6 +43,11 @@ class Plan(BaseModel):
     sampled_rows: int
     #: sampled rows that would become error rows, for example because they are too long
     sampled_error_rows: int
+    #: of these by kind: how many, and one of them
+    sampled_errors: dict[str, ErrorExample]
+    #: sampled prompts that are the same as an earlier one
+    sampled_duplicates: int
+    prompt_lengths: tuple[LengthBucket, ...]
     mean_prompt_tokens: float
     max_prompt_tokens: int
     #: of the whole job
@@ -63,6 +69,8 @@ class Plan(BaseModel):
     model_defaults: tuple[str, ...] = ()
     #: what would become of another job's output that lies there; "" where there is none
     existing_output: str = ""
+    #: rows that are finished already
+    rows_there: int = 0
     #: sentences on what the job's choices cost
     warnings: tuple[str, ...] = ()
 
@@ -91,6 +99,7 @@ def plan(spec: JobSpec, *, max_sampled_rows: int = MAX_SAMPLED_ROWS, device_byte
         engine=_engine(record.spec, checkpoint),
         model_defaults=_model_defaults(record.spec, checkpoint),
         existing_output=prospect.existing,
+        rows_there=prospect.rows_there,
         warnings=warnings,
     )
 
@@ -128,6 +137,9 @@ def _token_facts(record: JobRecord, sampled: SampledPrompts) -> dict[str, Any]:
     return {
         "sampled_rows": sampled.num_rows,
         "sampled_error_rows": sampled.num_errors,
+        "sampled_errors": sampled.errors,
+        "sampled_duplicates": sampled.num_duplicates,
+        "prompt_lengths": histogram(sampled.lengths),
         "mean_prompt_tokens": sampled.mean,
         "max_prompt_tokens": sampled.longest,
         "prompt_tokens": round(sampled.mean * rows),

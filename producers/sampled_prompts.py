@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from parquetry.schemas.errors import RowError, TemplateError
 from parquetry.schemas.manifest import JobRecord
@@ -14,8 +17,9 @@ from parquetry.workers.preparation.preparation import require_good
 from parquetry.workers.preparation.preparation_choice import choose_preparation
 from parquetry.workers.preparation.rendering.renderer import OVERRUN
 from parquetry.workers.preparation.template import Template, TemplateRowError
-from parquetry.workers.preparation.tokenization import Tokenizer
+from parquetry.workers.preparation.tokenization import Tokenizer, Tokens
 from parquetry.workers.shards.reader import input_schema, read_shard
+from parquetry.workers.shards.shard_progress import error_kind
 
 #: shards that rows are taken from, at most
 _SAMPLED_SHARDS = 8
@@ -25,14 +29,43 @@ _RENDERED_ROWS = 16
 _MOST_OVERRUNS = 3
 
 
+class ErrorExample(NamedTuple):
+    """Sampled rows that would become error rows for one reason, numbers aside."""
+
+    rows: int
+    #: one of them, and what would be said of it
+    row: int
+    error: str
+
+
 @dataclass
 class SampledPrompts:
     """The prompts of some rows of the input."""
 
     #: tokens of every sampled row that a model could take
     lengths: list[int] = field(default_factory=list)
-    #: rows that would become error rows
-    num_errors: int = 0
+    #: rows that would become error rows, by the kind of their error
+    errors: dict[str, ErrorExample] = field(default_factory=dict)
+    #: prompts that are the same as one before them
+    num_duplicates: int = 0
+    _seen: set[bytes] = field(default_factory=set)
+
+    def add(self, ids: np.ndarray) -> None:
+        """Count a prompt, given as its token ids."""
+        digest = hashlib.sha256(ids.tobytes()).digest()
+        self.num_duplicates += digest in self._seen
+        self._seen.add(digest)
+        self.lengths.append(len(ids))
+
+    def add_error(self, row: int, error: str) -> None:
+        """Count a row of the input that would become an error row."""
+        kind = error_kind(error)
+        known = self.errors.get(kind, ErrorExample(0, row, error))
+        self.errors[kind] = known._replace(rows=known.rows + 1)
+
+    @property
+    def num_errors(self) -> int:
+        return sum(example.rows for example in self.errors.values())
 
     @property
     def num_rows(self) -> int:
@@ -54,12 +87,15 @@ def read_sampled_prompts(record: JobRecord, checkpoint: Checkpoint, num_rows: in
     schema = input_schema(record)
     sampled = SampledPrompts()
     for shard in _spread(record.shard_plan, num_rows):
+        first_row = shard.first_row
         for rows in read_shard(record, shard, schema):
             for index, tokens in enumerate(preparation.tokens(rows.batch)):
-                if index in rows.faults or isinstance(tokens, RowError):
-                    sampled.num_errors += 1
+                fault = rows.faults.get(index, tokens)
+                if isinstance(fault, Tokens):
+                    sampled.add(np.asarray(fault.ids))
                 else:
-                    sampled.lengths.append(len(tokens.ids))
+                    sampled.add_error(first_row + index, str(fault))
+            first_row += rows.batch.num_rows
     return sampled
 
 

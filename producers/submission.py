@@ -49,6 +49,8 @@ class Prospect:
     prepared: Prepared
     #: what would become of the output that is there; "" where there is none, or this job's own
     existing: str = ""
+    #: rows of the job that are there already
+    rows_there: int = 0
 
 
 def prepare(spec: JobSpec) -> JobRecord:

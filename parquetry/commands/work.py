@@ -51,14 +51,25 @@ def plan(
     spec: SpecPath,
     overrides: Overrides = None,
     rows: Annotated[int | None, typer.Option(min=1, help="Also run this many rows for real and show them.")] = None,
+    price_per_gpu_hour: Annotated[
+        float | None, typer.Option(min=0.0, help="With --rows: also say what the job costs at this price.")
+    ] = None,
+    gpus: Annotated[int, typer.Option(min=1, help="With --rows: how many such cards the job is to have.")] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a job would do, without doing it: rows, shards, tokens, memory."""
+    """Say what a job would do, without doing it: rows, shards, tokens, memory; with --rows time and money too."""
+    from parquetry.local.preview import preview_rows
+    from parquetry.producers.duration import predict
     from parquetry.terminal.plan_lines import print_plan
 
     wanted = load_spec(spec, overrides or ())
     made = api.plan(wanted)
-    print_plan(made, api.preview(wanted, rows) if rows else None, as_json=as_json)
+    if rows is None:
+        print_plan(made, None, None, as_json=as_json)
+        return
+    tried = preview_rows(wanted, rows)
+    duration = predict(tried.measured, made.rows - made.rows_there, gpus=gpus, price_per_gpu_hour=price_per_gpu_hour)
+    print_plan(made, tried.table, duration, as_json=as_json)
 
 
 def submit(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from parquetry.local.run import run_job
 from parquetry.output import read_output
+from parquetry.producers.duration import MeasuredRows
+from parquetry.schemas.columns import reserved_names
 from parquetry.schemas.errors import ExitCode, ParquetryError
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.states import JobState
 from parquetry.terminal.display import failure_lines
 from parquetry.workers.process.owned_folder import owned_folder
+from parquetry.workers.shards.reader import used_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,15 +26,32 @@ class PreviewFailedError(ParquetryError):
     exit_code = ExitCode.FAILED_SHARDS
 
 
-def preview_rows(spec: JobSpec, rows: int) -> pa.Table:
-    """The output of the first `rows` rows, run for real. Raises PreviewFailedError."""
+@dataclass(frozen=True)
+class Preview:
+    """Rows that were run for real, and how long that took."""
+
+    table: pa.Table
+    measured: MeasuredRows
+
+
+def preview_rows(spec: JobSpec, rows: int) -> Preview:
+    """The first `rows` rows run for real, their input beside their output. Raises PreviewFailedError."""
     with owned_folder("parquetry-preview-") as owned:
         # its lock lies beside the output, which begins empty
         folder = str(owned / "out")
         finished = run_job(limited(spec, rows, folder), show=True)
         if finished.status.state is not JobState.DONE:
             raise PreviewFailedError(rows=rows, reason="; ".join(failure_lines(finished.status)))
-        return read_output(folder)
+        table = read_output(folder)
+        return Preview(table, MeasuredRows(table.num_rows, finished.status.active_seconds, _output_tokens(table)))
+
+
+def _output_tokens(table: pa.Table) -> list[int]:
+    """Of each row that has an output, all its samples together."""
+    if "output_tokens" not in table.column_names:
+        return []
+    found = [tokens for tokens in table["output_tokens"].to_pylist() if tokens is not None]
+    return [sum(tokens) if isinstance(tokens, list) else tokens for tokens in found]
 
 
 def limited(spec: JobSpec, rows: int, folder: str) -> JobSpec:
@@ -39,7 +60,15 @@ def limited(spec: JobSpec, rows: int, folder: str) -> JobSpec:
     return spec.model_copy(
         update={
             "input": spec.input.model_copy(update={"limit": limit}),
-            "output": spec.output.model_copy(update={"path": folder}),
+            "output": spec.output.model_copy(update={"path": folder, "keep": _shown_columns(spec)}),
             "notify": [],
         }
     )
+
+
+def _shown_columns(spec: JobSpec) -> list[str] | None:
+    """Those that are kept, and those that a prompt is made of, unless an output's column has the name."""
+    if spec.output.keep is None:
+        return None
+    used = [name for name in used_columns(spec) if name not in reserved_names(spec)]
+    return list(dict.fromkeys([*spec.output.keep, *used]))
