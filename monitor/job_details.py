@@ -69,10 +69,10 @@ class JobDetails:
         shard = self._newest(status) if shard is None else shard
         return WrittenRows.of(status.output, status.job).rows(shard, max(first, 0), count)
 
-    def errors(self, job: str) -> dict[str, Any]:
+    def errors(self, job: str, *, with_input: bool = True) -> dict[str, Any]:
         """Error rows by reason: the counts of all, examples from some of the shards that have any."""
         status = self.ledger.status(job)
-        groups = {group.kind: group for group in self._examples(status)}
+        groups = {group.kind: group for group in self._examples(status, with_input)}
         known = {kind: status.errors.get(kind, 0) for kind in (*status.errors, *groups)}
         ordered = sorted(known, key=lambda kind: (-(known[kind] or groups[kind].rows), kind))
         found = [_with_count(groups.get(kind) or ErrorGroup(kind=kind, rows=0), known[kind]) for kind in ordered]
@@ -142,11 +142,12 @@ class JobDetails:
             raise NoPartError(shard="any", job=status.job)
         return shard
 
-    def _examples(self, status: JobStatus) -> list[ErrorGroup]:
+    def _examples(self, status: JobStatus, with_input: bool) -> list[ErrorGroup]:
         if not status.error_rows:
             return []
         written = WrittenRows.of(status.output, status.job)
-        return error_groups(written, islice(self._with_errors(status, written), MAX_ERROR_SHARDS))
+        shards = islice(self._with_errors(status, written), MAX_ERROR_SHARDS)
+        return error_groups(written, shards, with_input=with_input)
 
     def _with_errors(self, status: JobStatus, written: WrittenRows) -> Iterator[int]:
         recent = [end.shard for end in reversed(self.ends(status)) if end.error_rows]

@@ -13,6 +13,7 @@ from parquetry.monitor.access import AccessGate
 from parquetry.monitor.answers import SECURITY_HEADERS, json_answer
 from parquetry.monitor.job_details import JobDetails
 from parquetry.monitor.observer import DEFAULT_SIZE, Observer
+from parquetry.monitor.sessions import Role
 from parquetry.monitor.stream import Streams
 from parquetry.schemas.errors import BadInputError, ParquetryError
 from parquetry.tasks.report.page import CONTENT_POLICY
@@ -47,11 +48,11 @@ class JobRoutes:
             f"{one}/shards/{{shard:int}}": _answering(
                 lambda request: self.details.shard(_job(request), request.path_params["shard"])
             ),
-            f"{one}/rows": _answering(self._rows),
-            f"{one}/errors": _answering(lambda request: self.details.errors(_job(request))),
-            f"{one}/about": _answering(lambda request: self.details.about(_job(request))),
+            f"{one}/rows": self._for_operators(_answering(self._rows)),
+            f"{one}/errors": _answering(self._errors),
+            f"{one}/about": self._for_operators(_answering(lambda request: self.details.about(_job(request)))),
             f"{one}/events": _answering(lambda request: self.details.happened(_job(request))),
-            f"{one}/report": self._report,
+            f"{one}/report": self._for_operators(self._report),
         }
 
     def _jobs(self, request: Request) -> dict[str, Any]:
@@ -66,6 +67,23 @@ class JobRoutes:
         shard = _number(request, "shard", -1)
         first, count = _number(request, "first", 0), _number(request, "count", 10)
         return self.details.rows(_job(request), None if shard < 0 else shard, first, count)
+
+    def _errors(self, request: Request) -> dict[str, Any]:
+        """What is wrong with rows is everybody's; what is in them is the operators'."""
+        return self.details.errors(_job(request), with_input=self._is_operator(request))
+
+    def _is_operator(self, request: Request) -> bool:
+        return self.gate.role_of(request) is Role.OPERATOR
+
+    def _for_operators(self, endpoint: Endpoint) -> Endpoint:
+        """Prompts and outputs are for no viewer, who sees numbers and errors."""
+
+        async def guarded(request: Request) -> Response:
+            if self._is_operator(request):
+                return await endpoint(request)
+            return json_answer({"error": "a viewer sees no rows and no spec; log in with the operator's token"}, 403)
+
+        return guarded
 
     async def _report(self, request: Request) -> Response:
         """One page for people, under a policy that allows its own style and nothing else."""

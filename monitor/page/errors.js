@@ -3,7 +3,7 @@
 import { el, keyed, show, text } from "./dom.js";
 import { count, percent, plural } from "./format.js";
 import { cell } from "./rows.js";
-import { ask } from "./server.js";
+import { ask, mayChange } from "./server.js";
 
 const EVERY_MS = 5000;
 
@@ -68,7 +68,7 @@ function group(first) {
       if (now === drawn) return;
       drawn = now;
       examples.replaceChildren(...found.examples.map((example) => el("article", { class: "row failed" },
-        el("p", { class: "row-facts" }, `row ${count(example.row)} · `, el("a", { href: `#rows?shard=${example.shard}` }, `shard ${example.shard}`)),
+        el("p", { class: "row-facts" }, `row ${count(example.row)} · `, mayChange ? el("a", { href: `#rows?shard=${example.shard}` }, `shard ${example.shard}`) : `shard ${example.shard}`),
         el("div", { class: "beside" }, el("div", { class: "in" }, ...Object.entries(example.input).map(([name, value]) => cell(name, value))), el("div", { class: "out" }, el("p", { class: "bad" }, example.error))))));
     },
   };

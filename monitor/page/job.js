@@ -3,13 +3,15 @@
 import { attribute, el, keyed, show, text } from "./dom.js";
 import { amount, count, duration, moment, percent } from "./format.js";
 import { actions, badge, bar, sentence, timeLeft } from "./phase.js";
-import { listen } from "./server.js";
+import { listen, mayChange } from "./server.js";
 import { overview } from "./overview.js";
 import { rowsPanel } from "./rows.js";
 import { errorsPanel } from "./errors.js";
 import { aboutPanel } from "./about.js";
 
-const TABS = [["overview", "Overview"], ["rows", "Rows"], ["errors", "Errors"], ["spec", "Spec and provenance"]];
+// rows and spec are for operators
+const TABS = [["overview", "Overview"], ["rows", "Rows"], ["errors", "Errors"], ["spec", "Spec and provenance"]].filter(
+  ([key]) => mayChange || key === "overview" || key === "errors");
 
 export function showJob(view, name) {
   document.title = `${name} · parquetry`;
@@ -28,7 +30,8 @@ export function showJob(view, name) {
     say, progress.node, facts, about, tablist);
   view.append(body, problem);
 
-  const panels = { overview: overview(name), rows: rowsPanel(name), errors: errorsPanel(name), spec: aboutPanel(name) };
+  const makers = { overview, rows: rowsPanel, errors: errorsPanel, spec: aboutPanel };
+  const panels = Object.fromEntries(TABS.map(([key]) => [key, makers[key](name)]));
   const tabs = TABS.map(([key, words]) => el("a", { role: "tab", href: `#${key}`, id: `tab-${key}`, "aria-controls": `panel-${key}` }, words));
   tablist.append(...tabs);
   for (const [key] of TABS) {
@@ -81,7 +84,7 @@ export function showJob(view, name) {
     attribute(report, "aria-label", `Report of ${job.job}`);
     state.update(job.phase.phase);
     buttons.update(job);
-    show(report, !job.damage);
+    show(report, mayChange && !job.damage);
     text(say, sentence(job));
     attribute(say, "class", `say ${job.phase.phase}`);
     progress.update(job);
@@ -89,7 +92,7 @@ export function showJob(view, name) {
     if (job.damage) return;
     drawFacts(factsOf(job), ([label]) => label);
     text(about, `${job.task} with ${job.model} into ${job.output} · queue ${job.queue}, priority ${job.priority} · submitted ${moment(job.created)}`);
-    attribute(tabs[2], "data-count", job.progress.error_rows || job.shards_failed ? count(job.progress.error_rows + job.shards_failed) : null);
+    attribute(tabs.find((tab) => tab.hash === "#errors"), "data-count", job.progress.error_rows || job.shards_failed ? count(job.progress.error_rows + job.shards_failed) : null);
     panels[chosen()].update(job);
   }
   choose();

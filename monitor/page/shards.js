@@ -2,7 +2,7 @@
 
 import { attribute, el, show, text } from "./dom.js";
 import { bytes, count, duration, moment, plural } from "./format.js";
-import { ask } from "./server.js";
+import { ask, mayChange } from "./server.js";
 
 const LEAST = 5;
 const MOST = 16;
@@ -166,7 +166,7 @@ function shardFacts(shard, close) {
     shard.reason ? el("p", { class: "bad" }, shard.reason) : null,
     shard.unreadable ? el("p", { class: "faint" }, `Its output cannot be read here: ${shard.unreadable}`) : null,
     el("dl", { class: "pairs" }, ...facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, String(value))])),
-    shard.state === "committed" ? el("p", {}, el("a", { href: `#rows?shard=${shard.shard}` }, "Its rows")) : null,
+    mayChange && shard.state === "committed" ? el("p", {}, el("a", { href: `#rows?shard=${shard.shard}` }, "Its rows")) : null,
     events.length ? el("ol", { class: "events" }, ...events) : null,
   ].filter(Boolean);
 }

@@ -129,6 +129,8 @@ def test_details_of_a_running_job(world, ledger):
         details.shard(record.job, 240)
     groups = details.errors(record.job)["groups"]
     assert [group["rows"] for group in groups] == [16, 6] and groups[0]["examples"][0]["input"]["ticket"]
+    hidden = details.errors(record.job, with_input=False)["groups"]
+    assert not any(example["input"] for group in hidden for example in group["examples"])
     about = details.about(record.job)
     assert about["provenance"]["backend"] == "packed" and about["num_files"] == 4
     assert {event["kind"] for event in details.happened(record.job)["events"]} == {"registered", "lost", "failed-shard"}

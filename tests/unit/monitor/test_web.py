@@ -285,6 +285,15 @@ def test_a_viewer_looks_and_changes_nothing(closed, ledger, state):
     assert "viewer by token from testclient" in (state / "audit.jsonl").read_text()
 
 
+def test_a_viewer_sees_no_rows_and_no_spec(closed):
+    viewer = {"authorization": "Bearer viewer's"}
+    for what in ("rows", "about", "report"):
+        assert closed.get(f"/api/jobs/{JOB}/{what}", headers=viewer).status_code == 403
+    assert closed.get(f"/api/jobs/{JOB}", headers=viewer).status_code == 200
+    closed.post("/login", data={"token": "viewer's"})
+    assert '<meta name="role" content="viewer">' in closed.get("/").text
+
+
 def test_every_change_is_noted_with_who_and_when(closed, ledger, state):
     headers = {"authorization": f"Bearer {TOKEN}"}
     closed.post(f"/api/jobs/{JOB}/pause", headers=headers)
