@@ -53,12 +53,13 @@ def start_workers(folder: Path, url: str, ms_per_row: float) -> list[Process]:
     return [Process(WORKER, folder / f"worker-{number}.log", **variables) for number in range(2)]
 
 
-def sample(begun: float, workers: Sequence[Process], folder: Path, ledger: Ledger) -> Sample:
+def sample(begun: float, workers: Sequence[Process], folder: Path, url: str) -> Sample:
     pids = [pid for worker in workers for pid in worker.tree()]
     memory = sum(_pss_kib(pid) for pid in pids) / 1024
     handles = sum(_count(Path(f"/proc/{pid}/fd")) for pid in pids)
     files = sum(1 for name in ("tmp", "state") for _ in (folder / name).rglob("*"))
-    broker = ledger.roster._scripts.client.info("memory")["used_memory"] / (1 << 20)
+    with connect(url) as client:
+        broker = client.info("memory")["used_memory"] / (1 << 20)
     return Sample(time.monotonic() - begun, len(pids), memory, handles, files, broker)
 
 
@@ -93,18 +94,20 @@ def _job(folder: Path, ledger: Ledger, model: Path, **sizes: int) -> DiskJob:
     return make_job(folder, ledger, model=model, **sizes)
 
 
-def soak(folder: Path, minutes: float) -> tuple[list[Sample], list[DiskJob], Ledger]:
+def soak(folder: Path, minutes: float) -> tuple[list[Sample], int, int]:
+    """Samples, jobs, and how many of these did not end whole."""
     server = Server(folder / "redis")
     ledger = Ledger(connect(server.url), "soak")
     workers = start_workers(folder, server.url, ms_per_row=50.0)
     samples: list[Sample] = []
     jobs: list[DiskJob] = []
+    torn = 0
     try:
         begun = time.monotonic()
         for job in jobs_over_time(folder, ledger, minutes * 60):
             jobs += [job] if job else []
             if not samples or time.monotonic() - begun - samples[-1].seconds >= SAMPLE_S:
-                samples.append(sample(begun, workers, folder, ledger))
+                samples.append(sample(begun, workers, folder, server.url))
                 print(samples[-1], len(jobs), flush=True)
             time.sleep(0 if job else 0.2)
         while any(ledger.status(job.name, max_failures=0).state is JobState.RUNNING for job in jobs[-20:] + jobs[:1]):
@@ -112,12 +115,13 @@ def soak(folder: Path, minutes: float) -> tuple[list[Sample], list[DiskJob], Led
         for job in jobs:
             status, found = ledger.status(job.name), check(Path(job.storage.root.path), job.table).violations
             if status.state is not JobState.DONE or found:
-                print("NOT WHOLE", job.name, status.state, found)
+                torn += 1
+                print("NOT WHOLE", job.name, status.state, found, [each.reason for each in status.failures])
     finally:
         for worker in workers:
             worker.stop(30.0)
         server.kill()
-    return samples, jobs, ledger
+    return samples, len(jobs), torn
 
 
 def verdict(samples: Sequence[Sample]) -> list[str]:
@@ -138,11 +142,16 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60.0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="pq-soak-", ignore_cleanup_errors=True) as name:
-        samples, jobs, _ = soak(Path(name), options.minutes)
+        samples, jobs, torn = soak(Path(name), options.minutes)
         left = [path.name for path in (Path(name) / "tmp").iterdir()]
     lines = verdict(samples)
-    print(f"{len(jobs)} jobs, {len(samples)} samples", *lines, f"left in the temporary folder: {left}", sep="\n")
-    return int(any("GROWS" in line for line in lines) or bool(left))
+    print(
+        f"{jobs} jobs, {torn} of them not whole, {len(samples)} samples",
+        *lines,
+        f"left in the temporary folder: {left}",
+        sep="\n",
+    )
+    return int(any("GROWS" in line for line in lines) or bool(left) or bool(torn))
 
 
 if __name__ == "__main__":
