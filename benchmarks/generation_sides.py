@@ -52,6 +52,23 @@ def run_packed(workload: Workload, num_rounds: int, options: dict[str, Any]) -> 
     yield {key: round(value, 3) for key, value in engine.stats().items()}
 
 
+@torch.no_grad()
+def draw_weights(model: torch.nn.Module) -> None:
+    """Weights as a new model of transformers has them. vLLM's own dummies are all near nothing, norms and biases too:
+    the biases of routers then choose the same few experts for every token, and the rest are never read.
+    """
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if not parameter.is_floating_point() or parameter.element_size() == 1:
+            continue
+        if "norm" in name:
+            parameter.fill_(1.0)
+        elif "bias" in name or "sinks" in name:
+            parameter.zero_()
+        else:
+            parameter.normal_(0.0, 0.02)
+
+
 def run_vllm(workload: Workload, num_rounds: int, options: dict[str, Any]) -> Iterator[Round | dict]:
     """vLLM's offline entry point, dummy weights, no detokenization; its scheduler does not read max_tokens."""
     os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
@@ -67,6 +84,7 @@ def run_vllm(workload: Workload, num_rounds: int, options: dict[str, Any]) -> It
         model=folder, load_format="dummy", skip_tokenizer_init=True, dtype="bfloat16", max_model_len=longest,
         gpu_memory_utilization=0.9, seed=0, enable_prefix_caching=workload.shared_prefix > 0, **options,
     )  # fmt: skip
+    llm.apply_model(draw_weights)
     yield {"startup_s": time.perf_counter() - start, "vllm": vllm.__version__}
     prompts = [{"prompt_token_ids": ids} for ids in workload.prompts]
     for _ in range(num_rounds):

@@ -22,7 +22,7 @@ from parquetry.workers.packed.attention.sdpa import to_stored
 from parquetry.workers.packed.attention.splits import Splits, join
 
 #: programs that keep a large card busy; each fills a multiprocessor
-TARGET_PROGRAMS = 264
+TARGET_PROGRAMS = 132
 MAX_SPLITS = 16
 
 
@@ -35,7 +35,7 @@ class LatentLaunch(NamedTuple):
     num_stages: int
 
 
-MANY_HEADS = LatentLaunch(64, 32, 8, 2)
+MANY_HEADS = LatentLaunch(64, 64, 8, 2)
 FEW_HEADS = LatentLaunch(16, 32, 4, 2)
 
 
