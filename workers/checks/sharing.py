@@ -144,20 +144,35 @@ def choose_sharing(model: PreTrainedModel, compute: Compute, rows: Sequence[np.n
     return Sharing()
 
 
+def share_or_not(
+    model: PreTrainedModel, compute: Compute, short: np.ndarray, longest: np.ndarray, pad_id: int | None
+) -> Sharing:
+    """`choose_sharing` for two rows that cannot be cut to equal lengths, as those with images: any, or none."""
+    with narrowed(model, WINDOW), torch.inference_mode():
+        reason = _why_not(model, RowAlone(model, compute, short), compute, [short, longest], pad_id)
+    return Sharing() if reason is None else Sharing("none", reason)
+
+
 def _choose(
     model: PreTrainedModel, compute: Compute, short: np.ndarray, longest: np.ndarray, pad_id: int | None
 ) -> Sharing:
     alone = RowAlone(model, compute, short)
-    rows = [short, longest]
-    reason = _problem(alone, compute, rows) or _problem_of_filling(model, alone, compute, rows, pad_id)
+    reason = _why_not(model, alone, compute, [short, longest], pad_id)
     if reason is None:
         return Sharing()
-    reason = f"a row of {len(short)} tokens beside one of {len(longest)} {reason}"
     equals = [shortened(longest, len(short), len(short) // part) for part in (2, 3)]
     problem = _problem(alone, compute, [short, *equals])
     if problem is None:
         return Sharing("equal lengths", reason)
     return Sharing("none", f"{reason}; beside others of its length it {problem}")
+
+
+def _why_not(
+    model: PreTrainedModel, alone: RowAlone, compute: Compute, rows: Sequence[np.ndarray], pad_id: int | None
+) -> str | None:
+    """Why the first row, which is `alone`'s, may not share a batch with the second."""
+    reason = _problem(alone, compute, rows) or _problem_of_filling(model, alone, compute, rows, pad_id)
+    return reason and f"a row of {len(rows[0])} tokens beside one of {len(rows[1])} {reason}"
 
 
 def _problem(alone: RowAlone, compute: Compute, rows: Sequence[np.ndarray]) -> str | None:

@@ -23,7 +23,7 @@ from parquetry.workers.loading.model import is_spread
 from parquetry.workers.loading.quantization.quantization import packing_obstacle
 from parquetry.workers.packed.memory import free_bytes
 from parquetry.workers.packed.options import PackedOptions
-from parquetry.workers.padded.generate import MAX_ROWS, TransformersGenerate
+from parquetry.workers.padded.generate import TransformersGenerate
 from parquetry.workers.padded.long_rope import long_rope_reason
 from parquetry.workers.padded.trial import NUM_OUTPUTS
 from parquetry.workers.process.pulse import SendPulse
@@ -34,6 +34,7 @@ _LEAST_TOKEN_BUDGET = 4096
 #: share of the free device memory that keys and values of a padded batch may fill
 _KV_SHARE = 0.4
 _NO_IMAGES = "prompts hold images"
+OWN_LAYOUT = "the model's processor lays out batches in a way of its own"
 #: config keys that hold the number of layers of a decoder beside an encoder
 _DECODER_LAYERS = ("num_decoder_layers", "decoder_layers")
 #: what the packed engine takes of model.attention; it computes sdpa under whichever kernel the model is pinned to
@@ -81,9 +82,7 @@ def _choose_sharing(engine: TransformersGenerate, checkpoint: Checkpoint, tokeni
     sharing = choose_sharing(model, engine.trial, rows, checkpoint.pad_id)
     if sharing.rows == "any" and (reason := long_rope_reason(model.config, checkpoint.context_window)):
         sharing = Sharing("equal lengths", reason)
-    if sharing.rows != "any":
-        log.warning("%s", sharing.warning)
-    engine.share(sharing)
+    _share(engine, sharing)
 
 
 def put_vision_generator(
@@ -92,6 +91,7 @@ def put_vision_generator(
     """The engine for prompts with images on a loaded model."""
     from parquetry.workers.vision.layout import has_known_layout
     from parquetry.workers.vision.processor import RowProcessor, load_processor
+    from parquetry.workers.vision.shared_batches import choose_rows
     from parquetry.workers.vision.vision_generate import VisionGenerate
 
     if spec.model.kv_dtype != "auto":
@@ -99,22 +99,28 @@ def put_vision_generator(
     processor = load_processor(checkpoint)
     pulse_in_layers(model, send_pulse)
     rows = RowProcessor(processor, model.dtype, settings().image_max_pixels)
-    max_rows = MAX_ROWS
-    if not has_known_layout(rows):
-        log.warning("rows of this model run one at a time: its processor lays out batches in a way of its own")
-        max_rows = 1
-    return VisionGenerate(
+    engine = VisionGenerate(
         model,
         tokenizers.Tokenizer.from_file(str(checkpoint.tokenizer_folder / "tokenizer.json")),
         eos_ids=checkpoint.eos_ids,
         pad_id=checkpoint.pad_id,
         token_budget=spec.token_budget or _generation_budget(spec, model),
-        max_rows=max_rows,
         about={**about(spec, model), "why_not_packed": _NO_IMAGES, "pillow": importlib.metadata.version("pillow")},
         send_pulse=send_pulse,
         make=lambda request: rows(request.text, request.images, is_plain=request.is_plain),
         max_model_len=checkpoint.context_window,
     )
+    is_known = has_known_layout(rows)
+    sharing = choose_rows(engine, rows, checkpoint.pad_id) if is_known else Sharing("none", OWN_LAYOUT)
+    _share(engine, sharing)
+    return engine
+
+
+def _share(engine: TransformersGenerate, sharing: Sharing) -> None:
+    """Say it where not all rows may share a batch, and keep to it."""
+    if sharing.rows != "any":
+        log.warning("%s", sharing.warning)
+    engine.share(sharing)
 
 
 def require_announced(checkpoint: Checkpoint, reason: str) -> None:

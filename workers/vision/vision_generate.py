@@ -11,6 +11,7 @@ import torch
 
 from parquetry.schemas.errors import RowError
 from parquetry.workers.padded.generate import MAX_ROWS, TransformersGenerate, failed
+from parquetry.workers.padded.trial import trial_logits, trial_outputs
 from parquetry.workers.request import Completion, GenerationRequest, Request, Result, VisionRequest
 from parquetry.workers.vision.collation import Row, collate
 from parquetry.workers.vision.rows_ahead import Made, RowsAhead
@@ -89,9 +90,18 @@ class VisionGenerate(TransformersGenerate):
     def _sees(self, request: GenerationRequest) -> bool:
         return any(name.startswith("pixel") for name in self._rows[request.id])
 
+    def trial_of(self, rows: Sequence[Row]) -> list[torch.Tensor]:
+        """What one batch of `rows` would go by: logits (num_outputs, vocab_size) of each."""
+        # from their ends, where there is text
+        ends = [row["input_ids"][0].numpy()[::-1] for row in rows]
+        outputs = torch.from_numpy(trial_outputs(ends, self._eos_ids)).to(self.model.device)
+        return trial_logits(self.model, self._collated(rows), outputs)
+
     def _inputs(self, batch: list[GenerationRequest]) -> dict[str, torch.Tensor]:
-        made = collate([self._rows[request.id] for request in batch], self._pad_id)
-        return {name: value.to(self.model.device) for name, value in made.items()}
+        return self._collated([self._rows[request.id] for request in batch])
+
+    def _collated(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+        return {name: value.to(self.model.device) for name, value in collate(rows, self._pad_id).items()}
 
     def _completion(self, request: GenerationRequest, *args: Any) -> Completion:
         return replace(super()._completion(request, *args), num_prompt_tokens=len(request.prompt_ids))

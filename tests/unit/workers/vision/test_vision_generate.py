@@ -273,8 +273,24 @@ def test_an_unknown_layout_runs_rows_one_at_a_time(cases, monkeypatch, caplog):
     engine = load_engine(case.spec)
 
     assert engine.describe()["rows_a_batch"] == "1"
-    assert "rows of this model run one at a time" in caplog.text
+    assert "rows run one at a time, which is slower: the model's processor lays out batches" in caplog.text
     assert case.run(case.requests(), engine)[0].output_ids.tolist() == case.expected(case.requests()[0])[1]
+
+
+def test_rows_that_change_one_another_run_one_at_a_time(cases, monkeypatch):
+    """Padding that attention sees: the shorter row of a batch answers otherwise than alone."""
+    case = cases("llava")
+
+    def seen(rows, pad_id):
+        made = collate(rows, pad_id)
+        return {**made, "attention_mask": torch.ones_like(made["attention_mask"])}
+
+    monkeypatch.setattr("parquetry.workers.vision.vision_generate.collate", seen)
+
+    about = load_engine(case.spec).describe()
+
+    assert about["rows_a_batch"] == "1"
+    assert "times its noise" in about["one_row_at_a_time"]
 
 
 def test_collated_rows_by_hand():
