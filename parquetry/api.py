@@ -14,11 +14,10 @@ from parquetry.broker import open_ledger
 from parquetry.schemas.budget import parse_budget
 from parquetry.schemas.errors import InvalidValueError, ParquetryError, UnusableEnvironmentError
 from parquetry.schemas.job import JobSpec
-from parquetry.schemas.location import Location
+from parquetry.schemas.settings import settings
 from parquetry.schemas.states import JobState
 from parquetry.schemas.status import JobStatus, WorkerStatus
-from parquetry.schemas.storage.opening import open_storage
-from parquetry.spec_file import load_spec, set_key
+from parquetry.spec_file import load_spec
 from parquetry.workers.packages import require
 
 if TYPE_CHECKING:
@@ -61,18 +60,22 @@ def submit(spec: SpecLike, *, broker_url: str | None = None) -> Job:
     return Job(made.job, made.record.spec.output.path, ledger, is_new=made.created, rows_added=made.rows_added)
 
 
-def run(spec: SpecLike, *, workers: int | None = None, show: bool = False) -> Job:
+def run(
+    spec: SpecLike, *, workers: int | None = None, show: bool = False, retry_rows: Mapping[str, Any] | None = None
+) -> Job:
     """Run a whole job on this machine and return when it has ended. What is done already is not done again.
 
     Args:
         spec: the job.
         workers: CPU engines to start; by default one engine per visible GPU, or one on the CPU.
         show: draw progress on stderr.
+        retry_rows: compute the error rows of the job, which has ended, anew, with these settings for them by dotted
+            key, as in {"generation.max_new_tokens": 512}; {} changes none.
 
     """
     from parquetry.local.run import run_job
 
-    finished = run_job(as_spec(spec), workers=workers, show=show)
+    finished = run_job(as_spec(spec), workers=workers, show=show, retry=retry_rows)
     return Job(finished.status.job, finished.status.output, finished.ledger, finished)
 
 
@@ -247,15 +250,9 @@ class Job:
         `changes` are settings for these rows alone, by dotted key: {"generation.max_new_tokens": 512}. Raises a
         BadInputError for changes that the output has no room for, and for a job that has not ended.
         """
-        from parquetry.producers.row_retry import retry_rows
-        from parquetry.tasks.job_record import read_record
+        from parquetry.local.run import begin_row_retry
 
-        ledger = self._open_ledger()
-        record = read_record(open_storage(Location.parse(self.status().output)), self.id)
-        data = record.spec.model_dump(mode="json")
-        for key, value in changes.items():
-            set_key(data, key, value)
-        return retry_rows(ledger, self.id, JobSpec.parse(data), changes)
+        return begin_row_retry(self._open_ledger(), self.id, changes, broker_url=settings().broker_url)
 
     def _open_ledger(self) -> Ledger:
         if self._ledger is None:

@@ -12,7 +12,7 @@ from parquetry import api
 from parquetry.commands.arguments import AsJson, CpuEngines, Overrides, SpecPath
 from parquetry.schemas.errors import ExitCode
 from parquetry.schemas.states import JobState
-from parquetry.spec_file import load_spec
+from parquetry.spec_file import load_spec, parse_override
 
 PANEL = "Run a job"
 SAMPLE_ROWS = 3
@@ -28,19 +28,25 @@ def run(
     spec: SpecPath,
     overrides: Overrides = None,
     workers: CpuEngines = None,
+    retry_rows: Annotated[
+        bool, typer.Option("--retry-rows", help="Compute the error rows of the job, which has ended, anew.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a whole job on this machine: queue, workers, progress, result.
 
-    Ctrl-C stops it in order; the same command continues where it stopped.
+    Ctrl-C stops it in order; the same command continues where it stopped. With --retry-rows what --set says is for the
+    error rows alone.
     """
     from parquetry.local.summary import print_run, run_as_dict
     from parquetry.terminal.display import print_json
 
     try:
-        finished = api.run(load_spec(spec, overrides or ()), workers=workers, show=True).finished
+        changes = dict(map(parse_override, overrides or ())) if retry_rows else None
+        job = load_spec(spec, () if retry_rows else overrides or ())
+        finished = api.run(job, workers=workers, show=True, retry_rows=changes).finished
     except KeyboardInterrupt:
-        print("Stopped. The same command continues from the finished shards.", file=sys.stderr)
+        print("Stopped. The same command continues from the finished rows.", file=sys.stderr)
         raise
     assert finished is not None, "a run has an end"
     print_json(run_as_dict(finished)) if as_json else print_run(finished, SAMPLE_ROWS)

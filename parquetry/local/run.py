@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from parquetry.broker import open_ledger
 from parquetry.local.embedded import embedded_server
@@ -22,11 +22,13 @@ from parquetry.schemas.settings import settings
 from parquetry.schemas.states import JobState
 from parquetry.schemas.status import JobStatus
 from parquetry.schemas.storage.opening import open_storage
+from parquetry.spec_file import set_key
 from parquetry.terminal.bars import Display, Silent, live_display
 from parquetry.terminal.display import console
 from parquetry.terminal.job_lines import in_flight_line, opening_lines
 
 if TYPE_CHECKING:
+    from parquetry.producers.row_retry import Retried
     from parquetry.tasks.ledger.ledger import Ledger
 
 POLL_SECONDS = 0.25
@@ -47,10 +49,13 @@ class FinishedRun:
     ledger: Ledger | None
 
 
-def run_job(spec: JobSpec, *, workers: int | None = None, show: bool = False) -> FinishedRun:
-    """Run `spec` to its end. Raises BadInputError before anything is written, WorkerDiedError when nothing works.
+def run_job(
+    spec: JobSpec, *, workers: int | None = None, show: bool = False, retry: Mapping[str, Any] | None = None
+) -> FinishedRun:
+    """Run `spec` to its end; with `retry` compute its error rows anew, with these settings for them, by dotted key.
+    Raises BadInputError before anything is written, WorkerDiedError when nothing works.
 
-    An interrupt drains the worker and leaves a state from which the same call continues.
+       An interrupt drains the worker and leaves a state from which the same call continues.
     """
     from parquetry.producers.output_use import in_use
     from parquetry.producers.submission import submit
@@ -61,6 +66,8 @@ def run_job(spec: JobSpec, *, workers: int | None = None, show: bool = False) ->
         job = submitted.job
         if not submitted.created:
             ledger.raise_budget(job, spec.budget)
+        if retry is not None:
+            begin_row_retry(ledger, job, retry, broker_url=url)
         before = take_up(ledger, job)
         stack.enter_context(in_use(Location.parse(before.output)))
         after, log = before, None
@@ -110,6 +117,18 @@ def open_broker() -> Iterator[tuple[str, Ledger]]:
     with ExitStack() as stack:
         url = settings().broker_url or stack.enter_context(embedded_server())
         yield url, open_ledger(url)
+
+
+def begin_row_retry(ledger: Ledger, job: str, changes: Mapping[str, Any], *, broker_url: str | None) -> Retried:
+    """Have the error rows of a job that has ended computed anew. Raises what `retry_rows` raises."""
+    from parquetry.producers.row_retry import retry_rows
+    from parquetry.tasks.job_record import read_record
+
+    record = read_record(open_storage(Location.parse(ledger.status(job, max_failures=0).output)), job)
+    data = record.spec.model_dump(mode="json")
+    for key, value in changes.items():
+        set_key(data, key, value)
+    return retry_rows(ledger, job, JobSpec.parse(data), changes, broker_url=broker_url)
 
 
 def take_up(ledger: Ledger, job: str) -> JobStatus:
