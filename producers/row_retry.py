@@ -21,7 +21,7 @@ from parquetry.tasks import permits
 from parquetry.tasks.job_record import read_record
 from parquetry.tasks.ledger.job_entry import queue_of
 from parquetry.tasks.ledger.ledger import Ledger
-from parquetry.tasks.row_retry import begin_retry, last_retry
+from parquetry.tasks.row_retry import begin_retry, next_round
 from parquetry.workers.shards.reader import input_schema, used_columns
 
 #: sections that say how a row is computed; whatever else a job says is as it was
@@ -48,10 +48,9 @@ def retry_rows(
     status = ledger.status(job, max_failures=0)
     storage = open_storage(Location.parse(status.output))
     record = read_record(storage, job)
-    before = last_retry(storage, job)
     retry = RowRetry(
         job=job,
-        round=before.round + 1 if before else 1,
+        round=next_round(storage),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         spec=_checked(record, spec),
         model_path=record.model_path,

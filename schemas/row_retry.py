@@ -31,6 +31,8 @@ class RowRetry(BaseModel):
     model_path: str
     #: dotted keys that were changed, with their values
     changes: dict[str, object] = {}
+    #: whose error rows are computed anew, see number_ranges.py
+    shards: str = ""
 
     def applied(self, record: JobRecord) -> JobRecord:
         """The job's record as this retry computes rows."""

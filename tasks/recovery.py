@@ -11,6 +11,7 @@ from parquetry.schemas.errors import BadInputError
 from parquetry.schemas.history import HistoryPoint
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import JOB_FILE, SUCCESS_FILE, JobRecord, Manifest, PartRecord
+from parquetry.schemas.number_ranges import numbers_in
 from parquetry.schemas.row_retry import RowRetry
 from parquetry.schemas.shard import part_name
 from parquetry.schemas.states import JobState
@@ -100,7 +101,7 @@ def _count_parts(ledger: Ledger, record: JobRecord, storage: Storage, queue: str
         withdraw_end(storage, record)
     retry = last_retry(storage, record.job)
     # without `_SUCCESS` the last retry was not over
-    due = [part for part in found if retry and part.error_rows and part.last_round.round < retry.round]
+    due = [part for part in found if retry and _is_due(part, retry)]
     done = [part for part in found if part not in due]
     if ledger.register(record, queue, done=done, history=kept_history(storage, record.job)):
         _go_on_with(ledger, record, retry, due)
@@ -108,6 +109,11 @@ def _count_parts(ledger: Ledger, record: JobRecord, storage: Storage, queue: str
         for part in found:
             ledger.adopt(record.job, part)
     log.info("job %s: %d parts were found, %d of them new", record.job, len(present), len(found))
+
+
+def _is_due(part: PartRecord, retry: RowRetry) -> bool:
+    is_meant = part.error_rows > 0 and part.shard in numbers_in(retry.shards)
+    return is_meant and part.last_round.round < retry.round
 
 
 def _go_on_with(ledger: Ledger, record: JobRecord, retry: RowRetry | None, due: Sequence[PartRecord]) -> None:

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from parquetry.schemas.errors import RetryableError
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import MANIFEST_FILE, SUCCESS_FILE, JobRecord, Manifest
+from parquetry.schemas.number_ranges import ranges
 from parquetry.schemas.row_retry import RETRIES_FOLDER, RowRetry, retry_file
 from parquetry.schemas.states import JobState
 from parquetry.schemas.storage.opening import open_storage
@@ -46,6 +47,13 @@ def last_retry(storage: Storage, job: str) -> RowRetry | None:
     return None
 
 
+def next_round(storage: Storage) -> int:
+    """A number that no retry in this output has had, of whichever job."""
+    entries = storage.list(f"{RETRIES_FOLDER}/")
+    numbers = [entry.path.rpartition("/")[2].partition(".")[0] for entry in entries]
+    return max((int(number) for number in numbers if number.isdecimal()), default=0) + 1
+
+
 class Begun(NamedTuple):
     """A retry of rows, with the shards and error rows that are computed anew."""
 
@@ -68,10 +76,11 @@ def begin_retry(ledger: Ledger, record: JobRecord, retry: RowRetry) -> Begun:
         status = ledger.status(record.job, max_failures=0)
         due = list(_due(ledger, record, storage, status.state))
         # what a round that was cancelled has left is queued already
-        rows = ledger.rows_due(record.job) + sum(each.error_rows for each in due)
-        if due or status.shards_due or not status.state.is_final:
+        rows = ledger.due(record.job) | {each.shard: each.error_rows for each in due}
+        if rows or not status.state.is_final:
+            retry = retry.model_copy(update={"shards": ranges(sorted(rows))})
             retry = _begin(ledger, record, storage, retry, due)
-    return Begun(retry.round, len(due) + status.shards_due, rows)
+    return Begun(retry.round, len(rows), sum(rows.values()))
 
 
 def _due(ledger: Ledger, record: JobRecord, storage: Storage, state: JobState) -> Iterator[DueShard]:

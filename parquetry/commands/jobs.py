@@ -176,7 +176,7 @@ def _stop(name: str, change: Callable[[Job], None], *, as_json: bool) -> None:
     before = Job.open(name).status()
     _change(before.job, change, as_json=as_json)
     if not as_json:
-        print(in_flight_line(WorkInFlight.of(before)))
+        print(in_flight_line(WorkInFlight.of(before), are_kept=change is Job.pause))
 
 
 def _change(name: str, change: Callable[[Job], None], *, as_json: bool, called: str = "") -> None:

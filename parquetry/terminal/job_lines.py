@@ -154,12 +154,12 @@ def error_lines(errors: Mapping[str, int]) -> list[str]:
     return [*lines, f"  {more:,} error rows of other kinds"] if more else lines
 
 
-def in_flight_line(work: WorkInFlight) -> str:
-    """What giving the running shards back costs."""
+def in_flight_line(work: WorkInFlight, *, are_kept: bool = True) -> str:
+    """What giving the running shards back costs; whether their finished rows `are_kept`, which a cancel drops."""
     if not work.shards:
         return "Nothing is in flight."
     shards = "1 shard" if work.shards == 1 else f"{work.shards:,} shards"
-    rows = f"{work.rows:,} finished rows ({work.tokens:,} tokens), which are kept"
+    rows = f"{work.rows:,} finished rows ({work.tokens:,} tokens), which are {'kept' if are_kept else 'dropped'}"
     dropped = f"{work.unfinished_tokens:,} tokens of unfinished rows, which are dropped"
     return f"In flight: {shards} with {rows}, and {dropped} (about {duration(work.unfinished_s)} of work)."
 

@@ -31,10 +31,11 @@ class DueShard(NamedTuple):
 class Rounds(Verbs):
     """The verbs of whoever retries error rows."""
 
-    def rows_due(self, job: str) -> int:
-        """Error rows that are still to be computed anew, of the shards that were queued for it."""
+    def due(self, job: str) -> dict[int, int]:
+        """The shards whose error rows are still to be computed anew, each with how many these are."""
         with translated(self.url):
-            return sum(map(int, cast("list[str]", self._client.hvals(self._keys.of_job(job, "redo")))))
+            found = cast("dict[str, str]", self._client.hgetall(self._keys.of_job(job, "redo")))
+        return {int(shard): int(rows) for shard, rows in found.items()}
 
     def open_round(self, job: str, least: int, fields: Mapping[str, Any], *, force: bool = False) -> int:
         """Let a job that has ended run again, with no shard queued yet; its round, which is `least` or above.

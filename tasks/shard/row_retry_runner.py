@@ -91,7 +91,10 @@ class RowRetryRunner(ShardRunner):
         if data is None:
             raise RetryUnknownError(job=self.claim.job)
         try:
-            return RowRetry.model_validate_json(data)
+            retry = RowRetry.model_validate_json(data)
         except ValidationError as error:
             reason = error.errors(include_url=False)[0]["msg"]
             raise UnreadableFileError(path=self.storage.root.join(name), reason=reason) from None
+        if (retry.job, retry.round) != (self.claim.job, self.claim.round):
+            raise RetryUnknownError(job=self.claim.job)
+        return retry

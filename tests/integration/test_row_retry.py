@@ -21,6 +21,7 @@ from parquetry.schemas.errors import (
     UnknownKeyError,
 )
 from parquetry.schemas.manifest import MANIFEST_FILE, SUCCESS_FILE, Manifest
+from parquetry.schemas.row_retry import RowRetry, retry_file
 from parquetry.schemas.shard import part_name
 from parquetry.schemas.states import JobState
 from parquetry.tasks import failpoints
@@ -417,6 +418,29 @@ def test_a_queue_that_has_lost_a_retried_job_does_nothing_again(job, ledger, con
     assert_whole(job, ledger)
     # the next round is told by the output
     assert opened(job, ledger).retry_rows().round == 2
+
+
+def test_a_queue_that_is_lost_later_retries_no_shard_that_was_computed_since(job, ledger, config, wipe, monkeypatch):
+    retry(job, ledger)
+    run_all(ledger, config)
+    job.storage.delete(SUCCESS_FILE)
+    job.storage.delete(MANIFEST_FILE)
+    wipe()
+    # as one that was set aside and computed as a whole afterwards, by the settings of the job
+    job.storage.delete(part_name(1))
+    recover(str(job.storage.root), ledger)
+    run_one(ledger, config)
+    status = ledger.status(job.name)
+    assert (status.state, status.error_rows, status.shards_due) == (JobState.DONE, 1, 0)
+
+
+def test_rounds_of_a_job_that_was_there_before_are_not_taken_for_ours(job, ledger, config):
+    old = retry_file(1)
+    data = RowRetry(job="other", round=1, created="", spec=job.record.spec, model_path="").model_dump_json()
+    job.storage.put(old, data.encode())
+    assert opened(job, ledger).retry_rows({"prompt.template": WORKS}).round == 2
+    run_all(ledger, config)
+    assert_merged(job, ledger)
 
 
 def test_a_part_that_has_vanished_is_computed_as_a_whole(job, ledger, config):

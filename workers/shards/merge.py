@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 from parquetry.schemas.columns import ERROR, REPAIRED_CELLS, ROW, ROW_ROUNDS
 from parquetry.schemas.errors import PartInvalidError, ShardFailedError
 from parquetry.schemas.manifest import PartRecord
+from parquetry.schemas.number_ranges import ranges
 from parquetry.schemas.row_retry import RowRetry
 from parquetry.workers.reading.input_rows import InputRows
 from parquetry.workers.shards.provenance import from_metadata
@@ -163,13 +163,6 @@ class MergingWriter:
     def abort(self) -> None:
         """Leave a file without a footer, which nothing takes for a part."""
         self._writer.abort()
-
-
-def ranges(numbers: Sequence[int]) -> str:
-    """Ascending numbers as text: "3-5,9"."""
-    starts = [number for before, number in pairwise([-2, *numbers]) if number != before + 1]
-    ends = [number for number, after in pairwise([*numbers, -2]) if after != number + 1]
-    return ",".join(str(start) if start == end else f"{start}-{end}" for start, end in zip(starts, ends, strict=True))
 
 
 def _errors(batch: pa.RecordBatch) -> list[int]:

@@ -21,6 +21,7 @@ def test_what_is_finished_and_what_is_not_are_told_apart():
         "In flight: 2 shards with 12 finished rows (600 tokens), which are kept, and 1,000 tokens of unfinished rows,"
     )
     assert in_flight_line(work) == f"{line} which are dropped (about 10 s of work)."
+    assert "which are kept" not in in_flight_line(work, are_kept=False)
 
 
 def test_nothing_in_flight_is_said():

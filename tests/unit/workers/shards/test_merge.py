@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from parquetry.schemas.errors import ShardFailedError
 from parquetry.schemas.manifest import JobRecord, PartRecord
+from parquetry.schemas.number_ranges import numbers_in, ranges
 from parquetry.schemas.row_retry import RowRetry
 from parquetry.workers.request import Encoding
 from parquetry.workers.shards import merge
-from parquetry.workers.shards.merge import Merge, ranges
+from parquetry.workers.shards.merge import Merge
 from parquetry.workers.shards.part import inspect
 from parquetry.workers.shards.pipeline import run_shard
 from tests.unit.workers.shards.test_pipeline import EchoEngine
@@ -186,3 +187,4 @@ def test_vectors_are_merged_too(tmp_path, embedder):
 )
 def test_ranges_of_rows_as_text(numbers, text):
     assert ranges(numbers) == text
+    assert numbers_in(text) == set(numbers)
