@@ -14,7 +14,9 @@ from parquetry.schemas.status import JobStatus
 from parquetry.tasks.kept_history import read_history
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.report.error_groups import ErrorGroup, error_groups, shards_with_errors
+from parquetry.tasks.report.outcome import Outcome
 from parquetry.tasks.report.page import report_page
+from parquetry.tasks.report.predicted import predicted_lines
 from parquetry.tasks.report.publishing import gather
 from parquetry.tasks.report.rates import Rates
 from parquetry.tasks.report.spec_lines import spec_lines
@@ -93,7 +95,7 @@ class JobDetails:
             "files": files,
             "num_files": len(record.shard_plan.files),
             "provenance": self._provenance(status, written),
-            "prediction": [],
+            "prediction": predicted_lines(Outcome.of_status(status)),
         }
 
     def report(self, job: str) -> str:

@@ -79,11 +79,14 @@ def run(
     return Job(finished.status.job, finished.status.output, finished.ledger, finished)
 
 
-def plan(spec: SpecLike) -> Plan:
-    """A job's rows, shards, estimated tokens and memory. Nothing is written, and no broker is needed."""
+def plan(spec: SpecLike, *, gpus: int = 1, price_per_gpu_hour: float | None = None) -> Plan:
+    """A job's rows, shards, estimated tokens and memory; by an earlier job like it, its time and cost on `gpus` cards.
+
+    Nothing is written, and no broker is needed. The price is by default that of the job's budget.
+    """
     from parquetry.producers.planning import plan as made
 
-    return made(as_spec(spec))
+    return made(as_spec(spec), gpus=gpus, price_per_gpu_hour=price_per_gpu_hour)
 
 
 def preview(spec: SpecLike, rows: int) -> pa.Table:

@@ -7,11 +7,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from parquetry.producers.predictions import default_price, expected, predict_from_earlier
 from parquetry.producers.prompt_lengths import LengthBucket, histogram
 from parquetry.producers.sampled_prompts import ErrorExample, SampledPrompts, read_sampled_prompts
 from parquetry.producers.submission import foresee
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.manifest import JobRecord
+from parquetry.schemas.prediction import Prediction
 from parquetry.tasks.ledger.job_entry import queue_of
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.forecast import Forecast
@@ -71,15 +73,24 @@ class Plan(BaseModel):
     existing_output: str = ""
     #: rows that are finished already
     rows_there: int = 0
+    #: of the rows that are not finished; None where no earlier job tells
+    prediction: Prediction | None = None
     #: sentences on what the job's choices cost
     warnings: tuple[str, ...] = ()
 
 
-def plan(spec: JobSpec, *, max_sampled_rows: int = MAX_SAMPLED_ROWS, device_bytes: int | None = None) -> Plan:
+def plan(
+    spec: JobSpec,
+    *,
+    max_sampled_rows: int = MAX_SAMPLED_ROWS,
+    device_bytes: int | None = None,
+    gpus: int = 1,
+    price_per_gpu_hour: float | None = None,
+) -> Plan:
     """Validate the spec, count, and tokenize up to `max_sampled_rows` rows from all over the input.
 
-    `device_bytes` is the memory of the device to plan for, by default that of this machine's smallest GPU. Raises what
-    `submission.prepare` raises.
+    `device_bytes` is the memory of the device to plan for, by default that of this machine's smallest GPU; `gpus` share
+    the time that is predicted, and the price is by default that of the budget. Raises what `submission.prepare` raises.
     """
     prospect = foresee(spec)
     record = prospect.prepared.record
@@ -91,6 +102,9 @@ def plan(spec: JobSpec, *, max_sampled_rows: int = MAX_SAMPLED_ROWS, device_byte
             device_bytes = smallest_gpu_bytes()
         except GpuQueryError as error:
             warnings = (*warnings, f"whether the weights fit is not known: {error}")
+    rows = record.shard_plan.num_rows - prospect.rows_there
+    wanted = expected(record, round(sampled.mean * rows), rows)
+    price = default_price(record.spec) if price_per_gpu_hour is None else price_per_gpu_hour
     return Plan(
         **_job_facts(record),
         **_token_facts(record, sampled),
@@ -100,6 +114,7 @@ def plan(spec: JobSpec, *, max_sampled_rows: int = MAX_SAMPLED_ROWS, device_byte
         model_defaults=_model_defaults(record.spec, checkpoint),
         existing_output=prospect.existing,
         rows_there=prospect.rows_there,
+        prediction=predict_from_earlier(record, wanted, gpus=gpus, price=price),
         warnings=warnings,
     )
 

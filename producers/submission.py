@@ -11,6 +11,7 @@ from parquetry.producers.draft import Draft
 from parquetry.producers.existing_output import find_status, foreseen, refusal, take_over
 from parquetry.producers.living_workers import require_able_worker
 from parquetry.producers.output_folder import find_standing, give_up, require_empty
+from parquetry.producers.predictions import store_prediction
 from parquetry.producers.preparing import Prepared, prepared
 from parquetry.schemas.errors import OutputTakenError
 from parquetry.schemas.job import JobSpec
@@ -92,6 +93,8 @@ def submit(spec: JobSpec, ledger: Ledger, *, broker_url: str | None = None) -> S
     known = find_status(ledger, draft.job)
     for _ in range(_MAX_TRIES):
         if (made := _try(draft, ledger, known)) is not None:
+            if made.created:
+                store_prediction(ledger, made.record)
             _wake(ledger, made.record, broker_url or settings().broker_url)
             return made
         time.sleep(random.uniform(0, _LONGEST_WAIT_S))

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from parquetry.schemas.events import JobEvent, ShardEnd
+from parquetry.schemas.prediction import Prediction
 
 HISTORY_FILE = "_history.json"
 
@@ -81,6 +82,8 @@ class JobHistory(BaseModel):
     #: what happened to it, and its last shards
     events: tuple[JobEvent, ...] = ()
     ends: tuple[ShardEnd, ...] = ()
+    #: what was predicted of it before it ran
+    prediction: Prediction | None = None
 
     @classmethod
     def of(
@@ -89,9 +92,10 @@ class JobHistory(BaseModel):
         points: tuple[HistoryPoint, ...],
         events: Iterable[JobEvent] = (),
         ends: Iterable[ShardEnd] = (),
+        prediction: Prediction | None = None,
     ) -> JobHistory:
         """The history of a job, to be written."""
-        return cls(job=job, points=points, events=tuple(events), ends=tuple(ends))
+        return cls(job=job, points=points, events=tuple(events), ends=tuple(ends), prediction=prediction)
 
     def read(self) -> tuple[HistoryPoint, ...]:
         """Its points, whatever version wrote them."""

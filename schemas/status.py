@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from parquetry.schemas.histogram import SHARD_SECONDS
 from parquetry.schemas.history import HistoryPoint
+from parquetry.schemas.prediction import Prediction
 from parquetry.schemas.states import EnginePhase, JobState
 
 
@@ -106,6 +107,8 @@ class JobStatus(BaseModel):
     write_seconds: float = 0.0
     #: committed shards by how long they took, see SHARD_SECONDS
     shard_durations: tuple[int, ...] = (0,) * SHARD_SECONDS.num_buckets
+    #: by its plan, or from an earlier job
+    prediction: Prediction | None = None
     #: about a minute of work ago, for present rates
     earlier: HistoryPoint | None = Field(None, exclude=True)
 

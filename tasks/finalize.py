@@ -13,9 +13,10 @@ from parquetry.schemas.states import JobState
 from parquetry.schemas.status import JobStatus
 from parquetry.schemas.storage.opening import open_storage
 from parquetry.schemas.storage.storage import Entry, Storage
+from parquetry.tasks.earlier_jobs import try_to_keep_pace
 from parquetry.tasks.extension import grow, withdraw_end
 from parquetry.tasks.failpoints import failpoint
-from parquetry.tasks.job_record import read_record
+from parquetry.tasks.job_record import cached_record, read_record
 from parquetry.tasks.kept_history import keep_history
 from parquetry.tasks.ledger.claim import Digest
 from parquetry.tasks.ledger.ledger import Ledger
@@ -64,6 +65,8 @@ def _end(ledger: Ledger, status: JobStatus) -> None:
 
 
 def _done(ledger: Ledger, status: JobStatus) -> None:
+    # before whoever waits for the job may leave, and the queue forgets who computed it
+    try_to_keep_pace(ledger, cached_record(status.output, status.job))
     try:
         ledger.set_state(status.job, JobState.DONE, num_shards=status.shards)
     except IllegalTransitionError:

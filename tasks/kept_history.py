@@ -31,7 +31,8 @@ def keep_history(ledger: Ledger, job: str, output: str) -> None:
         before = read_history(storage, job) or JobHistory.of(job, ())
         events = _together(before.events, ledger.shards.events(job))
         ends = _together(before.ends, ledger.shards.ends(job))
-        storage.put(HISTORY_FILE, JobHistory.of(job, points, events, ends).model_dump_json().encode())
+        prediction = ledger.status(job, max_failures=0).prediction or before.prediction
+        storage.put(HISTORY_FILE, JobHistory.of(job, points, events, ends, prediction).model_dump_json().encode())
 
 
 def _together(earlier: Iterable[Noted], later: Iterable[Noted]) -> list[Noted]:

@@ -20,7 +20,7 @@ from parquetry.schemas.storage.storage import Storage
 from parquetry.tasks.extension import catch_up, read_manifest, withdraw_end
 from parquetry.tasks.finalize import finalize
 from parquetry.tasks.job_record import read_record
-from parquetry.tasks.kept_history import kept_history
+from parquetry.tasks.kept_history import kept_history, read_history
 from parquetry.tasks.ledger import job_entry
 from parquetry.tasks.ledger.job_entry import queue_of
 from parquetry.tasks.ledger.ledger import Ledger
@@ -56,12 +56,22 @@ def recover(output: str, ledger: Ledger, *, queue: str | None = None, notify: Se
         catch_up(ledger, record, storage)
     if known and ledger.status(record.job, max_failures=0).state is JobState.DONE:
         return record
-    if not known and (manifest := _finished_manifest(storage, record)):
+    manifest = None if known else _finished_manifest(storage, record)
+    if manifest:
         _register_done(ledger, record, queue, manifest, kept_history(storage, record.job))
     else:
         _count_parts(ledger, record, storage, queue, known=known)
+    if not known:
+        _restore_prediction(ledger, storage, record.job)
+    if not manifest:
         finalize(ledger, record.job)
     return record
+
+
+def _restore_prediction(ledger: Ledger, storage: Storage, job: str) -> None:
+    kept = read_history(storage, job)
+    if kept is not None and kept.prediction is not None:
+        ledger.set_prediction(job, kept.prediction)
 
 
 def _dropped_as_damaged(ledger: Ledger, job: str) -> bool:

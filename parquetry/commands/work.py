@@ -58,24 +58,27 @@ def plan(
     overrides: Overrides = None,
     rows: Annotated[int | None, typer.Option(min=1, help="Also run this many rows for real and show them.")] = None,
     price_per_gpu_hour: Annotated[
-        float | None, typer.Option(min=0.0, help="With --rows: also say what the job costs at this price.")
+        float | None, typer.Option(min=0.0, help="Also say what the job costs at this price; by default its budget's.")
     ] = None,
-    gpus: Annotated[int, typer.Option(min=1, help="With --rows: how many such cards the job is to have.")] = 1,
+    gpus: Annotated[int, typer.Option(min=1, help="How many cards the job is to have.")] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a job would do, without doing it: rows, shards, tokens, memory; with --rows time and money too."""
-    from parquetry.local.preview import preview_rows
-    from parquetry.producers.duration import predict
+    """Say what a job would do, without doing it: rows, shards, tokens, memory, and time and money.
+
+    Time and money come from an earlier job of the same model on such a card, or with --rows from rows that are run.
+    """
+    from parquetry.local.preview import previewed
+    from parquetry.producers.predictions import PLANNED
     from parquetry.terminal.plan_lines import print_plan
 
-    wanted = load_spec(spec, overrides or ())
-    made = api.plan(wanted)
-    if rows is None:
-        print_plan(made, None, None, as_json=as_json)
-        return
-    tried = preview_rows(wanted, rows)
-    duration = predict(tried.measured, made.rows - made.rows_there, gpus=gpus, price_per_gpu_hour=price_per_gpu_hour)
-    print_plan(made, tried.table, duration, as_json=as_json)
+    wanted, preview = load_spec(spec, overrides or ()), None
+    made = api.plan(wanted, gpus=gpus, price_per_gpu_hour=price_per_gpu_hour)
+    if rows is not None:
+        made, preview = previewed(wanted, made, rows, gpus=gpus, price_per_gpu_hour=price_per_gpu_hour)
+    if made.prediction is not None:
+        # whoever submits the job stores it with the job
+        PLANNED.put(made.job, made.prediction)
+    print_plan(made, preview, as_json=as_json)
 
 
 def submit(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -> None:

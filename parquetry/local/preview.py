@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from parquetry.local.run import run_job
 from parquetry.output import read_output
-from parquetry.producers.duration import MeasuredRows
+from parquetry.producers.duration import MeasuredRows, predict
+from parquetry.producers.predictions import default_price
 from parquetry.schemas.columns import reserved_names
 from parquetry.schemas.errors import ExitCode, ParquetryError
 from parquetry.schemas.job import JobSpec
@@ -18,6 +19,8 @@ from parquetry.workers.shards.reader import used_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from parquetry.producers.planning import Plan
 
 
 class PreviewFailedError(ParquetryError):
@@ -44,6 +47,16 @@ def preview_rows(spec: JobSpec, rows: int) -> Preview:
             raise PreviewFailedError(rows=rows, reason="; ".join(failure_lines(finished.status)))
         table = read_output(folder)
         return Preview(table, MeasuredRows(table.num_rows, finished.status.active_seconds, _output_tokens(table)))
+
+
+def previewed(
+    spec: JobSpec, made: Plan, rows: int, *, gpus: int, price_per_gpu_hour: float | None
+) -> tuple[Plan, pa.Table]:
+    """The plan with what the first `rows` rows tell of the others, and these rows. Raises PreviewFailedError."""
+    tried = preview_rows(spec, rows)
+    price = default_price(spec) if price_per_gpu_hour is None else price_per_gpu_hour
+    found = predict(tried.measured, made.rows - made.rows_there, gpus=gpus, price=price)
+    return made.model_copy(update={"prediction": found}), tried.table
 
 
 def _output_tokens(table: pa.Table) -> list[int]:

@@ -10,20 +10,19 @@ from parquetry.terminal.display import duration as duration_text
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from parquetry.producers.duration import Duration
     from parquetry.producers.planning import Plan
     from parquetry.producers.sampled_prompts import ErrorExample
+    from parquetry.schemas.prediction import Prediction
 
 
-def print_plan(plan: Plan, preview: pa.Table | None, duration: Duration | None, *, as_json: bool) -> None:
-    """The plan line by line, then the preview and what it tells of the whole job; or all of it as JSON."""
+def print_plan(plan: Plan, preview: pa.Table | None, *, as_json: bool) -> None:
+    """The plan line by line, then the preview and what is predicted of the whole job; or all of it as JSON."""
     numbers = plan.model_dump(mode="json")
     if as_json:
-        more: dict[str, Any] = {} if preview is None else {"sample": plain_rows(preview)}
-        more |= {} if duration is None else {"duration": duration.model_dump(mode="json")}
-        print_json({**numbers, **more})
+        print_json({**numbers, **({} if preview is None else {"sample": plain_rows(preview)})})
         return
     screen = console()
+    del numbers["prediction"]
     warnings = [*filter(None, [numbers.pop("existing_output")]), *numbers.pop("warnings")]
     numbers["sampled_errors"] = [_error(kind, example) for kind, example in plan.sampled_errors.items()]
     numbers["prompt_lengths"] = ", ".join(f"{each.prompts:,} up to {each.up_to:,}" for each in plan.prompt_lengths)
@@ -35,7 +34,7 @@ def print_plan(plan: Plan, preview: pa.Table | None, duration: Duration | None, 
         screen.print(f"warning: {safe_text(warning, limit=1000)}")
     if preview is not None:
         screen.print(rows_table(preview))
-    for line in () if duration is None else _duration_lines(duration):
+    for line in () if plan.prediction is None else _prediction_lines(plan.prediction):
         screen.print(line)
 
 
@@ -43,7 +42,7 @@ def _error(kind: str, example: ErrorExample) -> str:
     return f"{example.rows:,} rows: {kind} (row {example.row:,}: {example.error})"
 
 
-def _duration_lines(found: Duration) -> list[str]:
+def _prediction_lines(found: Prediction) -> list[str]:
     low, likely, high = map(duration_text, found.seconds)
     cards = "" if found.gpus == 1 else f" on {found.gpus} cards"
     lines = [f"time: {likely}{cards}, from {low} to {high}; {found.source}"]

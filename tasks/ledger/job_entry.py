@@ -11,6 +11,7 @@ from parquetry.schemas.history import HistoryPoint
 from parquetry.schemas.job import JobSpec
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import JobRecord, PartRecord
+from parquetry.schemas.prediction import read_prediction
 from parquetry.schemas.states import JobState
 from parquetry.schemas.status import JobStatus, ShardFailure
 from parquetry.workers.engine_needs import engine_needs
@@ -114,6 +115,7 @@ def read_status(job: str, reply: list[Any]) -> JobStatus:
         failures=tuple(_failure(shard, text) for shard, text in pairs(failures).items()),
         errors={kind: int(count) for kind, count in pairs(errors).items()},
         earlier=HistoryPoint.parse(earlier) if earlier else None,
+        prediction=read_prediction(ctl.get("prediction", "")),
         **_running(ctl, sums),
         **_engine(ctl),
         **_durations(ctl),

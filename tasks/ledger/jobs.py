@@ -12,6 +12,7 @@ from parquetry.schemas.budget import BudgetSpec, budget_text
 from parquetry.schemas.errors import BrokerRefusedError, BudgetSpentError, IllegalTransitionError
 from parquetry.schemas.history import HistoryPoint
 from parquetry.schemas.manifest import JobRecord, PartRecord
+from parquetry.schemas.prediction import Prediction
 from parquetry.schemas.states import JOB_TRANSITIONS, JobState
 from parquetry.schemas.status import JobStatus
 from parquetry.tasks.broker.connection import translated
@@ -93,6 +94,11 @@ class Jobs(JobNames):
         Raises UnknownJobError.
         """
         if self._job("set_budget", job, *job_entry.budget_fields(budget).values()) is None:
+            raise self._unknown(job)
+
+    def set_prediction(self, job: str, prediction: Prediction) -> None:
+        """Store what was predicted of a job with it. Raises UnknownJobError."""
+        if self._job("set_prediction", job, prediction.model_dump_json()) is None:
             raise self._unknown(job)
 
     def prioritize(self, job: str, priority: int) -> int:

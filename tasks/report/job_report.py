@@ -15,6 +15,7 @@ from parquetry.schemas.storage.storage import Storage
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.report.error_groups import ErrorGroup, error_groups, shards_with_errors
 from parquetry.tasks.report.outcome import Outcome
+from parquetry.tasks.report.predicted import predicted_lines
 from parquetry.tasks.report.rates import Rates
 from parquetry.tasks.report.spec_lines import SpecLine, spec_lines
 from parquetry.tasks.report.written_rows import WrittenRows
@@ -67,6 +68,7 @@ class JobReport(BaseModel):
             files=[(file.path, file.num_rows, file.size) for file in files[:20]],
             num_files=len(files),
             events=list(events),
+            prediction=predicted_lines(outcome),
         )
 
     @classmethod

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from parquetry.schemas.history import JobHistory
 from parquetry.schemas.manifest import MANIFEST_FILE, SUCCESS_FILE, JobRecord, Manifest
+from parquetry.schemas.prediction import Prediction
 from parquetry.schemas.shard import part_name
 from parquetry.schemas.status import JobStatus, ShardFailure
 from parquetry.schemas.storage.storage import Storage
@@ -45,6 +46,7 @@ class Outcome(BaseModel):
     #: error rows by reason
     errors: dict[str, int] = {}
     failures: tuple[ShardFailure, ...] = ()
+    prediction: Prediction | None = None
 
     @property
     def elapsed_s(self) -> float | None:
@@ -64,6 +66,7 @@ class Outcome(BaseModel):
             "shards_done",
             "shards_failed",
             "retries",
+            "prediction",
         )
         return cls(
             **{name: getattr(status, name) for name in (*same, "prompt_tokens", "output_tokens", "errors", "failures")},
@@ -102,6 +105,9 @@ class Outcome(BaseModel):
             output_tokens=last.output_tokens if last else None,
             active_s=last.active_ms / 1000 if last else None,
             worker_s=last.worker_ms / 1000 if last else None,
+            gpu_s=last.gpu_ms / 1000 or None if last else None,
+            price_per_gpu_hour=record.spec.budget.price_per_gpu_hour if record.spec.budget else None,
+            prediction=history.prediction if history else None,
         )
 
 

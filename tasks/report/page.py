@@ -13,6 +13,7 @@ from typing import Any
 
 from parquetry.schemas import __version__
 from parquetry.tasks.report.chart import chart
+from parquetry.tasks.report.duration import duration
 from parquetry.tasks.report.error_groups import ErrorExample, ErrorGroup
 from parquetry.tasks.report.job_report import JobReport
 from parquetry.tasks.report.outcome import Outcome
@@ -168,16 +169,3 @@ def _moment(seconds: float | None) -> str:
     if seconds is None:
         return "at a time that is not known"
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
-def duration(seconds: float | None) -> str:
-    """1 h 02 min, 3 min 20 s, 4.2 s; a dash for None."""
-    if seconds is None:
-        return "-"
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

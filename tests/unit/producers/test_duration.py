@@ -11,7 +11,7 @@ from parquetry.producers.sampled_prompts import SampledPrompts
 
 
 def test_rows_of_one_length_have_no_range():
-    found = predict(MeasuredRows(10, 5.0, [8] * 10), 7200, gpus=2, price_per_gpu_hour=3.0)
+    found = predict(MeasuredRows(10, 5.0, [8] * 10), 7200, gpus=2, price=3.0)
     assert found.seconds == (1800.0, 1800.0, 1800.0)
     assert found.gpu_hours == pytest.approx((1.0, 1.0, 1.0))
     assert found.money == pytest.approx((3.0, 3.0, 3.0))

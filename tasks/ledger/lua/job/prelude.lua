@@ -11,7 +11,8 @@
 --                                     them took so long); reused_rows, reused_prompt_tokens, reused_output_tokens, as
 --                                     PartRecord has them; round (retries of rows so far); budget_ms (GPU time
 --                                     it may take), price (of a GPU hour), why ("budget" when it is paused for that),
---                                     stalled (since when, in ms; "told" behind that once it was); of its history: pointed,
+--                                     stalled (since when, in ms; "told" behind that once it was); prediction (JSON, see
+--                                     schemas/prediction.py); of its history: pointed,
 --                                     kept (last points), step_ms,
 --                                     num_workers, active_ms, worker_ms, num_gpus, gpu_ms
 -- pending    <p>{job}:pend    LIST    pending shards, each item "7" or an inclusive range "7-99"
