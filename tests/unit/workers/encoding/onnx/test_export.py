@@ -184,7 +184,9 @@ def test_a_provider_that_does_not_start_is_refused(exported_folder):
 @pytest.mark.parametrize(("name", "attention"), [("modernbert", "plain"), ("roberta", "plain"), ("roberta", "fused")])
 def test_windows_and_positions_survive_the_export(name, attention, tmp_path):
     """Windows of ModernBERT, positions behind RoBERTa's padding id; plain graphs have ONNX's operators alone."""
-    model = tiny_model(name)
+    # one layer of windows and one without
+    layers = {"num_hidden_layers": 2, "global_attn_every_n_layers": 2} if name == "modernbert" else {}
+    model = tiny_model(name, **layers)
     model.config.problem_type = "regression"
     model.save_pretrained(tmp_path / "model")
     path = export(tmp_path / "model", tmp_path / "onnx", ExportSpec(task="classify", attention=attention))
