@@ -23,8 +23,8 @@ from tests.chaos.process import wait_until
 from tests.integration.conftest import Server
 from tests.integration.jobs_on_disk import make_job
 
-#: of each fault; a beat is due every half second
-FAULT_S = 2.0
+#: a fault lasts for several beats
+BEAT_S, FAULT_S = 0.25, 1.0
 JUNK = (
     *(b"garbage", b"{}", b"\xff\xfe", b"[]", b"null", b"7"),
     b'{"body":"!!!","headers":{},"properties":{"delivery_info":{},"delivery_tag":"x"}}',
@@ -108,7 +108,7 @@ def test_a_worker_outlives_refusals_messages_that_are_none_and_damaged_jobs(
     ledger, client, keys = Ledger(connect(own_server.url), env), client_of(own_server), Keys(env)
     job = make_job(tmp_path, ledger, rows=240, rows_per_shard=120)
     damage(tmp_path, ledger, client, keys)
-    worker = start_worker(own_server.url, CHAOS_MS_PER_ROW="100", PARQUETRY_BEAT_SECONDS="0.5")
+    worker = start_worker(own_server.url, CHAOS_MS_PER_ROW="70", PARQUETRY_BEAT_SECONDS=str(BEAT_S))
     wait_until(lambda: ledger.status(job.name).running_rows > 0, 60, "progress")
     tree = worker.tree()
     for fault in FAULTS:
