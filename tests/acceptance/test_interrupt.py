@@ -6,8 +6,8 @@ import signal
 from tests.acceptance.commands import wait_until
 from tests.acceptance.tables import assert_every_row_once, read_parts, write_file
 
-NUM_ROWS = 800
-SHARD_ROWS = 20
+NUM_ROWS = 480
+SHARD_ROWS = 12
 
 
 def num_parts(shell):
