@@ -93,7 +93,7 @@ def publish_manifest(ledger: Ledger, status: JobStatus, storage: Storage) -> boo
     failpoint("manifest")
     manifest = _manifest(ledger, record, storage, entries)
     data = manifest.model_dump_json(indent=1).encode()
-    if not storage.put_if_absent(MANIFEST_FILE, data) and not _is_listed(storage, manifest):
+    if not storage.put_if_absent(MANIFEST_FILE, data) and not _is_listed(storage, record, manifest):
         storage.put(MANIFEST_FILE, data)
     try_to_publish(ledger, status, JobState.DONE)
     failpoint("success")
@@ -151,13 +151,14 @@ def _part(digest: Digest, entry: Entry, shard: int, rows: int) -> PartRecord:
     )
 
 
-def _is_listed(storage: Storage, manifest: Manifest) -> bool:
+def _is_listed(storage: Storage, record: JobRecord, manifest: Manifest) -> bool:
     """Whether the manifest that is there lists the same parts; False where it is of before the job was extended.
 
     Raises PartInvalidError when it lists others.
     """
     there = [part.sha256 for part in Manifest.model_validate_json(storage.read(MANIFEST_FILE)).parts]
     ours = [part.sha256 for part in manifest.parts]
-    if there != ours[: len(there)]:
+    is_earlier = bool(record.grown_from) and there == ours[: len(there)]
+    if there != ours and not is_earlier:
         raise PartInvalidError(path=MANIFEST_FILE, shard="any", reason="an earlier manifest lists other parts")
-    return len(there) == len(ours)
+    return there == ours

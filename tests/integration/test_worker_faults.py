@@ -52,7 +52,8 @@ def test_engine_that_never_works(factory, reason, tmp_path, server, ledger, star
         PARQUETRY_ENGINE_START_SECONDS="1" if factory == "hangs_while_loading" else "60",
         PARQUETRY_MAX_ATTEMPTS="1",
     )
-    wait_for(ledger, job, JobState.FAILED)
+    # three engines start one after the other, each with all of its imports
+    wait_for(ledger, job, JobState.FAILED, 180)
     (failure,) = json.loads(parquetry("status", job.name, "--json"))["failures"]
     assert failure["shard"] == 0
     assert failure["attempts"] == 3
