@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -18,6 +19,9 @@ from parquetry.schemas.storage.files import make_folder, sync, translated
 from parquetry.schemas.storage.local_replacement import replacing
 from parquetry.schemas.storage.replacement import Replacement
 from parquetry.schemas.storage.storage import Entry, Storage
+
+#: how often a folder is deleted that others write into
+_DELETE_TRIES = 10
 
 
 class LocalStorage(Storage):
@@ -128,10 +132,8 @@ class LocalStorage(Storage):
     def discard_attempts(self, folder: str = "") -> None:
         top = self._root / ATTEMPTS_FOLDER / folder
         with translated("deleting", top):
-            while top.exists():
-                # somebody else may be deleting the same
-                with suppress(FileNotFoundError):
-                    shutil.rmtree(top)
+            # what is written while it goes stays: somebody is at work there
+            any(_is_deleted(top) for _ in range(_DELETE_TRIES))
 
     def check_put_if_absent(self) -> None:
         if self._root.exists() and not self._root.is_dir():
@@ -153,6 +155,19 @@ class LocalStorage(Storage):
 
     def _path(self, path: str) -> Path:
         return Path(self.root.join(path).path)
+
+
+def _is_deleted(folder: Path) -> bool:
+    """Delete a folder with all that it holds; False where others delete or write there just now."""
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        return not folder.exists()
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:
+            raise
+        return False
+    return True
 
 
 def _children(folder: Path) -> list[os.DirEntry[str]]:

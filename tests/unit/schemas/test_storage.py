@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 
 import pytest
 
@@ -135,6 +136,28 @@ def test_a_folder_that_goes_while_it_is_listed_is_passed_over(storage):
         ended.set()
         for other in others:
             other.join()
+
+
+def test_attempts_are_discarded_while_others_write_some(storage):
+    ended = threading.Event()
+
+    def write() -> None:
+        while not ended.is_set():
+            with suppress(StorageError):
+                storage.put("kept", b"x")
+
+    others = [threading.Thread(target=write) for _ in range(3)]
+    for other in others:
+        other.start()
+    try:
+        for _ in range(300):
+            storage.discard_attempts()
+    finally:
+        ended.set()
+        for other in others:
+            other.join()
+    storage.discard_attempts()
+    assert [entry.path for entry in storage.list()] == ["kept"]
 
 
 def test_local_storage_loads_no_object_store_client():
