@@ -165,10 +165,13 @@ def test_a_worker_waits_for_its_broker(tmp_path: Path, caplog: pytest.LogCapture
         server, stop = Server(Path(folder)), threading.Event()
         with pytest.raises(BrokerUnreachableError):
             wait_for_broker(server.url, 0.0, stop)
-        threading.Timer(1.5, server.start).start()
+        starting = threading.Timer(1.5, server.start)
+        starting.start()
         with wait_for_broker(server.url, None, stop) as client:
             assert client.ping()
         assert "waiting for the broker" in caplog.text
+        # it watches the server until it answers there too
+        starting.join()
         server.kill()
         stop.set()
         assert wait_for_broker(server.url, None, stop) is None

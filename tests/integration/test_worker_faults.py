@@ -124,8 +124,8 @@ def test_shard_of_a_killed_process_does_not_wait_for_its_lease(victim, tmp_path,
     assert "the process that ran it died" in worker.log.read_text()
 
 
-def wait_for(ledger: Ledger, job: DiskJob, state: JobState) -> None:
-    wait_until(lambda: ledger.status(job.name).state is state, 60, f"the job to be {state}")
+def wait_for(ledger: Ledger, job: DiskJob, state: JobState, timeout_s: float = 60) -> None:
+    wait_until(lambda: ledger.status(job.name).state is state, timeout_s, f"the job to be {state}")
 
 
 def assert_whole(ledger: Ledger, job: DiskJob) -> None:
