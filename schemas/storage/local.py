@@ -7,10 +7,10 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from parquetry.schemas.errors import LocationError, PutIfAbsentError, StorageError
 from parquetry.schemas.location import Location
@@ -20,8 +20,9 @@ from parquetry.schemas.storage.local_replacement import replacing
 from parquetry.schemas.storage.replacement import Replacement
 from parquetry.schemas.storage.storage import Entry, Storage
 
-#: how often a folder is deleted that others write into
-_DELETE_TRIES = 10
+#: how often attempts are deleted that others write, and written that others delete
+_TRIES = 10
+T = TypeVar("T")
 
 
 class LocalStorage(Storage):
@@ -80,6 +81,9 @@ class LocalStorage(Storage):
             return target.open("rb")
 
     def put(self, path: str, data: bytes) -> None:
+        _until_kept(lambda: self._put(path, data))
+
+    def _put(self, path: str, data: bytes) -> None:
         target = self._path(path)
         with self.attempt(target.name) as attempt, translated("writing", target):
             attempt.write_bytes(data)
@@ -89,8 +93,9 @@ class LocalStorage(Storage):
             sync(target.parent)
 
     def put_if_absent(self, path: str, data: bytes) -> bool:
-        if self.head(path) is not None:
-            return False
+        return self.head(path) is None and _until_kept(lambda: self._put_if_absent(path, data))
+
+    def _put_if_absent(self, path: str, data: bytes) -> bool:
         with self.attempt(Path(path).name) as attempt:
             with translated("writing", attempt):
                 attempt.write_bytes(data)
@@ -133,7 +138,7 @@ class LocalStorage(Storage):
         top = self._root / ATTEMPTS_FOLDER / folder
         with translated("deleting", top):
             # what is written while it goes stays: somebody is at work there
-            any(_is_deleted(top) for _ in range(_DELETE_TRIES))
+            any(_is_deleted(top) for _ in range(_TRIES))
 
     def check_put_if_absent(self) -> None:
         if self._root.exists() and not self._root.is_dir():
@@ -155,6 +160,18 @@ class LocalStorage(Storage):
 
     def _path(self, path: str) -> Path:
         return Path(self.root.join(path).path)
+
+
+def _until_kept(write: Callable[[], T]) -> T:
+    """What `write` returns, tried again where another process discarded its attempt with all others meanwhile."""
+    for _ in range(_TRIES - 1):
+        try:
+            return write()
+        except StorageError as error:
+            # a folder that goes while it is made is said to exist
+            if not isinstance(error.__cause__, (FileNotFoundError, FileExistsError)):
+                raise
+    return write()
 
 
 def _is_deleted(folder: Path) -> bool:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import threading
-from contextlib import suppress
 
 import pytest
 
 from parquetry.schemas.errors import LocationError, PutIfAbsentError, StorageError
 from parquetry.schemas.location import Location
+from parquetry.schemas.storage import local
 from parquetry.schemas.storage.opening import open_storage
 from parquetry.schemas.storage.storage import Storage
 from tests.unit.schemas.storage_cases import StorageCases
@@ -138,28 +139,44 @@ def test_a_folder_that_goes_while_it_is_listed_is_passed_over(storage):
             other.join()
 
 
-def test_attempts_are_discarded_while_others_write_some(storage):
-    ended = threading.Event()
+@pytest.mark.parametrize("step", ["make_folder", "sync"])
+@pytest.mark.parametrize("write", ["put", "put_if_absent"])
+def test_a_file_whose_attempt_others_discard_is_written_again(write, step, storage, monkeypatch):
+    """Somebody ends or overwrites a job in the same output just then."""
+    real, left = getattr(local, step), [None, None]
 
-    def write() -> None:
-        while not ended.is_set():
-            with suppress(StorageError):
-                storage.put("kept", b"x")
-
-    others = [threading.Thread(target=write) for _ in range(3)]
-    for other in others:
-        other.start()
-    try:
-        for _ in range(300):
+    def discarded_before(path):
+        if left:
+            left.pop()
             storage.discard_attempts()
-    finally:
-        ended.set()
-        for other in others:
-            other.join()
-    # whose attempts went all the while may have come to nothing
+        real(path)
+
+    monkeypatch.setattr(local, step, discarded_before)
+    assert getattr(storage, write)("new", b"x") in (None, True)
+    assert (storage.read("new"), left) == (b"x", [])
+
+
+def test_an_attempt_that_is_gone_each_time_is_an_error(storage, monkeypatch):
+    monkeypatch.setattr(local, "sync", lambda _path: storage.discard_attempts())
+    with pytest.raises(StorageError, match="new failed: No such file"):
+        storage.put("new", b"x")
+
+
+def test_attempts_are_discarded_though_others_write_some(storage, monkeypatch):
     storage.put("kept", b"x")
+    real, left = shutil.rmtree, [errno.ENOTEMPTY, errno.ENOTEMPTY]
+
+    def busy(path):
+        if left:
+            raise OSError(left.pop(), "Directory not empty")
+        real(path)
+
+    monkeypatch.setattr(shutil, "rmtree", busy)
     storage.discard_attempts()
     assert [entry.path for entry in storage.list()] == ["kept"]
+    # one who never stops writing is at work there: what he writes is for the next
+    monkeypatch.setattr(shutil, "rmtree", lambda _path: os.rmdir(storage.root.path))
+    storage.discard_attempts("of-others")
 
 
 def test_local_storage_loads_no_object_store_client():
