@@ -29,6 +29,7 @@ from parquetry.monitor.stream import Streams
 from parquetry.schemas.errors import BadInputError, ParquetryError, UnknownJobError, UnusableEnvironmentError
 from parquetry.schemas.settings import settings
 from parquetry.schemas.states import JobState
+from parquetry.tasks.cancellation import cancel
 from parquetry.tasks.ledger.ledger import Ledger
 
 
@@ -39,7 +40,7 @@ def _priority(number: int) -> Callable[[Ledger, str], object]:
 CHANGES: dict[str, Callable[[Ledger, str], object]] = {
     "pause": lambda ledger, job: ledger.set_state(job, JobState.PAUSED),
     "resume": lambda ledger, job: ledger.set_state(job, JobState.RUNNING),
-    "cancel": lambda ledger, job: ledger.set_state(job, JobState.CANCELLED),
+    "cancel": lambda ledger, job: cancel(ledger, job, ledger.status(job, max_failures=0).output),
     "retry": lambda ledger, job: ledger.retry(job),
     **{f"priority-{number}": _priority(number) for number in range(10)},
 }

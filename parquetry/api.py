@@ -229,13 +229,9 @@ class Job:
 
     def cancel(self) -> None:
         """Stop for good; committed parts stay."""
-        from parquetry.tasks.kept_history import try_to_keep_history
-        from parquetry.workers.shards.seals.seal_folder import try_to_discard_seals
+        from parquetry.tasks.cancellation import cancel
 
-        self._open_ledger().set_state(self.id, JobState.CANCELLED)
-        # workers do both again with the last of its shards
-        try_to_keep_history(self._open_ledger(), self.id, self.output)
-        try_to_discard_seals(self.output)
+        cancel(self._open_ledger(), self.id, self.output)
 
     def prioritize(self, priority: int) -> None:
         """Let the job go before others or after them, 0 (first) to 9, from the next shard on."""

@@ -53,7 +53,7 @@ function consequences(job, name) {
   const dropped = held ? `${plural(held, "shard")} in flight ${held === 1 ? "is" : "are"} given back${work}` : "No shard is in flight";
   const kept = `${plural(job.shards_done, "committed shard")} of ${count(job.shards)} ${job.shards_done === 1 ? "stays" : "stay"}`;
   return name === "pause"
-    ? `${dropped}; what was computed of ${held === 1 ? "it" : "them"} may be computed again. ${kept}. Resume goes on.`
+    ? `${dropped}; finished rows are kept, and unfinished ones begin anew. ${kept}. Resume goes on.`
     : `${dropped} and not tried again. ${kept}, and the output is left without _SUCCESS. Resume takes the job up again.`;
 }
 

@@ -20,6 +20,7 @@ from parquetry.schemas.errors import (
 )
 from parquetry.schemas.log_lines import about
 from parquetry.schemas.states import JobState
+from parquetry.tasks.cancellation import clear_up
 from parquetry.tasks.failpoints import failpoint
 from parquetry.tasks.finalize import finalize
 from parquetry.tasks.kept_history import try_to_keep_history
@@ -30,7 +31,6 @@ from parquetry.tasks.shard.lease import Lease
 from parquetry.tasks.shard.row_retry_runner import RowRetryRunner
 from parquetry.tasks.shard.shard_runner import ShardRunner
 from parquetry.tasks.shard.worker_config import WorkerConfig
-from parquetry.workers.shards.seals.seal_folder import try_to_discard_seals
 
 log = logging.getLogger(__name__)
 #: a shard rests after a fault, twice as long after each, so that a passing fault has time to pass
@@ -107,8 +107,7 @@ def _give_back(ledger: Ledger, claim: Claim) -> ReleaseReply:
     reply = ledger.release(claim)
     status = ledger.status(claim.job, max_failures=0)
     if status.state is JobState.CANCELLED and not status.shards_running:
-        try_to_keep_history(ledger, claim.job, claim.output)
-        try_to_discard_seals(claim.output)
+        clear_up(ledger, claim.job, claim.output)
     return reply
 
 
