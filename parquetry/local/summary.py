@@ -8,7 +8,8 @@ from parquetry.monitor.job_progress import JobProgress
 from parquetry.output import head, repaired_cells, ways_to_read
 from parquetry.schemas.budget import cost_text
 from parquetry.schemas.states import JobState
-from parquetry.terminal.display import console, duration, failure_lines, number, rows_table, safe_text
+from parquetry.tasks.report.duration import duration
+from parquetry.terminal.display import console, failure_lines, number, rows_table, safe_text
 from parquetry.terminal.job_lines import error_lines
 
 if TYPE_CHECKING:

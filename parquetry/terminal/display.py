@@ -38,19 +38,6 @@ def safe_text(value: Any, limit: int = MAX_CELL) -> str:
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
-def duration(seconds: float | None) -> str:
-    """1 h 02 min, 3 min 20 s, 4.2 s; a dash for None."""
-    if seconds is None:
-        return "-"
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
-
-
 def number(value: float | None) -> str:
     """12,345 or 3.4; a dash for None."""
     if value is None:

@@ -12,7 +12,8 @@ from parquetry.monitor.job_phase import loaded_text
 from parquetry.monitor.job_view import JobView
 from parquetry.schemas.states import EnginePhase, JobPhase
 from parquetry.schemas.status import JobStatus, WorkerStatus
-from parquetry.terminal.display import duration, number, safe_text
+from parquetry.tasks.report.duration import duration
+from parquetry.terminal.display import number, safe_text
 
 PHASE_STYLES = {
     JobPhase.QUEUED: "yellow",

@@ -13,7 +13,8 @@ from parquetry.monitor.job_view import JobView
 from parquetry.schemas.budget import cost_text
 from parquetry.schemas.states import JobPhase
 from parquetry.schemas.status import JobStatus, WorkerStatus
-from parquetry.terminal.display import duration, number, safe_text
+from parquetry.tasks.report.duration import duration
+from parquetry.terminal.display import number, safe_text
 from parquetry.terminal.job_lines import percent, summary, time_left, worker_text
 
 #: below this a table would cut what is in it

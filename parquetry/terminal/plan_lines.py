@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from parquetry.tasks.report.duration import duration as duration_text
 from parquetry.terminal.display import console, plain_rows, print_json, rows_table, safe_text
-from parquetry.terminal.display import duration as duration_text
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -1,4 +1,4 @@
-"""A time as a report says it."""
+"""A time as people read it, in reports and terminals."""
 
 from __future__ import annotations
 

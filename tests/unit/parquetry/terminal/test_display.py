@@ -10,7 +10,6 @@ from parquetry.schemas.states import EnginePhase, JobState
 from parquetry.schemas.status import EngineState, EngineStats, ShardFailure
 from parquetry.terminal.bars import Bars, Lines
 from parquetry.terminal.display import (
-    duration,
     failure_lines,
     number,
     plain_rows,
@@ -27,14 +26,6 @@ def rendered(table):
     with console.capture() as capture:
         console.print(table)
     return capture.get()
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(None, "-"), (0.04, "0.0 s"), (9.94, "9.9 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (3725, "1 h 02 min")],
-)
-def test_duration(seconds, text):
-    assert duration(seconds) == text
 
 
 @pytest.mark.parametrize(("value", "text"), [(None, "-"), (0, "0"), (3.44, "3.4"), (12345.6, "12,346")])
