@@ -36,11 +36,11 @@ from encoder_sides import write_model
 from encoder_stand_ins import AnsweringClient, NullEncoder, PacedEncoder, SocketClient
 from texts import LENGTHS, texts
 
-from parquetry.schemas.columns import schema_text
-from parquetry.schemas.job import JobSpec
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import JobRecord
 from parquetry.schemas.shard import InputFile, ShardPlan
+from parquetry.schemas.spec.columns import schema_text
+from parquetry.schemas.spec.job import JobSpec
 from parquetry.schemas.storage.opening import open_storage
 from parquetry.workers.process.messages import RESULTS, request_frames
 from parquetry.workers.process.server import EngineServer

@@ -92,7 +92,7 @@ def job(
 
 def engine_alone(folder: Path, args: argparse.Namespace) -> dict:
     """Seconds of the rows through the engine that the product loads, as ready-made token ids, after a warm-up."""
-    from parquetry.schemas.job import ModelSpec
+    from parquetry.schemas.spec.job import ModelSpec
     from parquetry.workers.engine_spec import EngineSpec
     from parquetry.workers.hosting.engine_choice import load_engine
     from parquetry.workers.request import GenerationRequest, SamplingParams

@@ -80,8 +80,8 @@ def operations(chunks: list[tuple[int, int]], args: argparse.Namespace) -> float
 
 
 def sides() -> dict[str, Callable[[AttentionCall], Tensor]]:
-    from parquetry.workers.packed.attention.hopper_prefill import hopper_prefill
-    from parquetry.workers.packed.attention.paged_prefill import paged_prefill
+    from parquetry.workers.packed.attention.kernels.hopper_prefill import hopper_prefill
+    from parquetry.workers.packed.attention.kernels.paged_prefill import paged_prefill
 
     return {"general": paged_prefill, "hopper": hopper_prefill, "torch": torch_flash}
 

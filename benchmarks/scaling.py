@@ -26,7 +26,7 @@ from models import SHAPES, make_config
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from parquetry.schemas.job import ModelSpec
+from parquetry.schemas.spec.job import ModelSpec
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.process.client import EngineClient
 from parquetry.workers.process.supervisor import EngineSupervisor

@@ -7,10 +7,10 @@ from itertools import islice
 from typing import Any
 
 from parquetry.schemas.errors import BadInputError, ParquetryError
-from parquetry.schemas.events import JobEvent, ShardEnd
-from parquetry.schemas.history import HistoryPoint, JobHistory
-from parquetry.schemas.states import JobState, ShardState
-from parquetry.schemas.status import JobStatus
+from parquetry.schemas.progress.events import JobEvent, ShardEnd
+from parquetry.schemas.progress.history import HistoryPoint, JobHistory
+from parquetry.schemas.progress.states import JobState, ShardState
+from parquetry.schemas.progress.status import JobStatus
 from parquetry.tasks.kept_history import read_history
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.report.error_groups import ErrorGroup, error_groups, shards_with_errors

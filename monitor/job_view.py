@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from parquetry.monitor.engine_view import EngineView, engine_view
-from parquetry.monitor.job_phase import PhaseNow, job_phase
-from parquetry.monitor.job_progress import JobProgress
-from parquetry.schemas.history import HistoryPoint
-from parquetry.schemas.status import JobStatus, WorkerStatus
+from parquetry.monitor.progress.engine_view import EngineView, engine_view
+from parquetry.monitor.progress.job_phase import PhaseNow, job_phase
+from parquetry.monitor.progress.job_progress import JobProgress
+from parquetry.schemas.progress.history import HistoryPoint
+from parquetry.schemas.progress.status import JobStatus, WorkerStatus
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
-from parquetry.monitor.in_flight import WorkInFlight
 from parquetry.monitor.job_view import JobView, worker_as_dict
+from parquetry.monitor.progress.in_flight import WorkInFlight
 from parquetry.monitor.watcher import Watcher
-from parquetry.schemas.states import JobState
-from parquetry.schemas.status import JobStatus, WorkerStatus
+from parquetry.schemas.progress.states import JobState
+from parquetry.schemas.progress.status import JobStatus, WorkerStatus
 from parquetry.tasks.ledger.job_index import JobLine
 from parquetry.tasks.ledger.ledger import Ledger
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from parquetry.monitor.job_phase import job_phase
-from parquetry.schemas.states import JobPhase, JobState
+from parquetry.monitor.progress.job_phase import job_phase
+from parquetry.schemas.progress.states import JobPhase, JobState
 from parquetry.tasks.ledger.ledger import Ledger
 
 log = logging.getLogger(__name__)

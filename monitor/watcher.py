@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from parquetry.monitor.job_progress import point_now
 from parquetry.monitor.job_view import JobView
-from parquetry.monitor.pace import changes
-from parquetry.schemas.history import HistoryPoint
-from parquetry.schemas.status import JobStatus, WorkerStatus
+from parquetry.monitor.progress.job_progress import point_now
+from parquetry.monitor.progress.pace import changes
+from parquetry.schemas.progress.history import HistoryPoint
+from parquetry.schemas.progress.status import JobStatus, WorkerStatus
 
 #: the roster is asked for so often; nodes announce a change within a fifth of a second
 WORKERS_S = 1.0

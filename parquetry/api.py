@@ -11,12 +11,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from parquetry.broker import open_ledger
-from parquetry.schemas.budget import parse_budget
 from parquetry.schemas.errors import InvalidValueError, ParquetryError, UnusableEnvironmentError
-from parquetry.schemas.job import JobSpec
+from parquetry.schemas.progress.states import JobState
+from parquetry.schemas.progress.status import JobStatus, WorkerStatus
 from parquetry.schemas.settings import settings
-from parquetry.schemas.states import JobState
-from parquetry.schemas.status import JobStatus, WorkerStatus
+from parquetry.schemas.spec.budget import parse_budget
+from parquetry.schemas.spec.job import JobSpec
 from parquetry.spec_file import load_spec
 from parquetry.workers.packages import require
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from parquetry.local.run import FinishedRun
     from parquetry.monitor.job_view import JobView
-    from parquetry.producers.planning import Plan
+    from parquetry.producers.plan.planning import Plan
     from parquetry.producers.row_retry import Retried
     from parquetry.tasks.ledger.ledger import Ledger
 
@@ -84,7 +84,7 @@ def plan(spec: SpecLike, *, gpus: int = 1, price_per_gpu_hour: float | None = No
 
     Nothing is written, and no broker is needed. The price is by default that of the job's budget.
     """
-    from parquetry.producers.planning import plan as made
+    from parquetry.producers.plan.planning import plan as made
 
     return made(as_spec(spec), gpus=gpus, price_per_gpu_hour=price_per_gpu_hour)
 

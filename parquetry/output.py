@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from parquetry.schemas.columns import PROVENANCE_PREFIX, REPAIRED_CELLS
 from parquetry.schemas.errors import BadInputError
 from parquetry.schemas.location import Location
+from parquetry.schemas.spec.columns import PROVENANCE_PREFIX, REPAIRED_CELLS
 from parquetry.schemas.storage.opening import open_storage
 from parquetry.schemas.storage.storage import Storage
 

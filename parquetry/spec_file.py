@@ -11,7 +11,7 @@ import yaml
 
 from parquetry.schemas.bounded_json import parse_json
 from parquetry.schemas.errors import BadInputError, SpecNotFoundError, SpecSyntaxError
-from parquetry.schemas.job import JobSpec
+from parquetry.schemas.spec.job import JobSpec
 
 #: a template of the longest that is taken, and tools beside it
 MAX_SPEC_BYTES = 8 << 20

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from parquetry.producers.source import Source
-from parquetry.schemas.job import JobSpec, ModelSpec
+from parquetry.producers.inputs.source import Source
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import JobRecord, job_id
+from parquetry.schemas.spec.job import JobSpec, ModelSpec
 from parquetry.schemas.storage.opening import open_storage
 from parquetry.schemas.storage.storage import Storage
 

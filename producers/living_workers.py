@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from parquetry.schemas.errors import UnusableEnvironmentError
-from parquetry.schemas.job import JobSpec
+from parquetry.schemas.spec.job import JobSpec
 from parquetry.tasks.ledger.job_entry import queue_of
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.workers.engine_needs import engine_needs, lacking

@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 from itertools import accumulate
 
 from parquetry.producers.draft import Draft
-from parquetry.producers.sampled_prompts import require_rendering
+from parquetry.producers.plan.sampled_prompts import require_rendering
 from parquetry.producers.sharding import cut, rows_auto
 from parquetry.producers.validation import CheckedJob, validate
-from parquetry.schemas.columns import schema_text
-from parquetry.schemas.job import JobSpec
 from parquetry.schemas.manifest import JobRecord, job_id
 from parquetry.schemas.shard import ShardPlan
+from parquetry.schemas.spec.columns import schema_text
+from parquetry.schemas.spec.job import JobSpec
 from parquetry.workers.shards.reader import used_columns
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 
-from parquetry.producers.output_folder import give_up
+from parquetry.producers.output.output_folder import give_up
 from parquetry.schemas.errors import IllegalTransitionError, ParquetryError
 from parquetry.schemas.location import Location
-from parquetry.schemas.status import JobStatus
+from parquetry.schemas.progress.status import JobStatus
 from parquetry.schemas.storage.opening import open_storage
 from parquetry.tasks.job_record import read_record
 from parquetry.tasks.ledger.ledger import Ledger

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from parquetry.producers.draft import located
-from parquetry.producers.sampled_prompts import require_rendering
+from parquetry.producers.plan.sampled_prompts import require_rendering
 from parquetry.producers.validation import validate
-from parquetry.schemas.columns import task_fields
 from parquetry.schemas.errors import InvalidValueError, MissingColumnError, suggestion
-from parquetry.schemas.job import JobSpec
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import JobRecord
-from parquetry.schemas.row_retry import RowRetry
 from parquetry.schemas.settings import settings
+from parquetry.schemas.spec.columns import task_fields
+from parquetry.schemas.spec.job import JobSpec
+from parquetry.schemas.spec.row_retry import RowRetry
 from parquetry.schemas.storage.opening import open_storage
 from parquetry.tasks import permits
 from parquetry.tasks.job_record import read_record

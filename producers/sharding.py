@@ -6,7 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 
-from parquetry.schemas.job import JobSpec
+from parquetry.schemas.spec.job import JobSpec
 
 #: a shard may be this fraction shorter or longer than asked for, to end where a row group ends
 TOLERANCE = 0.25

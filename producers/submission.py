@@ -8,17 +8,17 @@ import time
 from dataclasses import dataclass
 
 from parquetry.producers.draft import Draft
-from parquetry.producers.existing_output import find_status, foreseen, refusal, take_over
 from parquetry.producers.living_workers import require_able_worker
-from parquetry.producers.output_folder import find_standing, give_up, require_empty
-from parquetry.producers.predictions import store_prediction
+from parquetry.producers.output.existing_output import find_status, foreseen, refusal, take_over
+from parquetry.producers.output.output_folder import find_standing, give_up, require_empty
+from parquetry.producers.plan.predictions import store_prediction
 from parquetry.producers.preparing import Prepared, prepared
 from parquetry.schemas.errors import OutputTakenError
-from parquetry.schemas.job import JobSpec
 from parquetry.schemas.manifest import JOB_FILE, JobRecord
+from parquetry.schemas.progress.states import JobState
+from parquetry.schemas.progress.status import JobStatus
 from parquetry.schemas.settings import settings
-from parquetry.schemas.states import JobState
-from parquetry.schemas.status import JobStatus
+from parquetry.schemas.spec.job import JobSpec
 from parquetry.tasks import permits
 from parquetry.tasks.extension import is_behind
 from parquetry.tasks.ledger.job_entry import queue_of

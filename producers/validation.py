@@ -9,9 +9,8 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 
-from parquetry.producers.inputs import InputTable, find_inputs
-from parquetry.producers.output_folder import require_outside_input
-from parquetry.schemas.columns import reserved_names
+from parquetry.producers.inputs.inputs import InputTable, find_inputs
+from parquetry.producers.output.output_folder import require_outside_input
 from parquetry.schemas.errors import (
     InvalidValueError,
     MissingColumnError,
@@ -22,8 +21,9 @@ from parquetry.schemas.errors import (
     redact_path,
     suggestion,
 )
-from parquetry.schemas.job import JobSpec
 from parquetry.schemas.settings import settings
+from parquetry.schemas.spec.columns import reserved_names
+from parquetry.schemas.spec.job import JobSpec
 from parquetry.schemas.webhook_hosts import WebhookHosts
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.cross_encoder import require_own_scores, score_activation

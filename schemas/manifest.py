@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from parquetry.schemas.errors import NewerRecordError, RecordChangedError, UnreadableFileError
-from parquetry.schemas.job import JobSpec
 from parquetry.schemas.shard import ShardPlan
+from parquetry.schemas.spec.job import JobSpec
 
 JOB_FILE = "_job.json"
 MANIFEST_FILE = "_manifest.json"

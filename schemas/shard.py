@@ -9,7 +9,7 @@ from itertools import accumulate
 
 from pydantic import BaseModel, ConfigDict
 
-from parquetry.schemas.formats import Compression, Format
+from parquetry.schemas.spec.formats import Compression, Format
 
 #: a place in a text file where a row begins: the row's number, its byte in the uncompressed text, its line (from 1)
 Mark = tuple[int, int, int]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from parquetry.schemas.states import JobState
+from parquetry.schemas.progress.states import JobState
 from parquetry.tasks.kept_history import try_to_keep_history
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.workers.shards.seals.seal_folder import try_to_discard_seals

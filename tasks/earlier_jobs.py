@@ -12,10 +12,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from parquetry.schemas.errors import ParquetryError
-from parquetry.schemas.history import HistoryPoint
 from parquetry.schemas.manifest import JobRecord
+from parquetry.schemas.progress.history import HistoryPoint
+from parquetry.schemas.progress.status import WorkerStatus
 from parquetry.schemas.recent_files import RecentFiles
-from parquetry.schemas.status import WorkerStatus
 from parquetry.tasks.ledger.ledger import Ledger
 
 log = logging.getLogger(__name__)

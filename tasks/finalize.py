@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from parquetry.schemas.errors import IllegalTransitionError, PartInvalidError, RecordChangedError
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import MANIFEST_FILE, SUCCESS_FILE, JobRecord, Manifest, PartRecord
+from parquetry.schemas.progress.states import JobState
+from parquetry.schemas.progress.status import JobStatus
 from parquetry.schemas.shard import part_name
-from parquetry.schemas.states import JobState
-from parquetry.schemas.status import JobStatus
 from parquetry.schemas.storage.opening import open_storage
 from parquetry.schemas.storage.storage import Entry, Storage
 from parquetry.tasks.earlier_jobs import try_to_keep_pace

@@ -9,9 +9,9 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from parquetry.schemas.errors import ParquetryError
-from parquetry.schemas.history import HISTORY_FILE, HistoryPoint, JobHistory
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import JOB_FILE
+from parquetry.schemas.progress.history import HISTORY_FILE, HistoryPoint, JobHistory
 from parquetry.schemas.storage.opening import open_storage
 from parquetry.schemas.storage.storage import Storage
 from parquetry.tasks.ledger.ledger import Ledger

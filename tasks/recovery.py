@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from parquetry.schemas.errors import BadInputError
-from parquetry.schemas.history import HistoryPoint
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import JOB_FILE, SUCCESS_FILE, JobRecord, Manifest, PartRecord
 from parquetry.schemas.number_ranges import numbers_in
-from parquetry.schemas.row_retry import RowRetry
+from parquetry.schemas.progress.history import HistoryPoint
+from parquetry.schemas.progress.states import JobState
 from parquetry.schemas.shard import part_name
-from parquetry.schemas.states import JobState
+from parquetry.schemas.spec.row_retry import RowRetry
 from parquetry.schemas.storage.opening import open_storage
 from parquetry.schemas.storage.storage import Storage
 from parquetry.tasks.extension import catch_up, read_manifest, withdraw_end

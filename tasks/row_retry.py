@@ -17,8 +17,8 @@ from parquetry.schemas.errors import RetryableError
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import MANIFEST_FILE, SUCCESS_FILE, JobRecord, Manifest
 from parquetry.schemas.number_ranges import ranges
-from parquetry.schemas.row_retry import RETRIES_FOLDER, RowRetry, retry_file
-from parquetry.schemas.states import JobState
+from parquetry.schemas.progress.states import JobState
+from parquetry.schemas.spec.row_retry import RETRIES_FOLDER, RowRetry, retry_file
 from parquetry.schemas.storage.opening import open_storage
 from parquetry.schemas.storage.storage import Storage
 from parquetry.tasks.failpoints import failpoint

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from parquetry.schemas.states import JobState
+from parquetry.schemas.progress.states import JobState
 from parquetry.tasks.broker.connection import connect
 from parquetry.tasks.ledger.ledger import Ledger
 from tests.chaos.checker import check

@@ -7,9 +7,9 @@ from functools import cached_property
 
 from pydantic import BaseModel, ConfigDict
 
-from parquetry.schemas.job import ModelSpec, Task
 from parquetry.schemas.manifest import JobRecord
 from parquetry.schemas.settings import settings
+from parquetry.schemas.spec.job import ModelSpec, Task
 
 #: back ends that load no torch model, and the quantizations each knows
 OTHER_RUNTIMES: dict[str, tuple[str, ...]] = {"onnxruntime": ("none", "int8"), "optimum": ("none",)}

@@ -8,7 +8,7 @@ import subprocess
 import threading
 from collections.abc import Sequence
 
-from parquetry.schemas.status import DeviceUse
+from parquetry.schemas.progress.status import DeviceUse
 from parquetry.workers.engine_needs import of_card
 from parquetry.workers.gpus import PROGRAM, Gpu, GpuQueryError, visible_gpus
 

@@ -43,7 +43,7 @@ def export(
 ) -> None:
     """Export a classifier or an embedder to ONNX ahead of a job with model.backend onnxruntime."""
     _check_target(target)
-    from parquetry.schemas.job import ModelSpec
+    from parquetry.schemas.spec.job import ModelSpec
     from parquetry.workers.checkpoint.checkpoint import Checkpoint
     from parquetry.workers.encoding.onnx.export import export as write
     from parquetry.workers.encoding.onnx.export_spec import ExportSpec

@@ -13,9 +13,9 @@ import typer
 from parquetry import api
 from parquetry.api import Job
 from parquetry.commands.arguments import AsJson, JobName, Overrides
-from parquetry.monitor.audit import note_change, user_here
+from parquetry.monitor.serving.audit import note_change, user_here
 from parquetry.schemas.errors import ExitCode
-from parquetry.schemas.states import JobState
+from parquetry.schemas.progress.states import JobState
 from parquetry.spec_file import parse_override
 
 PANEL = "Follow and steer jobs"
@@ -170,7 +170,7 @@ def recover(
 
 def _stop(name: str, change: Callable[[Job], None], *, as_json: bool) -> None:
     """Change a job to a state in which its running shards are given back, and say what that drops."""
-    from parquetry.monitor.in_flight import WorkInFlight
+    from parquetry.monitor.progress.in_flight import WorkInFlight
     from parquetry.terminal.job_lines import in_flight_line
 
     before = Job.open(name).status()

@@ -96,8 +96,8 @@ def dashboard(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to bind.")] = 8321,
 ) -> None:
     """Serve the web page. PARQUETRY_DASHBOARD_TOKEN asks visitors for a token."""
-    from parquetry.monitor.access import require_token
-    from parquetry.monitor.web import serve
+    from parquetry.monitor.serving.access import require_token
+    from parquetry.monitor.serving.web import serve
 
     token = settings().dashboard_token
     # said before the broker is asked, so that the answer does not depend on it

@@ -32,7 +32,7 @@ def purge(
     as_json: AsJson = False,
 ) -> None:
     """Have the queue forget jobs that have ended; outputs stay. It does so by itself after `keep_days`."""
-    from parquetry.monitor.audit import note_change, user_here
+    from parquetry.monitor.serving.audit import note_change, user_here
     from parquetry.terminal.display import print_json
 
     if (job is None) == (older_than is None):

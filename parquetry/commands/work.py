@@ -11,7 +11,7 @@ import typer
 from parquetry import api
 from parquetry.commands.arguments import AsJson, CpuEngines, Overrides, SpecPath
 from parquetry.schemas.errors import ExitCode
-from parquetry.schemas.states import JobState
+from parquetry.schemas.progress.states import JobState
 from parquetry.spec_file import load_spec, parse_override
 
 PANEL = "Run a job"
@@ -68,7 +68,7 @@ def plan(
     Time and money come from an earlier job of the same model on such a card, or with --rows from rows that are run.
     """
     from parquetry.local.preview import previewed
-    from parquetry.producers.predictions import PLANNED
+    from parquetry.producers.plan.predictions import PLANNED
     from parquetry.terminal.plan_lines import print_plan
 
     wanted, preview = load_spec(spec, overrides or ()), None

@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from parquetry.schemas.errors import MissingPackageError
-from parquetry.schemas.job import ModelSpec
 from parquetry.schemas.settings import settings
+from parquetry.schemas.spec.job import ModelSpec
 from parquetry.workers.engine_needs import ATTENTIONS, BACKENDS, QUANTIZATIONS
 
 

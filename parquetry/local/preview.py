@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from parquetry.local.run import run_job
 from parquetry.output import read_output
-from parquetry.producers.duration import MeasuredRows, predict
-from parquetry.producers.predictions import default_price
-from parquetry.schemas.columns import reserved_names
+from parquetry.producers.plan.duration import MeasuredRows, predict
+from parquetry.producers.plan.predictions import default_price
 from parquetry.schemas.errors import ExitCode, ParquetryError
-from parquetry.schemas.job import JobSpec
-from parquetry.schemas.states import JobState
+from parquetry.schemas.progress.states import JobState
+from parquetry.schemas.spec.columns import reserved_names
+from parquetry.schemas.spec.job import JobSpec
 from parquetry.terminal.display import failure_lines
 from parquetry.workers.process.owned_folder import owned_folder
 from parquetry.workers.shards.reader import used_columns
@@ -20,7 +20,7 @@ from parquetry.workers.shards.reader import used_columns
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from parquetry.producers.planning import Plan
+    from parquetry.producers.plan.planning import Plan
 
 
 class PreviewFailedError(ParquetryError):

@@ -14,13 +14,13 @@ from parquetry.broker import open_ledger
 from parquetry.local.embedded import embedded_server
 from parquetry.local.needed_packages import require_model
 from parquetry.local.worker import LocalWorker, WorkerCommand, log_path
-from parquetry.monitor.in_flight import WorkInFlight
+from parquetry.monitor.progress.in_flight import WorkInFlight
 from parquetry.monitor.watcher import Watcher
-from parquetry.schemas.job import JobSpec
 from parquetry.schemas.location import Location
+from parquetry.schemas.progress.states import JobState
+from parquetry.schemas.progress.status import JobStatus
 from parquetry.schemas.settings import settings
-from parquetry.schemas.states import JobState
-from parquetry.schemas.status import JobStatus
+from parquetry.schemas.spec.job import JobSpec
 from parquetry.schemas.storage.opening import open_storage
 from parquetry.spec_file import set_key
 from parquetry.terminal.bars import Display, Silent, live_display
@@ -57,7 +57,7 @@ def run_job(
 
        An interrupt drains the worker and leaves a state from which the same call continues.
     """
-    from parquetry.producers.output_use import in_use
+    from parquetry.producers.output.output_use import in_use
     from parquetry.producers.submission import submit
 
     started = time.monotonic()
@@ -91,7 +91,7 @@ def run_job(
 
 def _leave(ledger: Ledger, job: str, *, is_ours: bool) -> None:
     """Write down what only the queue knows, which ends with this run; what has no part leaves its folder free."""
-    from parquetry.producers.output_folder import give_up
+    from parquetry.producers.output.output_folder import give_up
     from parquetry.tasks.hooks import run_due_hooks
     from parquetry.tasks.kept_history import try_to_keep_history
     from parquetry.tasks.ledger.outbox import FIRST_REST_MS

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from parquetry.monitor.job_progress import JobProgress
+from parquetry.monitor.progress.job_progress import JobProgress
 from parquetry.output import head, repaired_cells, ways_to_read
-from parquetry.schemas.budget import cost_text
-from parquetry.schemas.states import JobState
+from parquetry.schemas.progress.states import JobState
+from parquetry.schemas.spec.budget import cost_text
 from parquetry.tasks.report.duration import duration
 from parquetry.terminal.display import console, failure_lines, number, rows_table, safe_text
 from parquetry.terminal.job_lines import error_lines
 
 if TYPE_CHECKING:
     from parquetry.local.run import FinishedRun
-    from parquetry.schemas.status import JobStatus
+    from parquetry.schemas.progress.status import JobStatus
 
 #: rows of the output that are shown at the end
 SHOWN_ROWS = 3

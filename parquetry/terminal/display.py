@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from parquetry.schemas.errors import RowError
-from parquetry.schemas.status import JobStatus
+from parquetry.schemas.progress.status import JobStatus
 from parquetry.workers.preparation.cells import cells
 
 MAX_CELL = 200

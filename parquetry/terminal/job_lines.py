@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 
 from rich.text import Text
 
-from parquetry.monitor.engine_view import EngineView
-from parquetry.monitor.in_flight import WorkInFlight
-from parquetry.monitor.job_phase import loaded_text
 from parquetry.monitor.job_view import JobView
-from parquetry.schemas.states import EnginePhase, JobPhase
-from parquetry.schemas.status import JobStatus, WorkerStatus
+from parquetry.monitor.progress.engine_view import EngineView
+from parquetry.monitor.progress.in_flight import WorkInFlight
+from parquetry.monitor.progress.job_phase import loaded_text
+from parquetry.schemas.progress.states import EnginePhase, JobPhase
+from parquetry.schemas.progress.status import JobStatus, WorkerStatus
 from parquetry.tasks.report.duration import duration
 from parquetry.terminal.display import number, safe_text
 

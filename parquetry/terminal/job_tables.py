@@ -8,11 +8,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from parquetry.monitor.engine_view import engine_view
 from parquetry.monitor.job_view import JobView
-from parquetry.schemas.budget import cost_text
-from parquetry.schemas.states import JobPhase
-from parquetry.schemas.status import JobStatus, WorkerStatus
+from parquetry.monitor.progress.engine_view import engine_view
+from parquetry.schemas.progress.states import JobPhase
+from parquetry.schemas.progress.status import JobStatus, WorkerStatus
+from parquetry.schemas.spec.budget import cost_text
 from parquetry.tasks.report.duration import duration
 from parquetry.terminal.display import number, safe_text
 from parquetry.terminal.job_lines import percent, summary, time_left, worker_text

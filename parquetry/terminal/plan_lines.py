@@ -10,9 +10,9 @@ from parquetry.terminal.display import console, plain_rows, print_json, rows_tab
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from parquetry.producers.planning import Plan
-    from parquetry.producers.sampled_prompts import ErrorExample
-    from parquetry.schemas.prediction import Prediction
+    from parquetry.producers.plan.planning import Plan
+    from parquetry.producers.plan.sampled_prompts import ErrorExample
+    from parquetry.schemas.progress.prediction import Prediction
 
 
 def print_plan(plan: Plan, preview: pa.Table | None, *, as_json: bool) -> None:

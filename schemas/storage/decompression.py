@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from parquetry.schemas.formats import Compression, compression_of_content
+from parquetry.schemas.spec.formats import Compression, compression_of_content
 
 #: one request to an object store
 _READ_BYTES = 4 << 20

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import redis
 
-from parquetry.schemas.history import HistoryPoint
+from parquetry.schemas.progress.history import HistoryPoint
 from parquetry.tasks.broker.connection import translated
 from parquetry.tasks.keys import Keys
 

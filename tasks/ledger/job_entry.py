@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from parquetry.schemas.budget import BudgetSpec
-from parquetry.schemas.histogram import SHARD_SECONDS
-from parquetry.schemas.history import HistoryPoint
-from parquetry.schemas.job import JobSpec
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import JobRecord, PartRecord
-from parquetry.schemas.prediction import read_prediction
-from parquetry.schemas.states import JobState
-from parquetry.schemas.status import JobStatus, ShardFailure
+from parquetry.schemas.progress.histogram import SHARD_SECONDS
+from parquetry.schemas.progress.history import HistoryPoint
+from parquetry.schemas.progress.prediction import read_prediction
+from parquetry.schemas.progress.states import JobState
+from parquetry.schemas.progress.status import JobStatus, ShardFailure
+from parquetry.schemas.spec.budget import BudgetSpec
+from parquetry.schemas.spec.job import JobSpec
 from parquetry.workers.engine_needs import engine_needs
 from parquetry.workers.engine_spec import EngineSpec
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, cast
 
 import redis
 
-from parquetry.schemas.states import JobState
+from parquetry.schemas.progress.states import JobState
 from parquetry.tasks.broker.connection import translated
 from parquetry.tasks.keys import Keys
 

@@ -8,13 +8,13 @@ from typing import cast
 
 from redis.exceptions import ResponseError
 
-from parquetry.schemas.budget import BudgetSpec, budget_text
 from parquetry.schemas.errors import BrokerRefusedError, BudgetSpentError, IllegalTransitionError
-from parquetry.schemas.history import HistoryPoint
 from parquetry.schemas.manifest import JobRecord, PartRecord
-from parquetry.schemas.prediction import Prediction
-from parquetry.schemas.states import JOB_TRANSITIONS, JobState
-from parquetry.schemas.status import JobStatus
+from parquetry.schemas.progress.history import HistoryPoint
+from parquetry.schemas.progress.prediction import Prediction
+from parquetry.schemas.progress.states import JOB_TRANSITIONS, JobState
+from parquetry.schemas.progress.status import JobStatus
+from parquetry.schemas.spec.budget import BudgetSpec, budget_text
 from parquetry.tasks.broker.connection import translated
 from parquetry.tasks.keys import DIGESTS_PER_KEY
 from parquetry.tasks.ledger import job_entry

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from parquetry.schemas.histogram import SHARD_SECONDS
 from parquetry.schemas.manifest import FORMAT_VERSION, PartRecord
+from parquetry.schemas.progress.histogram import SHARD_SECONDS
 from parquetry.tasks.keys import DIGESTS_PER_KEY
 from parquetry.tasks.ledger.claim import (
     BeatReply,

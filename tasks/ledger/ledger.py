@@ -6,8 +6,8 @@ from contextlib import AbstractContextManager
 
 import redis
 
-from parquetry.schemas.history import HistoryPoint
-from parquetry.schemas.status import WorkerStatus
+from parquetry.schemas.progress.history import HistoryPoint
+from parquetry.schemas.progress.status import WorkerStatus
 from parquetry.tasks.broker.connection import translated
 from parquetry.tasks.broker.settings_check import durability_warnings
 from parquetry.tasks.ledger.job_index import JobIndex

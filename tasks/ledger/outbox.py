@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from parquetry.schemas.states import JobPhase
+from parquetry.schemas.progress.states import JobPhase
 from parquetry.tasks.broker.connection import translated
 from parquetry.tasks.ledger.scripts import Scripts
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from parquetry.schemas.errors import UnknownWorkerError
 from parquetry.schemas.manifest import FORMAT_VERSION
-from parquetry.schemas.status import DeviceUse, EngineState, EngineStats, WorkerStatus
+from parquetry.schemas.progress.status import DeviceUse, EngineState, EngineStats, WorkerStatus
 from parquetry.tasks.broker.connection import translated
 from parquetry.tasks.keys import Keys
 from parquetry.tasks.ledger.scripts import Scripts

@@ -9,8 +9,8 @@ import numpy as np
 import redis
 from pydantic import BaseModel, ConfigDict
 
-from parquetry.schemas.events import JobEvent, ShardEnd
-from parquetry.schemas.states import ShardState
+from parquetry.schemas.progress.events import JobEvent, ShardEnd
+from parquetry.schemas.progress.states import ShardState
 from parquetry.tasks.broker.connection import translated
 from parquetry.tasks.keys import Keys
 

@@ -11,8 +11,8 @@ import time
 from collections import deque
 from pathlib import Path
 
+from parquetry.schemas.progress.status import EngineState, EngineStats
 from parquetry.schemas.settings import settings
-from parquetry.schemas.status import EngineState, EngineStats
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.node.noted_claims import orphans
 from parquetry.tasks.node.stall_check import STALL_S, StallCheck

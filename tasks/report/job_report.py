@@ -8,9 +8,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from parquetry.schemas.errors import ParquetryError
-from parquetry.schemas.events import JobEvent
-from parquetry.schemas.history import HistoryPoint, JobHistory
 from parquetry.schemas.manifest import JobRecord
+from parquetry.schemas.progress.events import JobEvent
+from parquetry.schemas.progress.history import HistoryPoint, JobHistory
 from parquetry.schemas.storage.storage import Storage
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.report.error_groups import ErrorGroup, error_groups, shards_with_errors

@@ -6,11 +6,11 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
 
-from parquetry.schemas.history import JobHistory
 from parquetry.schemas.manifest import MANIFEST_FILE, SUCCESS_FILE, JobRecord, Manifest
-from parquetry.schemas.prediction import Prediction
+from parquetry.schemas.progress.history import JobHistory
+from parquetry.schemas.progress.prediction import Prediction
+from parquetry.schemas.progress.status import JobStatus, ShardFailure
 from parquetry.schemas.shard import part_name
-from parquetry.schemas.status import JobStatus, ShardFailure
 from parquetry.schemas.storage.storage import Storage
 
 

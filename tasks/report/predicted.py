@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from parquetry.schemas.prediction import Prediction
-from parquetry.schemas.states import JobState
+from parquetry.schemas.progress.prediction import Prediction
+from parquetry.schemas.progress.states import JobState
 from parquetry.tasks.report.duration import duration
 from parquetry.tasks.report.outcome import Outcome
 

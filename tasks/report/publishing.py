@@ -6,8 +6,8 @@ import logging
 
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import JOB_FILE, REPORT_FILE
-from parquetry.schemas.states import JobState
-from parquetry.schemas.status import JobStatus
+from parquetry.schemas.progress.states import JobState
+from parquetry.schemas.progress.status import JobStatus
 from parquetry.schemas.storage.opening import open_storage
 from parquetry.tasks.job_record import cached_record
 from parquetry.tasks.kept_history import read_history

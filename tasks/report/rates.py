@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
 
-from parquetry.schemas.history import HistoryPoint
+from parquetry.schemas.progress.history import HistoryPoint
 
 #: stretches a chart is made of at most, and the least seconds one lasts
 MAX_STRETCHES = 200

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from parquetry.schemas.columns import ERROR, ROW
 from parquetry.schemas.errors import BadInputError, ParquetryError, RowError, UnreadableFileError
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import JobRecord
 from parquetry.schemas.shard import part_name
+from parquetry.schemas.spec.columns import ERROR, ROW
 from parquetry.schemas.storage.opening import open_storage
 from parquetry.schemas.storage.storage import Storage
 from parquetry.tasks.job_record import cached_record

@@ -8,7 +8,7 @@ import time
 from typing import Self
 
 from parquetry.schemas.errors import BrokerUnreachableError, JobStoppedError, LeaseLostError, ParquetryError
-from parquetry.schemas.states import JobState
+from parquetry.schemas.progress.states import JobState
 from parquetry.tasks.failpoints import failpoint
 from parquetry.tasks.ledger.claim import BeatReply, Claim, LeaseProgress
 from parquetry.tasks.ledger.ledger import Ledger

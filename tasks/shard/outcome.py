@@ -19,7 +19,7 @@ from parquetry.schemas.errors import (
     UnusableEnvironmentError,
 )
 from parquetry.schemas.log_lines import about
-from parquetry.schemas.states import JobState
+from parquetry.schemas.progress.states import JobState
 from parquetry.tasks.cancellation import clear_up
 from parquetry.tasks.failpoints import failpoint
 from parquetry.tasks.finalize import finalize

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from parquetry.schemas.errors import LeaseLostError, PermanentError, UnreadableFileError
 from parquetry.schemas.manifest import PartRecord
-from parquetry.schemas.row_retry import RowRetry, retry_file
+from parquetry.schemas.spec.row_retry import RowRetry, retry_file
 from parquetry.schemas.storage.replacement import Replacement
 from parquetry.tasks.failpoints import failpoint
 from parquetry.tasks.ledger.claim import CommitReply, LeaseProgress

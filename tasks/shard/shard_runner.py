@@ -25,8 +25,8 @@ from parquetry.schemas.errors import (
 )
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import JobRecord, PartRecord
+from parquetry.schemas.progress.states import JobState
 from parquetry.schemas.shard import Shard, attempt_name
-from parquetry.schemas.states import JobState
 from parquetry.schemas.storage.opening import open_storage
 from parquetry.schemas.storage.storage import Storage
 from parquetry.tasks.failpoints import failpoint

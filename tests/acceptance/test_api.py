@@ -8,7 +8,7 @@ from tests.acceptance.tables import write_file
 SCRIPT = """
 import sys
 import parquetry
-from parquetry.schemas.states import JobState
+from parquetry.schemas.progress.states import JobState
 
 assert "torch" not in sys.modules
 spec = {

@@ -28,7 +28,7 @@ CACHE = "__pycache__"
 DECOYS = ("tasks.py", "schemas.py", "monitor.py", "workers/__init__.py", "producers/__init__.py")
 DECOY = "raise ImportError('a module of the user was taken for one of parquetry')\n"
 IMPORT = """
-import parquetry, parquetry.tasks.node.node, parquetry.workers.gpus, parquetry.monitor.web
+import parquetry, parquetry.tasks.node.node, parquetry.workers.gpus, parquetry.monitor.serving.web
 print(parquetry.__file__)
 print(parquetry.run, parquetry.submit, parquetry.Job)
 try:
@@ -129,7 +129,7 @@ def test_it_holds_every_file_of_every_room_and_no_other(installed):
         wanted |= {f"{room}/{name}" for name in files_below(ROOT / room)}
     assert files_below(installed.packages / "parquetry") == wanted
     scripts = [name for name in wanted if name.endswith(".lua")]
-    assert {"py.typed", "monitor/page/index.html", "tasks/ledger/lua/claim.lua"} <= wanted
+    assert {"py.typed", "monitor/serving/page/index.html", "tasks/ledger/lua/claim.lua"} <= wanted
     assert len(scripts) > 10
 
 

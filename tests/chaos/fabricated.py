@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
-from parquetry.schemas.job import JobSpec
 from parquetry.schemas.manifest import JOB_FILE, JobRecord, PartRecord, job_id
 from parquetry.schemas.shard import InputFile, ShardPlan, part_name
+from parquetry.schemas.spec.job import JobSpec
 from parquetry.tasks.ledger.claim import Claim
 from parquetry.tasks.ledger.ledger import Ledger
 

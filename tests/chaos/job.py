@@ -9,7 +9,7 @@ from pathlib import Path
 import redis
 
 from parquetry.producers.submission import submit
-from parquetry.schemas.job import JobSpec
+from parquetry.schemas.spec.job import JobSpec
 from tests.chaos.checker import Findings, check
 from tests.chaos.echo_engine import rows_begun
 from tests.chaos.ledger_audit import audit

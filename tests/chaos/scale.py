@@ -18,9 +18,9 @@ from pathlib import Path
 
 import redis
 
+from parquetry.schemas.progress.status import EngineStats
 from parquetry.schemas.settings import PROGRESS_SECONDS
 from parquetry.schemas.shard import InputFile, ShardPlan
-from parquetry.schemas.status import EngineStats
 from parquetry.tasks import permits
 from parquetry.tasks.broker.connection import connect
 from parquetry.tasks.keys import DIGESTS_PER_KEY

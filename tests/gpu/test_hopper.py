@@ -61,7 +61,7 @@ def expected(call: AttentionCall) -> Tensor:
 
 
 def assert_right(call: AttentionCall) -> None:
-    from parquetry.workers.packed.attention.hopper_prefill import hopper_prefill
+    from parquetry.workers.packed.attention.kernels.hopper_prefill import hopper_prefill
 
     got = hopper_prefill(call)
     assert relative_error(got, expected(call)) < TOLERANCE[got.dtype]
@@ -86,8 +86,8 @@ def test_groups_of_any_size_in_half_precision(num_heads: int, num_kv_heads: int)
 
 @pytest.mark.parametrize(("dim", "dtype"), [(96, torch.bfloat16), (128, torch.float32)])
 def test_other_layers_get_the_general_kernel(dim: int, dtype: torch.dtype) -> None:
-    from parquetry.workers.packed.attention.hopper_prefill import hopper_prefill
-    from parquetry.workers.packed.attention.paged_prefill import paged_prefill
+    from parquetry.workers.packed.attention.kernels.hopper_prefill import hopper_prefill
+    from parquetry.workers.packed.attention.kernels.paged_prefill import paged_prefill
 
     call = make_call(SPECS["plain"], dim, dtype=dtype)
     assert torch.equal(hopper_prefill(call), paged_prefill(call))
@@ -103,8 +103,8 @@ def make_engine() -> PackedEngine:
 
 
 def test_an_engine_takes_the_kernel_and_gives_it_back() -> None:
-    from parquetry.workers.packed.attention.hopper_prefill import hopper_prefill
-    from parquetry.workers.packed.attention.paged_prefill import paged_prefill
+    from parquetry.workers.packed.attention.kernels.hopper_prefill import hopper_prefill
+    from parquetry.workers.packed.attention.kernels.paged_prefill import paged_prefill
 
     engine = make_engine()
     backend = engine.components.backend

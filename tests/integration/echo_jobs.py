@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from parquetry.schemas.job import JobSpec
 from parquetry.schemas.manifest import MANIFEST_FILE, SUCCESS_FILE, Manifest
+from parquetry.schemas.spec.job import JobSpec
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.shard.outcome import run_claim
 from parquetry.tasks.shard.worker_config import WorkerConfig

@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from parquetry.producers.submission import prepare
-from parquetry.schemas.job import JobSpec
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import JOB_FILE, JobRecord
+from parquetry.schemas.spec.job import JobSpec
 from parquetry.schemas.storage.opening import open_storage
 from parquetry.schemas.storage.storage import Storage
 from parquetry.tasks.ledger.ledger import Ledger

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from parquetry.schemas.job import JobSpec
 from parquetry.schemas.manifest import JobRecord, PartRecord
 from parquetry.schemas.shard import InputFile, ShardPlan, part_name
+from parquetry.schemas.spec.job import JobSpec
 
 
 def make_record(

@@ -11,7 +11,7 @@ import redis
 
 from parquetry.schemas.errors import BrokerRefusedError, ParquetryError
 from parquetry.schemas.finding import Level
-from parquetry.schemas.states import JobState
+from parquetry.schemas.progress.states import JobState
 from parquetry.tasks import permits
 from parquetry.tasks.broker.connection import connect
 from parquetry.tasks.broker.permissions import check_permissions

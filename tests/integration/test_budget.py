@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from parquetry.monitor.job_phase import job_phase
-from parquetry.schemas.budget import BudgetSpec
+from parquetry.monitor.progress.job_phase import job_phase
 from parquetry.schemas.errors import BudgetSpentError, InvalidValueError, UnknownKeyError
-from parquetry.schemas.job import JobSpec
-from parquetry.schemas.states import JobState
+from parquetry.schemas.progress.states import JobState
+from parquetry.schemas.spec.budget import BudgetSpec
+from parquetry.schemas.spec.job import JobSpec
 from parquetry.tasks.ledger.claim import LeaseProgress
 from parquetry.tasks.ledger.ledger import Ledger
 from tests.integration.records import make_part, make_record

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from parquetry import Job
-from parquetry.monitor.web import CHANGES
-from parquetry.schemas.history import HISTORY_FILE
-from parquetry.schemas.states import JobState
+from parquetry.monitor.serving.web import CHANGES
+from parquetry.schemas.progress.history import HISTORY_FILE
+from parquetry.schemas.progress.states import JobState
 from parquetry.tasks.ledger.ledger import Ledger
 from tests.integration.jobs_on_disk import make_job
 

@@ -12,8 +12,8 @@ import pytest
 
 from parquetry.schemas.errors import RecordChangedError
 from parquetry.schemas.manifest import JOB_FILE, MANIFEST_FILE, SUCCESS_FILE
+from parquetry.schemas.progress.states import JobState
 from parquetry.schemas.shard import part_name
-from parquetry.schemas.states import JobState
 from parquetry.tasks.finalize import finalize
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.recovery import recover

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from parquetry.monitor.job_phase import job_phase
-from parquetry.schemas.states import JobPhase, JobState
+from parquetry.monitor.progress.job_phase import job_phase
+from parquetry.schemas.progress.states import JobPhase, JobState
 from tests.chaos.process import wait_until
 from tests.integration.jobs_on_disk import make_job
 

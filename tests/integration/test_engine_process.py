@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from parquetry.schemas.errors import EngineLostError, EngineRefusedError, EngineStartError, OtherWeightsError
-from parquetry.schemas.job import ModelSpec
 from parquetry.schemas.manifest import PartRecord
+from parquetry.schemas.progress.status import EngineStats
 from parquetry.schemas.settings import settings
-from parquetry.schemas.status import EngineStats
+from parquetry.schemas.spec.job import ModelSpec
 from parquetry.workers.engine import Engine
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.process.client import EngineClient

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from parquetry.schemas.errors import EngineRefusedError, OtherWeightsError
-from parquetry.schemas.job import ModelSpec
+from parquetry.schemas.spec.job import ModelSpec
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.hosting.model_host import ModelHost
 from parquetry.workers.process.client import EngineClient

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
-from parquetry.producers.output_use import in_use
+from parquetry.producers.output.output_use import in_use
 from parquetry.producers.submission import submit
 from parquetry.schemas.errors import (
     CannotExtendError,
@@ -20,8 +20,8 @@ from parquetry.schemas.errors import (
     TemplateError,
 )
 from parquetry.schemas.location import Location
+from parquetry.schemas.progress.states import JobState
 from parquetry.schemas.settings import settings
-from parquetry.schemas.states import JobState
 from parquetry.schemas.storage.local import LocalStorage
 from parquetry.schemas.storage.local_replacement import LocalReplacement
 from parquetry.tasks import finalize as ending

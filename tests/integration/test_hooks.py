@@ -10,9 +10,9 @@ import pytest
 
 from parquetry.monitor import stall_notices
 from parquetry.monitor.stall_notices import tell_stalls
+from parquetry.schemas.progress.states import JobState
 from parquetry.schemas.settings import settings
 from parquetry.schemas.settings_files import FOLDER_FILE, SettingsFileError
-from parquetry.schemas.states import JobState
 from parquetry.tasks import hooks
 from parquetry.tasks.hooks import run_due_hooks
 from parquetry.tasks.ledger.ledger import Ledger

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from parquetry.schemas.errors import AmbiguousJobError, UnknownJobError
-from parquetry.schemas.states import JobState
+from parquetry.schemas.progress.states import JobState
 from parquetry.tasks.ledger.ledger import Ledger
 from tests.integration.records import make_part, make_record
 

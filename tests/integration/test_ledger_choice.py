@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from parquetry.schemas.states import JobState
+from parquetry.schemas.progress.states import JobState
 from parquetry.tasks.ledger.claim import Claim, ReleaseReply
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.ledger.policy import Policy

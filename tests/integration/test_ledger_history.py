@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from parquetry.schemas.history import HistoryPoint, JobHistory
-from parquetry.schemas.states import JobState
-from parquetry.schemas.status import EngineStats
+from parquetry.schemas.progress.history import HistoryPoint, JobHistory
+from parquetry.schemas.progress.states import JobState
+from parquetry.schemas.progress.status import EngineStats
 from parquetry.tasks.keys import JOB_KEYS
 from parquetry.tasks.ledger.claim import BeatReply, CommitReply, LeaseProgress
 from parquetry.tasks.ledger.history import MAX_POINTS_DONE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from parquetry.schemas.errors import IllegalTransitionError, UnknownJobError
-from parquetry.schemas.states import JobState
+from parquetry.schemas.progress.states import JobState
 from parquetry.tasks.ledger.claim import CommitReply, ReleaseReply
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.reconciler import AUDIT_EVERY, Reconciler

@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 )
 
 from parquetry.schemas.errors import IllegalTransitionError
-from parquetry.schemas.states import JobState, may_become
+from parquetry.schemas.progress.states import JobState, may_become
 from parquetry.tasks.broker.connection import connect
 from parquetry.tasks.keys import Keys
 from parquetry.tasks.ledger.claim import Claim

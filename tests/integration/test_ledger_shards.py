@@ -9,8 +9,8 @@ from collections import Counter
 
 import pytest
 
+from parquetry.schemas.progress.states import JobState
 from parquetry.schemas.shard import part_name
-from parquetry.schemas.states import JobState
 from parquetry.tasks.broker.connection import connect
 from parquetry.tasks.ledger.claim import BeatReply, Claim, CommitReply, LeaseProgress, PrepareReply, ReleaseReply
 from parquetry.tasks.ledger.ledger import Ledger

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from parquetry.monitor.job_details import JobDetails
-from parquetry.producers.predictions import PLANNED, store_prediction
+from parquetry.producers.plan.predictions import PLANNED, store_prediction
 from parquetry.schemas import recent_files
-from parquetry.schemas.history import HistoryPoint
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import REPORT_FILE, JobRecord
-from parquetry.schemas.prediction import Prediction
+from parquetry.schemas.progress.history import HistoryPoint
+from parquetry.schemas.progress.prediction import Prediction
+from parquetry.schemas.progress.states import JobState
 from parquetry.schemas.settings import load_settings
-from parquetry.schemas.states import JobState
 from parquetry.schemas.storage.opening import open_storage
 from parquetry.tasks.earlier_jobs import EARLIER_JOBS
 from parquetry.tasks.finalize import finalize

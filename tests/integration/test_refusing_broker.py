@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from parquetry.schemas.errors import BrokerNotServingError, BrokerUnreachableError
-from parquetry.schemas.states import JobState
+from parquetry.schemas.progress.states import JobState
 from parquetry.tasks.broker.connection import connect
 from parquetry.tasks.broker.waiting import wait_for_broker
 from parquetry.tasks.keys import Keys, celery_queue

@@ -9,7 +9,7 @@ from parquetry.monitor.job_details import JobDetails, NoShardError
 from parquetry.schemas.errors import StorageError
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import REPORT_FILE
-from parquetry.schemas.states import JobState, ShardState
+from parquetry.schemas.progress.states import JobState, ShardState
 from parquetry.schemas.storage.opening import open_storage
 from parquetry.tasks import finalize as finalizing
 from parquetry.tasks.finalize import finalize

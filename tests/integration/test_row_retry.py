@@ -21,9 +21,9 @@ from parquetry.schemas.errors import (
     UnknownKeyError,
 )
 from parquetry.schemas.manifest import MANIFEST_FILE, SUCCESS_FILE, Manifest
-from parquetry.schemas.row_retry import RowRetry, retry_file
+from parquetry.schemas.progress.states import JobState
 from parquetry.schemas.shard import part_name
-from parquetry.schemas.states import JobState
+from parquetry.schemas.spec.row_retry import RowRetry, retry_file
 from parquetry.tasks import failpoints
 from parquetry.tasks.ledger.claim import Claim
 from parquetry.tasks.ledger.ledger import Ledger

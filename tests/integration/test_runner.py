@@ -14,9 +14,9 @@ import pytest
 
 from parquetry.schemas.errors import EngineRefusedError
 from parquetry.schemas.manifest import MANIFEST_FILE, SUCCESS_FILE, Manifest
+from parquetry.schemas.progress.states import JobState
 from parquetry.schemas.settings import load_settings, settings
 from parquetry.schemas.shard import part_name
-from parquetry.schemas.states import JobState
 from parquetry.tasks import failpoints
 from parquetry.tasks.ledger.claim import Claim, ReleaseReply
 from parquetry.tasks.ledger.ledger import Ledger

@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from parquetry.schemas.columns import ERROR, ROW, task_fields
 from parquetry.schemas.errors import PartInvalidError
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import JOB_FILE, MANIFEST_FILE, SUCCESS_FILE, Manifest
+from parquetry.schemas.progress.states import JobState
 from parquetry.schemas.shard import part_name
-from parquetry.schemas.states import JobState
+from parquetry.schemas.spec.columns import ERROR, ROW, task_fields
 from parquetry.tasks.finalize import finalize
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.reconciler import AUDIT_EVERY, Reconciler

@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 from moto.server import ThreadedMotoServer
 
-from parquetry.producers.inputs import find_inputs
-from parquetry.producers.listing import find_files
+from parquetry.producers.inputs.inputs import find_inputs
+from parquetry.producers.inputs.listing import find_files
 from parquetry.schemas.errors import PutIfAbsentError, StorageError, TableFormatError
-from parquetry.schemas.job import InputSpec
 from parquetry.schemas.location import Location
+from parquetry.schemas.spec.job import InputSpec
 from parquetry.schemas.storage import object_store as object_storage
 from parquetry.schemas.storage.opening import open_storage
 from parquetry.schemas.storage.storage import Storage

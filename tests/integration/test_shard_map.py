@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from parquetry.schemas.errors import UnknownWorkerError
-from parquetry.schemas.states import JobState, ShardState
+from parquetry.schemas.progress.states import JobState, ShardState
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.ledger.shard_map import MAX_CELLS
 from tests.integration.records import make_part, make_record

@@ -21,9 +21,9 @@ from parquetry.schemas.errors import (
     InputReplacedError,
     OutputTakenError,
 )
-from parquetry.schemas.job import JobSpec
 from parquetry.schemas.manifest import JobRecord
-from parquetry.schemas.states import JobState
+from parquetry.schemas.progress.states import JobState
+from parquetry.schemas.spec.job import JobSpec
 from parquetry.tasks.job_record import cached_record
 from parquetry.tasks.ledger.claim import BeatReply, PrepareReply
 from parquetry.tasks.ledger.ledger import Ledger

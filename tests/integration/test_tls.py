@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from parquetry.schemas.errors import BrokerRefusedError
-from parquetry.schemas.states import JobState
+from parquetry.schemas.progress.states import JobState
 from parquetry.tasks import permits
 from parquetry.tasks.broker.connection import connect
 from parquetry.tasks.ledger.ledger import Ledger

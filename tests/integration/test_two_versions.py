@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from parquetry.schemas.manifest import FORMAT_VERSION, JOB_FILE
-from parquetry.schemas.states import JobState
+from parquetry.schemas.progress.states import JobState
 from parquetry.tasks.ledger.ledger import Ledger
 from tests.chaos.checker import check
 from tests.chaos.process import ROOT, wait_until

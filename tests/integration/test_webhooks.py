@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from parquetry.schemas.progress.states import JobState
 from parquetry.schemas.settings import settings
-from parquetry.schemas.states import JobState
 from parquetry.tasks import webhooks
 from parquetry.tasks.ledger import outbox
 from parquetry.tasks.ledger.ledger import Ledger

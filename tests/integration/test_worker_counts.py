@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from parquetry.schemas.states import JobState
-from parquetry.schemas.status import EngineStats
+from parquetry.schemas.progress.states import JobState
+from parquetry.schemas.progress.status import EngineStats
 from parquetry.tasks.ledger.ledger import Ledger
 from tests.chaos.process import wait_until
 from tests.integration.jobs_on_disk import make_job

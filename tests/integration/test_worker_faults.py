@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from parquetry.schemas.states import JobState
+from parquetry.schemas.progress.states import JobState
 from parquetry.tasks.keys import Keys
 from parquetry.tasks.ledger.ledger import Ledger
 from tests.chaos.checker import check

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
 from parquetry.schemas.errors import UnsupportedOptionError
-from parquetry.schemas.job import ModelSpec
+from parquetry.schemas.spec.job import ModelSpec
 from parquetry.workers.encoding.onnx.optimum import load_optimum
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.request import EncodeRequest

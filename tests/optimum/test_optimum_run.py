@@ -69,7 +69,7 @@ def test_its_engine_process_loads_no_other_back_end(job):
     shell, _ = job
     code = f"""
 import sys
-from parquetry.schemas.job import ModelSpec
+from parquetry.schemas.spec.job import ModelSpec
 from parquetry.workers.hosting.process import _builder
 from parquetry.workers.engine_spec import EngineSpec
 folder = {str(shell.folder / "model")!r}

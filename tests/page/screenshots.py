@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from parquetry.schemas.states import EnginePhase, JobState
+from parquetry.schemas.progress.states import EnginePhase, JobState
 from parquetry.tasks.broker.connection import connect
 from parquetry.tasks.ledger.ledger import Ledger
 from tests.acceptance.commands import Shell, wait_until

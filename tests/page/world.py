@@ -13,14 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import redis
 
-from parquetry.schemas.columns import ERROR, ROW, schema_text
-from parquetry.schemas.events import JobEvent
-from parquetry.schemas.history import HistoryPoint
-from parquetry.schemas.job import JobSpec
 from parquetry.schemas.manifest import JOB_FILE, JobRecord, PartRecord, job_id
+from parquetry.schemas.progress.events import JobEvent
+from parquetry.schemas.progress.history import HistoryPoint
+from parquetry.schemas.progress.states import EnginePhase, JobState
+from parquetry.schemas.progress.status import DeviceUse, EngineState, EngineStats
 from parquetry.schemas.shard import InputFile, ShardPlan, part_name
-from parquetry.schemas.states import EnginePhase, JobState
-from parquetry.schemas.status import DeviceUse, EngineState, EngineStats
+from parquetry.schemas.spec.columns import ERROR, ROW, schema_text
+from parquetry.schemas.spec.job import JobSpec
 from parquetry.tasks.keys import Keys
 from parquetry.tasks.ledger.claim import LeaseProgress
 from parquetry.tasks.ledger.ledger import Ledger

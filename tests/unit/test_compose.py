@@ -124,7 +124,7 @@ def test_drain_fits_the_grace_period():
 
 
 def test_the_grafana_dashboard_asks_for_metrics_that_exist():
-    from parquetry.monitor.metrics import render
+    from parquetry.monitor.metrics.metrics import render
     from tests.unit.monitor.made_statuses import busy_job, busy_worker
 
     exposed = render([busy_job()], [busy_worker()]).decode()

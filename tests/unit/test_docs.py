@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from parquetry.schemas.job import JobSpec
+from parquetry.schemas.spec.job import JobSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("schemas", "producers", "tasks", "workers", "monitor")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from parquetry.schemas.job import JobSpec
+from parquetry.schemas.spec.job import JobSpec
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples"
 EXAMPLES = sorted(FOLDER.glob("*.yaml"))

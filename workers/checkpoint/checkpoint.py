@@ -14,9 +14,9 @@ from parquetry.schemas.errors import (
     UnsupportedOptionError,
     UnusableModelError,
 )
-from parquetry.schemas.job import ModelSpec
 from parquetry.schemas.location import require_allowed
 from parquetry.schemas.settings import settings
+from parquetry.schemas.spec.job import ModelSpec
 from parquetry.workers.checkpoint.config_check import check_config, indexed_names
 from parquetry.workers.checkpoint.context_window import UNBOUNDED, output_context_window, positions, tokenizer_limit
 from parquetry.workers.checkpoint.forecast import is_known_family

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from parquetry.schemas.errors import UnsupportedOptionError
-from parquetry.schemas.job import Task
+from parquetry.schemas.spec.job import Task
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.pooling import module_kinds, settings_of
 

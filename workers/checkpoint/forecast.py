@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from parquetry.schemas.job import Task
+from parquetry.schemas.spec.job import Task
 
 #: written by `python -m tests.families --page`
 FILE = Path(__file__).with_name("families.json")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from parquetry.schemas.generation import GenerationSpec
+from parquetry.schemas.spec.generation import GenerationSpec
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 
 #: what says how the model's format works, and so counts in every job

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from parquetry.schemas.errors import ModelNotFoundError
-from parquetry.schemas.job import ModelSpec
+from parquetry.schemas.spec.job import ModelSpec
 
 _ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w./-]+)?$")
 #: what the back ends for ONNX files use beside it

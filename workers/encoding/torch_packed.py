@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from parquetry.schemas.errors import EngineRefusedError
-from parquetry.schemas.job import Task
+from parquetry.schemas.spec.job import Task
 from parquetry.workers.checkpoint.dense import DenseLayer
 from parquetry.workers.checks.prompts import TextTokenizer
 from parquetry.workers.encoding.attention.varlen_hook import kernel_name

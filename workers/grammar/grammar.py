@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from parquetry.schemas.errors import GrammarError
-from parquetry.schemas.generation import GenerationSpec
+from parquetry.schemas.spec.generation import GenerationSpec
 from parquetry.workers.packages import require
 
 #: no free white space between the parts of a document: a model that may write spaces may write nothing else

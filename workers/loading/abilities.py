@@ -8,7 +8,7 @@ from functools import partial
 from typing import get_args
 
 from parquetry.schemas.errors import MissingPackageError, ParquetryError
-from parquetry.schemas.job import Attention, ModelSpec, Quantization
+from parquetry.schemas.spec.job import Attention, ModelSpec, Quantization
 from parquetry.workers.card import Card
 from parquetry.workers.loading.attention_choice import AttentionLimits, check_attention
 from parquetry.workers.loading.quantization.quantization import check_quantization

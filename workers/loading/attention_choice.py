@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from parquetry.schemas.errors import UnsupportedAttentionError
-from parquetry.schemas.job import Attention
+from parquetry.schemas.spec.job import Attention
 from parquetry.workers.card import Card
 from parquetry.workers.loading.precision import HALF
 from parquetry.workers.packages import require

@@ -12,8 +12,8 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from parquetry.schemas.errors import OtherWeightsError
-from parquetry.schemas.job import Task
 from parquetry.schemas.settings import settings
+from parquetry.schemas.spec.job import Task
 from parquetry.workers.card import Card, cards
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.engine_spec import EngineSpec

@@ -12,7 +12,7 @@ from parquetry.schemas.errors import (
     UnsupportedQuantizationError,
     UnusableModelError,
 )
-from parquetry.schemas.job import ModelSpec
+from parquetry.schemas.spec.job import ModelSpec
 from parquetry.workers.card import Card
 from parquetry.workers.checkpoint.adapter import Adapter
 from parquetry.workers.checkpoint.checkpoint import Checkpoint

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from parquetry.schemas.errors import UnusableModelError
-from parquetry.schemas.job import Task
+from parquetry.schemas.spec.job import Task
 
 #: a layer of a list, such as encoder.layer.11, and its number
 _LAYER = re.compile(r"^(.*?)\.(\d+)\.")

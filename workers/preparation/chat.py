@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from parquetry.schemas.errors import InvalidValueError, UnsupportedOptionError, suggestion
-from parquetry.schemas.generation import PromptSpec
+from parquetry.schemas.spec.generation import PromptSpec
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.preparation.conversation import Message, Tool
 from parquetry.workers.preparation.rendering.renderer import definition_of, renderer

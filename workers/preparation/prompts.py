@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 
 from parquetry.schemas.errors import InvalidValueError, RowError
-from parquetry.schemas.generation import PromptSpec
-from parquetry.schemas.job import JobSpec
 from parquetry.schemas.manifest import JobRecord
+from parquetry.schemas.spec.generation import PromptSpec
+from parquetry.schemas.spec.job import JobSpec
 from parquetry.workers.checkpoint.adapter import unknown_adapter
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.preparation.cells import cells, or_error, text_of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from parquetry.schemas.errors import InvalidValueError
-from parquetry.schemas.generation import GenerationSpec
+from parquetry.schemas.spec.generation import GenerationSpec
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.grammar.grammar import Grammar
 from parquetry.workers.preparation.tokenization import Tokenizer

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from parquetry.schemas.errors import RowError
-from parquetry.schemas.job import ClassifySpec, EmbedSpec, JobSpec
+from parquetry.schemas.spec.job import ClassifySpec, EmbedSpec, JobSpec
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.pooling import Pooling
 from parquetry.workers.preparation.cells import cells, or_error, text_of

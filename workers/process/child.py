@@ -12,9 +12,9 @@ import time
 from functools import cached_property
 from pathlib import Path
 
+from parquetry.schemas.progress.states import EnginePhase
+from parquetry.schemas.progress.status import EngineState, EngineStats
 from parquetry.schemas.settings import cuda_visible_devices, settings
-from parquetry.schemas.states import EnginePhase
-from parquetry.schemas.status import EngineState, EngineStats
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.process.messages import SWITCH
 from parquetry.workers.process.pulse import PulseReader

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from parquetry.schemas.histogram import STEP_SECONDS
-from parquetry.schemas.status import EngineStats
+from parquetry.schemas.progress.histogram import STEP_SECONDS
+from parquetry.schemas.progress.status import EngineStats
 from parquetry.workers.engine import Engine
 from parquetry.workers.request import Result
 

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable
 
-from parquetry.schemas.status import EngineStats
+from parquetry.schemas.progress.status import EngineStats
 
 _EVERY_S = 1.0
 #: engines call it often while they work, to show that they are alive

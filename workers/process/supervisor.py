@@ -13,7 +13,7 @@ from typing import cast
 
 from pydantic import ValidationError
 
-from parquetry.schemas.status import EngineState, EngineStats
+from parquetry.schemas.progress.status import EngineState, EngineStats
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.process.child import EngineChild, cuda_devices, device_within
 from parquetry.workers.process.fault_log import FaultLog

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from parquetry.schemas.errors import UnreadableFileError
-from parquetry.schemas.formats import HEAD_BYTES, FileKind
 from parquetry.schemas.shard import Mark
+from parquetry.schemas.spec.formats import HEAD_BYTES, FileKind
 from parquetry.schemas.storage.decompression import open_text
 from parquetry.workers.reading.csv_records import CsvRecords
 from parquetry.workers.reading.json_lines import JsonLines

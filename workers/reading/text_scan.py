@@ -10,9 +10,9 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from parquetry.schemas.formats import FileKind
 from parquetry.schemas.settings import settings
 from parquetry.schemas.shard import Mark
+from parquetry.schemas.spec.formats import FileKind
 from parquetry.workers.reading.csv_records import CsvRecords
 from parquetry.workers.reading.json_blocks import arrow_types, line_blocks
 from parquetry.workers.reading.opened_text import OpenedText, opened_text

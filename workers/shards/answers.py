@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from parquetry.schemas.columns import task_fields
 from parquetry.schemas.errors import InvalidValueError
-from parquetry.schemas.job import JobSpec
-from parquetry.schemas.json_columns import json_fields
+from parquetry.schemas.spec.columns import task_fields
+from parquetry.schemas.spec.job import JobSpec
+from parquetry.schemas.spec.json_columns import json_fields
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.preparation.tokenization import Tokenizer
 from parquetry.workers.request import Completion, Encoding

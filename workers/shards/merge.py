@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from parquetry.schemas.columns import ERROR, REPAIRED_CELLS, ROW, ROW_ROUNDS
 from parquetry.schemas.errors import PartInvalidError, ShardFailedError
 from parquetry.schemas.manifest import PartRecord
 from parquetry.schemas.number_ranges import ranges
-from parquetry.schemas.row_retry import RowRetry
+from parquetry.schemas.spec.columns import ERROR, REPAIRED_CELLS, ROW, ROW_ROUNDS
+from parquetry.schemas.spec.row_retry import RowRetry
 from parquetry.workers.reading.input_rows import InputRows
 from parquetry.workers.shards.provenance import from_metadata
 from parquetry.workers.shards.shard_progress import RowCounts

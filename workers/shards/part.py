@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from parquetry.schemas.columns import ENTITIES, ERROR, ROW, ROW_ROUNDS, task_fields
 from parquetry.schemas.errors import PartInvalidError, StorageError
-from parquetry.schemas.job import JobSpec
 from parquetry.schemas.manifest import JobRecord, PartRecord, RowRound
 from parquetry.schemas.shard import Shard, part_name
+from parquetry.schemas.spec.columns import ENTITIES, ERROR, ROW, ROW_ROUNDS, task_fields
+from parquetry.schemas.spec.job import JobSpec
 from parquetry.schemas.storage.storage import Storage
 from parquetry.workers.shards.provenance import from_metadata
 from parquetry.workers.shards.shard_progress import RowCounts

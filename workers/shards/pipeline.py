@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from parquetry.schemas.columns import ERROR, ROW
 from parquetry.schemas.errors import EngineLostError, JobStoppedError, LeaseLostError, ShardFailedError
 from parquetry.schemas.manifest import JobRecord, PartRecord
+from parquetry.schemas.progress.states import JobState
 from parquetry.schemas.shard import Shard
-from parquetry.schemas.states import JobState
+from parquetry.schemas.spec.columns import ERROR, ROW
 from parquetry.workers.preparation.tokenization import Tokens
 from parquetry.workers.process.client import EngineAccess
 from parquetry.workers.request import Request, Result

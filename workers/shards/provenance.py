@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
 from parquetry.schemas import __version__
-from parquetry.schemas.columns import PROVENANCE_PREFIX
-from parquetry.schemas.job import JobSpec, ModelSpec
 from parquetry.schemas.manifest import JobRecord
 from parquetry.schemas.shard import Shard
+from parquetry.schemas.spec.columns import PROVENANCE_PREFIX
+from parquetry.schemas.spec.job import JobSpec, ModelSpec
 from parquetry.workers.checkpoint.adapter import Adapter
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 

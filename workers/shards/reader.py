@@ -9,7 +9,6 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
-from parquetry.schemas.columns import read_schema_text
 from parquetry.schemas.errors import (
     InputChangedError,
     MissingColumnError,
@@ -18,11 +17,12 @@ from parquetry.schemas.errors import (
     UnreadableFileError,
     suggestion,
 )
-from parquetry.schemas.formats import FileKind
-from parquetry.schemas.job import JobSpec
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import JobRecord
 from parquetry.schemas.shard import InputFile, Shard, Slice
+from parquetry.schemas.spec.columns import read_schema_text
+from parquetry.schemas.spec.formats import FileKind
+from parquetry.schemas.spec.job import JobSpec
 from parquetry.schemas.storage.opening import open_storage
 from parquetry.schemas.storage.storage import Storage
 from parquetry.workers.preparation.template import Template

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from parquetry.schemas.columns import ERROR, ROW
 from parquetry.schemas.errors import RowError
 from parquetry.schemas.manifest import JobRecord
 from parquetry.schemas.settings import settings
 from parquetry.schemas.shard import Shard
+from parquetry.schemas.spec.columns import ERROR, ROW
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.preparation.preparation import Preparation
 from parquetry.workers.preparation.preparation_choice import choose_preparation

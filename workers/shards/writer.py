@@ -11,7 +11,7 @@ from types import MappingProxyType
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from parquetry.schemas.columns import REPAIRED_CELLS
+from parquetry.schemas.spec.columns import REPAIRED_CELLS
 from parquetry.workers.shards.provenance import as_metadata
 from parquetry.workers.shards.shard_progress import RowCounts
 

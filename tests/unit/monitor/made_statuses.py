@@ -1,9 +1,9 @@
 """Statuses to show."""
 
-from parquetry.schemas.histogram import STEP_SECONDS
-from parquetry.schemas.history import HistoryPoint
-from parquetry.schemas.states import EnginePhase, JobState
-from parquetry.schemas.status import DeviceUse, EngineState, EngineStats, JobStatus, WorkerStatus
+from parquetry.schemas.progress.histogram import STEP_SECONDS
+from parquetry.schemas.progress.history import HistoryPoint
+from parquetry.schemas.progress.states import EnginePhase, JobState
+from parquetry.schemas.progress.status import DeviceUse, EngineState, EngineStats, JobStatus, WorkerStatus
 
 
 def job_status(**changes) -> JobStatus:

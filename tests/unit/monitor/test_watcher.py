@@ -1,9 +1,9 @@
 import itertools
 
 from parquetry.monitor.watcher import HISTORY_S, WORKERS_S, Watcher
-from parquetry.schemas.states import JobState
+from parquetry.schemas.progress.states import JobState
 from tests.unit.monitor.made_statuses import busy_job, busy_worker
-from tests.unit.monitor.test_progress import point, status_at
+from tests.unit.monitor.progress.test_progress import point, status_at
 
 
 class Ledger:

@@ -8,8 +8,8 @@ from parquetry.api import BrokerGoneError, Job, JobTimeoutError
 from parquetry.broker import NoBrokerError
 from parquetry.local.run import FinishedRun
 from parquetry.schemas.errors import InvalidValueError, SpecNotFoundError, UnknownKeyError
+from parquetry.schemas.progress.states import JobState
 from parquetry.schemas.settings import settings
-from parquetry.schemas.states import JobState
 from tests.unit.monitor.made_statuses import job_status
 
 SPEC = {"task": "embed", "input": {"path": "in"}, "output": {"path": "out"}, "model": {"id": "m"}}

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from parquetry.producers.submission import prepare
 from parquetry.schemas.errors import ParquetryError
-from parquetry.schemas.job import JobSpec
+from parquetry.schemas.spec.job import JobSpec
 from parquetry.spec_file import load_spec
 from tests.unit.workers.tiny_model import make_model
 

@@ -13,17 +13,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from parquetry.producers.inputs import find_inputs
-from parquetry.producers.listing import find_files
+from parquetry.producers.inputs.inputs import find_inputs
+from parquetry.producers.inputs.listing import find_files
 from parquetry.schemas.errors import BadInputError, InputChangedError, RowError, UnreadableFileError
-from parquetry.schemas.job import InputSpec, JobSpec
 from parquetry.schemas.settings import settings
+from parquetry.schemas.spec.job import InputSpec, JobSpec
 from parquetry.workers.preparation.cells import cells
 from parquetry.workers.preparation.template import Template
 from parquetry.workers.reading.conform import Repairs
 from parquetry.workers.shards.reader import read_shard
-from tests.unit.producers.test_inputs import write
-from tests.unit.producers.test_listing import iceberg_table, write_delta
+from tests.unit.producers.inputs.test_inputs import write
+from tests.unit.producers.inputs.test_listing import iceberg_table, write_delta
 from tests.unit.workers.reading.test_text_files import read
 from tests.unit.workers.workers_records import make_record
 
@@ -419,7 +419,7 @@ def odd_name(_, __):
 
 @case("a column named as the output's own")
 def own_name(_, __):
-    from parquetry.schemas.columns import reserved_names
+    from parquetry.schemas.spec.columns import reserved_names
 
     spec = {"task": "embed", "input": {"path": "in"}, "output": {"path": "out"}, "model": {"id": "m"}}
     assert reserved_names(JobSpec.parse(spec)) == {"row", "embedding", "error"}

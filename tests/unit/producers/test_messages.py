@@ -11,7 +11,7 @@ import pytest
 
 from parquetry.producers.submission import prepare
 from parquetry.schemas.errors import InvalidValueError
-from parquetry.schemas.job import JobSpec
+from parquetry.schemas.spec.job import JobSpec
 from parquetry.workers.preparation.cells import cells
 from parquetry.workers.preparation.conversation import read_messages
 from parquetry.workers.shards.reader import read_shard

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parquetry.producers.sharding import TOLERANCE, cut, rows_auto
-from parquetry.schemas.job import JobSpec
+from parquetry.schemas.spec.job import JobSpec
 
 GROUPS = st.lists(st.lists(st.integers(0, 5_000), max_size=8), max_size=8)
 

@@ -12,8 +12,8 @@ import pytest
 
 from parquetry.producers import validation
 from parquetry.producers.draft import located
-from parquetry.producers.output_folder import require_empty
-from parquetry.producers.planning import plan
+from parquetry.producers.output.output_folder import require_empty
+from parquetry.producers.plan.planning import plan
 from parquetry.producers.submission import prepare
 from parquetry.producers.validation import validate
 from parquetry.schemas import webhook_hosts
@@ -30,10 +30,10 @@ from parquetry.schemas.errors import (
     UnsafeWeightsError,
     UnsupportedOptionError,
 )
-from parquetry.schemas.job import JobSpec
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import job_id
 from parquetry.schemas.settings import load_settings
+from parquetry.schemas.spec.job import JobSpec
 from parquetry.schemas.storage.opening import open_storage
 from parquetry.workers.shards.reader import input_schema
 from tests.unit.workers.tiny_model import CONTEXT_WINDOW, make_model
@@ -357,7 +357,7 @@ def test_limit_drops_files_behind_it(spec, folder):
 
 def test_producers_load_no_torch_and_no_worker_code():
     program = (
-        "import sys, parquetry.producers.planning, parquetry.producers.submission\n"
+        "import sys, parquetry.producers.plan.planning, parquetry.producers.submission\n"
         "heavy = {'torch', 'transformers', 'celery', 'onnxruntime'}\n"
         "print(sorted(name for name in heavy if name in sys.modules))"
     )

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pytest
 
 from parquetry.schemas import errors
-from parquetry.schemas.columns import ROW, reserved_names, task_fields
 from parquetry.schemas.errors import (
     BrokerUnreachableError,
     InvalidValueError,
@@ -20,12 +19,13 @@ from parquetry.schemas.errors import (
     redact,
     suggestion,
 )
-from parquetry.schemas.job import JobSpec
 from parquetry.schemas.permit import Permit
+from parquetry.schemas.progress.states import JOB_TRANSITIONS, JobState, may_become
+from parquetry.schemas.progress.status import EngineStats
 from parquetry.schemas.settings import SettingError, Settings, load_settings, settings
 from parquetry.schemas.settings_files import OF_FOLDER, SettingsFileError
-from parquetry.schemas.states import JOB_TRANSITIONS, JobState, may_become
-from parquetry.schemas.status import EngineStats
+from parquetry.schemas.spec.columns import ROW, reserved_names, task_fields
+from parquetry.schemas.spec.job import JobSpec
 
 
 class TestPermit:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from parquetry.schemas.job import ModelSpec
+from parquetry.schemas.spec.job import ModelSpec
 from parquetry.tasks.shard.bisection import quarantine_spec
 from parquetry.workers.engine_spec import EngineSpec
 

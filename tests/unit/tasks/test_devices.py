@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from parquetry.schemas.job import ModelSpec
+from parquetry.schemas.spec.job import ModelSpec
 from parquetry.tasks.node.devices import GpusPerEngineError, devices
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.gpus import GpuQueryError

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from parquetry.schemas.job import ModelSpec
+from parquetry.schemas.spec.job import ModelSpec
 from parquetry.workers.engine_needs import (
     ATTENTIONS,
     CAPABILITIES,

@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from parquetry.producers.inputs import find_inputs
-from parquetry.schemas.columns import schema_text
-from parquetry.schemas.job import InputSpec, JobSpec
+from parquetry.producers.inputs.inputs import find_inputs
 from parquetry.schemas.manifest import JobRecord
 from parquetry.schemas.shard import InputFile, ShardPlan
+from parquetry.schemas.spec.columns import schema_text
+from parquetry.schemas.spec.job import InputSpec, JobSpec
 from parquetry.workers.engine import Engine
 from parquetry.workers.request import Request, Result, UnderWay
 from parquetry.workers.shards.reader import read_columns

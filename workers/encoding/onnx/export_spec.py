@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from parquetry.schemas.errors import UnsupportedOptionError
-from parquetry.schemas.job import Task
+from parquetry.schemas.spec.job import Task
 from parquetry.workers.checkpoint.pooling import modes_of
 from parquetry.workers.cpu import this_cpu
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from parquetry.schemas.errors import UnsupportedOptionError
-from parquetry.schemas.job import Task
+from parquetry.schemas.spec.job import Task
 from parquetry.workers.encoding.outputs.scores import Activation
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from parquetry.schemas.errors import UnsupportedOptionError
-from parquetry.schemas.job import Task
+from parquetry.schemas.spec.job import Task
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.cross_encoder import score_activation
 from parquetry.workers.checkpoint.dense import DenseLayer

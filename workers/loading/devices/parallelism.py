@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from parquetry.schemas.errors import BadInputError, UnsupportedOptionError
-from parquetry.schemas.job import ModelSpec
+from parquetry.schemas.spec.job import ModelSpec
 from parquetry.workers.loading.quantization.stored_quantization import stored_method
 
 #: more devices than this share no model

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from parquetry.schemas.errors import InvalidValueError, ModelTooLargeError, UnsupportedQuantizationError
-from parquetry.schemas.job import ModelSpec
+from parquetry.schemas.spec.job import ModelSpec
 from parquetry.workers.card import Card
 from parquetry.workers.loading.devices.byte_size import format_bytes, parse_bytes
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from parquetry.schemas.job import Quantization
+from parquetry.schemas.spec.job import Quantization
 from parquetry.workers.checkpoint.tensor_headers import TensorHeader
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from parquetry.schemas.errors import UnsupportedQuantizationError
-from parquetry.schemas.job import ModelSpec
+from parquetry.schemas.spec.job import ModelSpec
 from parquetry.workers.card import Card
 from parquetry.workers.engine_spec import int8_threshold
 from parquetry.workers.packages import require

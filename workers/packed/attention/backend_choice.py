@@ -24,7 +24,7 @@ def choose_backend(name: str, device: torch.device) -> AttentionBackend:
             "attention 'flash_attention_2' needs the flash-attn package; install it or use attention: auto"
         )
     # Importing the kernels imports Triton, which a CPU build of torch does not bring.
-    from parquetry.workers.packed.attention import kernels
+    from parquetry.workers.packed.attention import kernel_backends as kernels
 
     kinds = (kernels.TritonBackend, kernels.TorchVarlenBackend, kernels.FlashAttentionBackend)
     return {kind.name: kind for kind in kinds}[name]()

@@ -26,14 +26,14 @@ def has_hopper_kernel(forward: Forward, layers: Sequence[LayerShape]) -> bool:
     """Whether the kernel could compute prompts of some of `layers`. Triton is installed."""
     if not is_hopper(forward.device_lanes.device):
         return False
-    from parquetry.workers.packed.attention.kernels import TritonBackend
+    from parquetry.workers.packed.attention.kernel_backends import TritonBackend
 
     return isinstance(forward.backend, TritonBackend) and served_layer(forward, layers) is not None
 
 
 def served_layer(forward: Forward, layers: Sequence[LayerShape]) -> LayerShape | None:
     """The first layer that the kernel serves."""
-    from parquetry.workers.packed.attention.hopper_prefill import can_attend
+    from parquetry.workers.packed.attention.kernels.hopper_prefill import can_attend
 
     size = forward.device_lanes.block_size
     return next((x for x in layers if can_attend(x.dtype, x.key_dim, x.value_dim, size)), None)
@@ -43,9 +43,9 @@ def use_hopper_kernel(forward: Forward, layers: Sequence[LayerShape], undo: Exit
     """Give the prompts to the kernel. Raises RuntimeError where it cannot be built or gives other results."""
     from triton.errors import TritonError
 
-    from parquetry.workers.packed.attention.hopper_prefill import hopper_prefill
-    from parquetry.workers.packed.attention.kernels import TritonBackend
-    from parquetry.workers.packed.attention.paged_prefill import paged_prefill
+    from parquetry.workers.packed.attention.kernel_backends import TritonBackend
+    from parquetry.workers.packed.attention.kernels.hopper_prefill import hopper_prefill
+    from parquetry.workers.packed.attention.kernels.paged_prefill import paged_prefill
 
     backend, layer = forward.backend, served_layer(forward, layers)
     assert isinstance(backend, TritonBackend) and layer is not None

@@ -6,7 +6,7 @@ import pytest
 from parquetry.diagnosis import services
 from parquetry.diagnosis.services import broker, engines, storage
 from parquetry.schemas.finding import Level
-from parquetry.schemas.status import EngineStats, WorkerStatus
+from parquetry.schemas.progress.status import EngineStats, WorkerStatus
 from parquetry.terminal.job_tables import worker_warnings
 
 pytestmark = pytest.mark.usefixtures("fresh_settings")

@@ -7,8 +7,8 @@ from parquetry.local.preview import limited
 from parquetry.local.run import FinishedRun, take_up
 from parquetry.local.summary import headline, run_as_dict
 from parquetry.schemas.errors import MissingPackageError
-from parquetry.schemas.job import JobSpec, ModelSpec
-from parquetry.schemas.states import JobState
+from parquetry.schemas.progress.states import JobState
+from parquetry.schemas.spec.job import JobSpec, ModelSpec
 from tests.unit.monitor.made_statuses import job_status
 
 

@@ -5,9 +5,9 @@ import pytest
 from rich.console import Console
 
 from parquetry.monitor.job_view import JobView
-from parquetry.schemas.history import HistoryPoint
-from parquetry.schemas.states import EnginePhase, JobState
-from parquetry.schemas.status import EngineState, EngineStats, ShardFailure
+from parquetry.schemas.progress.history import HistoryPoint
+from parquetry.schemas.progress.states import EnginePhase, JobState
+from parquetry.schemas.progress.status import EngineState, EngineStats, ShardFailure
 from parquetry.terminal.bars import Bars, Lines
 from parquetry.terminal.display import (
     failure_lines,

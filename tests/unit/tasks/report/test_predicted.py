@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from parquetry.schemas.prediction import Prediction, read_prediction
+from parquetry.schemas.progress.prediction import Prediction, read_prediction
 from parquetry.tasks.report.outcome import Outcome
 from parquetry.tasks.report.predicted import predicted_lines
 

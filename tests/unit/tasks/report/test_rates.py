@@ -1,4 +1,4 @@
-from parquetry.schemas.history import HistoryPoint
+from parquetry.schemas.progress.history import HistoryPoint
 from parquetry.tasks.report.rates import LEAST_S, MAX_STRETCHES, Rates
 
 

@@ -1,4 +1,4 @@
-from parquetry.schemas.job import JobSpec
+from parquetry.schemas.spec.job import JobSpec
 from parquetry.tasks.report.spec_lines import spec_lines
 
 SPEC = {

@@ -15,7 +15,7 @@ from parquetry.schemas.errors import (
     UnsupportedOptionError,
     UnusableModelError,
 )
-from parquetry.schemas.job import ModelSpec
+from parquetry.schemas.spec.job import ModelSpec
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.weights import fingerprint
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from parquetry.schemas.generation import GenerationSpec
-from parquetry.schemas.job import ModelSpec
+from parquetry.schemas.spec.generation import GenerationSpec
+from parquetry.schemas.spec.job import ModelSpec
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.generation_defaults import generation_defaults
 

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from parquetry.schemas.errors import MissingPackageError, UnusableModelError
-from parquetry.schemas.job import JobSpec, ModelSpec
 from parquetry.schemas.settings import settings
+from parquetry.schemas.spec.job import JobSpec, ModelSpec
 from parquetry.workers import packages
 from parquetry.workers.checkpoint import conversion
 from parquetry.workers.checkpoint.checkpoint import Checkpoint

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from parquetry.schemas.errors import MissingPackageError, MissingTokenizerError, UnusableModelError
-from parquetry.schemas.job import ModelSpec
 from parquetry.schemas.settings import settings
+from parquetry.schemas.spec.job import ModelSpec
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.preparation.tokenization import Tokenizer
 from tests.unit.workers.checkpoint.slow_tokenizers import write_marian_files, write_sentencepiece

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, GenerationConfig
 
 from parquetry.schemas.errors import UnusableModelError
-from parquetry.schemas.job import ModelSpec
+from parquetry.schemas.spec.job import ModelSpec
 from parquetry.workers.checks.narrowing import narrowed, owners
 from parquetry.workers.checks.rounding import rounded_otherwise
 from parquetry.workers.engine import Engine

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from parquetry.schemas.job import ModelSpec, Task
+from parquetry.schemas.spec.job import ModelSpec, Task
 from parquetry.workers.engine import Engine
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.request import EncodeRequest, Encoding

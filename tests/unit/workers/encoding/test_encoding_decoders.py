@@ -10,7 +10,7 @@ from tokenizers import processors
 from transformers import AutoModel, Qwen3Config, Qwen3ForCausalLM
 
 from parquetry.schemas import settings as settings_module
-from parquetry.schemas.job import ModelSpec
+from parquetry.schemas.spec.job import ModelSpec
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.encoding.batching.row_batch import pack
 from parquetry.workers.preparation.tokenization import Tokenizer

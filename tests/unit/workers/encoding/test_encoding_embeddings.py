@@ -9,8 +9,8 @@ import torch
 from transformers import AutoModel
 
 from parquetry.schemas import settings as settings_module
-from parquetry.schemas.job import JobSpec, ModelSpec
 from parquetry.schemas.manifest import JobRecord
+from parquetry.schemas.spec.job import JobSpec, ModelSpec
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.encoding.onnx.exported_graphs import pool_exported
 from parquetry.workers.encoding.outputs.projection import Projection

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, T5EncoderModel
 
 from parquetry.schemas.errors import UnsupportedOptionError, UnusableModelError
-from parquetry.schemas.job import ModelSpec
+from parquetry.schemas.spec.job import ModelSpec
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.context_window import OFFSET_POSITIONS
 from parquetry.workers.checkpoint.cross_encoder import require_own_scores, score_activation

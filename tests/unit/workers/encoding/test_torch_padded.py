@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, pipeline
 
 from parquetry.schemas.errors import UnsupportedOptionError
-from parquetry.schemas.job import ModelSpec
+from parquetry.schemas.spec.job import ModelSpec
 from parquetry.workers.encoding.outputs.label_scores import label_scores
 from parquetry.workers.encoding.torch_padded import TorchEncoder
 from parquetry.workers.engine_spec import EngineSpec

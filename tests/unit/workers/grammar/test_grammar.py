@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer
 
 from parquetry.schemas.errors import ExitCode, GrammarError
-from parquetry.schemas.generation import GenerationSpec
+from parquetry.schemas.spec.generation import GenerationSpec
 from parquetry.workers.grammar.bitmask import apply_bitmask
 from parquetry.workers.grammar.grammar import Grammar
 from parquetry.workers.grammar.matcher import GrammarCompiler

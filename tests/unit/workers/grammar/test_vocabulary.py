@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from parquetry.producers.submission import prepare
 from parquetry.schemas.errors import GrammarError
-from parquetry.schemas.job import JobSpec
+from parquetry.schemas.spec.job import JobSpec
 from parquetry.workers.grammar.grammar import Grammar
 from parquetry.workers.grammar.matcher import GrammarCompiler
 from tests.unit.workers.tiny_model import make_model

@@ -12,7 +12,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from parquetry.schemas.errors import OtherWeightsError, UnsupportedOptionError, UnusableModelError
-from parquetry.schemas.job import ModelSpec
+from parquetry.schemas.spec.job import ModelSpec
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.forecast import FILE, Forecast
 from parquetry.workers.engine import WrongAnswers

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, models, processors
 
 from parquetry.schemas.errors import UnusableModelError
-from parquetry.schemas.job import ModelSpec
+from parquetry.schemas.spec.job import ModelSpec
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.encoding.torch_padded import TorchEncoder
 from parquetry.workers.engine import Engine

@@ -6,7 +6,7 @@ import json
 import struct
 from pathlib import Path
 
-from parquetry.schemas.job import ModelSpec
+from parquetry.schemas.spec.job import ModelSpec
 from parquetry.workers.card import Card
 from parquetry.workers.engine_spec import EngineSpec
 

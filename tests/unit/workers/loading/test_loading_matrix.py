@@ -19,7 +19,7 @@ from parquetry.schemas.errors import (
     UnsupportedQuantizationError,
     UnusableModelError,
 )
-from parquetry.schemas.job import Attention, ModelSpec, Quantization
+from parquetry.schemas.spec.job import Attention, ModelSpec, Quantization
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.engine import Engine
 from parquetry.workers.engine_spec import OTHER_RUNTIMES, EngineSpec
@@ -207,7 +207,7 @@ def test_submitting_refuses_what_no_worker_could_load(causal_lm: Path, tmp_path:
 
     from parquetry.producers.validation import validate
     from parquetry.schemas.errors import GrammarError
-    from parquetry.schemas.job import JobSpec
+    from parquetry.schemas.spec.job import JobSpec
 
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "in.parquet")
 

@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from parquetry.schemas.errors import UnusableModelError
-from parquetry.schemas.job import ModelSpec
+from parquetry.schemas.spec.job import ModelSpec
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.tensor_headers import wrapper_prefix
 from parquetry.workers.encoding.onnx.export import export

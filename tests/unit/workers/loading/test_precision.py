@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from parquetry.schemas.job import ModelSpec
+from parquetry.schemas.spec.job import ModelSpec
 from parquetry.workers.cpu import Cpu
 from parquetry.workers.loading import bf16_speed, precision
 from parquetry.workers.loading.bf16_speed import Bf16Verdict, judge, product_seconds

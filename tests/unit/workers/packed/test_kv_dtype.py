@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from parquetry.schemas.errors import InvalidValueError, UnsupportedOptionError
-from parquetry.schemas.job import JobSpec, ModelSpec
+from parquetry.schemas.spec.job import JobSpec, ModelSpec
 from parquetry.workers.card import Card, cpu_card
 from parquetry.workers.engine import UnsupportedModel
 from parquetry.workers.engine_spec import EngineSpec

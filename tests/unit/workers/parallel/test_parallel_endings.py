@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from parquetry.schemas.job import ModelSpec
+from parquetry.schemas.spec.job import ModelSpec
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.parallel.ranks import Ranks
 

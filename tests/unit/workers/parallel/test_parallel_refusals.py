@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from parquetry.schemas.errors import ModelTooLargeError, UnsupportedOptionError
-from parquetry.schemas.job import ModelSpec
+from parquetry.schemas.spec.job import ModelSpec
 from parquetry.workers.card import Card
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.engine import Engine

@@ -7,8 +7,8 @@ from datetime import datetime
 import pytest
 
 from parquetry.schemas.errors import RowError, TemplateError, UnsupportedOptionError
-from parquetry.schemas.generation import PromptSpec
-from parquetry.schemas.job import ModelSpec
+from parquetry.schemas.spec.generation import PromptSpec
+from parquetry.schemas.spec.job import ModelSpec
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.preparation.chat import ChatTemplate
 from parquetry.workers.preparation.conversation import read_messages, user_message, with_system

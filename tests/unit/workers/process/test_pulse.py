@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from parquetry.schemas.histogram import STEP_SECONDS
-from parquetry.schemas.status import EngineStats
+from parquetry.schemas.progress.histogram import STEP_SECONDS
+from parquetry.schemas.progress.status import EngineStats
 from parquetry.workers.process.meter import MAX_SENTENCE
 from parquetry.workers.process.pulse import Pulse, PulseReader
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parquetry.schemas.formats import FileKind
+from parquetry.schemas.spec.formats import FileKind
 from parquetry.workers.reading import text_scan
 from parquetry.workers.reading.json_blocks import arrow_types, line_blocks
 from parquetry.workers.reading.text_scan import TextFacts, scan

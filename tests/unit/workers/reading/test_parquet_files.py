@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from parquetry.producers.inputs import find_inputs
+from parquetry.producers.inputs.inputs import find_inputs
 from parquetry.schemas.errors import MixedSchemasError, RowError, UnreadableFileError
-from parquetry.schemas.job import InputSpec
 from parquetry.schemas.settings import settings
+from parquetry.schemas.spec.job import InputSpec
 from parquetry.workers.preparation.cells import cells
 from parquetry.workers.reading.conform import Repairs
 from parquetry.workers.reading.utf8 import is_valid, repaired

@@ -11,8 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from parquetry.producers.inputs import find_inputs
-from parquetry.schemas.job import InputSpec
+from parquetry.producers.inputs.inputs import find_inputs
+from parquetry.schemas.spec.job import InputSpec
 from parquetry.workers.reading.conform import Repairs
 from parquetry.workers.shards.reader import read_shard
 from tests.unit.workers.workers_records import make_record
@@ -331,7 +331,7 @@ def test_a_limit_ends_the_pass(tmp_path):
 
 
 def test_a_pass_is_made_once(tmp_path, monkeypatch):
-    from parquetry.producers import footers
+    from parquetry.producers.inputs.inputs import footers
 
     path = late(tmp_path / "a.jsonl", 1, "late")
     monkeypatch.setenv("PARQUETRY_STATE_DIR", str(tmp_path / "state"))

@@ -13,9 +13,9 @@ from transformers import pipeline
 
 from parquetry.producers.validation import validate
 from parquetry.schemas import settings as settings_module
-from parquetry.schemas.columns import ENTITIES
 from parquetry.schemas.errors import InvalidValueError, RowError, UnsupportedOptionError
-from parquetry.schemas.job import JobSpec, ModelSpec
+from parquetry.schemas.spec.columns import ENTITIES
+from parquetry.schemas.spec.job import JobSpec, ModelSpec
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.hosting.engine_choice import load_engine

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from parquetry.schemas.errors import ShardFailedError
 from parquetry.schemas.manifest import JobRecord, PartRecord
 from parquetry.schemas.number_ranges import numbers_in, ranges
-from parquetry.schemas.row_retry import RowRetry
+from parquetry.schemas.spec.row_retry import RowRetry
 from parquetry.workers.request import Encoding
 from parquetry.workers.shards import merge
 from parquetry.workers.shards.merge import Merge

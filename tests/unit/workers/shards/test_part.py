@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from parquetry.schemas.columns import ERROR, ROW, task_fields
 from parquetry.schemas.errors import PartInvalidError
 from parquetry.schemas.location import Location
+from parquetry.schemas.spec.columns import ERROR, ROW, task_fields
 from parquetry.schemas.storage.opening import open_storage
 from parquetry.workers.shards.part import find_part
 from parquetry.workers.shards.provenance import as_metadata

@@ -12,8 +12,8 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from parquetry.schemas.errors import MissingPackageError, RowError
-from parquetry.schemas.generation import PromptSpec
-from parquetry.schemas.job import ModelSpec
+from parquetry.schemas.spec.generation import PromptSpec
+from parquetry.schemas.spec.job import ModelSpec
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.hosting.engine_choice import load_engine

@@ -12,8 +12,8 @@ import torch
 
 from parquetry.schemas import settings as settings_module
 from parquetry.schemas.errors import BadInputError, EngineRefusedError, UnsupportedOptionError
-from parquetry.schemas.job import ModelSpec
 from parquetry.schemas.settings import OnnxProvider
+from parquetry.schemas.spec.job import ModelSpec
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.dense import DenseLayer
 from parquetry.workers.cpu import Cpu

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from parquetry.schemas.errors import AdapterMismatchError, InvalidValueError, MissingColumnError, ModelNotFoundError
-from parquetry.schemas.job import JobSpec
+from parquetry.schemas.spec.job import JobSpec
 from parquetry.workers.checkpoint.adapter import Adapter
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.engine_spec import EngineSpec

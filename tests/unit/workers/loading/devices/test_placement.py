@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from parquetry.schemas.errors import ExitCode, InvalidValueError, ModelTooLargeError, UnsupportedQuantizationError
-from parquetry.schemas.job import ModelSpec
+from parquetry.schemas.spec.job import ModelSpec
 from parquetry.workers.loading.devices.placement import choose_placement, memory_limit, parse_limits
 from tests.unit.workers.loading.spec_cases import CPU, GIB, H100
 

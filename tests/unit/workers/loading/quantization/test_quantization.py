@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from parquetry.schemas.errors import ExitCode, MissingPackageError, UnsupportedQuantizationError
-from parquetry.schemas.job import ModelSpec
+from parquetry.schemas.spec.job import ModelSpec
 from parquetry.workers import packages
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.engine_spec import int8_threshold

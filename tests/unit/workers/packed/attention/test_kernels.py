@@ -21,7 +21,7 @@ from parquetry.workers.packed.attention.call import (  # noqa: E402
     PrefillTensors,
     SharedKeys,
 )
-from parquetry.workers.packed.attention.kernels import TritonBackend  # noqa: E402
+from parquetry.workers.packed.attention.kernel_backends import TritonBackend  # noqa: E402
 from parquetry.workers.packed.attention.sdpa import SdpaBackend, attend_segment, gather_blocks, to_stored  # noqa: E402
 from parquetry.workers.packed.sampling.race import Draw, race_in_torch, race_on_gpu  # noqa: E402
 
@@ -99,7 +99,7 @@ def test_decode_equals_the_reference(name: str, block_size: int, dims: tuple[int
 
 
 def test_decode_without_splits_equals_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("parquetry.workers.packed.attention.paged_decode.MAX_SPLITS", 1)
+    monkeypatch.setattr("parquetry.workers.packed.attention.kernels.paged_decode.MAX_SPLITS", 1)
     for spec in SPECS.values():
         assert_decodes_equal(32, (16, 16), spec)
 
@@ -124,7 +124,7 @@ LATENTS = {"whole": (16, 32, 16), "few heads": (5, 32, 8), "many heads": (70, 24
 @pytest.mark.parametrize("name", LATENTS)
 @pytest.mark.parametrize("splits", [1, 16])
 def test_decodes_of_latents_equal_the_reference(name: str, splits: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("parquetry.workers.packed.attention.paged_latent.MAX_SPLITS", splits)
+    monkeypatch.setattr("parquetry.workers.packed.attention.kernels.paged_latent.MAX_SPLITS", splits)
     call = latent_call(make_step(32, None), *LATENTS[name], len(LENS))
     other = with_own_cache(call)
     want, got = SdpaBackend().decode(other), TritonBackend().decode(call)
@@ -227,7 +227,7 @@ def in_float8(call: AttentionCall) -> AttentionCall:
 
 @pytest.mark.parametrize("most_wide", [0, 131072])
 def test_prompts_over_keys_in_float8_equal_the_reference(most_wide: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("parquetry.workers.packed.attention.widening.MAX_TOKENS", most_wide)
+    monkeypatch.setattr("parquetry.workers.packed.attention.kernels.widening.MAX_TOKENS", most_wide)
     query_lens = [1, 40, 33, 65]
     step = make_step(16, query_lens)
     caches, fresh = make_caches(step, 24, 16), make_caches(step, 24, 16)

@@ -8,7 +8,7 @@ from datetime import datetime
 import pyarrow as pa
 import pytest
 
-from parquetry.producers.planning import plan
+from parquetry.producers.plan.planning import plan
 from parquetry.producers.submission import prepare
 from parquetry.schemas.errors import (
     BadInputError,
@@ -17,7 +17,7 @@ from parquetry.schemas.errors import (
     RowError,
     UnsupportedOptionError,
 )
-from parquetry.schemas.job import JobSpec, ModelSpec
+from parquetry.schemas.spec.job import JobSpec, ModelSpec
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.preparation.chat import ChatTemplate

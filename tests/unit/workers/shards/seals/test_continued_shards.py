@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings, strategies
 
 from parquetry.schemas.errors import EngineLostError, JobStoppedError, LeaseLostError
 from parquetry.schemas.location import Location
+from parquetry.schemas.progress.states import JobState
 from parquetry.schemas.settings import load_settings
-from parquetry.schemas.states import JobState
 from parquetry.schemas.storage.local import LocalStorage
 from parquetry.workers.engine import Engine
 from parquetry.workers.request import Completion, EncodeRequest, Encoding

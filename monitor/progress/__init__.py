@@ -1,0 +1,1 @@
+"""How far a job is: phase, pace, and time left."""

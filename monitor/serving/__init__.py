@@ -1,0 +1,1 @@
+"""The web page: routes, sessions, roles, the stream of events."""

@@ -1,0 +1,1 @@
+"""What a job reads: files found, their schema, rows and identity."""

@@ -1,0 +1,1 @@
+"""What is known of a job while it runs: states, status, history and prediction."""
