@@ -34,7 +34,7 @@ def run_packed(workload: Workload, num_rounds: int, options: dict[str, Any]) -> 
             return self.lane_table.num_outputs[lanes] >= self.lens[self.lane_table.request_id[lanes] % len(self.lens)]
 
     start = time.perf_counter()
-    model = make_model(workload.model)
+    model = make_model(workload.model, quantization=workload.quantization)
     engine = PackedEngine(model, None, (), PackedOptions(**options))
     engine.outputs = HiddenLengths(engine.lane_table, np.empty(0, dtype=np.int32))
     yield {"startup_s": time.perf_counter() - start, **engine.describe()}
@@ -59,7 +59,7 @@ def draw_weights(model: torch.nn.Module) -> None:
     """
     torch.manual_seed(0)
     for name, parameter in model.named_parameters():
-        if not parameter.is_floating_point() or parameter.element_size() == 1:
+        if not parameter.is_floating_point() or parameter.element_size() == 1 or "scale" in name:
             continue
         if "norm" in name:
             parameter.fill_(1.0)
@@ -78,6 +78,7 @@ def run_vllm(workload: Workload, num_rounds: int, options: dict[str, Any]) -> It
     folder = os.path.join(tempfile.gettempdir(), "parquetry-bench", workload.model)
     config = make_config(workload.model)
     config.save_pretrained(folder)
+    options = {**options, **({} if workload.quantization == "none" else {"quantization": workload.quantization})}
     longest = min(config.max_position_embeddings, 32768)
     start = time.perf_counter()
     llm = vllm.LLM(

@@ -17,6 +17,9 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
+from parquetry.workers.loading.model import quantize_late
+from parquetry.workers.loading.quantization.quantization import RECIPES
+
 SHAPES: dict[str, tuple[type[PretrainedConfig], str, dict]] = {
     "qwen3-0.6b": (
         Qwen3Config,
@@ -108,13 +111,15 @@ def make_config(name: str) -> PretrainedConfig:
     return config
 
 
-def make_model(name: str, attention: str | None = None) -> PreTrainedModel:
-    """A bfloat16 model with random weights on the CUDA device, or on the CPU when there is none."""
+def make_model(name: str, attention: str | None = None, quantization: str = "none") -> PreTrainedModel:
+    """A model with random weights on the CUDA device, or on the CPU when there is none; bfloat16, then quantized."""
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     config = make_config(name)
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation=attention)
+    if quantization != "none":
+        quantize_late(model, RECIPES[quantization].build("bfloat16", 0.0))
     return model.eval()
 
 

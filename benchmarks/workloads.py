@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,8 @@ class Workload:
     max_new_tokens: int
     #: tokens at the start of every prompt that all rows share
     shared_prefix: int = 0
+    #: what both sides make of the weights at load
+    quantization: str = "none"
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -63,6 +65,11 @@ def moe(num_rows: int = 1024) -> Workload:
     return offline(num_rows, name="moe", model="qwen3-moe")
 
 
+def fp8(num_rows: int = 1024) -> Workload:
+    """The rows of `offline` with weights and activations of 8 bits."""
+    return replace(offline(num_rows), name="fp8", quantization="fp8")
+
+
 def gpt_oss(num_rows: int = 1024) -> Workload:
     """The rows of `offline` through few large experts, attention with sinks, and windows in every other layer."""
     return offline(num_rows, name="gpt-oss", model="gpt-oss")
@@ -85,6 +92,7 @@ WORKLOADS: dict[str, Callable[..., Workload]] = {
     "offline": offline,
     "prefix": prefix,
     "moe": moe,
+    "fp8": fp8,
     "gpt-oss": gpt_oss,
     "deepseek": deepseek,
     "long": long,
