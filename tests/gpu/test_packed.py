@@ -9,7 +9,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCau
 
 from parquetry.workers.packed.options import PackedOptions
 from parquetry.workers.packed.packed_engine import PackedEngine
-from parquetry.workers.request import Completion, GenerationRequest, SamplingParams
+from parquetry.workers.request import GenerationRequest, SamplingParams
+from tests.gpu.greedy_rows import greedy_gaps, make_requests, run_all
 
 pytestmark = [
     pytest.mark.gpu,
@@ -27,31 +28,6 @@ def make_model(family: str, dtype: torch.dtype) -> torch.nn.Module:
     torch.manual_seed(0)
     config, model = FAMILIES[family]
     return model(config(**SIZES)).to("cuda", dtype).eval()
-
-
-def make_requests(lens: list[int], **params) -> list[GenerationRequest]:
-    rng = np.random.default_rng(0)
-    sampling = SamplingParams(**params)
-    prompts = [rng.integers(0, 512, n).astype(np.int32) for n in lens]
-    return [GenerationRequest(id=i, row=i, prompt_ids=ids, params=sampling) for i, ids in enumerate(prompts)]
-
-
-def run_all(engine: PackedEngine, requests: list[GenerationRequest]) -> list[Completion]:
-    engine.add(requests)
-    done: dict[int, Completion] = {}
-    while engine.num_unfinished:
-        done.update({completion.id: completion for completion in engine.step()})
-        engine.check_integrity()
-    return [done[i] for i in sorted(done)]
-
-
-def greedy_gaps(model: torch.nn.Module, request: GenerationRequest, output: np.ndarray) -> np.ndarray:
-    """How far below the eager model's best logit each chosen token lies, under the engine's own history."""
-    ids = torch.from_numpy(np.concatenate([request.prompt_ids, output]).astype(np.int64))[None].cuda()
-    with torch.inference_mode():
-        logits = model(ids).logits[0, len(request.prompt_ids) - 1 : -1].float()
-    chosen = logits.gather(-1, ids[0, len(request.prompt_ids) :, None])[:, 0]
-    return (logits.amax(-1) - chosen).cpu().numpy()
 
 
 LENS = [1, 3, 300, 64, 17, 130, 33, 200]
