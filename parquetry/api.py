@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from parquetry.local.run import FinishedRun
     from parquetry.monitor.job_view import JobView
+    from parquetry.producers.plan.duration import MeasuredRows
     from parquetry.producers.plan.planning import Plan
     from parquetry.producers.row_retry import Retried
     from parquetry.tasks.ledger.ledger import Ledger
@@ -79,14 +80,39 @@ def run(
     return Job(finished.status.job, finished.status.output, finished.ledger, finished)
 
 
-def plan(spec: SpecLike, *, gpus: int = 1, price_per_gpu_hour: float | None = None) -> Plan:
-    """A job's rows, shards, estimated tokens and memory; by an earlier job like it, its time and cost on `gpus` cards.
+def plan(
+    spec: SpecLike,
+    *,
+    card: str | None = None,
+    gpus: int = 1,
+    price_per_gpu_hour: float | None = None,
+    measured: MeasuredRows | None = None,
+) -> Plan:
+    """A job's rows, shards, estimated tokens and memory; its time and cost on `gpus` cards, by earlier jobs like it.
 
-    Nothing is written, and no broker is needed. The price is by default that of the job's budget.
+    Nothing is written, and no broker is needed; where one is configured, its workers and what its jobs have told count.
+
+    Args:
+        spec: the job.
+        card: another card than theirs or this machine's, such as "h100". Raises UnknownCardError.
+        gpus: how many the job is to have.
+        price_per_gpu_hour: by default that of the job's budget.
+        measured: rows of the job that were computed for real, which tell more than earlier jobs.
+
     """
+    from parquetry.evidence import gather_evidence
     from parquetry.producers.plan.planning import plan as made
 
-    return made(as_spec(spec), gpus=gpus, price_per_gpu_hour=price_per_gpu_hour)
+    known = gather_evidence(card)
+    found = made(
+        as_spec(spec),
+        target=known.target,
+        paces=known.paces,
+        measured=measured,
+        gpus=gpus,
+        price_per_gpu_hour=price_per_gpu_hour,
+    )
+    return found.model_copy(update={"warnings": (*found.warnings, *known.problems)})
 
 
 def preview(spec: SpecLike, rows: int) -> pa.Table:

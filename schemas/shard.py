@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from pydantic import BaseModel, ConfigDict
 
@@ -84,6 +84,11 @@ class ShardPlan(BaseModel):
     @property
     def num_rows(self) -> int:
         return self.bounds[-1]
+
+    @property
+    def rows_per_shard(self) -> int:
+        """Of the largest shard."""
+        return max(stop - start for start, stop in pairwise(self.bounds))
 
     @cached_property
     def _file_starts(self) -> list[int]:

@@ -1,4 +1,4 @@
-"""How fast jobs that are done were, kept in the state folder of whoever ended them: the next plan is made of it."""
+"""How fast jobs that are done were, kept where they ended and in the queue: the next plan is made of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import socket
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from parquetry.schemas.errors import ParquetryError
 from parquetry.schemas.manifest import JobRecord
@@ -70,8 +70,23 @@ def try_to_keep_pace(ledger: Ledger, record: JobRecord) -> None:
         # one that is gone may have had another card
         if len(workers) == len(ends) and (found := pace_of(record, ledger.history(record.job), workers)):
             EARLIER_JOBS.put(record.job, found)
+            ledger.paces.keep(found.model_dump_json(), found.ended)
     except ParquetryError as error:
         log.warning("job %s: its pace is not kept: %s", record.job, error)
+
+
+def known_paces(ledger: Ledger | None = None) -> list[EarlierJob]:
+    """Of this machine's state folder and of a queue, each job once. Raises BrokerUnreachableError."""
+    told = [] if ledger is None else filter(None, map(_read, ledger.paces.all()))
+    return list({job.job: job for job in (*told, *EARLIER_JOBS.all())}.values())
+
+
+def _read(text: str) -> EarlierJob | None:
+    """None for what another version has written."""
+    try:
+        return EarlierJob.model_validate_json(text)
+    except ValidationError:
+        return None
 
 
 def pace_of(record: JobRecord, points: Sequence[HistoryPoint], workers: Sequence[WorkerStatus]) -> EarlierJob | None:

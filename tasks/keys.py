@@ -47,6 +47,11 @@ class Keys:
         return f"{self.prefix}workers"
 
     @property
+    def paces(self) -> str:
+        """ZSET of what jobs that are done tell of their pace, by when they ended."""
+        return f"{self.prefix}paces"
+
+    @property
     def outbox(self) -> str:
         """ZSET of notices for webhooks, by when they are due."""
         return f"{self.prefix}outbox"

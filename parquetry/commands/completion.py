@@ -39,6 +39,13 @@ def complete_keys(incomplete: str) -> list[str]:
     return [f"{name}=" for name in keys if name.startswith(key)]
 
 
+def complete_cards(incomplete: str) -> list[str]:
+    """Cards that a plan may be made for."""
+    from parquetry.producers.plan.card_sheets import CARD_SHEETS
+
+    return [name for name in CARD_SHEETS if name.startswith(incomplete.lower())]
+
+
 def spec_keys(section: type[BaseModel] = JobSpec, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every key of a spec, dotted, with its type."""
     for name, field in section.model_fields.items():

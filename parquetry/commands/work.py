@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from parquetry import api
 from parquetry.commands.arguments import AsJson, CpuEngines, Overrides, SpecPath
+from parquetry.commands.completion import complete_cards
 from parquetry.schemas.errors import ExitCode
 from parquetry.schemas.progress.states import JobState
 from parquetry.spec_file import load_spec, parse_override
@@ -61,24 +63,36 @@ def plan(
         float | None, typer.Option(min=0.0, help="Also say what the job costs at this price; by default its budget's.")
     ] = None,
     gpus: Annotated[int, typer.Option(min=1, help="How many cards the job is to have.")] = 1,
+    card: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Plan for this card, such as h100, in place of the one here.",
+            autocompletion=complete_cards,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what a job would do, without doing it: rows, shards, tokens, memory, and time and money.
 
-    Time and money come from an earlier job of the same model on such a card, or with --rows from rows that are run.
+    Time and money come from rows that are run here (--rows), else from earlier jobs of the same model on such a card,
+    else from what the card can do at most.
     """
-    from parquetry.local.preview import previewed
+    from parquetry.local.preview import preview_rows
     from parquetry.producers.plan.predictions import PLANNED
     from parquetry.terminal.plan_lines import print_plan
 
     wanted, preview = load_spec(spec, overrides or ()), None
-    made = api.plan(wanted, gpus=gpus, price_per_gpu_hour=price_per_gpu_hour)
+    planned = partial(api.plan, wanted, card=card, gpus=gpus, price_per_gpu_hour=price_per_gpu_hour)
+    # what is wrong with a job is said before any row of it runs
+    made = planned()
     if rows is not None:
-        made, preview = previewed(wanted, made, rows, gpus=gpus, price_per_gpu_hour=price_per_gpu_hour)
+        preview = preview_rows(wanted, rows)
+        made = planned(measured=preview.measured)
     if made.prediction is not None:
         # whoever submits the job stores it with the job
         PLANNED.put(made.job, made.prediction)
-    print_plan(made, preview, as_json=as_json)
+    print_plan(made, None if preview is None else preview.table, as_json=as_json)
 
 
 def submit(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -> None:

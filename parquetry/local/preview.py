@@ -7,20 +7,21 @@ from typing import TYPE_CHECKING
 
 from parquetry.local.run import run_job
 from parquetry.output import read_output
-from parquetry.producers.plan.duration import MeasuredRows, predict
-from parquetry.producers.plan.predictions import default_price
+from parquetry.producers.plan.duration import MeasuredRows
 from parquetry.schemas.errors import ExitCode, ParquetryError
+from parquetry.schemas.location import Location
 from parquetry.schemas.progress.states import JobState
+from parquetry.schemas.progress.status import JobStatus
 from parquetry.schemas.spec.columns import reserved_names
 from parquetry.schemas.spec.job import JobSpec
+from parquetry.schemas.storage.opening import open_storage
+from parquetry.tasks.kept_history import kept_history
 from parquetry.terminal.display import failure_lines
 from parquetry.workers.process.owned_folder import owned_folder
 from parquetry.workers.shards.reader import used_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from parquetry.producers.plan.planning import Plan
 
 
 class PreviewFailedError(ParquetryError):
@@ -45,18 +46,13 @@ def preview_rows(spec: JobSpec, rows: int) -> Preview:
         finished = run_job(limited(spec, rows, folder), show=True)
         if finished.status.state is not JobState.DONE:
             raise PreviewFailedError(rows=rows, reason="; ".join(failure_lines(finished.status)))
-        table = read_output(folder)
-        return Preview(table, MeasuredRows(table.num_rows, finished.status.active_seconds, _output_tokens(table)))
+        return Preview(table := read_output(folder), _measured(finished.status, table))
 
 
-def previewed(
-    spec: JobSpec, made: Plan, rows: int, *, gpus: int, price_per_gpu_hour: float | None
-) -> tuple[Plan, pa.Table]:
-    """The plan with what the first `rows` rows tell of the others, and these rows. Raises PreviewFailedError."""
-    tried = preview_rows(spec, rows)
-    price = default_price(spec) if price_per_gpu_hour is None else price_per_gpu_hour
-    found = predict(tried.measured, made.rows - made.rows_there, gpus=gpus, price=price)
-    return made.model_copy(update={"prediction": found}), tried.table
+def _measured(status: JobStatus, table: pa.Table) -> MeasuredRows:
+    """What the rows took."""
+    points = kept_history(open_storage(Location.parse(status.output)), status.job)
+    return MeasuredRows(table.num_rows, status.active_seconds, _output_tokens(table), points)
 
 
 def _output_tokens(table: pa.Table) -> list[int]:

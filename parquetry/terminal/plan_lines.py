@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from parquetry.tasks.report.duration import duration as duration_text
 from parquetry.terminal.display import console, plain_rows, print_json, rows_table, safe_text
+from parquetry.workers.loading.devices.byte_size import format_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from parquetry.producers.plan.device_memory import DeviceMemory
     from parquetry.producers.plan.planning import Plan
     from parquetry.producers.plan.sampled_prompts import ErrorExample
     from parquetry.schemas.progress.prediction import Prediction
@@ -22,7 +24,9 @@ def print_plan(plan: Plan, preview: pa.Table | None, *, as_json: bool) -> None:
         print_json({**numbers, **({} if preview is None else {"sample": plain_rows(preview)})})
         return
     screen = console()
-    del numbers["prediction"]
+    del numbers["prediction"], numbers["device_memory"]
+    if plan.device_memory is not None:
+        numbers["device_memory"] = _memory_lines(plan.device_memory)
     warnings = [*filter(None, [numbers.pop("existing_output")]), *numbers.pop("warnings")]
     numbers["sampled_errors"] = [_error(kind, example) for kind, example in plan.sampled_errors.items()]
     numbers["prompt_lengths"] = ", ".join(f"{each.prompts:,} up to {each.up_to:,}" for each in plan.prompt_lengths)
@@ -40,6 +44,15 @@ def print_plan(plan: Plan, preview: pa.Table | None, *, as_json: bool) -> None:
 
 def _error(kind: str, example: ErrorExample) -> str:
     return f"{example.rows:,} rows: {kind} (row {example.row:,}: {example.error})"
+
+
+def _memory_lines(memory: DeviceMemory) -> list[str]:
+    return [
+        f"weights {format_bytes(memory.weights)}, largest step {format_bytes(memory.workspace)}, cache "
+        f"{format_bytes(memory.cache)}",
+        f"the cache holds {memory.cache_tokens:,} tokens of {memory.cache_bytes_per_token:,} bytes: "
+        f"{memory.rows_at_once:,} rows at once",
+    ]
 
 
 def _prediction_lines(found: Prediction) -> list[str]:

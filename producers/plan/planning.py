@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from parquetry.producers.plan.predictions import default_price, expected, predict_from_earlier
+from parquetry.producers.plan.device_memory import DeviceMemory
+from parquetry.producers.plan.duration import MeasuredRows
+from parquetry.producers.plan.foresight import Foresight
+from parquetry.producers.plan.predictions import default_price
 from parquetry.producers.plan.prompt_lengths import LengthBucket, histogram
 from parquetry.producers.plan.sampled_prompts import ErrorExample, SampledPrompts, read_sampled_prompts
+from parquetry.producers.plan.target import Target
 from parquetry.producers.submission import foresee
+from parquetry.schemas.errors import BadInputError, MissingPackageError
 from parquetry.schemas.manifest import JobRecord
 from parquetry.schemas.progress.prediction import Prediction
 from parquetry.schemas.spec.job import JobSpec
+from parquetry.tasks.earlier_jobs import EarlierJob, known_paces
 from parquetry.tasks.ledger.job_entry import queue_of
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.forecast import Forecast
 from parquetry.workers.checkpoint.generation_defaults import generation_defaults
-from parquetry.workers.gpus import GpuQueryError, smallest_gpu_bytes
 from parquetry.workers.loading.devices.placement import WEIGHT_SHARE
-from parquetry.workers.loading.needs import LoadingNeeds
+from parquetry.workers.loading.needs import LoadingNeeds, check_kv_dtype
 from parquetry.workers.loading.quantization.figures import speed_warning
+from parquetry.workers.loading.quantization.quantization import check_quantization
 from parquetry.workers.shards.reader import kept_columns
 
 MAX_SAMPLED_ROWS = 256
@@ -50,6 +56,8 @@ class Plan(BaseModel):
     #: sampled prompts that are the same as an earlier one
     sampled_duplicates: int
     prompt_lengths: tuple[LengthBucket, ...]
+    #: that all sampled prompts begin with: computed once, where a model keeps its cache in blocks
+    shared_prefix_tokens: int
     mean_prompt_tokens: float
     max_prompt_tokens: int
     #: of the whole job
@@ -61,10 +69,14 @@ class Plan(BaseModel):
     weight_bytes: int
     #: bytes they take on a GPU, as dtype and quantization ask for, adapters beside them included
     device_weight_bytes: int
-    #: memory of the smallest GPU here, None when there is none
+    #: the card that is planned for, as its driver or the table of cards calls it; "" where none is known
+    device: str
+    #: its memory, of the smallest where there are several; None when there is none
     device_bytes: int | None
     #: None when device_bytes is not known
     weights_fit: bool | None
+    #: how the engine for generation would share a card out; None for other tasks, and without a card
+    device_memory: DeviceMemory | None
     #: how its model's family runs on a GPU, as far as it was tried
     engine: str
     #: sentences on which of the model's own defaults for generation the job takes over, and which not
@@ -83,39 +95,40 @@ def plan(
     spec: JobSpec,
     *,
     max_sampled_rows: int = MAX_SAMPLED_ROWS,
-    device_bytes: int | None = None,
+    target: Target | None = None,
+    paces: Sequence[EarlierJob] | None = None,
+    measured: MeasuredRows | None = None,
     gpus: int = 1,
     price_per_gpu_hour: float | None = None,
 ) -> Plan:
     """Validate the spec, count, and tokenize up to `max_sampled_rows` rows from all over the input.
 
-    `device_bytes` is the memory of the device to plan for, by default that of this machine's smallest GPU; `gpus` share
-    the time that is predicted, and the price is by default that of the budget. Raises what `submission.prepare` raises.
+    `target` is the device to plan for, by default this machine's; `paces` are what earlier jobs tell, by default those
+    of this machine's state folder; `measured` are rows that were computed on this machine; `gpus` share the time that
+    is predicted, and the price is by default that of the budget. Raises what `submission.prepare` raises.
     """
-    prospect = foresee(spec)
+    prospect, target = foresee(spec), target or Target.of()
     record = prospect.prepared.record
     checkpoint = Checkpoint.resolve(record.spec.model)
+    needs = LoadingNeeds(record.spec.model, checkpoint)
     sampled = read_sampled_prompts(record, checkpoint, max_sampled_rows)
-    warnings = (*_warnings(record.spec), *(f"input {note}" for note in prospect.prepared.notes))
-    if device_bytes is None:
-        try:
-            device_bytes = smallest_gpu_bytes()
-        except GpuQueryError as error:
-            warnings = (*warnings, f"whether the weights fit is not known: {error}")
     rows = record.shard_plan.num_rows - prospect.rows_there
-    wanted = expected(record, round(sampled.mean * rows), rows)
     price = default_price(record.spec) if price_per_gpu_hour is None else price_per_gpu_hour
+    foresight = Foresight(record, needs, sampled, target, rows)
+    paces = known_paces() if paces is None else paces
+    warnings = (*_warnings(record.spec, target), *foresight.warnings)
     return Plan(
         **_job_facts(record),
         **_token_facts(record, sampled),
-        **_weight_facts(record, checkpoint, device_bytes),
+        **_weight_facts(needs, target),
+        device_memory=foresight.memory,
         context_window=checkpoint.context_window,
         engine=_engine(record.spec, checkpoint),
         model_defaults=_model_defaults(record.spec, checkpoint),
         existing_output=prospect.existing,
         rows_there=prospect.rows_there,
-        prediction=predict_from_earlier(record, wanted, gpus=gpus, price=price),
-        warnings=warnings,
+        prediction=foresight.predict(paces, measured, gpus=gpus, price=price),
+        warnings=(*warnings, *(f"input {note}" for note in prospect.prepared.notes)),
     )
 
 
@@ -142,7 +155,7 @@ def _job_facts(record: JobRecord) -> dict[str, Any]:
         "rows": shards.num_rows,
         "files": len(shards.files),
         "shards": shards.num_shards,
-        "rows_per_shard": max(stop - start for start, stop in pairwise(shards.bounds)),
+        "rows_per_shard": shards.rows_per_shard,
     }
 
 
@@ -155,6 +168,7 @@ def _token_facts(record: JobRecord, sampled: SampledPrompts) -> dict[str, Any]:
         "sampled_errors": sampled.errors,
         "sampled_duplicates": sampled.num_duplicates,
         "prompt_lengths": histogram(sampled.lengths),
+        "shared_prefix_tokens": sampled.num_shared,
         "mean_prompt_tokens": sampled.mean,
         "max_prompt_tokens": sampled.longest,
         "prompt_tokens": round(sampled.mean * rows),
@@ -162,21 +176,39 @@ def _token_facts(record: JobRecord, sampled: SampledPrompts) -> dict[str, Any]:
     }
 
 
-def _weight_facts(record: JobRecord, checkpoint: Checkpoint, device_bytes: int | None) -> dict[str, Any]:
-    needed = LoadingNeeds(record.spec.model, checkpoint).needed_bytes("cuda")
+def _weight_facts(needs: LoadingNeeds, target: Target) -> dict[str, Any]:
+    needed = needs.needed_bytes("cuda")
     return {
-        "weight_bytes": checkpoint.weight_bytes,
+        "weight_bytes": needs.checkpoint.weight_bytes,
         "device_weight_bytes": needed,
-        "device_bytes": device_bytes,
-        "weights_fit": None if device_bytes is None else needed <= device_bytes * WEIGHT_SHARE,
+        "device": target.device or "",
+        "device_bytes": target.num_bytes,
+        "weights_fit": None if target.num_bytes is None else needed <= target.num_bytes * WEIGHT_SHARE,
     }
 
 
-def _warnings(spec: JobSpec) -> tuple[str, ...]:
-    found = [speed_warning(spec.model.quantization, card="")]
+def _warnings(spec: JobSpec, target: Target) -> list[str]:
+    name = target.device or "" if target.sheet is not None else ""
+    found = [speed_warning(spec.model.quantization, card=name), *_refusals(spec, target), target.problem]
     image = spec.prompt.image if spec.task == "generate" else None
     if image is not None:
         found += ["prompt tokens are those of the text; each image adds as many as the model's processor makes of it"]
     if image is not None and image in kept_columns(spec, [image]):
         found += [f"the images of {image} are copied to the output; leave it out of output.keep"]
-    return tuple(filter(None, found))
+    return [text for text in found if text]
+
+
+def _refusals(spec: JobSpec, target: Target) -> list[str]:
+    """Why a card that was named would not load the model."""
+    card, found = target.card, list[str]()
+    if card is None:
+        return found
+    for check in (check_quantization, check_kv_dtype):
+        try:
+            check(spec.model, card)
+        except MissingPackageError:
+            # of this machine, and the card is elsewhere
+            continue
+        except BadInputError as error:
+            found.append(f"{card.name} would refuse the job: {error}")
+    return found

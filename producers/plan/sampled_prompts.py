@@ -48,6 +48,8 @@ class SampledPrompts:
     errors: dict[str, ErrorExample] = field(default_factory=dict)
     #: prompts that are the same as one before them
     num_duplicates: int = 0
+    #: tokens that all of them begin with
+    prefix: np.ndarray | None = None
     _seen: set[bytes] = field(default_factory=set)
 
     def add(self, ids: np.ndarray) -> None:
@@ -56,6 +58,7 @@ class SampledPrompts:
         self.num_duplicates += digest in self._seen
         self._seen.add(digest)
         self.lengths.append(len(ids))
+        self.prefix = ids if self.prefix is None else self.prefix[: _num_shared(self.prefix, ids)]
 
     def add_error(self, row: int, error: str) -> None:
         """Count a row of the input that would become an error row."""
@@ -79,6 +82,18 @@ class SampledPrompts:
     @property
     def longest(self) -> int:
         return max(self.lengths, default=0)
+
+    @property
+    def num_shared(self) -> int:
+        """Tokens at the start of every prompt that are the same; of a single prompt nothing is shared."""
+        return len(self.prefix) if self.prefix is not None and len(self.lengths) > 1 else 0
+
+
+def _num_shared(first: np.ndarray, second: np.ndarray) -> int:
+    """Tokens that both begin with."""
+    shortest = min(len(first), len(second))
+    differ = np.flatnonzero(first[:shortest] != second[:shortest])
+    return int(differ[0]) if len(differ) else shortest
 
 
 def read_sampled_prompts(record: JobRecord, checkpoint: Checkpoint, num_rows: int) -> SampledPrompts:

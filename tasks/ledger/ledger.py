@@ -15,6 +15,7 @@ from parquetry.tasks.ledger.jobs import Jobs
 from parquetry.tasks.ledger.leases import Leases
 from parquetry.tasks.ledger.lock import lock
 from parquetry.tasks.ledger.outbox import Outbox
+from parquetry.tasks.ledger.paces import Paces
 from parquetry.tasks.ledger.policy import Policy
 from parquetry.tasks.ledger.repair import Repair
 from parquetry.tasks.ledger.roster import Roster
@@ -33,6 +34,7 @@ class Ledger(Jobs, Leases, Repair, Rounds):
         self.hooks = Outbox(self._scripts, self._keys.hooks, self._keys.hook_tries)
         self.index = JobIndex(client, self.url, self._keys)
         self.shards = ShardMap(client, self.url, self._keys)
+        self.paces = Paces(client, self.url, self._keys)
 
     def durability_warnings(self) -> list[str]:
         """A sentence for each way in which this broker may forget jobs."""

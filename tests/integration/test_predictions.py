@@ -14,7 +14,7 @@ from parquetry.schemas.progress.prediction import Prediction
 from parquetry.schemas.progress.states import JobState
 from parquetry.schemas.settings import load_settings
 from parquetry.schemas.storage.opening import open_storage
-from parquetry.tasks.earlier_jobs import EARLIER_JOBS
+from parquetry.tasks.earlier_jobs import EARLIER_JOBS, known_paces
 from parquetry.tasks.finalize import finalize
 from parquetry.tasks.kept_history import read_history
 from parquetry.tasks.ledger.ledger import Ledger
@@ -41,13 +41,17 @@ def end(world: World, record: JobRecord) -> None:
     assert finalize(world.ledger, record.job) is JobState.DONE
 
 
-def test_a_job_is_predicted_from_an_earlier_one_and_keeps_that(world, ledger):
+def test_a_job_is_predicted_from_an_earlier_one_and_keeps_that(world, ledger, tmp_path):
     world.worker("w")
     first = world.submit("first", shards=2, rows=20)
     store_prediction(ledger, first)
     assert ledger.status(first.job).prediction is None
     end(world, first)
     kept = EARLIER_JOBS.get(first.job)
+    # whoever submits from another machine has it too
+    assert known_paces(ledger) == [kept]
+    (tmp_path / "state" / "earlier-jobs" / f"{first.job}.json").unlink()
+    assert known_paces() == [] and known_paces(ledger) == [kept]
     assert (kept.card_s, kept.device, kept.rows) == (20.0, "NVIDIA H100 80GB HBM3", 40)
 
     budget = {"gpu_hours": 1, "price_per_gpu_hour": 3.6}
@@ -81,3 +85,11 @@ def test_what_its_plan_has_said_comes_first(world, ledger):
     world.client.hset(world.keys.of_job(record.job, "ctl"), "prediction", "{damaged")
     status = ledger.status(record.job)
     assert status.prediction is None and status.damage is None
+
+
+def test_paces_of_other_versions_are_passed_over_and_old_ones_forgotten(world, ledger, monkeypatch):
+    monkeypatch.setattr("parquetry.tasks.ledger.paces.MAX_PACES", 2)
+    for number in range(4):
+        ledger.paces.keep(f"{{{number}", float(number))
+    assert ledger.paces.all() == ["{2", "{3"]
+    assert known_paces(ledger) == []

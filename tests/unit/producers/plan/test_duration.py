@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from parquetry.producers.plan.duration import MeasuredRows, predict
+from parquetry.producers.plan.duration import MeasuredRows, Whole, predict
 from parquetry.producers.plan.prompt_lengths import histogram
 from parquetry.producers.plan.sampled_prompts import SampledPrompts
 
 
 def test_rows_of_one_length_have_no_range():
-    found = predict(MeasuredRows(10, 5.0, [8] * 10), 7200, gpus=2, price=3.0)
+    found = predict(MeasuredRows(10, 5.0, [8] * 10), Whole(7200), gpus=2, price=3.0)
     assert found.seconds == (1800.0, 1800.0, 1800.0)
     assert found.gpu_hours == pytest.approx((1.0, 1.0, 1.0))
     assert found.money == pytest.approx((3.0, 3.0, 3.0))
@@ -21,7 +21,7 @@ def test_rows_of_one_length_have_no_range():
 def test_outputs_that_differ_make_a_range():
     # mean 20, standard deviation 10, so a standard error of 5 and 49% of the mean on either side
     lengths = [10, 10, 30, 30]
-    found = predict(MeasuredRows(4, 4.0, lengths), 100)
+    found = predict(MeasuredRows(4, 4.0, lengths), Whole(100))
     part = 1.96 * (400 / 3) ** 0.5 / 2 / 20
     assert found.seconds == pytest.approx((100 * (1 - part), 100.0, 100 * (1 + part)))
     assert found.output_tokens == (round(2000 * (1 - part)), 2000, round(2000 * (1 + part)))
@@ -29,10 +29,10 @@ def test_outputs_that_differ_make_a_range():
 
 
 def test_rows_that_generate_nothing_and_one_that_does():
-    assert predict(MeasuredRows(5, 1.0), 50).seconds == (10.0, 10.0, 10.0)
-    assert predict(MeasuredRows(1, 1.0, [7]), 50).seconds == (0.0, 50.0, 100.0)
+    assert predict(MeasuredRows(5, 1.0), Whole(50)).seconds == (10.0, 10.0, 10.0)
+    assert predict(MeasuredRows(1, 1.0, [7]), Whole(50)).seconds == (0.0, 50.0, 100.0)
     # an error row has no output, and takes its part of the time
-    assert predict(MeasuredRows(4, 8.0, [3, 3, 3]), 8).output_tokens == (18, 18, 18)
+    assert predict(MeasuredRows(4, 8.0, [3, 3, 3]), Whole(8)).output_tokens == (18, 18, 18)
 
 
 def test_lengths_double_from_bucket_to_bucket():

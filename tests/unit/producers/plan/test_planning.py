@@ -9,7 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from parquetry.producers.plan.card_sheets import CARD_SHEETS
+from parquetry.producers.plan.duration import MeasuredRows
 from parquetry.producers.plan.planning import plan
+from parquetry.producers.plan.target import Target
 from parquetry.schemas.spec.job import JobSpec
 from tests.unit.fake_driver import FakeGpu, write_driver, write_program
 from tests.unit.workers.loading.spec_cases import write_headers
@@ -41,7 +44,7 @@ def spec(tmp_path):
 
 
 def test_counts(spec, tmp_path):
-    made = plan(spec(), device_bytes=1 << 30)
+    made = plan(spec(), target=Target(num_bytes=1 << 30))
     assert (made.rows, made.files, made.shards, made.rows_per_shard) == (1000, 1, 10, 100)
     assert made.max_output_tokens == 1000 * 16
     assert made.context_window == CONTEXT_WINDOW
@@ -95,13 +98,15 @@ TENSORS = {"model.layers.0.mlp.up_proj.weight": ("F32", (100, 64)), "model.embed
 )
 def test_the_weights_on_a_device_are_what_loading_counts(spec, tmp_path, options, expected):
     write_headers(make_model(tmp_path / "model", dtype="float32") / "model.safetensors", TENSORS)
-    made = plan(spec(model={"id": f"{tmp_path}/model", **options}), device_bytes=round(expected / 0.9) + 1)
+    made = plan(spec(model={"id": f"{tmp_path}/model", **options}), target=Target(num_bytes=round(expected / 0.9) + 1))
     assert made.device_weight_bytes == expected
     assert made.weights_fit
 
 
 PLAN = """
 import sys
+from parquetry.producers.plan.card_sheets import CARD_SHEETS
+from parquetry.producers.plan.duration import MeasuredRows
 from parquetry.producers.plan.planning import plan
 from parquetry.schemas.spec.job import JobSpec
 assert plan(JobSpec.model_validate_json(sys.argv[1])).rows == 1000
@@ -117,7 +122,7 @@ def test_planning_loads_no_torch(spec):
 
 def test_what_does_not_fit(spec, tmp_path):
     write_headers(tmp_path / "model" / "model.safetensors", TENSORS)
-    assert plan(spec(), device_bytes=7040).weights_fit is False
+    assert plan(spec(), target=Target(num_bytes=7040)).weights_fit is False
 
 
 def test_the_smallest_visible_gpu_is_planned_for(spec, driver, monkeypatch):
@@ -143,3 +148,60 @@ def test_a_quantization_that_costs_speed_is_named(spec, tmp_path):
     assert plan(spec()).warnings == ()
     (warning,) = plan(spec(model={"id": f"{tmp_path}/model", "quantization": "int8"})).warnings
     assert "int8 saves memory and costs time" in warning
+
+
+SHAPE = {
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "vocab_size": 100,
+}
+
+
+@pytest.fixture
+def shaped(spec, tmp_path, driver):
+    """The spec of a model whose config tells its layers."""
+    make_model(tmp_path / "model", **SHAPE)
+    write_headers(tmp_path / "model" / "model.safetensors", TENSORS)
+    return spec
+
+
+def test_a_named_card_is_planned_for_wherever_the_plan_is_made(shaped):
+    found = plan(shaped(), target=Target.of("h100"), price_per_gpu_hour=3.6)
+    assert (found.device, found.device_bytes) == ("NVIDIA H100", 81_559 << 20)
+    memory = found.device_memory
+    assert memory.weights == found.device_weight_bytes and memory.rows_at_once > 1
+    assert found.prediction.source.startswith("the roofline of NVIDIA H100")
+    least, likely, most = found.prediction.seconds
+    assert 0 < least < likely < most
+    assert found.prediction.money == pytest.approx(tuple(s / 1000 for s in found.prediction.seconds))
+    assert found.prediction.output_tokens[2] == found.max_output_tokens
+
+
+def test_rows_measured_here_tell_the_lengths_of_outputs_elsewhere(shaped):
+    measured = MeasuredRows(64, 10.0, [4] * 64)
+    here = plan(shaped(), measured=measured).prediction
+    assert here.seconds[1] == pytest.approx(10.0 * 1000 / 64) and "measured here" in here.source
+    there = plan(shaped(), target=Target.of("h100"), measured=measured).prediction
+    assert there.output_tokens == (4000, 4000, 4000) and "64 rows here" in there.source
+    assert there.seconds[1] < 1
+
+
+def test_what_a_named_card_would_refuse_is_a_warning(spec, tmp_path):
+    job = spec(model={"id": f"{tmp_path}/model", "quantization": "fp8"})
+    (warning,) = plan(job, target=Target.of("a100")).warnings
+    assert warning.startswith("NVIDIA A100 would refuse the job") and "8.9" in warning
+    assert plan(job, target=Target.of("h100")).warnings == ()
+
+
+def test_a_card_too_small_for_a_row_is_told_of_and_no_time(shaped):
+    small = Target("NVIDIA H100", 10 << 20, CARD_SHEETS["h100"])
+    found = plan(shaped(), target=small)
+    assert found.prediction is None and found.device_memory.rows_at_once == 0
+    assert "less than one row takes" in found.warnings[0]
+
+
+def test_prompts_that_begin_alike_are_told_of(spec):
+    assert plan(spec()).shared_prefix_tokens >= 1
+    assert plan(spec(prompt={"template": "b a b {{ text }}"})).shared_prefix_tokens > plan(spec()).shared_prefix_tokens

@@ -6,8 +6,15 @@ import os
 
 import pytest
 
-from parquetry.producers.plan import predictions
-from parquetry.producers.plan.predictions import MARGIN, OUTPUT_COST, Expected, from_earlier, predict_from_earlier
+from parquetry.producers.plan.predictions import (
+    MARGIN,
+    OUTPUT_COST,
+    Expected,
+    apart,
+    from_earlier,
+    predict_from_earlier,
+)
+from parquetry.producers.plan.target import Target
 from parquetry.schemas import recent_files
 from parquetry.schemas.manifest import JobRecord
 from parquetry.schemas.progress.history import HistoryPoint
@@ -17,7 +24,7 @@ from parquetry.schemas.recent_files import RecentFiles
 from parquetry.schemas.settings import load_settings
 from parquetry.schemas.shard import InputFile, ShardPlan
 from parquetry.schemas.spec.job import JobSpec
-from parquetry.tasks.earlier_jobs import EARLIER_JOBS, EarlierJob, engine_digest, pace_of, settings_digest
+from parquetry.tasks.earlier_jobs import EARLIER_JOBS, EarlierJob, engine_digest, known_paces, pace_of, settings_digest
 
 CARD = "NVIDIA H100"
 #: 1,000 rows: 100,000 prompt tokens and 50,000 output tokens in 100 s of a card
@@ -53,8 +60,12 @@ def earlier(like: JobRecord, **changes) -> EarlierJob:
     return EARLIER.model_copy(update=found)
 
 
+def predicted(like: JobRecord, wanted: Expected, device: str | None = CARD):
+    return predict_from_earlier(like, wanted, known_paces(), Target(device).is_device)
+
+
 def test_twice_the_rows_take_twice_as_long():
-    found = from_earlier(EARLIER, Expected(2000, None, 200_000), is_same=True, gpus=4, price=3.6)
+    found = from_earlier(EARLIER, Expected(2000, None, 200_000), [EARLIER], gpus=4, price=3.6)
     assert found.output_tokens == (75_000, 100_000, 125_000)
     assert found.seconds == pytest.approx((37.5, 50.0, 62.5))
     assert found.gpu_hours == pytest.approx((150 / 3600, 200 / 3600, 250 / 3600))
@@ -64,55 +75,69 @@ def test_twice_the_rows_take_twice_as_long():
 
 def test_longer_prompts_cost_between_nothing_and_their_length():
     # three times the prompts, as many outputs
-    found = from_earlier(EARLIER, Expected(1000, 300_000, 100_000), is_same=True, gpus=1, price=None)
+    found = from_earlier(EARLIER, Expected(1000, 300_000, 100_000), [EARLIER], gpus=1, price=None)
     likely = 100 * (300_000 + OUTPUT_COST * 50_000) / (100_000 + OUTPUT_COST * 50_000)
     assert found.seconds == pytest.approx((100 * (1 - MARGIN), likely, 300 * (1 + MARGIN)))
     assert found.money is None
 
 
 def test_outputs_of_another_prompt_may_have_any_length():
-    found = from_earlier(EARLIER, Expected(1000, 100_000, 60_000), is_same=False, gpus=1, price=None)
+    found = from_earlier(EARLIER, Expected(1000, 100_000, 60_000), [], gpus=1, price=None)
     assert found.output_tokens == (0, 50_000, 60_000)
     most = (100_000 + OUTPUT_COST * 60_000) / (100_000 + OUTPUT_COST * 50_000)
     least = 100_000 / (100_000 + OUTPUT_COST * 50_000)
     assert found.seconds == pytest.approx((100 * least * (1 - MARGIN), 100.0, 100 * most * (1 + MARGIN)))
     # shorter ones than the earlier job's where the job allows no more
-    assert from_earlier(EARLIER, Expected(1000, 1, 9000), is_same=False, gpus=1, price=None).output_tokens[1] == 9000
+    assert from_earlier(EARLIER, Expected(1000, 1, 9000), [], gpus=1, price=None).output_tokens[1] == 9000
+
+
+def test_several_jobs_that_are_close_together_leave_less_open():
+    near = [EARLIER.model_copy(update={"job": str(n), "card_s": 100.0 + n}) for n in range(8)]
+    wanted = Expected(1000, 100_000, 60_000)
+    alone, many = (from_earlier(EARLIER, wanted, same, gpus=1, price=None) for same in ([EARLIER], near))
+    assert many.seconds[1] == alone.seconds[1]
+    assert many.seconds[2] - many.seconds[0] < 0.5 * (alone.seconds[2] - alone.seconds[0])
+    assert "and 7 more" in many.source and "more" not in alone.source
+    far = [job.model_copy(update={"card_s": 100.0 * 2**n}) for n, job in enumerate(near[:3])]
+    assert from_earlier(EARLIER, wanted, far, gpus=1, price=None).seconds[2] > alone.seconds[2]
+
+
+def test_how_far_the_next_one_may_be():
+    assert apart([]) == apart([7.0]) == pytest.approx(MARGIN)
+    assert apart([1.0] * 30) < 0.1 < 0.3 < apart([1.0, 2.0, 4.0]) <= 0.9
 
 
 def test_rows_that_generate_nothing_take_as_long_as_their_prompts():
     job = EARLIER.model_copy(update={"output_tokens": 0, "computed_output_tokens": 0})
-    found = from_earlier(job, Expected(500, 25_000, 0), is_same=True, gpus=1, price=None)
+    found = from_earlier(job, Expected(500, 25_000, 0), [job], gpus=1, price=None)
     assert found.seconds == pytest.approx((25 * 0.75, 25.0, 25 * 1.25)) and found.output_tokens == (0, 0, 0)
 
 
 def test_the_job_of_the_same_settings_and_most_rows_tells():
     mine, other = record(), record(template="Say: {{ text }}")
     wanted = Expected(4000, 400_000, 400_000)
-    assert predict_from_earlier(mine, wanted, device=CARD) is None
+    assert predicted(mine, wanted) is None
     EARLIER_JOBS.put("other", earlier(other, job="other", rows=9000))
-    assert "job other of the same model, with another prompt" in predict_from_earlier(mine, wanted, device=CARD).source
+    assert "job other of the same model, with another prompt" in predicted(mine, wanted).source
     EARLIER_JOBS.put("small", earlier(mine, job="small", rows=10))
     EARLIER_JOBS.put("large", earlier(mine, job="large", rows=100))
-    assert "job large" in predict_from_earlier(mine, wanted, device=CARD).source
+    assert "job large" in predicted(mine, wanted).source
 
 
-def test_another_model_quantization_or_card_tells_nothing(monkeypatch):
+def test_another_model_quantization_or_card_tells_nothing():
     wanted = Expected(4000, 400_000, 400_000)
     EARLIER_JOBS.put("old", earlier(record(quantization="nf4")))
-    assert predict_from_earlier(record(), wanted, device=CARD) is None
+    assert predicted(record(), wanted) is None
     EARLIER_JOBS.put("old", earlier(record(output="/elsewhere", rows=5), device="NVIDIA A100"))
-    assert predict_from_earlier(record(), wanted, device=CARD) is None
-    monkeypatch.setattr(predictions, "device_here", lambda: "NVIDIA A100")
-    assert predict_from_earlier(record(), wanted) is not None
+    assert predicted(record(), wanted) is None
+    assert predicted(record(), wanted, "NVIDIA A100") is not None
     # two kinds of card on this machine, or a driver that is silent
-    monkeypatch.setattr(predictions, "device_here", lambda: None)
-    assert predict_from_earlier(record(), wanted) is None
+    assert predicted(record(), wanted, None) is None
 
 
 def test_prompts_that_nobody_looked_at_are_those_of_the_same_settings():
     EARLIER_JOBS.put("old", earlier(record(template="Say: {{ text }}")))
-    assert predict_from_earlier(record(), Expected(4000, None, 400_000), device=CARD) is None
+    assert predicted(record(), Expected(4000, None, 400_000)) is None
 
 
 def worker(name: str, device: str = "cuda:0", card: str | None = CARD) -> WorkerStatus:
