@@ -20,6 +20,7 @@ from tests.chaos.s3_server import S3Server
 from tests.chaos.server import Server
 
 LANES = 12
+HOST_LEASE_S = 4.0
 #: imported before anything is forked: hundreds of workers then start in milliseconds, all with the same code
 PRELOADED = (
     "parquetry.tasks.node.serve",
@@ -44,7 +45,9 @@ class CellBlock:
             "CHAOS_MS_PER_ROW": str(ms_per_row),
         }
         command = [sys.executable, "-P", "-m", "tests.chaos.engine_host", str(folder / "device")]
-        self._host = Process(command, folder / "engine.log", **self._environment)
+        # for so long a stopped user keeps the engine from those who want another
+        patience = {"PARQUETRY_LEASE_SECONDS": str(HOST_LEASE_S)}
+        self._host = Process(command, folder / "engine.log", **self._environment, **patience)
         wait_until(lambda: (folder / "device" / "supervisor.sock").exists(), 20.0, "the engine supervisor")
 
     def __enter__(self) -> Self:

@@ -23,6 +23,7 @@ from parquetry.schemas.settings import settings
 from parquetry.schemas.spec.job import ModelSpec
 from parquetry.workers.engine import Engine
 from parquetry.workers.engine_spec import EngineSpec
+from parquetry.workers.process import client as client_module
 from parquetry.workers.process.client import EngineClient
 from parquetry.workers.process.supervisor import EngineSupervisor
 from parquetry.workers.request import Completion, GenerationRequest, SamplingParams
@@ -274,6 +275,47 @@ def test_models_are_switched_when_nobody_uses_the_other(supervisor):
     with other:
         assert int(other.describe()["pid"]) != pid
         assert not is_alive(pid)
+
+
+def test_a_silent_user_does_not_keep_the_device_from_others(supervisor, setting):
+    setting(lease_seconds=0.5)
+    with connect(supervisor, "a") as silent:
+        silent.submit([request(1, 1)])
+        with connect(supervisor, "b") as other:
+            other.submit([request(1, 2)])
+            assert collect(other, 1) == {1: [2]}
+        with pytest.raises(EngineLostError, match=r"no sign of life for 0\.5 s"):
+            collect(silent, 2)
+
+
+def test_a_user_at_work_keeps_its_engine(supervisor, setting, monkeypatch):
+    monkeypatch.setattr(client_module, "_SIGN_S", 0.05)
+    setting(lease_seconds=2)
+    with connect(supervisor, "a") as client:
+        others: list[EngineClient] = []
+        thread = threading.Thread(target=lambda: others.append(connect(supervisor, "b")))
+        thread.start()
+        # it has nothing in flight: that it asks is sign enough
+        assert collect(client, 1, timeout_s=4) == {}
+        client.submit([request(1, 1)])
+        assert collect(client, 1) == {1: [1]}
+        assert not others
+    thread.join(20)
+    others[0].close()
+
+
+def test_who_wakes_up_late_hands_nothing_to_the_next_engine_on_the_weights(supervisor, setting):
+    setting(lease_seconds=0.5)
+    with connect(supervisor, "a") as silent:
+        pid = supervisor.engine_pid
+        with EngineClient.connect(supervisor.socket, spec_of("a", attention="sdpa")) as other:
+            # it would end the engine
+            silent.submit([request(1, 666)])
+            other.submit([request(1, 2), request(2, 3)])
+            assert collect(other, 2) == {1: [2], 2: [3]}
+            assert supervisor.engine_pid == pid
+        with pytest.raises(EngineLostError):
+            collect(silent, 1)
 
 
 def test_weights_that_cannot_stay_are_loaded_by_a_new_process(supervisor):

@@ -17,11 +17,21 @@ from parquetry.schemas.errors import (
     ParquetryError,
 )
 from parquetry.workers.engine_spec import EngineSpec
-from parquetry.workers.process.messages import RESULTS, UNDER_WAY, read_results, read_under_way, request_frames
+from parquetry.workers.process.messages import (
+    ASK,
+    HERE,
+    RESULTS,
+    UNDER_WAY,
+    read_results,
+    read_under_way,
+    request_frames,
+)
 from parquetry.workers.process.wire import Frame, FrameBuffer, WireError, dial, receive, send
 from parquetry.workers.request import Request, Result, UnderWay
 
 _WAIT_S = 1.0
+#: how often the supervisor is told that this process lives and works
+_SIGN_S = 1.0
 #: how long after an engine's end its supervisor has to say why
 _REASON_S = 5.0
 
@@ -51,6 +61,7 @@ class EngineClient:
         self._description: dict[str, str] = {}
         #: of requests that the engine has begun, as it told last
         self._under_way: dict[int, UnderWay] = {}
+        self._signed = time.monotonic()
 
     @classmethod
     def connect(
@@ -74,7 +85,7 @@ class EngineClient:
         return client
 
     def _ask(self, spec: EngineSpec, shard: str, on_wait: Callable[[], None]) -> None:
-        self._send(self._supervisor, Frame({"op": "ask", "spec": spec.model_dump(mode="json"), "shard": shard}))
+        self._send(self._supervisor, Frame({"op": ASK, "spec": spec.model_dump(mode="json"), "shard": shard}))
         answer = self._wait_for(self._supervisor, on_wait).header
         if answer["op"] != "ready":
             raise (EngineRefusedError if answer.get("permanent") else EngineStartError)(reason=answer["reason"])
@@ -138,12 +149,19 @@ class EngineClient:
         return self._under_way.values()
 
     def _poll(self, timeout: float) -> None:
+        self._sign()
         for key, _ in self._selector.select(timeout):
             link: _Link = key.data
             if not link.read():
                 raise self._lost()
         if self._connected is not None and self._supervisor.frames:
             raise self._lost()
+
+    def _sign(self) -> None:
+        """Tell the supervisor that we are at work: whoever is silent for long may lose the engine to others."""
+        if time.monotonic() - self._signed > _SIGN_S:
+            self._signed = time.monotonic()
+            self._send(self._supervisor, Frame({"op": HERE}))
 
     def _send(self, link: _Link, frame: Frame) -> None:
         try:

@@ -26,6 +26,10 @@ from parquetry.workers.request import (
 
 #: requests or results one frame holds at most; keeps frames small and latency low
 _MAX_ITEMS = 1024
+#: a shard runner asks the supervisor for an engine
+ASK = "ask"
+#: and tells it from then on that it is at work
+HERE = "here"
 SUBMIT = "submit"
 RESULTS = "results"
 #: how far the engine is with requests that it has begun

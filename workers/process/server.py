@@ -33,6 +33,8 @@ class _Connection:
         self._outgoing: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
         #: engine id of each unfinished request, by the client's own id
         self.engine_ids: dict[int, int] = {}
+        #: set when the engine it was let in to is gone
+        self.is_late = False
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         threading.Thread(target=self._write, daemon=True).start()
@@ -82,6 +84,9 @@ class EngineServer:
         #: frames of requests that the engine was not given yet, by client in the order in which they came with requests
         self._waiting: dict[_Connection, deque[Frame]] = {}
         self._owners: dict[int, tuple[_Connection, int]] = {}
+        self._connections: set[_Connection] = set()
+        #: through which the supervisor asks for other engines
+        self._control: _Connection | None = None
         self._next_id = 0
         self._telling = Telling()
         #: the spec to exchange the engine for, once the step that is being computed is over
@@ -127,12 +132,16 @@ class EngineServer:
         self._pulse.ready()
 
     def _exchange(self, spec: EngineSpec, build: Callable[[EngineSpec], Engine]) -> None:
-        """Replace this engine by another; those who used this one have left."""
+        """Replace this engine by another; those who used this one have left, or it was taken from them."""
         self._wanted = None
         if self._engine is not None:
             self._engine.cancel(list(self._owners))
             self._owners.clear()
             self._waiting.clear()
+        # one that wakes up late must not hand its requests to the engine of others
+        for connection in list(self._connections):
+            connection.is_late = connection is not self._control
+            connection.engine_ids.clear()
         # from here on there is none to hand requests to
         self._engine = self._meter = None
         # what is frozen is never freed
@@ -147,6 +156,7 @@ class EngineServer:
     def _accept(self) -> None:
         while True:
             connection = _Connection(self._listener.accept()[0], self._incoming)
+            self._connections.add(connection)
             connection.send(Frame({"op": "hello", "describe": self._description()}))
 
     def _description(self) -> dict[str, str]:
@@ -166,6 +176,7 @@ class EngineServer:
 
     def _take(self, connection: _Connection, frame: Frame | None) -> None:
         if frame is None:
+            self._connections.discard(connection)
             self._waiting.pop(connection, None)
             self._telling.forget(connection)
             self._cancel(connection, list(connection.engine_ids))
@@ -179,9 +190,9 @@ class EngineServer:
 
     def _obey(self, connection: _Connection, frame: Frame) -> None:
         if frame.header["op"] == SWITCH:
-            self._wanted = EngineSpec.model_validate(frame.header["spec"])
-        elif self._engine is None:
-            raise WireError("there is no engine now")
+            self._control, self._wanted = connection, EngineSpec.model_validate(frame.header["spec"])
+        elif self._engine is None or connection.is_late:
+            raise WireError("there is no engine for it now")
         elif frame.header["op"] == SUBMIT:
             self._waiting.setdefault(connection, deque()).append(frame)
         elif frame.header["op"] == "cancel":

@@ -6,6 +6,7 @@ import logging
 import selectors
 import socket
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,11 @@ from typing import cast
 from pydantic import ValidationError
 
 from parquetry.schemas.progress.status import EngineState, EngineStats
+from parquetry.schemas.settings import settings
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.process.child import EngineChild, cuda_devices, device_within
 from parquetry.workers.process.fault_log import FaultLog
+from parquetry.workers.process.messages import ASK
 from parquetry.workers.process.wire import Frame, FrameBuffer, WireError, listen, receive, send
 
 log = logging.getLogger(__name__)
@@ -33,6 +36,15 @@ class _Client:
         self.has_asked = False
         #: "job/shard" that the engine is asked for, the empty string when it did not say
         self.shard = ""
+        #: when it last said anything
+        self._heard = time.monotonic()
+
+    def hear(self) -> None:
+        self._heard = time.monotonic()
+
+    @property
+    def silence_s(self) -> float:
+        return time.monotonic() - self._heard
 
     def tell(self, **header: object) -> None:
         try:
@@ -53,7 +65,8 @@ class _Ask:
 class EngineSupervisor:
     """Owns one device or one device group, where at most one model is loaded.
 
-    It is exchanged when nobody uses it and another is due.
+    It is exchanged when nobody uses it and another is due. A user that has been silent for as long as a lease lasts,
+    since its process is stopped or hangs, does not keep others waiting: its shard is another's by now, or soon.
 
     Specs of equal weights are served by one process one after the other: it keeps the weights and exchanges its engine.
     Asks are served in order. A dead engine is started again by the next ask. All work is done in one thread, so
@@ -127,8 +140,10 @@ class EngineSupervisor:
     def _read(self, client: _Client) -> None:
         try:
             frames = receive(client.connection, client.buffer)
+            client.hear()
             for frame in frames or ():
-                self._ask(client, frame)
+                if frame.header["op"] == ASK:
+                    self._ask(client, frame)
         except (WireError, ValidationError, KeyError) as error:
             log.warning("a client of %s does not speak the protocol: %s", self.device, error)
             frames = None
@@ -202,12 +217,22 @@ class EngineSupervisor:
             return self._launch(spec)
         if engine.spec.key == spec.key:
             return engine
+        self._evict_silent()
         if self._users:
             return None
         if engine.holds_weights_of(spec):
             return engine if self._switch(engine, spec) else None
         engine.end()
         return self._launch(spec)
+
+    def _evict_silent(self) -> None:
+        """Take the engine from users that show no sign of life, now that somebody waits for another one."""
+        limit = settings().lease_seconds
+        for client in [user for user in self._users if user.silence_s > limit]:
+            reason = f"its user, shard {client.shard}, gave no sign of life for {limit:g} s while others waited"
+            log.warning("the engine of %s is taken away: %s", self.device, reason)
+            client.tell(op="lost", reason=reason)
+            self._drop(client)
 
     def _switch(self, engine: EngineChild, spec: EngineSpec) -> bool:
         """Have the loaded weights serve another spec; False while the engine can't be asked to."""
