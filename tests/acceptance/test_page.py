@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from parquetry.tasks.broker.connection import connect
 from parquetry.tasks.ledger.ledger import Ledger
 from tests.acceptance.commands import Shell, wait_until
 from tests.chaos.server import Server
-from tests.page.world import HOSTILE, World
+from tests.page.world import HOSTILE, World, alive
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; pip install playwright")
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -27,7 +25,6 @@ FLAGS = [
     "--disable-background-networking", "--disable-component-update",
 ]  # fmt: skip
 MANY = 10_000
-WORKERS = ("gpu-node-3-811-0-a41c9e", "gpu-node-3-811-1-77b2d0")
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium; apt-get install chromium")
 
@@ -57,25 +54,6 @@ class Site:
         page = self.open(f"/job/{self.jobs[name]}{tab}", **how)
         page.wait_for_selector(".job-name")
         return page
-
-
-@contextmanager
-def alive(world: World) -> Iterator[None]:
-    """The workers of the world give their signs of life, however slow the machine is."""
-    ended = threading.Event()
-
-    def announce() -> None:
-        while not ended.wait(3.0):
-            for name in WORKERS:
-                world.worker(name)
-
-    thread = threading.Thread(target=announce)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 @pytest.fixture(scope="module")

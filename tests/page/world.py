@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from parquetry.tasks.ledger.claim import LeaseProgress
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.workers.shards.shard_progress import error_kind
 
+WORKERS = ("gpu-node-3-811-0-a41c9e", "gpu-node-3-811-1-77b2d0")
 QUEUES = ("default",)
 SCHEMA = pa.schema([pa.field("ticket", pa.string()), pa.field("text", pa.string())])
 TICKETS = (
@@ -286,6 +289,25 @@ class World:
                 })  # fmt: skip
                 pipe.zadd(self.keys.jobs, {job: created})
             pipe.execute()
+
+
+@contextmanager
+def alive(world: World) -> Iterator[None]:
+    """The workers of the world give their signs of life, however slow the machine is."""
+    ended = threading.Event()
+
+    def announce() -> None:
+        while not ended.wait(3.0):
+            for name in WORKERS:
+                world.worker(name)
+
+    thread = threading.Thread(target=announce)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _is_text(values: list[Any]) -> bool:
