@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import accumulate
 
 from parquetry.producers.draft import Draft
+from parquetry.producers.inputs.requests import url_notes
 from parquetry.producers.plan.sampled_prompts import require_rendering
 from parquetry.producers.sharding import cut, rows_auto
 from parquetry.producers.validation import CheckedJob, validate
@@ -47,7 +49,11 @@ def prepared(draft: Draft, *, replaced: str = "") -> Prepared:
 
 def notes_of(checked: CheckedJob) -> tuple[str, ...]:
     """What is worth saying of the input."""
-    return (*checked.table.notes, *_template_notes(checked.spec))
+    return (*checked.table.notes, *_template_notes(checked.spec), *_url_notes(checked))
+
+
+def _url_notes(checked: CheckedJob) -> Iterator[str]:
+    return url_notes(checked.spec, checked.table.asked) if checked.spec.reads_requests else iter(())
 
 
 def _template_notes(spec: JobSpec) -> list[str]:

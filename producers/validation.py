@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 
 from parquetry.producers.inputs.inputs import InputTable, find_inputs
+from parquetry.producers.inputs.requests import require_asked
 from parquetry.producers.output.output_folder import require_outside_input
 from parquetry.schemas.errors import (
     InvalidValueError,
@@ -22,6 +23,7 @@ from parquetry.schemas.errors import (
     suggestion,
 )
 from parquetry.schemas.settings import settings
+from parquetry.schemas.spec.batch_format import CHAT
 from parquetry.schemas.spec.columns import reserved_names
 from parquetry.schemas.spec.job import JobSpec
 from parquetry.schemas.webhook_hosts import WebhookHosts
@@ -36,6 +38,7 @@ from parquetry.workers.preparation.chat import ChatTemplate
 from parquetry.workers.preparation.images.image_column import check_image_type
 from parquetry.workers.preparation.prompts import prompt_limit
 from parquetry.workers.preparation.request_params import check_stop_ids, checked_grammar
+from parquetry.workers.preparation.requests.chats import Chats
 from parquetry.workers.preparation.template import Template
 from parquetry.workers.preparation.texts import embedding_prompt
 from parquetry.workers.reading.text_rows import is_text
@@ -86,6 +89,8 @@ def _find_inputs(spec: JobSpec, template: Template | None) -> InputTable:
     if table.malformed is not None and spec.on_row_error == "fail":
         path, reason = table.malformed
         raise UnreadableFileError(path=path, reason=f"{reason} (on_row_error is fail; keep makes it an error row)")
+    if spec.reads_requests:
+        require_asked(spec, table.asked)
     return table
 
 
@@ -200,6 +205,9 @@ def _check_model(spec: JobSpec) -> Checkpoint:
         _check_generator(spec, checkpoint)
         prompt_limit(spec, checkpoint)
         check_stop_ids(spec.generation, checkpoint)
+        if spec.reads_requests and spec.url == CHAT:
+            Chats(checkpoint, spec.prompt, datetime.now(UTC))
+            return checkpoint
         chat = ChatTemplate.of(checkpoint, spec.prompt, now=datetime.now(UTC))
         if spec.prompt.image is not None:
             _check_vision(spec, checkpoint, chat)

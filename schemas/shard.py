@@ -33,6 +33,8 @@ class InputFile(BaseModel):
     compression: Compression | None = None
     #: of a text file, some megabytes apart, so that a shard in its middle is found without reading what is before
     marks: tuple[Mark, ...] = ()
+    #: of a file of requests, rows whose custom_id an earlier row of the input has
+    repeated_rows: tuple[int, ...] = ()
 
 
 class Slice(BaseModel):

@@ -17,6 +17,7 @@ from parquetry.schemas.settings import settings
 from parquetry.schemas.shard import Mark
 from parquetry.schemas.spec.job import InputSpec
 from parquetry.schemas.storage.opening import open_storage
+from parquetry.workers.reading.batch_facts import BatchFacts
 from parquetry.workers.reading.parquet_rows import decoded_bytes, leaves
 from parquetry.workers.reading.text_scan import TextFacts, scan
 
@@ -39,6 +40,8 @@ class FileFacts:
     #: how many lines are malformed, and the first of them
     num_malformed: int = 0
     malformed: tuple[int, str] | None = None
+    #: of a file of requests
+    batch: BatchFacts | None = None
 
     @property
     def num_rows(self) -> int:
@@ -110,6 +113,7 @@ def _text_facts(file: FoundFile, found: TextFacts) -> FileFacts:
         marks=tuple(found.marks),
         num_malformed=found.num_malformed,
         malformed=found.malformed,
+        batch=found.batch,
     )
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
 from parquetry.producers.inputs.common_schema import column_names, common_schema
 from parquetry.producers.inputs.footers import FileFacts, read_facts
-from parquetry.producers.inputs.listing import find_files
-from parquetry.schemas.errors import EmptyInputError
+from parquetry.producers.inputs.listing import FoundFile, find_files
+from parquetry.producers.inputs.requests import AskedUrl, asked_urls, repeated_notes, repeated_rows
+from parquetry.schemas.errors import EmptyInputError, UnreadableFileError
 from parquetry.schemas.shard import InputFile
 from parquetry.schemas.spec.job import InputSpec
 
@@ -36,6 +37,8 @@ class InputTable:
     notes: tuple[str, ...] = ()
     #: the first file with a malformed line, and what is wrong there
     malformed: tuple[str, str] | None = None
+    #: of files of requests, what lines ask for
+    asked: Mapping[str, AskedUrl] = field(default_factory=dict)
 
     @property
     def num_rows(self) -> int:
@@ -51,24 +54,36 @@ def find_inputs(spec: InputSpec, *, columns: Collection[str] | None = None, need
     """
     columns = spec.columns if columns is None else columns
     listing = find_files(spec.path)
-    found = [file for file in listing.files if not file.is_blank]
+    found = [_as_format(file, spec) for file in listing.files if not file.is_blank]
     with ThreadPoolExecutor(_NUM_READERS) as readers:
         facts = list(readers.map(lambda file: read_facts(file, spec, columns), found))
     num_rows = sum(fact.num_rows for fact in facts)
     if num_rows == 0:
         raise EmptyInputError(path=spec.path)
+    again = repeated_rows(facts)
     known = column_names(facts)
     present = set(known)
     read = known if columns is None else [name for name in dict.fromkeys(columns) if name in present]
     return InputTable(
-        files=tuple(_input_file(fact) for fact in facts),
+        files=tuple(_input_file(fact, rows) for fact, rows in zip(facts, again, strict=True)),
         schema=common_schema(facts, read, needed),
         columns=known,
         row_group_rows=[fact.row_group_rows for fact in facts],
         row_bytes=sum(fact.data_bytes for fact in facts) / num_rows,
-        notes=(*listing.notes, *_malformed_notes(facts)),
+        notes=(*listing.notes, *_malformed_notes(facts), *repeated_notes(facts, again)),
         malformed=next(((f.file.path, _first_malformed(f)) for f in facts if f.malformed), None),
+        asked=asked_urls(facts),
     )
+
+
+def _as_format(file: FoundFile, spec: InputSpec) -> FoundFile:
+    """The file as it is to be read. Raises UnreadableFileError for requests in a file of another format."""
+    if spec.format == "auto":
+        return file
+    if file.kind.format != "jsonl":
+        reason = f"it is {file.kind.format}, and input.format openai-batch is JSON Lines, a request a line"
+        raise UnreadableFileError(path=file.path, reason=reason)
+    return replace(file, kind=replace(file.kind, format=spec.format))
 
 
 def _malformed_notes(facts: Sequence[FileFacts]) -> list[str]:
@@ -86,7 +101,7 @@ def _first_malformed(fact: FileFacts) -> str:
     return f"line {fact.malformed[0]}: {fact.malformed[1]}"
 
 
-def _input_file(facts: FileFacts) -> InputFile:
+def _input_file(facts: FileFacts, repeated: Sequence[int]) -> InputFile:
     entry, kind = facts.file.entry, facts.file.kind
     return InputFile(
         path=facts.file.path,
@@ -97,4 +112,5 @@ def _input_file(facts: FileFacts) -> InputFile:
         format=kind.format,
         compression=kind.compression,
         marks=facts.marks,
+        repeated_rows=tuple(repeated),
     )

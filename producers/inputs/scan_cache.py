@@ -44,7 +44,8 @@ def read_scan(file: FoundFile, options: str) -> TextFacts | None:
 
 def keep_scan(file: FoundFile, options: str, facts: TextFacts) -> None:
     """Keep it; a folder that cannot be written to costs another pass and nothing else."""
-    if file.entry.size < _LEAST_BYTES or facts.repeated:
+    # what is known of requests grows with their number
+    if file.entry.size < _LEAST_BYTES or facts.repeated or facts.batch:
         return
     values = {name: getattr(facts, name) for name in _Stored.model_fields if name != "columns"}
     stored = _Stored(columns=schema_text(pa.schema(list(facts.types.items()))), **values)

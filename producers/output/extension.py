@@ -96,9 +96,15 @@ def _file_order(record: JobRecord, files: Sequence[InputFile]) -> list[int]:
 
 def _is_same(old: InputFile, new: InputFile, *, is_last: bool) -> bool:
     """Rows of text files are counted up to the limit, so the last file may have more of them now."""
-    counted = {"num_rows", "marks"}
+    counted = {"num_rows", "marks", "repeated_rows"}
     is_counted = old.num_rows == new.num_rows or (is_last and old.num_rows < new.num_rows)
-    return is_counted and old.model_dump(exclude=counted) == new.model_dump(exclude=counted)
+    # of files that are added, one may come before this one and have a custom_id of it
+    repeated = tuple(row for row in new.repeated_rows if row < old.num_rows)
+    return (
+        is_counted
+        and old.repeated_rows == repeated
+        and old.model_dump(exclude=counted) == new.model_dump(exclude=counted)
+    )
 
 
 def _require_same_columns(record: JobRecord, schema: str) -> None:

@@ -20,6 +20,13 @@ _ENTITY = [
 ]
 #: what task classify writes where the model labels tokens: start and end count characters of the input text
 ENTITIES = pa.field("entities", pa.list_(pa.struct(_ENTITY)))
+_CALL = pa.struct([pa.field("name", pa.string()), pa.field("arguments", pa.string())])
+#: what an output is split into: its text without the other two, null where there are none; arguments are JSON
+REPLY = [
+    pa.field("answer", pa.string()),
+    pa.field("reasoning", pa.string()),
+    pa.field("tool_calls", pa.list_(_CALL)),
+]
 #: prefix of every provenance key in the Parquet schema metadata
 PROVENANCE_PREFIX = "parquetry."
 #: key of a part's footer, absent where there are none: cells that were not UTF-8 and have U+FFFD now, as JSON by column
@@ -38,7 +45,9 @@ def task_fields(spec: JobSpec, *, embedding_dim: int | None = None, per_token: b
         return _generation_fields(spec)
     if spec.task == "embed":
         value = pa.float16() if spec.embed.dtype == "float16" else pa.float32()
-        return [pa.field("embedding", pa.list_(value, embedding_dim or 0))]
+        vector = pa.list_(value, embedding_dim or 0)
+        # a request may hold several texts
+        return [pa.field("embedding", pa.list_(vector) if spec.reads_requests else vector), *_token_counts(spec)]
     if spec.task == "score":
         return [pa.field("score", pa.float32())]
     return [ENTITIES] if per_token else _classification_fields(spec)
@@ -54,11 +63,19 @@ def _generation_fields(spec: JobSpec) -> list[pa.Field]:
         pa.field("prompt_tokens", pa.int32()),
         pa.field("output_tokens", many(pa.int32())),
     ]
+    if spec.splits_replies:
+        fields += [pa.field(field.name, many(field.type)) for field in REPLY]
     if spec.generation.logprobs:
         fields.append(pa.field("logprobs", many(pa.list_(pa.float32()))))
+    if spec.generation.logprobs and spec.reads_requests:
+        fields.append(pa.field("tokens", many(pa.list_(pa.string()))))
     if spec.generation.json_columns:
         fields += [pa.field(field.name, many(field.type)) for field in json_fields(spec.generation.json_schema or {})]
     return fields
+
+
+def _token_counts(spec: JobSpec) -> list[pa.Field]:
+    return [pa.field("prompt_tokens", pa.int32())] if spec.reads_requests else []
 
 
 def _classification_fields(spec: JobSpec) -> list[pa.Field]:

@@ -7,7 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-Format = Literal["parquet", "jsonl", "csv", "tsv"]
+#: openai-batch is JSON Lines of requests, and told by no name
+Format = Literal["parquet", "jsonl", "csv", "tsv", "openai-batch"]
 #: of a whole file; what Parquet compresses within itself does not count
 Compression = Literal["gzip", "zstd", "bz2"]
 

@@ -12,6 +12,8 @@ from parquetry.schemas.spec.section import Positive, Section
 
 #: what every job of task generate writes beside the input's columns
 OWN_COLUMNS = ("row", "output", "finish_reason", "prompt_tokens", "output_tokens", "logprobs", "error")
+#: what it writes besides where outputs are split
+SPLIT_COLUMNS = ("answer", "reasoning", "tool_calls")
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -84,6 +86,9 @@ class GenerationSpec(Section):
     frequency_penalty: float = Field(default=0.0, ge=-2.0, le=2.0)
     #: false keeps the text of special tokens, such as channel markers, in the output
     skip_special_tokens: bool = True
+    #: auto splits each output into the columns answer, reasoning and tool_calls; null is off, and auto where
+    #: input.format is openai-batch
+    reasoning: Literal["auto", "off"] | None = None
     logprobs: bool = False
     json_schema: dict[str, Any] | None = None
     #: a column for each property of json_schema's object, beside the output
@@ -131,7 +136,8 @@ class GenerationSpec(Section):
             names = [field.name for field in json_fields(self.json_schema or {})]
         except NoObjectError as error:
             raise ValueError(f"json_columns is true, but json_schema has no columns: {error}") from None
-        taken = next((name for name in names if name in OWN_COLUMNS), None)
+        own = OWN_COLUMNS + (SPLIT_COLUMNS if self.reasoning == "auto" else ())
+        taken = next((name for name in names if name in own), None)
         if taken is not None:
             raise ValueError(
                 f"json_columns is true, and the property {taken!r} is called like a column of every output"

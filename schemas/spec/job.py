@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from parquetry.schemas.spec.batch_format import BODY, COLUMNS, CUSTOM_ID, DEFAULT_URL, URL, URLS, Url
 from parquetry.schemas.spec.budget import BudgetSpec
 from parquetry.schemas.spec.generation import GenerationSpec, PromptSpec
 from parquetry.schemas.spec.section import Positive, Section, first_problem
@@ -28,11 +29,14 @@ OF_GENERATE = {
     "model": ("kv_dtype",),
     "prompt": ("chat_template_kwargs", "tools"),
     "generation": (
-        "stop_token_ids", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "skip_special_tokens"
+        "stop_token_ids", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "skip_special_tokens",
+        "reasoning",
     ),
 }  # fmt: skip
 #: keys that say how a job is submitted and told of; its rows do not depend on them
 FREE_KEYS = ("name", "priority", "budget", "notify", "output.on_existing")
+#: keys of the prompt section that take it from columns
+_OF_ROWS = ("template", "messages", "tools", "image")
 _WITH_USER = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/]*@")
 _WEB_ADDRESS = re.compile(r"https?://[^\s/?#@]+(:\d+)?([/?#]\S*)?")
 
@@ -47,6 +51,23 @@ class InputSpec(Section):
     limit: Positive | None = None
     #: auto makes numbers of CSV columns that hold nothing but plainly written ones; text leaves every cell as written
     types: Literal["auto", "text"] = "auto"
+    #: auto takes it from each file's name or content; openai-batch is OpenAI's JSON Lines, a request a line
+    format: Literal["auto", "openai-batch"] = "auto"
+    #: openai-batch alone: what every line asks for; null is /v1/chat/completions, or /v1/embeddings of task embed
+    url: Url | None = None
+    #: openai-batch alone: names of the model that lines may ask for; null is model.id and the last part of it
+    models: list[str] | None = None
+
+    @model_validator(mode="after")
+    def _keys_of_requests(self) -> InputSpec:
+        given = next((name for name in ("url", "models") if getattr(self, name) is not None), None)
+        if given is not None and self.format != "openai-batch":
+            raise ValueError(f"{given} is of format openai-batch, and format is {self.format}")
+        if self.models is not None and not self.models:
+            raise ValueError("models is empty, so that no line could be answered; name one, or leave it out")
+        if self.format == "openai-batch" and not set(self.columns or COLUMNS) <= set(COLUMNS):
+            raise ValueError(f"of format openai-batch the columns are {', '.join(COLUMNS)}")
+        return self
 
 
 class OutputSpec(Section):
@@ -57,6 +78,8 @@ class OutputSpec(Section):
     #: what to do where another job's output lies there: refuse; overwrite removes it; extend keeps its rows and
     #: computes those that a larger limit or new input files add
     on_existing: Literal["refuse", "overwrite", "extend"] = "refuse"
+    #: openai-batch writes OpenAI's output and error files beside the parts; for an input of that format
+    format: Literal["parquet", "openai-batch"] = "parquet"
 
 
 class ModelSpec(Section):
@@ -182,7 +205,8 @@ class JobSpec(Section):
 
     @model_validator(mode="after")
     def _task_sections(self) -> JobSpec:
-        if self.task == "generate" and self.prompt.template is None and self.prompt.messages is None:
+        is_asked = self.reads_requests or self.prompt.template is not None or self.prompt.messages is not None
+        if self.task == "generate" and not is_asked:
             raise ValueError("task generate needs prompt.template or prompt.messages")
         if self.task == "score" and self.classify.text_pair is None:
             raise ValueError("task score needs classify.text_pair, the column of second texts")
@@ -202,6 +226,41 @@ class JobSpec(Section):
         if (option := next(given, None)) is not None:
             raise ValueError(f"{option} is of task generate, and task {self.task} generates nothing; leave it out")
         return self
+
+    @model_validator(mode="after")
+    def _requests(self) -> JobSpec:
+        if not self.reads_requests:
+            if self.output.format == "openai-batch":
+                raise ValueError("output.format openai-batch answers requests; it needs input.format openai-batch")
+            return self
+        if self.task not in DEFAULT_URL:
+            raise ValueError(f"input.format openai-batch is of tasks generate and embed, and task is {self.task}")
+        if self.input.url is not None and self.input.url not in URLS[self.task]:
+            raise ValueError(f"input.url is of another task than {self.task}; it may be {' or '.join(URLS[self.task])}")
+        named = next((name for name in _OF_ROWS if self._says("prompt", name)), None)
+        if named is not None:
+            raise ValueError(f"prompt.{named} makes prompts of columns, and each line of openai-batch brings its own")
+        keep = self.output.keep
+        if self.output.format == "openai-batch" and keep is not None and CUSTOM_ID not in keep:
+            raise ValueError("output.format openai-batch needs the column custom_id; list it in output.keep")
+        return self
+
+    @property
+    def reads_requests(self) -> bool:
+        """Whether each row of the input is a request in OpenAI's form, which says how it is answered."""
+        return self.input.format == "openai-batch"
+
+    @property
+    def url(self) -> Url:
+        """What every line of an openai-batch input asks for."""
+        return self.input.url or DEFAULT_URL[self.task]
+
+    @property
+    def splits_replies(self) -> bool:
+        """Whether outputs are split into answer, reasoning and calls of tools."""
+        if self.task != "generate":
+            return False
+        return self.generation.reasoning == "auto" or (self.reads_requests and self.generation.reasoning is None)
 
     def _says(self, section: str, key: str) -> bool:
         """Whether a key of a section is set to something else than its default."""
@@ -245,6 +304,8 @@ class JobSpec(Section):
                 named[self.classify.text_pair] = "classify.text_pair"
         if self.task == "embed":
             named[self.embed.text] = "embed.text"
+        if self.reads_requests:
+            named = dict.fromkeys((URL, BODY), "input.format")
         if self.model.adapter_column is not None:
             named[self.model.adapter_column] = "model.adapter_column"
         return named

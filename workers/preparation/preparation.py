@@ -15,7 +15,7 @@ from parquetry.workers.request import Request
 class Preparation(ABC):
     """Turns input rows into token ids, and token ids into requests."""
 
-    #: requests made of one row
+    #: requests made of one row, at most
     num_samples = 1
     #: rows prepared at once; None takes them as they are read
     rows_at_once: int | None = None
@@ -27,6 +27,10 @@ class Preparation(ABC):
     def complete(self, prepared: list[Tokens | RowError]) -> list[Tokens | RowError]:
         """The same rows, with images and the like fetched. May block. Raises StorageError."""
         return prepared
+
+    def samples(self, tokens: Tokens) -> int:
+        """Requests made of this row."""
+        return self.num_samples
 
     @abstractmethod
     def request(self, id: int, tokens: Tokens, row: int, sample: int) -> Request:

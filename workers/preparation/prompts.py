@@ -36,7 +36,7 @@ class PromptPreparation(Preparation):
         self._params = sampling_params(record.spec.generation, tokenizer)
         self._tokenizer = tokenizer
         self._template = None if self._prompt.template is None else Template.parse(self._prompt.template)
-        self._chat = ChatTemplate.of(checkpoint, self._prompt, now=_created(record))
+        self._chat = ChatTemplate.of(checkpoint, self._prompt, now=created(record))
         self._definition = _definition(self._prompt, self._chat)
         self._limit = prompt_limit(record.spec, checkpoint)
         self._why = _why(checkpoint, self._params.max_new_tokens)
@@ -138,7 +138,8 @@ def _definition(prompt: PromptSpec, chat: ChatTemplate | None) -> bytes:
     )
 
 
-def _created(record: JobRecord) -> datetime:
+def created(record: JobRecord) -> datetime:
+    """When the job was submitted: what chat templates take for the present."""
     try:
         return datetime.fromisoformat(record.created)
     except ValueError:

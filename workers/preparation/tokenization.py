@@ -16,6 +16,7 @@ from tokenizers import normalizers
 from parquetry.schemas.errors import MissingTokenizerError, RowError
 from parquetry.workers.checkpoint.tokenizer_file import read_tokenizer
 from parquetry.workers.preparation.added_tokens import add_tokens_of_settings
+from parquetry.workers.preparation.asked import Asked
 from parquetry.workers.preparation.cells import is_of_the_row, or_error
 
 #: a text, or a pair of texts
@@ -49,6 +50,8 @@ class Tokens:
     spans: Spans | None = None
     #: name of the adapter the row asks for
     adapter: str | None = None
+    #: where rows say how they are answered
+    asked: Asked | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -86,6 +89,11 @@ class Tokenizer:
     def special_id(self, text: str) -> int | None:
         """The id of the special token of exactly this text, None where there is none."""
         return self._special_ids.get(text)
+
+    @property
+    def special_tokens(self) -> list[str]:
+        """The texts of all special tokens."""
+        return list(self._special_ids)
 
     @cached_property
     def _special_ids(self) -> dict[str, int]:

@@ -12,12 +12,14 @@ from parquetry.schemas.errors import UnreadableFileError
 from parquetry.schemas.shard import Mark
 from parquetry.schemas.spec.formats import HEAD_BYTES, FileKind
 from parquetry.schemas.storage.decompression import open_text
+from parquetry.workers.reading.batch_lines import BatchLines
 from parquetry.workers.reading.csv_records import CsvRecords
 from parquetry.workers.reading.json_lines import JsonLines
 from parquetry.workers.reading.lines import START, problem_of, seek
 from parquetry.workers.reading.text_rows import TextFormat, TextRow
 
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
+_OF_JSON = {"jsonl": JsonLines, "openai-batch": BatchLines}
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,11 @@ def opened_text(stream: BinaryIO, kind: FileKind, path: str) -> Iterator[OpenedT
     """Raises UnreadableFileError for text that is not UTF-8, and for a malformed header."""
     with open_text(stream, kind.compression) as text:
         head = text.peek(HEAD_BYTES)[:HEAD_BYTES]
-        problem = problem_of(head) or (_problem_of_json(head) if kind.format == "jsonl" else None)
+        problem = problem_of(head) or (_problem_of_json(head) if kind.format in _OF_JSON else None)
         if problem is not None:
             raise UnreadableFileError(path=path, reason=problem)
-        if kind.format == "jsonl":
-            yield OpenedText(text, JsonLines(), START)
+        if kind.format in _OF_JSON:
+            yield OpenedText(text, _OF_JSON[kind.format](), START)
         else:
             found, first = CsvRecords.open(text, _DELIMITERS[kind.format], path)
             yield OpenedText(text, found, first)

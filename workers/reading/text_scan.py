@@ -12,7 +12,10 @@ import pyarrow as pa
 
 from parquetry.schemas.settings import settings
 from parquetry.schemas.shard import Mark
+from parquetry.schemas.spec.batch_format import COLUMNS
 from parquetry.schemas.spec.formats import FileKind
+from parquetry.workers.reading.batch_facts import BatchFacts
+from parquetry.workers.reading.batch_lines import BatchLines
 from parquetry.workers.reading.csv_records import CsvRecords
 from parquetry.workers.reading.json_blocks import arrow_types, line_blocks
 from parquetry.workers.reading.opened_text import OpenedText, opened_text
@@ -38,6 +41,8 @@ class TextFacts:
     malformed: tuple[int, str] | None = None
     #: names a CSV header has more than once
     repeated: tuple[str, ...] = ()
+    #: of a file of requests
+    batch: BatchFacts | None = None
 
 
 def scan(stream: BinaryIO, kind: FileKind, path: str, *, types: str, limit: int | None) -> TextFacts:
@@ -48,7 +53,9 @@ def scan(stream: BinaryIO, kind: FileKind, path: str, *, types: str, limit: int 
             names = text.format.header
             facts.types = dict.fromkeys(names, pa.null())
             facts.repeated = tuple(sorted({name for name in names if names.count(name) > 1}))
-        if isinstance(text.format, CsvRecords) or limit is not None:
+        if isinstance(text.format, BatchLines):
+            facts.types, facts.batch = dict.fromkeys(COLUMNS, TEXT), BatchFacts()
+        if isinstance(text.format, CsvRecords | BatchLines) or limit is not None:
             _scan_rows(facts, text, types, islice(text.rows(), limit))
         else:
             _scan_json(facts, text)
@@ -58,7 +65,10 @@ def scan(stream: BinaryIO, kind: FileKind, path: str, *, types: str, limit: int 
 def _scan_rows(facts: TextFacts, text: OpenedText, types: str, rows: Iterator[TextRow]) -> None:
     for block in blocks(rows):
         _add(facts, block)
-        _join(facts.types, _types(text, block, types))
+        if facts.batch is None:
+            _join(facts.types, _types(text, block, types))
+        else:
+            facts.batch.add(block)
 
 
 def _scan_json(facts: TextFacts, text: OpenedText) -> None:
@@ -91,9 +101,9 @@ def _join(known: dict[str, pa.DataType], found: dict[str, pa.DataType]) -> None:
 
 def _add(facts: TextFacts, block: list[TextRow]) -> None:
     for row in block:
-        if row.values is None:
+        if row.fault is not None:
             facts.num_malformed += 1
-            facts.malformed = facts.malformed or (row.line, row.fault or "")
+            facts.malformed = facts.malformed or (row.line, row.fault)
     _mark(facts, block[0].byte, block[0].line)
     facts.num_rows += len(block)
     facts.num_bytes = block[-1].byte

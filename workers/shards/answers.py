@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -12,14 +13,11 @@ import pyarrow.compute as pc
 from parquetry.schemas.errors import InvalidValueError
 from parquetry.schemas.spec.columns import task_fields
 from parquetry.schemas.spec.job import JobSpec
-from parquetry.schemas.spec.json_columns import json_fields
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.preparation.tokenization import Tokenizer
-from parquetry.workers.request import Completion, Encoding
+from parquetry.workers.request import Encoding
 from parquetry.workers.shards.entities import EntityGrouping
-from parquetry.workers.shards.json_objects import property_cells, read_object
 from parquetry.workers.shards.pending_rows import Outcome
-from parquetry.workers.stops import cut_at_stop
 
 
 class Answers(ABC):
@@ -27,6 +25,8 @@ class Answers(ABC):
 
     #: whether answers point into the tokens of a row
     needs_tokens = False
+    #: what provenance tells of them
+    facts: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, spec: JobSpec, *, embedding_dim: int | None = None, per_token: bool = False) -> None:
         self._spec = spec
@@ -35,79 +35,6 @@ class Answers(ABC):
     @abstractmethod
     def columns(self, rows: Sequence[Outcome]) -> list[pa.Array]:
         """One array for each of `fields`; null in error rows unless the column says what happened."""
-
-    @classmethod
-    def of(cls, spec: JobSpec, checkpoint: Checkpoint, tokenizer: Tokenizer, engine: Mapping[str, str]) -> Answers:
-        """The answers of the spec's task; `engine` is what `Engine.describe` returned."""
-        if spec.task == "generate":
-            return GenerationAnswers(spec, tokenizer)
-        if spec.task == "embed":
-            return EmbeddingAnswers(spec, embedding_dim=int(engine["embedding_dim"]))
-        if spec.task == "score":
-            return ScoreAnswers(spec)
-        if checkpoint.is_token_classifier:
-            return EntityAnswers(spec, checkpoint, tokenizer, int(engine["num_labels"]))
-        return ClassificationAnswers(spec, checkpoint, int(engine["num_labels"]))
-
-
-class GenerationAnswers(Answers):
-    """Decoded text, or one list of texts where a row has several samples."""
-
-    def __init__(self, spec: JobSpec, tokenizer: Tokenizer) -> None:
-        super().__init__(spec)
-        self._tokenizer = tokenizer
-        self._generation = spec.generation
-
-    def columns(self, rows: Sequence[Outcome]) -> list[pa.Array]:
-        decoded = self._decode(rows)
-        texts = iter(decoded)
-        values = {
-            "output": [self._each(row, lambda _: next(texts)) for row in rows],
-            "finish_reason": [self._reasons(row) for row in rows],
-            "prompt_tokens": [row.num_prompt_tokens for row in rows],
-            "output_tokens": [self._each(row, lambda result: len(result.output_ids)) for row in rows],
-            "logprobs": [self._each(row, _logprobs) for row in rows],
-        }
-        own = [pa.array(values[field.name], field.type) for field in self.fields if field.name in values]
-        return own + self._unpacked(rows, decoded)
-
-    def _unpacked(self, rows: Sequence[Outcome], texts: Sequence[str]) -> list[pa.Array]:
-        """A column for each property of the JSON schema; null where the output ended before its object did."""
-        if not self._generation.json_columns:
-            return []
-        objects = [read_object(text) for text in texts]
-        columns = []
-        for field in json_fields(self._generation.json_schema or {}):
-            values = self._in_turn(rows, property_cells(objects, field))
-            columns.append(pa.array(values, field.type if self._generation.n == 1 else pa.list_(field.type)))
-        return columns
-
-    def _in_turn(self, rows: Sequence[Outcome], cells: Iterable[object]) -> list[object]:
-        """The cells of a column, one for each sample in turn, as `_each` gives them."""
-        left = iter(cells)
-        return [self._each(row, lambda _: next(left)) for row in rows]
-
-    def _decode(self, rows: Sequence[Outcome]) -> list[str]:
-        ids = [result.output_ids for row in rows if row.error is None for result in row.completions]
-        texts = self._tokenizer.decode(ids, skip_special_tokens=self._generation.skip_special_tokens)
-        return [cut_at_stop(text, self._generation.stop) for text in texts]
-
-    def _reasons(self, row: Outcome) -> object:
-        if row.error is None:
-            return self._each(row, lambda result: result.finish_reason)
-        count = self._spec.generation.n
-        return "error" if count == 1 else ["error"] * count
-
-    def _each(self, row: Outcome, value: Callable[[Completion], object]) -> object:
-        """The value of the only sample, or a list with that of every sample; None in an error row."""
-        if row.error is not None:
-            return None
-        values = [value(result) for result in row.completions]
-        return values[0] if self._spec.generation.n == 1 else values
-
-
-def _logprobs(result: Completion) -> list[float] | None:
-    return None if result.logprobs is None else result.logprobs.tolist()
 
 
 class EmbeddingAnswers(Answers):
@@ -118,6 +45,24 @@ class EmbeddingAnswers(Answers):
         matrix, errors = _matrix(rows, kind.list_size)
         values = pa.array(matrix.astype(kind.value_type.to_pandas_dtype(), copy=False).reshape(-1))
         return [pa.FixedSizeListArray.from_arrays(values, type=kind, mask=pa.array(errors))]
+
+
+class RequestEmbeddings(Answers):
+    """The vectors of a row's texts, and how many tokens they have."""
+
+    def columns(self, rows: Sequence[Outcome]) -> list[pa.Array]:
+        kind = self.fields[0].type
+        good = [row for row in rows if row.error is None]
+        vectors = [result.values for row in good for result in row.results if isinstance(result, Encoding)]
+        value = kind.value_type.value_type
+        values = np.concatenate(vectors) if vectors else np.empty(0, np.float32)
+        flat = pa.array(values.astype(value.to_pandas_dtype(), copy=False), value)
+        lengths = [0 if row.error is not None else len(row.results) for row in rows]
+        offsets = pa.array(np.concatenate(([0], np.cumsum(lengths))), pa.int32())
+        errors = pa.array([row.error is not None for row in rows], pa.bool_())
+        fixed = pa.FixedSizeListArray.from_arrays(flat, type=kind.value_type)
+        counts = pa.array([row.num_prompt_tokens for row in rows], pa.int32())
+        return [pa.ListArray.from_arrays(offsets, fixed, type=kind, mask=errors), counts]
 
 
 class ScoreAnswers(Answers):

@@ -88,6 +88,8 @@ def _schema_problem(spec: JobSpec, schema: pa.Schema) -> str | None:
 
 
 def _same_type(found: pa.DataType, expected: pa.DataType) -> bool:
+    if pa.types.is_list(expected):
+        return pa.types.is_list(found) and _same_type(found.value_type, expected.value_type)
     if pa.types.is_fixed_size_list(expected):
         # only the model knows how long an embedding is
         return pa.types.is_fixed_size_list(found) and found.value_type == expected.value_type

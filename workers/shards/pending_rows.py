@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -19,7 +19,7 @@ class Outcome:
     num_prompt_tokens: int | None = None
     results: list[Result | None] = field(default_factory=list)
     error: str | None = None
-    #: where the tokens lie in the text, for labels of tokens
+    #: for labels of tokens, and where rows say how they are answered
     tokens: Tokens | None = None
 
     @property
@@ -68,11 +68,16 @@ class PendingRows:
     """Some rows of the job's input, from reading to writing; `numbers` are their positions in it."""
 
     def __init__(
-        self, kept: pa.RecordBatch, numbers: Sequence[int], prepared: Sequence[PreparedRow], num_samples: int
+        self,
+        kept: pa.RecordBatch,
+        numbers: Sequence[int],
+        prepared: Sequence[PreparedRow],
+        samples: Callable[[Tokens], int],
     ) -> None:
+        """`samples` tells how many answers a row is to have."""
         self.kept = kept
         self.numbers = numbers
-        self.outcomes = [_outcome(tokens, num_samples) for tokens in prepared]
+        self.outcomes = [_outcome(tokens, samples) for tokens in prepared]
         #: of all prompts
         self.num_tokens = sum(outcome.num_prompt_tokens or 0 for outcome in self.outcomes)
         #: of the kept columns, of all images and of answers that were there
@@ -104,11 +109,11 @@ class PendingRows:
         return ((self.numbers[i], o) for i, o in enumerate(self.outcomes) if not o.results)
 
 
-def _outcome(tokens: PreparedRow, num_samples: int) -> Outcome:
+def _outcome(tokens: PreparedRow, samples: Callable[[Tokens], int]) -> Outcome:
     if isinstance(tokens, Outcome):
         return tokens
     if isinstance(tokens, RowError):
         return Outcome(error=str(tokens))
-    # the tokens themselves are kept only where the answer points into the text
-    kept = tokens if tokens.spans is not None else None
-    return Outcome(num_prompt_tokens=len(tokens.ids), results=[None] * num_samples, tokens=kept)
+    # the tokens themselves are kept only where the answer points into the text, or the row says how it is written
+    kept = tokens if tokens.spans is not None or tokens.asked is not None else None
+    return Outcome(num_prompt_tokens=len(tokens.ids), results=[None] * samples(tokens), tokens=kept)

@@ -162,7 +162,7 @@ class _ShardRun:
     def _submit(self, batch: pa.RecordBatch, rows: list[PreparedRow]) -> None:
         preparation = self._stages.preparation
         numbers = list(islice(self._numbers, batch.num_rows))
-        pending = PendingRows(batch.select(self._stages.kept), numbers, rows, preparation.num_samples)
+        pending = PendingRows(batch.select(self._stages.kept), numbers, rows, preparation.samples)
         self._pending.append(pending)
         for row, outcome in pending.refused():
             self._settle(row, outcome)
@@ -176,7 +176,7 @@ class _ShardRun:
         for index, tokens in enumerate(prepared):
             if not isinstance(tokens, Tokens):
                 continue
-            for sample in range(preparation.num_samples):
+            for sample in range(preparation.samples(tokens)):
                 self._next_id += 1
                 self._unanswered[self._next_id] = (pending, index, sample)
                 yield preparation.request(self._next_id, tokens, pending.numbers[index], sample)

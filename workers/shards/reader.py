@@ -118,8 +118,16 @@ def _read_text(file_slice: Slice, file: BinaryIO, schema: pa.Schema, conforming:
         mark = max((mark for mark in file_slice.file.marks if mark[0] <= file_slice.start), default=text.first)
         skipped = file_slice.start - mark[0]
         wanted = islice(text.rows(mark), skipped, file_slice.stop - mark[0])
-        for block in blocks(wanted):
+        for block in blocks(_without_repeated(wanted, file_slice)):
             yield from conforming.rows(*_text_batch(text, block, schema, file_slice.file, conforming))
+
+
+def _without_repeated(rows: Iterator[TextRow], file_slice: Slice) -> Iterator[TextRow]:
+    """The rows, with a fault where the custom_id is an earlier one's."""
+    again = frozenset(file_slice.file.repeated_rows)
+    for number, row in enumerate(rows, file_slice.start):
+        is_fault = number in again and row.fault is None
+        yield row._replace(fault="custom_id: an earlier line has the same") if is_fault else row
 
 
 def _text_batch(

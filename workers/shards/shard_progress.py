@@ -60,7 +60,7 @@ class ShardProgress(RowCounts):
 class Tally:
     """Counts the rows of a shard as they get their answers.
 
-    A row has `num_samples` outputs, each of `max_output` tokens at most.
+    A row has `num_samples` outputs at most, each of `max_output` tokens at most.
     """
 
     def __init__(self, num_samples: int = 1, max_output: int = 0) -> None:
@@ -88,12 +88,13 @@ class Tally:
         output = num_output_tokens(result)
         if result.error is None:
             self._lengths[output] += 1
-        if self._num_samples == 1:
+        num_samples = len(outcome.results)
+        if num_samples == 1:
             return
-        share = (outcome.num_prompt_tokens or 0) / self._num_samples
+        share = (outcome.num_prompt_tokens or 0) / num_samples
         if outcome.is_complete:
             # the whole row is about to be added
-            self._partial_prompt -= share * (self._num_samples - 1)
+            self._partial_prompt -= share * (num_samples - 1)
             self._partial_output -= outcome.num_output_tokens - output
         else:
             self._partial_prompt += share

@@ -20,6 +20,7 @@ from parquetry.workers.preparation.tokenization import Tokenizer, Tokens
 from parquetry.workers.reading.conform import Repairs
 from parquetry.workers.reading.input_rows import InputRows
 from parquetry.workers.shards.answers import Answers
+from parquetry.workers.shards.answers_choice import choose_answers
 from parquetry.workers.shards.clock import Clock
 from parquetry.workers.shards.merge import Merge, MergingWriter
 from parquetry.workers.shards.pending_rows import Outcome, PreparedRow
@@ -75,13 +76,14 @@ class Stages:
         columns = input_schema(record)
         kept = kept_columns(spec, columns.names)
         preparation = choose_preparation(record, checkpoint, tokenizer)
-        answers = Answers.of(spec, checkpoint, tokenizer, about)
+        answers = choose_answers(spec, checkpoint, tokenizer, about)
         # the metadata is pandas', of the index; a column that is not kept is none
         schema = pa.schema([*map(columns.field, kept), ROW, *answers.fields, ERROR], metadata=columns.metadata)
-        made_by = provenance(record, shard, fence, checkpoint, about)
+        made_by = {**provenance(record, shard, fence, checkpoint, about), **answers.facts}
         # a merge reads rows here and there, and seals are asked for runs of them
         seals = seals if settings().seal_seconds and merge is None else None
         identity = seal_identity(record, shard, made_by, about)
+        num_samples = None if spec.reads_requests else preparation.num_samples
         repairs = Repairs()
         rows = read_shard(record, shard, columns, repairs)
         return cls(
@@ -94,7 +96,7 @@ class Stages:
             writer=merge.writer(attempt, schema, made_by) if merge else PartWriter(attempt, schema, made_by),
             numbers=merge.numbers if merge else range(shard.first_row, shard.first_row + shard.num_rows),
             sealer=Sealer(seals, identity, settings().seal_seconds),
-            reused=ReusedRows(seals, identity, num_samples=preparation.num_samples, num_withheld=num_withheld),
+            reused=ReusedRows(seals, identity, num_samples=num_samples, num_withheld=num_withheld),
             repairs=repairs,
         )
 

@@ -19,26 +19,26 @@ from parquetry.workers.request import Request, Result, UnderWay
 from parquetry.workers.shards.reader import read_columns
 
 
-def input_file(path: Path, **partitions: str | None) -> InputFile:
+def input_file(path: Path, format: str = "auto", **partitions: str | None) -> InputFile:
     """The file as it is now."""
-    (found,) = find_inputs(InputSpec(path=str(path))).files
+    (found,) = find_inputs(InputSpec.model_validate({"path": str(path), "format": format})).files
     return found.model_copy(update={"partitions": partitions})
 
 
 def make_record(files: Sequence[Path | InputFile], *, rows_per_shard: int = 10**9, **spec: Any) -> JobRecord:
     """A job over these files, cut every `rows_per_shard` rows."""
-    infos = tuple(file if isinstance(file, InputFile) else input_file(file) for file in files)
+    format = spec.get("input", {}).get("format", "auto")
+    infos = tuple(file if isinstance(file, InputFile) else input_file(file, format) for file in files)
     rows = sum(info.num_rows for info in infos)
     bounds = (*range(0, rows, rows_per_shard), rows)
     base = {
         "task": "generate",
-        "input": {"path": infos[0].path},
         "output": {"path": "out"},
         "model": {"id": "none"},
-        "prompt": {"template": "{{ text }}"},
+        "prompt": {"template": "{{ text }}"} if format == "auto" else {},
     }
-    parsed = JobSpec.parse({**base, **spec})
-    found = find_inputs(InputSpec(path=[info.path for info in infos], types=parsed.input.types))
+    parsed = JobSpec.parse({**base, **spec, "input": {"path": infos[0].path, **spec.get("input", {})}})
+    found = find_inputs(parsed.input.model_copy(update={"path": [info.path for info in infos]}))
     added = [pa.field(name, pa.string()) for name in infos[0].partitions if name not in found.schema.names]
     known = pa.schema([*found.schema, *added], metadata=found.schema.metadata)
     names = read_columns(parsed, known.names)

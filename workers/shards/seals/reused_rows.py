@@ -28,9 +28,12 @@ class ReusedRows:
     """
 
     def __init__(
-        self, folder: SealFolder | None, identity: str, *, num_samples: int = 1, num_withheld: int = 0
+        self, folder: SealFolder | None, identity: str, *, num_samples: int | None = 1, num_withheld: int = 0
     ) -> None:
-        """The first `num_withheld` rows that are sealed are not given out, so that an engine has rows it can answer."""
+        """The first `num_withheld` rows that are sealed are not given out, so that an engine has rows it can answer.
+
+        `num_samples` are the results of every row, None where rows differ in them.
+        """
         self._folder, self._identity, self._num_samples = folder, identity, num_samples
         self._num_withheld = num_withheld
         #: not read yet

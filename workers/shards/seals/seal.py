@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -71,8 +72,8 @@ def _lists(arrays: Sequence[np.ndarray | None], kind: pa.DataType) -> pa.ListArr
     return pa.ListArray.from_arrays(offsets, pa.array(values.astype(kind.to_pandas_dtype(), copy=False)), mask=mask)
 
 
-def decode(data: bytes, identity: str, *, path: object, num_samples: int = 1) -> dict[int, Outcome]:
-    """The rows of a seal by their position in the job's input, each with `num_samples` results.
+def decode(data: bytes, identity: str, *, path: object, num_samples: int | None = 1) -> dict[int, Outcome]:
+    """The rows of a seal by their position in the job's input, each with `num_samples` results, or with all its own.
 
     Raises SealInvalidError for bytes that are not those that were written, and for a seal of another identity.
     """
@@ -80,14 +81,14 @@ def decode(data: bytes, identity: str, *, path: object, num_samples: int = 1) ->
     if found != identity:
         raise SealInvalidError(path=path, reason="it is of another job, another input or another engine")
     rows = batch["row"].to_numpy()
-    by_row = rows.reshape(-1, num_samples) if len(rows) % num_samples == 0 else rows[:0].reshape(0, 1)
-    if not len(by_row) or (by_row != by_row[:, :1]).any() or len(set(by_row[:, 0].tolist())) < len(by_row):
-        raise SealInvalidError(path=path, reason=f"it does not hold {num_samples} results of each row")
+    # the results of a row follow each other, and were sealed when all of them were there
+    starts = np.flatnonzero(np.diff(rows, prepend=-1)).tolist()
+    spans = list(pairwise([*starts, len(rows)]))
+    odd = num_samples is not None and any(stop - start != num_samples for start, stop in spans)
+    if not starts or odd or len(set(rows[starts].tolist())) < len(starts):
+        raise SealInvalidError(path=path, reason=f"it does not hold {num_samples or 'all'} results of each row")
     prompts, results = batch["prompt_tokens"].to_pylist(), _results(batch)
-    return {
-        row: Outcome(prompts[at * num_samples], results[at * num_samples : (at + 1) * num_samples])
-        for at, row in enumerate(by_row[:, 0].tolist())
-    }
+    return {int(rows[start]): Outcome(prompts[start], results[start:stop]) for start, stop in spans}
 
 
 def _read(data: bytes, path: object) -> tuple[pa.RecordBatch, str]:

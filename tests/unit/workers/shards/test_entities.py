@@ -22,7 +22,7 @@ from parquetry.workers.hosting.engine_choice import load_engine
 from parquetry.workers.preparation.texts import TextPreparation
 from parquetry.workers.preparation.tokenization import Spans, Tokenizer, Tokens
 from parquetry.workers.request import EncodeRequest
-from parquetry.workers.shards.answers import Answers
+from parquetry.workers.shards.answers_choice import choose_answers
 from parquetry.workers.shards.entities import EntityGrouping
 from parquetry.workers.shards.pending_rows import Outcome
 from parquetry.workers.shards.pipeline import run_shard
@@ -80,7 +80,7 @@ def found_entities(folder, texts, *, truncate="right", **model) -> tuple[list, l
         else Outcome(results=[results[number]], tokens=tokens)
         for number, tokens in enumerate(prepared)
     ]
-    answers = Answers.of(spec, checkpoint, tokenizer, engine.describe())
+    answers = choose_answers(spec, checkpoint, tokenizer, engine.describe())
     assert answers.fields == [ENTITIES]
     column = answers.columns(rows)[0]
     assert column.type == ENTITIES.type
