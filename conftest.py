@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +12,16 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).pare
 
 # the suite runs on as many processes as there are cores, and every engine on all of them would only wait for the others
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# imports and thousands of tests that are collected make no garbage: it is not searched for before the first test runs
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays, so that no search for garbage looks through it again."""
+    gc.freeze()
+    gc.enable()
+
 
 # a host that only runs the tests of a card has no need of it
 if find_spec("hypothesis") is not None:

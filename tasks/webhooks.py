@@ -9,14 +9,16 @@ import hmac
 import json
 import logging
 import time
-
-import httpx
+from typing import TYPE_CHECKING
 
 from parquetry.schemas.errors import UnknownJobError, redact_path
 from parquetry.schemas.settings import settings
 from parquetry.schemas.webhook_hosts import RefusedAddressError, WebhookHosts
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.ledger.outbox import Notice
+
+if TYPE_CHECKING:
+    import httpx
 
 log = logging.getLogger(__name__)
 TIMEOUT_S = 10.0
@@ -63,6 +65,9 @@ def payload(ledger: Ledger, notice: Notice) -> bytes:
 
 def _post(notice: Notice, body: bytes) -> str | None:
     """What went wrong, None when the receiver answered 2xx."""
+    # most workers never have a notice to send
+    import httpx
+
     try:
         url = httpx.URL(notice.url)
         address = WebhookHosts.of_settings().address(notice.url)

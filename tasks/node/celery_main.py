@@ -12,6 +12,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import pyarrow as pa
 from celery.apps import worker as celery_worker
 from celery.exceptions import SecurityWarning
 from celery.signals import setup_logging, worker_process_init
@@ -50,6 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
     use_permit_transport()
     app = make_app(config.url, config.env, config.queues)
     app.set_current()
+    # at its first array Arrow imports pandas: here once, not in each of the children
+    pa.array([])
     app.worker_main(_worker_arguments(config))
     return 0
 

@@ -19,6 +19,7 @@ from parquetry.schemas.settings import settings
 from parquetry.workers.engine import Engine
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.hosting.failure import is_permanent, repeats, sentence
+from parquetry.workers.hosting.garbage import not_searched
 from parquetry.workers.process.leash import die_with_parent
 from parquetry.workers.process.pulse import Pulse
 from parquetry.workers.process.server import EngineServer
@@ -49,7 +50,8 @@ def _builder(spec: EngineSpec, server: EngineServer, pulse: Pulse, folder: Path)
         return getattr(importlib.import_module(module), name)
     from parquetry.workers.hosting.trial_rows import tried
 
-    build = _own_builder(spec, server, pulse, folder)
+    with not_searched():
+        build = _own_builder(spec, server, pulse, folder)
     return lambda given: tried(build(given), given)
 
 

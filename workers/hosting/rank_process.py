@@ -15,6 +15,7 @@ from pathlib import Path
 from parquetry.schemas.log_lines import log_to
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.hosting.failure import is_permanent, sentence
+from parquetry.workers.hosting.garbage import not_searched
 from parquetry.workers.parallel.channel import StepReceiver
 from parquetry.workers.process.leash import die_with_parent
 from parquetry.workers.process.pulse import Pulse
@@ -42,9 +43,10 @@ def main(arguments: list[str] | None = None) -> int:
 def follow(options: argparse.Namespace, pulse: Pulse) -> None:
     """Returns when rank 0 has gone away or serves the model in another way."""
     # the imports here load torch
-    from parquetry.workers.engine import UnsupportedModel
-    from parquetry.workers.hosting.group_loading import load_rank
-    from parquetry.workers.packed.together import RankGroupRunner
+    with not_searched():
+        from parquetry.workers.engine import UnsupportedModel
+        from parquetry.workers.hosting.group_loading import load_rank
+        from parquetry.workers.packed.together import RankGroupRunner
 
     spec = EngineSpec.model_validate_json(options.spec)
     step_receiver = StepReceiver(Connection(options.steps, writable=False), pulse.send)

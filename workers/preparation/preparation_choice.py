@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from parquetry.schemas.manifest import JobRecord
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
-from parquetry.workers.preparation.images.image_prompts import ImagePreparation
 from parquetry.workers.preparation.preparation import Preparation
 from parquetry.workers.preparation.prompts import PromptPreparation
 from parquetry.workers.preparation.requests.request_prompts import RequestPreparation
@@ -20,5 +19,9 @@ def choose_preparation(record: JobRecord, checkpoint: Checkpoint, tokenizer: Tok
         return of_requests(record, checkpoint, tokenizer)
     if record.spec.task != "generate":
         return TextPreparation(record.spec, checkpoint, tokenizer)
-    of_prompts = PromptPreparation if record.spec.prompt.image is None else ImagePreparation
-    return of_prompts(record, checkpoint, tokenizer)
+    if record.spec.prompt.image is None:
+        return PromptPreparation(record, checkpoint, tokenizer)
+    # the client of HTTP that fetches images is worth a tenth of a second at the start of every worker
+    from parquetry.workers.preparation.images.image_prompts import ImagePreparation
+
+    return ImagePreparation(record, checkpoint, tokenizer)

@@ -6,6 +6,7 @@ import csv
 import io
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import cache
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,8 +17,6 @@ from parquetry.schemas.shard import Mark
 from parquetry.workers.reading.lines import START, Line, lines
 from parquetry.workers.reading.text_rows import Column, TextFormat, TextRow, is_text
 
-#: what stands for null in a column of numbers; in a column of text it is text
-NULLS = pa.array(["", "NA", "N/A", "n/a", "#N/A", "NULL", "null", "None", "NaN", "nan"])
 #: bytes one record may span behind an open quote
 _MAX_RECORD_BYTES = 16 << 20
 # lines are bounded before they get there
@@ -67,7 +66,7 @@ class CsvRecords(TextFormat):
         texts, repaired = self.texts(rows, place)
         if is_text(kind):
             return Column(texts if texts.type == kind else texts.cast(kind), {}, repaired)
-        numbers = pc.if_else(pc.is_in(texts, NULLS), pa.scalar(None, pa.string()), texts)
+        numbers = pc.if_else(pc.is_in(texts, nulls()), pa.scalar(None, pa.string()), texts)
         return Column(numbers.cast(kind), {}, repaired)
 
     def texts(self, rows: Sequence[TextRow], place: int) -> tuple[pa.Array, frozenset[int]]:
@@ -77,6 +76,13 @@ class CsvRecords(TextFormat):
             return pa.array(cells, pa.string()), frozenset()
         except UnicodeEncodeError:
             return _repaired(cells)
+
+
+@cache
+def nulls() -> pa.Array:
+    """What stands for null in a column of numbers; in a column of text it is text."""
+    # not when this module is imported: at its first array Arrow imports pandas, a third of the start of a process
+    return pa.array(["", "NA", "N/A", "n/a", "#N/A", "NULL", "null", "None", "NaN", "nan"])
 
 
 def _repaired(cells: Sequence[str | None]) -> tuple[pa.Array, frozenset[int]]:

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from parquetry.workers.reading.csv_records import NULLS, CsvRecords
+from parquetry.workers.reading.csv_records import CsvRecords, nulls
 from parquetry.workers.reading.text_rows import TextRow
 
 SMALL, LARGE, HUGE, TEXT = pa.int32(), pa.int64(), pa.decimal128(38, 0), pa.string()
@@ -75,7 +75,7 @@ def csv_types(file: CsvRecords, rows: Sequence[TextRow]) -> dict[str, pa.DataTyp
 
 def _csv_type(texts: pa.Array) -> pa.DataType:
     texts = texts.drop_null()
-    texts = texts.filter(pc.invert(pc.is_in(texts, NULLS)))
+    texts = texts.filter(pc.invert(pc.is_in(texts, nulls())))
     if not len(texts):
         return pa.null()
     if pc.all(pc.match_substring_regex(texts, _INTEGER)).as_py():
