@@ -331,7 +331,7 @@ def test_a_limit_ends_the_pass(tmp_path):
 
 
 def test_a_pass_is_made_once(tmp_path, monkeypatch):
-    from parquetry.producers.inputs.inputs import footers
+    from parquetry.producers.inputs import footers
 
     path = late(tmp_path / "a.jsonl", 1, "late")
     monkeypatch.setenv("PARQUETRY_STATE_DIR", str(tmp_path / "state"))
