@@ -12,6 +12,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from parquetry.workers.fusing.scaled_linear import ScaledLinear, swap_layers
 from parquetry.workers.packages import is_installed
 
 
@@ -30,39 +31,12 @@ def _(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
-class Int8Linear(nn.Module):
-    """Stands where a linear layer stood. Its values and scales are those inside torchao's tensor."""
+class Int8Linear(ScaledLinear):
+    """Stands where a linear layer over int8 weights stood."""
 
-    weight: Any
-    values: Tensor
-    scale: Tensor
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        # torchao's tensor: some model classes ask a layer's weight for its dtype
-        self.weight = linear.weight
-        self.bias = linear.bias
-        self.register_buffer("values", self.weight.qdata, persistent=False)
-        self.register_buffer("scale", self.weight.scale.flatten(), persistent=False)
-
-    def hold(self, values: Tensor, scale: Tensor) -> None:
-        """Let go of the values (outputs, inputs) and scales (outputs,) for these copies of them."""
-        self.values, self.scale = values, scale
-        self.weight.qdata, self.weight.scale = values, scale[:, None]
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.ops.parquetry.int8_linear(x, self.values, self.scale, self.bias)
-
-
-def merge_int8(layers: list[Int8Linear]) -> tuple[Tensor, Tensor]:
-    """Values and scales of all rows; those of the layers become views of them."""
-    values = torch.cat([layer.values for layer in layers])
-    scale = torch.cat([layer.scale for layer in layers])
-    widths = [layer.out_features for layer in layers]
-    for layer, rows, factors in zip(layers, values.split(widths), scale.split(widths), strict=True):
-        layer.hold(rows, factors)
-    return values, scale
+    @staticmethod
+    def multiply(x: Tensor, values: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+        return torch.ops.parquetry.int8_linear(x, values, scale, bias)
 
 
 def has_int8_weight(module: nn.Module) -> TypeGuard[nn.Linear]:
@@ -89,14 +63,4 @@ def is_scaled_by_row(weight: Any) -> bool:
 
 def swap_int8_layers(model: nn.Module) -> Callable[[], None]:
     """Swap linear layers over int8 weights, also those inside adapted ones; returns what puts them back."""
-    parents = list(model.modules())
-    children = [(parent, name, child) for parent in parents for name, child in parent.named_children()]
-    replaced = [(parent, name, child) for parent, name, child in children if has_int8_weight(child)]
-    for parent, name, linear in replaced:
-        setattr(parent, name, Int8Linear(linear))
-
-    def put_back() -> None:
-        for parent, name, linear in replaced:
-            setattr(parent, name, linear)
-
-    return put_back
+    return swap_layers(model, has_int8_weight, Int8Linear)

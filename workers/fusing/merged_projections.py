@@ -1,7 +1,7 @@
 """Projections that read the same input run as one matrix product: q, k and v, and gate and up.
 
 The weights of the parts become views of the merged weight, so nothing is held twice and a state dict stays as it was.
-Layers over int8 weights are merged in the same way.
+Layers over weights of one byte are merged in the same way.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from parquetry.workers.fusing.int8_linear import Int8Linear, merge_int8
+from parquetry.workers.fusing.fp8_linear import Fp8Linear
+from parquetry.workers.fusing.int8_linear import Int8Linear
+from parquetry.workers.fusing.scaled_linear import ScaledLinear, merge_scaled
 
 #: names of projections that stock attention and MLP classes give one input
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
-Mergeable = nn.Linear | Int8Linear
+Mergeable = nn.Linear | ScaledLinear
+MERGEABLE = (nn.Linear, Int8Linear, Fp8Linear)
 
 
 class MergedLinear(nn.Module):
@@ -46,14 +49,15 @@ class MergedLinear(nn.Module):
         self.outputs = list(self.multiply(x).split(self.widths, -1))
 
 
-class MergedInt8Linear(MergedLinear):
-    """Several layers over int8 weights and one input."""
+class MergedScaledLinear(MergedLinear):
+    """Several layers of one kind over weights of one byte and one input."""
 
     def merge_weights(self, layers: Sequence[Any]) -> None:
-        self.weight, self.scale = merge_int8(list(layers))
+        self.weight, self.scale = merge_scaled(layers)
+        self.product = layers[0].multiply
 
     def multiply(self, x: Tensor) -> Tensor:
-        return torch.ops.parquetry.int8_linear(x, self.weight, self.scale, self.bias)
+        return self.product(x, self.weight, self.scale, self.bias)
 
 
 class MergedProjection(nn.Module):
@@ -85,8 +89,8 @@ def merge_parameters(parameters: list[nn.Parameter]) -> Tensor:
 
 
 def can_merge(layers: list[Any]) -> TypeGuard[list[Mergeable]]:
-    """Plain half-precision linear layers of one kind, or int8 ones: any other is a class of its own, or its weight."""
-    if any(type(x) not in (nn.Linear, Int8Linear) or x._forward_hooks or x._forward_pre_hooks for x in layers):
+    """Plain half-precision linear layers, or ones of one byte, of one kind: any other is a class of its own."""
+    if any(type(x) not in MERGEABLE or x._forward_hooks or x._forward_pre_hooks for x in layers):
         return False
     # torchao keeps the layer's class and quantizes by the type of its weight
     if any(type(layer) is nn.Linear and type(layer.weight) is not nn.Parameter for layer in layers):
@@ -103,7 +107,7 @@ def merge_projections(model: nn.Module) -> Callable[[], None]:
             layers = [getattr(module, name, None) for name in names]
             if not can_merge(layers):
                 continue
-            merged = MergedInt8Linear(layers) if isinstance(layers[0], Int8Linear) else MergedLinear(layers)
+            merged = MergedScaledLinear(layers) if isinstance(layers[0], ScaledLinear) else MergedLinear(layers)
             for index, (name, layer) in enumerate(zip(names, layers, strict=True)):
                 replaced.append((module, name, layer))
                 setattr(module, name, MergedProjection(merged, index))

@@ -1,4 +1,4 @@
-"""What is done once so that every step is fast: int8 kernels, merged projections, compiled layers, captured steps."""
+"""What is done once so that every step is fast: kernels for 8 bits, merged projections, compiled and captured steps."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from parquetry.workers.engine import UnsupportedModel
 from parquetry.workers.fusing.experts import has_experts, use_expert_kernels
+from parquetry.workers.fusing.fp8_linear import has_fp8_layers, swap_fp8_layers
 from parquetry.workers.fusing.int8_linear import has_int8_layers, swap_int8_layers
 from parquetry.workers.fusing.merged_projections import merge_projections
 from parquetry.workers.packages import is_installed
@@ -33,6 +34,7 @@ LATENTS = "latents in place of keys and values"
 COSTS = {
     "compiled layers": "a small model took 2.7 times as long on an H100",
     "int8 kernels": "8-bit products run through the library's own, which are slower than 16-bit ones",
+    "fp8 kernels": "8-bit floats are multiplied layer by layer, and their inputs made 8-bit for each",
     "experts kernels": "experts run through transformers' own products",
     LATENTS: "the cache holds, and attention reads, some fifty times as much",
     "captured decode steps": "the host launches every kernel of every decode step",
@@ -113,6 +115,8 @@ def speed_up(
         return
     if is_installed("triton") and has_int8_layers(model):
         changes.make("int8 kernels", partial(use_int8_kernels, model))
+    if is_installed("triton") and has_fp8_layers(model):
+        changes.make("fp8 kernels", partial(use_fp8_kernels, model))
     if is_installed("triton") and has_experts(model):
         changes.make("experts kernels", partial(use_experts, model))
     if is_installed("triton") and has_hopper_kernel(changes.forward, layers):
@@ -125,6 +129,11 @@ def speed_up(
 def use_int8_kernels(model: PreTrainedModel, undo: ExitStack) -> None:
     """Give layers over int8 weights our kernels."""
     undo.callback(swap_int8_layers(model))
+
+
+def use_fp8_kernels(model: PreTrainedModel, undo: ExitStack) -> None:
+    """Give layers over 8-bit floats our kernels."""
+    undo.callback(swap_fp8_layers(model))
 
 
 def use_experts(model: PreTrainedModel, undo: ExitStack) -> None:

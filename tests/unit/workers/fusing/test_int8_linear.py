@@ -23,7 +23,7 @@ from torchao.quantization import (
 )
 
 from parquetry.workers.fusing.int8_linear import Int8Linear, has_int8_weight, swap_int8_layers
-from parquetry.workers.fusing.merged_projections import MergedInt8Linear, MergedProjection, merge_projections
+from parquetry.workers.fusing.merged_projections import MergedProjection, MergedScaledLinear, merge_projections
 from parquetry.workers.loading.adapters.adapter_bank import AdaptedLinear, AdapterBank
 from parquetry.workers.packed.options import PackedOptions
 from parquetry.workers.packed.startup import Changes, speed_up
@@ -95,7 +95,7 @@ def test_merged_int8_projections_share_one_weight() -> None:
     want, scales, values = model(ids).logits, v_proj.weight.scale.clone(), v_proj.weight.qdata.clone()
     undos = [swap_int8_layers(model), merge_projections(model)]
     merged = attention.q_proj.owner[0]
-    assert type(merged) is MergedInt8Linear and type(attention.v_proj) is MergedProjection
+    assert type(merged) is MergedScaledLinear and type(attention.v_proj) is MergedProjection
     assert merged.widths == [32, 16, 16] and merged.bias.shape == (64,)
     assert merged.weight.data_ptr() == q_proj.weight.qdata.data_ptr()
     assert merged.weight[48:].data_ptr() == v_proj.weight.qdata.data_ptr()
