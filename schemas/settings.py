@@ -74,6 +74,8 @@ class Settings(BaseSettings):
     engine_factory: str | None = Field(None, pattern=r"^[\w.]+:\w+$")
     #: what ONNX Runtime computes on; auto is cuda on a GPU and cpu elsewhere. A build that lacks it refuses the job
     onnx_provider: OnnxProvider = "auto"
+    #: share of the card that vLLM takes, weights included
+    vllm_memory_fraction: float = Field(0.9, gt=0, le=1)
     #: operator's permission to run code that comes with a model
     trust_remote_code: bool = False
     #: opens the page to operators, and the other one to viewers, who change nothing

@@ -19,7 +19,7 @@ OF_FOLDER = frozenset(
     {
         *("env", "lease_seconds", "beat_seconds", "reconcile_seconds", "max_attempts", "starvation_seconds"),
         *("shards_in_flight", "token_budget", "engine_start_seconds", "engine_stall_seconds", "drain_seconds"),
-        *("seal_seconds", "keep_days", "onnx_provider", "log_level", "log_format"),
+        *("seal_seconds", "keep_days", "onnx_provider", "vllm_memory_fraction", "log_level", "log_format"),
     }
 )
 _OTHERS_MAY_WRITE = 0o022

@@ -12,7 +12,10 @@ BACKENDS: dict[str, tuple[tuple[str, ...], str]] = {
     "auto": (("torch", "transformers", "accelerate"), "torch"),
     "onnxruntime": (("onnxruntime",), "onnx"),
     "optimum": (("optimum", "onnxruntime"), "optimum"),
+    "vllm": (("vllm",), "vllm"),
 }
+#: back ends that share no environment with the others: their jobs wait in a queue of the same name
+OWN_QUEUES = ("optimum", "vllm")
 #: quantization -> its package, where it has one beside the back end's
 QUANTIZATIONS = {
     "int8": "bitsandbytes",
@@ -35,7 +38,7 @@ def engine_needs(model: ModelSpec) -> tuple[str, ...]:
     if model.backend in ("onnxruntime", "optimum"):
         return packages
     found = [*packages]
-    if model.quantization in QUANTIZATIONS:
+    if model.quantization in QUANTIZATIONS and model.backend != "vllm":
         found.append(QUANTIZATIONS[model.quantization])
     if model.attention in ATTENTIONS:
         found.append(ATTENTIONS[model.attention])

@@ -11,8 +11,12 @@ from parquetry.schemas.manifest import JobRecord
 from parquetry.schemas.settings import settings
 from parquetry.schemas.spec.job import ModelSpec, Task
 
-#: back ends that load no torch model, and the quantizations each knows
-OTHER_RUNTIMES: dict[str, tuple[str, ...]] = {"onnxruntime": ("none", "int8"), "optimum": ("none",)}
+#: back ends that load no torch model of ours, and the quantizations each knows
+OTHER_RUNTIMES: dict[str, tuple[str, ...]] = {
+    "onnxruntime": ("none", "int8"),
+    "optimum": ("none",),
+    "vllm": ("none", "fp8"),
+}
 
 
 class EngineSpec(BaseModel):

@@ -19,6 +19,7 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "flash_attn_interface": ("flash-attn-3", "flash-attn-3"),
     "gptqmodel": ("gptqmodel", "gptqmodel"),
     "optimum": ("optimum", "optimum"),
+    "vllm": ("vllm", "parquetry[vllm]"),
     "compressed_tensors": ("compressed-tensors", "compressed-tensors"),
     "kernels": ("kernels", "kernels"),
     "pandas": ("pandas", "pandas"),

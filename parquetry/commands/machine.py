@@ -65,11 +65,13 @@ def worker(
 
 
 def check_queues(names: tuple[str, ...]) -> None:
-    """A worker without Optimum would fail every shard of that queue. Raises MissingPackageError."""
+    """A worker without Optimum, or vLLM, would fail every shard of that queue. Raises MissingPackageError."""
     from parquetry.local.needed_packages import require_engine
+    from parquetry.workers.engine_needs import OWN_QUEUES
 
-    if "optimum" in names and settings().engine_factory is None:
-        require_engine("optimum")
+    for backend in OWN_QUEUES:
+        if backend in names and settings().engine_factory is None:
+            require_engine(backend)
 
 
 def share_cores(engines: int) -> None:

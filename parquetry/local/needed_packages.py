@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from parquetry.schemas.errors import MissingPackageError
 from parquetry.schemas.settings import settings
 from parquetry.schemas.spec.job import ModelSpec
-from parquetry.workers.engine_needs import ATTENTIONS, BACKENDS, QUANTIZATIONS
+from parquetry.workers.engine_needs import ATTENTIONS, BACKENDS, OWN_QUEUES, QUANTIZATIONS
 
 
 def require_engine(backend: str) -> None:
@@ -20,7 +20,7 @@ def require_engine(backend: str) -> None:
 def require_model(model: ModelSpec) -> None:
     """The same for a model as it is to be loaded."""
     require_engine(model.backend)
-    if settings().engine_factory is not None or model.backend in ("onnxruntime", "optimum"):
+    if settings().engine_factory is not None or model.backend in ("onnxruntime", *OWN_QUEUES):
         return
     if package := QUANTIZATIONS.get(model.quantization):
         _require(package, f"model.quantization {model.quantization}", "gpu")

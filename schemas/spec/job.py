@@ -16,7 +16,7 @@ from parquetry.schemas.spec.generation import GenerationSpec, PromptSpec
 from parquetry.schemas.spec.section import Positive, Section, first_problem
 
 Task = Literal["generate", "classify", "embed", "score"]
-Backend = Literal["auto", "packed", "transformers", "onnxruntime", "optimum"]
+Backend = Literal["auto", "packed", "transformers", "onnxruntime", "optimum", "vllm"]
 Quantization = Literal["none", "int8", "nf4", "fp4", "fp8", "int8-weight-only"]
 Attention = Literal[
     "auto", "eager", "sdpa", "sdpa-flash", "sdpa-efficient", "sdpa-math", "sdpa-cudnn",

@@ -14,7 +14,7 @@ from parquetry.schemas.progress.states import JobState
 from parquetry.schemas.progress.status import JobStatus, ShardFailure
 from parquetry.schemas.spec.budget import BudgetSpec
 from parquetry.schemas.spec.job import JobSpec
-from parquetry.workers.engine_needs import engine_needs
+from parquetry.workers.engine_needs import OWN_QUEUES, engine_needs
 from parquetry.workers.engine_spec import EngineSpec
 
 #: in the order in which scripts tell them
@@ -26,8 +26,8 @@ DECLINED = "declined:"
 
 
 def queue_of(spec: JobSpec) -> str:
-    """The queue whose workers can run the job: Optimum needs an environment of its own."""
-    return "optimum" if spec.model.backend == "optimum" else "default"
+    """The queue whose workers can run the job: Optimum and vLLM need environments of their own."""
+    return spec.model.backend if spec.model.backend in OWN_QUEUES else "default"
 
 
 def ctl_fields(record: JobRecord, queue: str, done: Sequence[PartRecord]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from parquetry.workers.loading.model import load_model
 from parquetry.workers.loading.needs import LoadingNeeds
 from parquetry.workers.packages import require
 from parquetry.workers.process.pulse import SendPulse
+from parquetry.workers.vllm.loading import load_vllm
 
 
 def load_engine(spec: EngineSpec, *, send_pulse: SendPulse = lambda: None) -> Engine:
@@ -36,6 +37,8 @@ def load_engine(spec: EngineSpec, *, send_pulse: SendPulse = lambda: None) -> En
     """
     if spec.model.backend == "optimum":
         return load_optimum(spec)
+    if spec.model.backend == "vllm":
+        return load_vllm(spec)
     if spec.model.backend == "onnxruntime" and spec.task == "generate":
         reason = "it serves classify, score and embed; set model.backend to auto or packed"
         raise UnsupportedOptionError(option="model.backend onnxruntime for task generate", reason=reason)

@@ -62,6 +62,11 @@ def _own_builder(spec: EngineSpec, server: EngineServer, pulse: Pulse, folder: P
         from parquetry.workers.encoding.onnx.optimum import load_optimum
 
         return lambda given: load_optimum(given.on(0))
+    if spec.model.backend == "vllm":
+        # it spreads over a device group by itself
+        from parquetry.workers.vllm.loading import load_vllm
+
+        return load_vllm
     if len(spec.devices) > 1:
         from parquetry.workers.hosting.group_host import RankGroupHost
 

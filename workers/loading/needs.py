@@ -38,6 +38,8 @@ from parquetry.workers.loading.quantization.stored_quantization import (
     known_method,
     stored_method,
 )
+from parquetry.workers.loading.vllm_options import check_adapter as check_vllm_adapter
+from parquetry.workers.loading.vllm_options import check_options as check_vllm
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class LoadingNeeds:
 
     def check(self) -> None:
         """Refuse what no worker could load: at submit, before the kind of card is known. Raises BadInputErrors."""
-        _check_runtime(self.model)
+        self._check_runtime()
         _check_kv_backend(self.model)
         dtype = self.dtype("cuda")
         if self.model.backend == "optimum" and (prefix := wrapper_prefix(self.headers)):
@@ -107,6 +109,15 @@ class LoadingNeeds:
         for adapter in self.adapters.values():
             adapter.check(self.model.id, self.headers)
             adapter.check_resident(self.model.id)
+
+    def _check_runtime(self) -> None:
+        """Refuse options of torch models where none of ours is loaded, which would be passed over in silence."""
+        if self.model.backend == "vllm":
+            check_vllm(self.model)
+            for adapter in filter(None, (self.adapter, *self.adapters.values())):
+                check_vllm_adapter(adapter, self.checkpoint)
+        elif self.model.backend in OTHER_RUNTIMES:
+            _check_onnx(self.model)
 
     def placement(
         self, device: str, cards: Mapping[Device, Card], limits: AttentionLimits, *, shares: int = 1
@@ -136,7 +147,7 @@ class LoadingNeeds:
 
 
 def _check_kv_backend(model: ModelSpec) -> None:
-    if model.kv_dtype != "auto" and model.backend not in ("auto", "packed"):
+    if model.kv_dtype != "auto" and model.backend not in ("auto", "packed", "vllm"):
         reason = f"the cache of model.backend {model.backend} is its own; set that to auto or packed"
         raise UnsupportedOptionError(option=f"model.kv_dtype {model.kv_dtype}", reason=reason)
 
@@ -148,10 +159,7 @@ def check_kv_dtype(model: ModelSpec, card: Card) -> None:
         raise UnsupportedOptionError(option="model.kv_dtype fp8", reason=reason)
 
 
-def _check_runtime(model: ModelSpec) -> None:
-    """Refuse options of torch models where none is loaded, which would be passed over in silence."""
-    if model.backend not in OTHER_RUNTIMES:
-        return
+def _check_onnx(model: ModelSpec) -> None:
     if model.attention != "auto":
         reason = f"the graphs of model.backend {model.backend} have attention of their own"
         raise UnsupportedAttentionError(attention=model.attention, reason=reason, supported="auto")

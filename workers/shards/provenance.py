@@ -90,7 +90,17 @@ def _versions(engine: Mapping[str, str]) -> dict[str, str]:
             found[name] = version(name)
         except PackageNotFoundError:
             pass
-    known = ("torch", "transformers", "onnxruntime", "optimum", "bitsandbytes", "torchao", "flash_attn", "pillow")
+    known = (
+        "torch",
+        "transformers",
+        "onnxruntime",
+        "optimum",
+        "vllm",
+        "bitsandbytes",
+        "torchao",
+        "flash_attn",
+        "pillow",
+    )
     return found | {name: engine[name] for name in known if name in engine}
 
 

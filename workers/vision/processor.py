@@ -87,17 +87,19 @@ class RowProcessor:
 
     def arrays(self, text: str, pixels: Sequence[Image.Image], *, is_plain: bool) -> Row:
         """The same from decoded images."""
-        text = self._with_placeholders(text, len(pixels), is_plain)
-        bos = self._own.tokenizer.bos_token
-        # a chat template writes the beginning itself, or leaves it to the processor as a plain prompt does
-        has_beginning = not is_plain and bos and text.startswith(bos)
-        options = {"add_special_tokens": False} if has_beginning else {}
+        text = self.with_placeholders(text, len(pixels), is_plain)
+        options = {"add_special_tokens": False} if self.has_beginning(text, is_plain=is_plain) else {}
         try:
             return self.batch([text], [pixels], **options)
         # a processor is the model's program: what it cannot take is the fault of this row
         except Exception as error:  # noqa: BLE001
             reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
             raise RowError(reason=f"the model's processor failed: {reason}") from None
+
+    def has_beginning(self, text: str, *, is_plain: bool) -> bool:
+        """Whether a chat template wrote the beginning itself; others leave it to the processor as plain prompts do."""
+        bos = self._own.tokenizer.bos_token
+        return bool(not is_plain and bos and text.startswith(bos))
 
     def batch(self, texts: Sequence[str], pixels: Sequence[Sequence[Image.Image]], **options: Any) -> Row:
         """What the processor itself makes of several rows, each with its images or all of them without."""
@@ -117,7 +119,7 @@ class RowProcessor:
         token = getattr(self._own, "image_token", None)
         return None if token is None else str(token)
 
-    def _with_placeholders(self, text: str, num_images: int, is_plain: bool) -> str:
+    def with_placeholders(self, text: str, num_images: int, is_plain: bool) -> str:
         """The text with one placeholder an image; a plain prompt that has none gets them in front."""
         self._require_no_other_media(text)
         token = self.placeholder
