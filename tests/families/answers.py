@@ -30,16 +30,25 @@ def rows(family: Family) -> list[np.ndarray]:
     return inner if family.task == "generate" else [np.array([1, *row, 2], np.int32) for row in inner]
 
 
-def wanted(family: Family, folder: Path) -> list[np.ndarray]:
+def wanted(family: Family, folder: Path, attention: str | None = None) -> list[np.ndarray]:
     """transformers' answers in float32, one row at a time: logits (num_new, vocab_size), or values (size,).
 
-    Raises whatever the family's classes raise.
+    Under the class's own choice of attention, or the one given. Raises whatever the family's classes raise.
     """
-    model = family.auto_class.from_pretrained(folder, dtype=torch.float32).eval()
+    options = {} if attention is None else {"attn_implementation": attention}
+    model = family.auto_class.from_pretrained(folder, dtype=torch.float32, **options).eval()
     answer = _generated if family.task == "generate" else _encoded
     eos_ids = Checkpoint.resolve(ModelSpec(id=str(folder))).eos_ids
     with torch.inference_mode():
         return [answer(model, torch.from_numpy(row[None].astype(np.int64)), family, eos_ids) for row in rows(family)]
+
+
+def differ(found: list[np.ndarray], want: list[np.ndarray]) -> bool:
+    """Whether two answers of transformers to the same rows, as `wanted` gives them, are more than rounding apart."""
+    pairs = zip(found, want, strict=True)
+    return any(
+        one.shape != other.shape or not np.allclose(one, other, atol=TIE, equal_nan=True) for one, other in pairs
+    )
 
 
 def _generated(model, ids, family, eos_ids) -> np.ndarray:

@@ -12,17 +12,31 @@ from transformers import PreTrainedModel
 WINDOWS = ("sliding_window", "sliding_window_size", "attention_window_size", "attention_chunk_size")
 #: the same for those seen by their score
 CHOICES = ("index_topk", "index_topk_blocks")
+#: what windows are narrowed to, so that rows outgrow them
+NARROW = 4
 
 
-@contextmanager
-def narrowed(model: PreTrainedModel, size: int) -> Iterator[None]:
-    """In here no window of the model is larger than `size` tokens, in its configs and in its modules."""
-    changed = [
+def widths_to_try(model: PreTrainedModel) -> tuple[int | None, ...]:
+    """What `narrowed` takes so that rows of a check are longer than every window, and shorter than those that are wide:
+    some classes leave out the mask of a row that no window cuts.
+    """
+    return (NARROW, None) if _wide(model, NARROW) else (NARROW,)
+
+
+def _wide(model: PreTrainedModel, size: int) -> list[tuple[Any, str, int]]:
+    """Owner, name and value of each window of more than `size` tokens."""
+    return [
         (owner, name, value)
         for owner in owners(model)
         for name in (*WINDOWS, *CHOICES)
         if is_wide(value := vars(owner).get(name), size)
     ]
+
+
+@contextmanager
+def narrowed(model: PreTrainedModel, size: int | None) -> Iterator[None]:
+    """In here no window of the model is larger than `size` tokens, in its configs and modules; None leaves them."""
+    changed = [] if size is None else _wide(model, size)
     for owner, name, _ in changed:
         setattr(owner, name, size)
     try:

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from parquetry.schemas.errors import UnusableModelError
-from parquetry.workers.checks.narrowing import chooses_tokens, narrowed
+from parquetry.workers.checks.narrowing import NARROW, chooses_tokens, narrowed, widths_to_try
 from parquetry.workers.checks.prompts import check_prompts
 from parquetry.workers.checks.rounding import filled_otherwise, rounded_otherwise
 from parquetry.workers.preparation.added_tokens import tokens_around
@@ -32,8 +32,6 @@ Compute = Callable[[Sequence[np.ndarray]], list[Tensor]]
 NUM_TOKENS = {"cuda": (71, 150), "cpu": (13, 32)}
 #: more short rows for models that choose tokens by a score: it is chance whether a choice depends on the padding
 MORE_TOKENS = (17, 21, 25, 29)
-#: what windows are narrowed to, so that rows outgrow them
-WINDOW = 4
 
 #: how many times its noise a row may be off in company: right families, half precision and experts included, reach 0.8
 LIMIT = 2.0
@@ -132,15 +130,16 @@ def size(value: Tensor) -> float:
 def choose_sharing(model: PreTrainedModel, compute: Compute, rows: Sequence[np.ndarray], pad_id: int | None) -> Sharing:
     """Which rows may share a batch of `compute`, found with `rows`, short ones and last a longer one.
 
-    Windows are narrowed for as long as it takes. Raises UnusableModelError when the model cannot compute one alone.
+    Windows are as they are, and narrowed. Raises UnusableModelError when the model cannot compute one alone.
     """
     *shorter, longest = rows
-    with narrowed(model, WINDOW), torch.inference_mode():
-        # a model that takes no longer rows than one of these is still seen to compute it
-        for short in shorter or [longest]:
-            sharing = _choose(model, compute, short, longest, pad_id)
-            if sharing.rows != "any":
-                return sharing
+    for width in widths_to_try(model):
+        with narrowed(model, width), torch.inference_mode():
+            # a model that takes no longer rows than one of these is still seen to compute it
+            for short in shorter or [longest]:
+                sharing = _choose(model, compute, short, longest, pad_id)
+                if sharing.rows != "any":
+                    return sharing
     return Sharing()
 
 
@@ -148,7 +147,7 @@ def share_or_not(
     model: PreTrainedModel, compute: Compute, short: np.ndarray, longest: np.ndarray, pad_id: int | None
 ) -> Sharing:
     """`choose_sharing` for two rows that cannot be cut to equal lengths, as those with images: any, or none."""
-    with narrowed(model, WINDOW), torch.inference_mode():
+    with narrowed(model, NARROW), torch.inference_mode():
         reason = _why_not(model, RowAlone(model, compute, short), compute, [short, longest], pad_id)
     return Sharing() if reason is None else Sharing("none", reason)
 

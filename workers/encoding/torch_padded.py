@@ -89,7 +89,11 @@ class TorchEncoder(QueuedEncoder):
     def share(self, sharing: Sharing) -> None:
         """From now on let these rows share a batch and no others; provenance says why."""
         self._queue.share(sharing.rows)
-        self._about = {**self._about, **sharing.facts}
+        self.note(sharing.facts)
+
+    def note(self, facts: dict[str, str]) -> None:
+        """Say this too in `describe`, and so in provenance."""
+        self._about = {**self._about, **facts}
 
     def trial(self, rows: Sequence[np.ndarray]) -> list[Tensor]:
         """What the model gives for one batch of `rows` (each (num_tokens,) int32), before anything is made of it."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
+import numpy as np
 from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -13,6 +15,7 @@ from parquetry.schemas.errors import UnsupportedOptionError
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.cross_encoder import score_activation
 from parquetry.workers.checks.sharing import Sharing, choose_sharing, rows_to_share
+from parquetry.workers.checks.stock_attention import trusted_attention
 from parquetry.workers.encoding.batching.pad_id import own_pad_id
 from parquetry.workers.encoding.model_class import labels_tokens
 from parquetry.workers.encoding.outputs.label_scores import choose_activation, label_scores, token_labels
@@ -61,17 +64,19 @@ def put_encoder(spec: EngineSpec, checkpoint: Checkpoint, model: PreTrainedModel
         token_budget=spec.token_budget or budget,
         about={**about(spec, model), **facts, "why_not_packed": reason},
     )
-    choose_padding(engine, model, Tokenizer.from_file(str(checkpoint.tokenizer_folder / "tokenizer.json")))
+    tokenizer = Tokenizer.from_file(str(checkpoint.tokenizer_folder / "tokenizer.json"))
+    rows = rows_to_share(tokenizer, model, engine.limits.max_tokens, own_pad_id(model))
+    engine.note(trusted_attention(model, engine.trial, rows, is_named=spec.model.attention.startswith("sdpa")))
+    choose_padding(engine, model, rows)
     return engine
 
 
-def choose_padding(engine: TorchEncoder, model: PreTrainedModel, tokenizer: Tokenizer | None) -> None:
+def choose_padding(engine: TorchEncoder, model: PreTrainedModel, rows: Sequence[np.ndarray]) -> None:
     """Pad on the side on which rows answer as alone; where there is none, let only such rows share a batch as do.
 
     Raises UnusableModelError.
     """
     pad_id = own_pad_id(model)
-    rows = rows_to_share(tokenizer, model, engine.limits.max_tokens, pad_id)
     first: Sharing | None = None
     sides: tuple[Side, ...] = ("right", "left")
     for engine.side in sides:

@@ -14,6 +14,7 @@ from parquetry.schemas.settings import settings
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.forecast import Forecast
 from parquetry.workers.checks.sharing import Sharing, choose_sharing, rows_to_share
+from parquetry.workers.checks.stock_attention import trusted_attention
 from parquetry.workers.engine import Engine, UnsupportedModel, WrongAnswers
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.hosting.loaded_model import about, pulse_in_layers
@@ -71,14 +72,17 @@ def put_generator(spec: EngineSpec, checkpoint: Checkpoint, model: PreTrainedMod
         about={**about(spec, model), "why_not_packed": reason},
         send_pulse=send_pulse,
     )
-    _choose_sharing(engine, checkpoint, tokenizer)
+    _choose_sharing(engine, spec, checkpoint, tokenizer)
     return engine
 
 
-def _choose_sharing(engine: TransformersGenerate, checkpoint: Checkpoint, tokenizer: tokenizers.Tokenizer) -> None:
+def _choose_sharing(
+    engine: TransformersGenerate, spec: EngineSpec, checkpoint: Checkpoint, tokenizer: tokenizers.Tokenizer
+) -> None:
     """Let only such rows share a batch as answer there as they do alone. Raises UnusableModelError."""
     model = engine.model
     rows = rows_to_share(tokenizer, model, checkpoint.context_window - NUM_OUTPUTS, checkpoint.pad_id)
+    engine.note(trusted_attention(model, engine.trial, rows, is_named=spec.model.attention.startswith("sdpa")))
     sharing = choose_sharing(model, engine.trial, rows, checkpoint.pad_id)
     if sharing.rows == "any" and (reason := long_rope_reason(model.config, checkpoint.context_window)):
         sharing = Sharing("equal lengths", reason)

@@ -84,7 +84,11 @@ class TransformersGenerate(Engine):
         self._groups_by_length = sharing.rows == "equal lengths"
         if sharing.rows == "none":
             self._waiting.max_rows = 1
-        self._about = {**self._about, **sharing.facts}
+        self.note(sharing.facts)
+
+    def note(self, facts: dict[str, str]) -> None:
+        """Say this too in `describe`, and so in provenance."""
+        self._about = {**self._about, **facts}
 
     def trial(self, rows: Sequence[np.ndarray]) -> list[torch.Tensor]:
         """What one batch of `rows` (each (num_tokens,) int32) would go by: logits (num_outputs, vocab_size) of each."""

@@ -18,6 +18,7 @@ MAX_SENTENCE = 600
 #: keys of an engine's provenance that tell of a price, and in what words
 _SLOWER = {
     "runs_without": "runs without",
+    "why_eager": "attention is computed step by step",
     "equal_lengths_only": "only rows of equal length share a batch",
     "one_row_at_a_time": "rows run one at a time",
 }

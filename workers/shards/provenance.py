@@ -19,7 +19,7 @@ from parquetry.workers.checkpoint.checkpoint import Checkpoint
 ENGINE_KEYS = (
     *("backend", "attention", "dtype", "why_dtype", "quantization", "int8_weights"),
     *("tensor_parallel", "why_not_tensor_parallel", "why_not_packed", "runs_without"),
-    *("equal_lengths_only", "one_row_at_a_time"),
+    *("equal_lengths_only", "one_row_at_a_time", "why_eager", "sdpa_differs"),
 )
 _PACKAGES = ("numpy", "pyarrow", "tokenizers")
 
