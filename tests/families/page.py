@@ -27,16 +27,41 @@ once, on a CPU in float32, and its answers are those of transformers to each row
 The engine decides that when it loads a model, by trying it, and not by this table: a checkpoint may differ from its
 family. `parquetry plan`, the log and the parts' metadata say how a job runs, and why.
 """
+_OLDEST = """The same on the oldest version that we support, from benchmarks/results/families-oldest.jsonl: {count} verdicts,
+{ways}. These run otherwise there, or are told apart; families that it does not know are left out."""
+_DISAGREE = "transformers' sdpa differs"
 #: characters of a reason that plan shows
 _MAX_REASON = 160
 _TITLES = {"generate": "Generation", "classify": "Classification", "label tokens": "Token labels", "embed": "Embedding"}
 
 
-def page(verdicts: Sequence[Verdict]) -> str:
-    """The whole page."""
-    versions = " and ".join(sorted({verdict.transformers for verdict in verdicts}))
+def page(verdicts: Sequence[Verdict], oldest: Sequence[Verdict]) -> str:
+    """The whole page: of the newest transformers, and where the oldest that we support differs."""
     sections = [_section(task, [verdict for verdict in verdicts if verdict.task == task]) for task in TASKS]
-    return "\n".join([_HEAD.format(versions=versions), *sections])
+    return "\n".join([_HEAD.format(versions=_versions(verdicts)), *sections, _differences(verdicts, oldest)])
+
+
+def _versions(verdicts: Sequence[Verdict]) -> str:
+    return " and ".join(sorted({verdict.transformers for verdict in verdicts}))
+
+
+def _differences(verdicts: Sequence[Verdict], oldest: Sequence[Verdict]) -> str:
+    now = {(verdict.kind, verdict.task): verdict for verdict in verdicts}
+    pairs = [(verdict, now.get((verdict.kind, verdict.task))) for verdict in oldest]
+    others = [(old, new) for old, new in pairs if new and (old.way != new.way or _DISAGREE in old.reason)]
+    lines = [f"## transformers {_versions(oldest)}", "", _OLDEST.format(count=len(oldest), ways=_counts(oldest)), ""]
+    lines += ["| family | task | way | why | newest |", "|---|---|---|---|---|"]
+    lines += [f"| {old.kind} | {old.task} | {old.way} | {_cell(old.reason)} | {new.way} |" for old, new in others]
+    return "\n".join([*lines, ""])
+
+
+def _counts(verdicts: Sequence[Verdict]) -> str:
+    counts = {way: sum(verdict.way == way for verdict in verdicts) for way in WAYS}
+    return ", ".join(f"{count} {way}" for way, count in counts.items() if count)
+
+
+def _cell(reason: str) -> str:
+    return reason.replace("|", "/")
 
 
 def forecast(verdicts: Sequence[Verdict]) -> str:
@@ -50,14 +75,12 @@ def forecast(verdicts: Sequence[Verdict]) -> str:
 
 
 def _section(task: str, verdicts: Sequence[Verdict]) -> str:
-    counts = {way: sum(verdict.way == way for verdict in verdicts) for way in WAYS}
-    summary = ", ".join(f"{count} {way}" for way, count in counts.items() if count)
     rest = sorted((v for v in verdicts if v.way != "packed"), key=lambda v: (WAYS.index(v.way), v.kind))
     packed = ", ".join(sorted(v.kind for v in verdicts if v.way == "packed"))
-    lines = [f"## {_TITLES[task]}", "", f"{len(verdicts)} families: {summary}.", ""]
+    lines = [f"## {_TITLES[task]}", "", f"{len(verdicts)} families: {_counts(verdicts)}.", ""]
     if packed:
         lines += [f"Packed: {packed}.", ""]
     if rest:
         lines += ["| family | way | why |", "|---|---|---|"]
-        lines += [f"| {v.kind} | {v.way} | {v.reason.replace('|', '/')} |" for v in rest]
+        lines += [f"| {v.kind} | {v.way} | {_cell(v.reason)} |" for v in rest]
     return "\n".join([*lines, ""])

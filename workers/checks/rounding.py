@@ -18,9 +18,12 @@ QUANTIZED_ROUNDING = 2.0**-8
 
 
 @contextmanager
-def rounded_otherwise(model: PreTrainedModel, seed: int) -> Iterator[None]:
-    """In here every block of `model` gives what it would, moved by as much as one rounding may move it."""
-    step = rounding_step(model)
+def rounded_otherwise(model: PreTrainedModel, seed: int, step: float | None = None) -> Iterator[None]:
+    """In here every block of `model` gives what it would, moved by as much as one rounding may move it.
+
+    `step` is that as a share of its size, by default the model's own.
+    """
+    step = rounding_step(model) if step is None else step
     random = torch.Generator(device=model.device).manual_seed(seed)
 
     def move(_module: nn.Module, _args: Any, output: Any) -> Any:

@@ -7,13 +7,14 @@ in transformers 5.17 Doge has no mask for a row without padding, whose tokens th
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from parquetry.workers.checks.narrowing import narrowed, widths_to_try
+from parquetry.workers.checks.narrowing import narrowed, owners, widths_to_try
 from parquetry.workers.checks.sharing import FAILURES, NUM_MORE, NUM_ROUNDINGS, Compute, RowAlone
 
 log = logging.getLogger(__name__)
@@ -48,15 +49,26 @@ def _off(model: PreTrainedModel, compute: Compute, row: np.ndarray, width: int |
     """How far the row's answer under eager is from that under sdpa, in units of the latter's noise."""
     with narrowed(model, width):
         alone = RowAlone(model, compute, row)
-        model.set_attn_implementation("eager")
         try:
-            found = compute([row])[0]
+            with eager_attention(model):
+                found = compute([row])[0]
         except FAILURES:
             # without eager answers there is nothing to hold those of sdpa against
             return 0.0
-        finally:
-            model.set_attn_implementation("sdpa")
         if alone.error(found) > LIMIT:
             # rounding may decide between experts, and a few roundings may have missed that
             alone.draw(range(NUM_ROUNDINGS, NUM_ROUNDINGS + NUM_MORE))
         return alone.error(found)
+
+
+@contextmanager
+def eager_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Attention written out in here; every part of the model gets its own back, which need not be that of the whole."""
+    parts = [owner for owner in owners(model) if hasattr(owner, "_attn_implementation_internal")]
+    before = [part._attn_implementation_internal for part in parts]
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        for part, implementation in zip(parts, before, strict=True):
+            part._attn_implementation_internal = implementation

@@ -23,8 +23,6 @@ from parquetry.workers.encoding.onnx.model_file import FACTS_NAME, is_ours
 log = logging.getLogger(__name__)
 
 FILE_NAME = "model.onnx"
-#: raised whenever an export of the same weights would come out differently
-_EXPORT_VERSION = 3
 
 
 def export(model_path: str | Path, target: str | Path, spec: ExportSpec) -> Path:
@@ -59,7 +57,7 @@ def content_key(checkpoint: Checkpoint, spec: ExportSpec) -> str:
     import torch
     import transformers
 
-    made_by = [_EXPORT_VERSION, torch.__version__, transformers.__version__]
+    made_by = [torch.__version__, transformers.__version__]
     parts = [checkpoint.weights_fingerprint, checkpoint.config, spec.graph(), made_by]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 

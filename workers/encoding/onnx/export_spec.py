@@ -10,6 +10,9 @@ from parquetry.schemas.spec.job import Task
 from parquetry.workers.checkpoint.pooling import modes_of
 from parquetry.workers.cpu import this_cpu
 
+#: raised whenever an export of the same weights would come out differently
+_VERSION = 4
+
 
 def int8_weight_bits() -> Literal[7, 8]:
     """Bits of int8 weights whose products this machine's processor adds up without loss."""
@@ -46,7 +49,7 @@ class ExportSpec:
 
     def graph(self) -> dict[str, Any]:
         """What of the spec makes a difference to the file: classify and score share their logits."""
-        found = asdict(self)
+        found = {"version": _VERSION, **asdict(self)}
         if self.task != "embed":
             found.update(task="logits", pooling=None)
         if self.quantization != "int8":

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import transformers
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -24,28 +24,28 @@ from parquetry.workers.encoding.onnx.graph_fusing import fuse_for_runtime
 from parquetry.workers.encoding.onnx.known_rows import KnownRows
 from parquetry.workers.encoding.onnx.model_file import FACTS_NAME
 from parquetry.workers.encoding.onnx.named_inputs import packed_feeds, padded_feeds
+from parquetry.workers.encoding.onnx.torch_answers import DTYPES, known_rows
 from parquetry.workers.encoding.positions import Positions
 from parquetry.workers.loading.pretrained import read_model
 from parquetry.workers.request import EncodeRequest
 
-_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 _OUTPUT = {True: "sentence_embedding", False: "logits"}
-#: rows of the trace and of the comparison
-_KNOWN_LENS = (12, 7, 3)
 
 
 def write_export(folder: Path, file: Path, spec: ExportSpec) -> None:
     """Write the ONNX file, `export.json` and `known_rows.npz` beside it."""
     model = _load(folder, spec)
     positions = Positions.of(model)
-    known = _known_rows(model, spec, positions.max_tokens)
+    checkpoint = Checkpoint(folder, str(folder))
+    tokenizer = Tokenizer.from_file(str(checkpoint.tokenizer_folder / "tokenizer.json"))
+    known = known_rows(model, spec, tokenizer, positions.max_tokens)
     trace(model, file, spec, known, positions.start)
     if spec.quantization == "int8":
         quantize(file, spec.weight_bits)
     known.save(file.parent)
     facts = {
         "graph": spec.graph(),
-        "weights": Checkpoint(folder, str(folder)).weights_fingerprint,
+        "weights": checkpoint.weights_fingerprint,
         "position_start": positions.start,
         "hidden_size": model.config.hidden_size,
         "num_labels": model.config.num_labels,
@@ -61,7 +61,7 @@ def trace(model: PreTrainedModel, file: Path, spec: ExportSpec, known: KnownRows
     is_fused = spec.attention == "fused" and fused_reason(model) is None
     if is_fused:
         fuse_for_runtime(model)
-    model = model.to(_DTYPES[spec.dtype])
+    model = model.to(DTYPES[spec.dtype])
     if spec.form == "packed":
         graph: nn.Module = PackedGraph(model, pooling)
     else:
@@ -135,26 +135,3 @@ def _feeds(
     if spec.form == "packed":
         return packed_feeds(pack(requests, with_types=with_types), position_start)
     return padded_feeds(pad(requests, own_pad_id(model) or 0, with_types=with_types))
-
-
-def _known_rows(model: PreTrainedModel, spec: ExportSpec, max_tokens: int | None) -> KnownRows:
-    """A few rows and what the model itself makes of each alone, in float32."""
-    random = np.random.default_rng(0)
-    longest = max_tokens or max(_KNOWN_LENS)
-    pad_id = own_pad_id(model)
-    rows = [random.integers(1, model.config.vocab_size, min(size, longest)) for size in _KNOWN_LENS]
-    rows = [np.where(row == pad_id, pad_id + 1 if pad_id is not None else row, row).astype(np.int32) for row in rows]
-    requests = [EncodeRequest(id=index, token_ids=row) for index, row in enumerate(rows)]
-    with torch.inference_mode():
-        values = [_value(model, spec, torch.from_numpy(row).long()[None]) for row in rows]
-    return KnownRows(requests, np.concatenate(values))
-
-
-def _value(model: PreTrainedModel, spec: ExportSpec, ids: Tensor) -> np.ndarray:
-    """(1, num_labels) logits, those of the tokens (num_tokens, num_labels), or (1, dim) embedding of one row."""
-    out: Any = model(input_ids=ids)
-    if spec.task != "embed":
-        return out.logits.flatten(0, -2).float().numpy()
-    from parquetry.workers.encoding.outputs.token_pooling import pool_padded
-
-    return pool_padded(out.last_hidden_state, torch.ones_like(ids), spec.pooling).float().numpy()

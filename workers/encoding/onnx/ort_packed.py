@@ -55,7 +55,7 @@ class OrtPackedEncoder(QueuedEncoder):
         """Check the answers, then let the arena take what the largest batch needs, so that later shapes fit into it."""
         known = KnownRows.load(self._file.path.parent)
         if known is not None:
-            known.check(self._launch(known.requests).values.wait(), self._options.precision)
+            known.check(self._launch(known.requests).values.wait())
         with suppress(BatchTooLargeError):
             self.launch(self.limits.long_rows(self._queue.budget)).values.wait()
 

@@ -67,7 +67,7 @@ class OrtPaddedEncoder(QueuedEncoder):
         self._dim = self._run([EncodeRequest(id=0, token_ids=np.ones(1, np.int32))]).shape[1]
         known = KnownRows.load(path.parent)
         if known is not None:
-            known.check(self._run(known.requests), options.precision)
+            known.check(self._run(known.requests))
         if arena is not None:
             self._fill_arena()
         self._share()

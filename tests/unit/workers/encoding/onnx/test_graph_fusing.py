@@ -59,7 +59,7 @@ def test_a_fused_graph_computes_the_same(tmp_path, family, extra, gelu, num_fold
     model = with_biases(family, **extra)
     want, file = expected(model), tmp_path / "model.onnx"
     keys = [module for name, module in model.named_modules() if name.endswith((".key", ".k_lin"))]
-    trace(model, file, ExportSpec(task="classify"), KnownRows(REQUESTS, want))
+    trace(model, file, ExportSpec(task="classify"), KnownRows(REQUESTS, want, None))
     feeds = padded_feeds(pad(REQUESTS, model.config.pad_token_id or 0, with_types=False))
     session = open_session(file, "CPUExecutionProvider")
     inputs = {one.name for one in session.get_inputs()}
@@ -72,7 +72,9 @@ def test_a_fused_graph_computes_the_same(tmp_path, family, extra, gelu, num_fold
 
 def test_a_plain_graph_has_no_operator_of_the_runtimes_own(tmp_path):
     model = with_biases("bert")
-    trace(model, tmp_path / "model.onnx", ExportSpec(task="classify", attention="plain"), KnownRows(REQUESTS, None))
+    trace(
+        model, tmp_path / "model.onnx", ExportSpec(task="classify", attention="plain"), KnownRows(REQUESTS, None, None)
+    )
     assert not {"BiasGelu", "FastGelu", "MultiHeadAttention"} & set(operators(tmp_path / "model.onnx"))
 
 
