@@ -27,8 +27,8 @@ once, on a CPU in float32, and its answers are those of transformers to each row
 The engine decides that when it loads a model, by trying it, and not by this table: a checkpoint may differ from its
 family. `parquetry plan`, the log and the parts' metadata say how a job runs, and why.
 """
-_OLDEST = """The same on the oldest version that we support, from benchmarks/results/families-oldest.jsonl: {count} verdicts,
-{ways}. These run otherwise there, or are told apart; families that it does not know are left out."""
+_OLDEST = """The same on the oldest version that we support, from benchmarks/results/families-oldest.jsonl: {count}
+verdicts, {ways}. These run otherwise there, or are told apart; families that it does not know are left out."""
 _DISAGREE = "transformers' sdpa differs"
 #: characters of a reason that plan shows
 _MAX_REASON = 160

@@ -129,10 +129,9 @@ def test_a_family_of_which_plan_said_so_runs_padded(causal_lm, monkeypatch, capl
 
 def test_what_plan_says_is_what_the_sweep_has_found():
     """`python -m tests.families --page` writes both."""
-    verdicts = read(Path("benchmarks/results/families.jsonl"))
-    assert Path("docs/models.md").read_text(encoding="utf-8") == page(
-        verdicts, read(Path("benchmarks/results/families-oldest.jsonl"))
-    )
+    results = Path("benchmarks/results")
+    verdicts, oldest = (read(results / name) for name in ("families.jsonl", "families-oldest.jsonl"))
+    assert Path("docs/models.md").read_text(encoding="utf-8") == page(verdicts, oldest)
     assert FILE.read_text(encoding="utf-8") == forecast(verdicts)
     assert [verdict for verdict in (*verdicts, *oldest) if verdict.way == "wrong"] == []
     assert Forecast.of("generate", "bloom").is_slow
