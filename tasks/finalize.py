@@ -21,6 +21,7 @@ from parquetry.tasks.kept_history import keep_history
 from parquetry.tasks.ledger.claim import Digest
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.report.publishing import try_to_publish
+from parquetry.tasks.tracing.job_trace import trace_job
 from parquetry.workers.shards.part import find_part
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ def _end(ledger: Ledger, status: JobStatus) -> None:
     if status.shards_failed:
         try_to_publish(ledger, status, JobState.FAILED)
         ledger.set_state(status.job, JobState.FAILED)
+        trace_job(status, JobState.FAILED)
         log.error("job %s ended with %d failed shards", status.job, status.shards_failed)
     elif publish_manifest(ledger, status, open_storage(Location.parse(status.output))):
         _done(ledger, status)
@@ -75,6 +77,7 @@ def _done(ledger: Ledger, status: JobStatus) -> None:
         withdraw_end(storage, read_record(storage, status.job))
         raise
     ledger.forget(status.job)
+    trace_job(status, JobState.DONE)
     log.info("job %s is done: %d rows", status.job, status.rows_done)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 from celery.apps import worker as celery_worker
 from celery.exceptions import SecurityWarning
-from celery.signals import setup_logging, worker_process_init
+from celery.signals import setup_logging, worker_process_init, worker_process_shutdown
 
 from parquetry.schemas.log_lines import log_to
 from parquetry.schemas.settings import settings
@@ -25,6 +25,7 @@ from parquetry.tasks.node.app import make_app
 from parquetry.tasks.node.repeated_lines import hold_back_repetitions
 from parquetry.tasks.node.serve import use_config
 from parquetry.tasks.shard.worker_config import WorkerConfig
+from parquetry.tasks.tracing.spans import flush
 from parquetry.workers.process.leash import die_with_parent
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(processName)s %(name)s: %(message)s"
@@ -93,6 +94,10 @@ def _prepare_children(pid: int, niceness: int) -> None:
     def leash(**_: object) -> None:
         die_with_parent(pid)
         os.nice(niceness)
+
+    @worker_process_shutdown.connect(weak=False)
+    def send_last_spans(**_: object) -> None:
+        flush()
 
     @setup_logging.connect(weak=False)
     def leave_the_log_alone(**_: object) -> None:

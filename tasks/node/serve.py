@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from functools import lru_cache
 
 from celery import shared_task
@@ -49,13 +50,14 @@ def serve_permit(message: object) -> None:
 def serve_shard(permit: Permit, config: WorkerConfig) -> bool:
     """Claim and run one shard; False when there was none."""
     ledger = _ledger(config.url, config.env)
+    asked_ns = time.time_ns()
     claim = ledger.claim(config.worker, (permit.queue,))
     if claim is None:
         return False
     with noted(config.claims, claim):
         failpoint("permit")
         _issue_permits(ledger, config, permit.queue)
-        run_claim(ledger, claim, config)
+        run_claim(ledger, claim, config, asked_ns)
     return True
 
 

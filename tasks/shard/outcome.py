@@ -31,6 +31,7 @@ from parquetry.tasks.shard.lease import Lease
 from parquetry.tasks.shard.row_retry_runner import RowRetryRunner
 from parquetry.tasks.shard.shard_runner import ShardRunner
 from parquetry.tasks.shard.worker_config import WorkerConfig
+from parquetry.tasks.tracing.shard_trace import ShardTrace
 
 log = logging.getLogger(__name__)
 #: a shard rests after a fault, twice as long after each, so that a passing fault has time to pass
@@ -80,23 +81,28 @@ def decide(error: Exception, lost_before: int) -> Decision:
     return Decision(Verdict.LOSE, rest_s=min(FIRST_REST_S * 2**lost_before, LONGEST_REST_S))
 
 
-def run_claim(ledger: Ledger, claim: Claim, config: WorkerConfig) -> None:
-    """Run a claimed shard, tell the ledger how it ended, and end the job if that was the last one."""
+def run_claim(ledger: Ledger, claim: Claim, config: WorkerConfig, asked_ns: int | None = None) -> None:
+    """Run a claimed shard, tell the ledger how it ended, and end the job if that was the last one.
+
+    `asked_ns` is when the shard was asked for, since the Unix epoch.
+    """
     with about(job=claim.job, shard=claim.shard, attempt=claim.fence):
-        _run(ledger, claim, config)
+        _run(ledger, claim, config, ShardTrace(claim, asked_ns))
 
 
-def _run(ledger: Ledger, claim: Claim, config: WorkerConfig) -> None:
+def _run(ledger: Ledger, claim: Claim, config: WorkerConfig, trace: ShardTrace) -> None:
     failpoint("claimed")
     reply: CommitReply | ReleaseReply
     try:
         with Lease(ledger, claim, config.beat_s) as lease:
             runner = RowRetryRunner if claim.round else ShardRunner
-            reply = runner(ledger, lease, config).run()
+            reply = runner(ledger, lease, config, trace).run()
         log.info("job %s shard %d: %s", claim.job, claim.shard, reply.lower())
     # whatever a shard does must not take the worker with it; it is told to the ledger, and bounded by its attempts
     except Exception as error:  # noqa: BLE001
+        trace.failed(error)
         reply = settle(ledger, claim, error)
+    trace.end(reply, is_committed=reply in (CommitReply.COMMITTED, CommitReply.LAST))
     if reply in (CommitReply.LAST, ReleaseReply.LAST):
         failpoint("last")
         finalize(ledger, claim.job)

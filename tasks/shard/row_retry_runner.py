@@ -82,6 +82,7 @@ class RowRetryRunner(ShardRunner):
                     engine=engine,
                     on_progress=self.progress,
                     merge=merge,
+                    clocks=self.trace.clocks,
                 )
 
     def _retry(self) -> RowRetry:

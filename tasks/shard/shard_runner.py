@@ -36,6 +36,7 @@ from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.shard.bisection import Bisection, quarantine_spec
 from parquetry.tasks.shard.lease import Lease
 from parquetry.tasks.shard.worker_config import WorkerConfig
+from parquetry.tasks.tracing.shard_trace import ShardTrace
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.process.client import EngineClient
 from parquetry.workers.shards.part import find_part
@@ -62,8 +63,9 @@ class PartVanishedError(RetryableError):
 class ShardRunner:
     """Runs one claim. `run` returns what COMMIT said, or raises what stopped it."""
 
-    def __init__(self, ledger: Ledger, lease: Lease, config: WorkerConfig) -> None:
+    def __init__(self, ledger: Ledger, lease: Lease, config: WorkerConfig, trace: ShardTrace | None = None) -> None:
         self.ledger = ledger
+        self.trace = trace or ShardTrace(lease.claim)
         self.lease = lease
         self.config = config
         self.claim: Claim = lease.claim
@@ -92,7 +94,8 @@ class ShardRunner:
             failpoint("verified")
             self.prepare()
             failpoint("prepared")
-            won = self.storage.publish(attempt, self.shard.part_name)
+            with self.trace.stage("publish"):
+                won = self.storage.publish(attempt, self.shard.part_name)
             failpoint("published")
         reply = self.commit(part) if won else self.adopt(self.found())
         self.discard_seals()
@@ -130,6 +133,7 @@ class ShardRunner:
                 on_progress=self.progress,
                 seals=self.seals,
                 num_withheld=NUM_WITNESSES if self.is_quarantined else 0,
+                clocks=self.trace.clocks,
             )
 
     @property
@@ -148,7 +152,9 @@ class ShardRunner:
 
     def connect(self, spec: EngineSpec) -> EngineClient:
         shard = f"{self.claim.job}/{self.claim.shard}"
-        return EngineClient.connect(self.config.socket, spec, shard=shard, on_wait=self.lease.check)
+        # an engine that another model had must load first
+        with self.trace.stage("engine"):
+            return EngineClient.connect(self.config.socket, spec, shard=shard, on_wait=self.lease.check)
 
     def progress(self, done: ShardProgress) -> None:
         failpoint("progress")
@@ -156,7 +162,8 @@ class ShardRunner:
 
     def verify(self, attempt: Path, part: PartRecord) -> None:
         """Raise AttemptChangedError unless the attempt's bytes are still those that were written and checked."""
-        with attempt.open("rb") as file:
+        self.trace.counted(part)
+        with self.trace.stage("verify"), attempt.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != part.sha256:
             raise AttemptChangedError(path=attempt, shard=self.shard.index)
@@ -177,7 +184,8 @@ class ShardRunner:
     def commit(self, part: PartRecord) -> CommitReply:
         """Report the part we published."""
         failpoint("commit")
-        reply = self.answered(lambda: self.ledger.commit(self.claim, part))
+        with self.trace.stage("commit"):
+            reply = self.answered(lambda: self.ledger.commit(self.claim, part))
         failpoint("committed")
         # the lease ended while we published: what counts is what is in storage, and that is ours
         return self.adopt(self.found()) if reply is CommitReply.FENCED else reply

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -62,20 +63,22 @@ class Tokens:
 class Tokenizer:
     """A tokenizer.json without the padding and truncation it may carry: rows are never padded here."""
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+    def __init__(self, tokenizer: tokenizers.Tokenizer, clock: AbstractContextManager[None] | None = None) -> None:
         self._tokenizer = tokenizer
+        #: entered while texts are encoded
+        self._clock = clock or nullcontext()
         tokenizer.no_padding()
         tokenizer.no_truncation()
 
     @classmethod
-    def load(cls, folder: Path) -> Tokenizer:
+    def load(cls, folder: Path, clock: AbstractContextManager[None] | None = None) -> Tokenizer:
         """Read `tokenizer.json` of a model folder, and what its settings add. Raises MissingTokenizerError."""
         file = folder / "tokenizer.json"
         if not file.is_file():
             raise MissingTokenizerError(model=str(folder))
         tokenizer = read_tokenizer(file)
         add_tokens_of_settings(tokenizer, folder)
-        return cls(tokenizer)
+        return cls(tokenizer, clock)
 
     @property
     def vocab_size(self) -> int:
@@ -150,7 +153,8 @@ class Tokenizer:
     def _encode(self, batch: Sequence[Input], special_tokens: bool, spans: bool = False) -> list[tokenizers.Encoding]:
         # the fast one keeps no account of where tokens lie in the text
         encode = self._tokenizer.encode_batch if spans else self._tokenizer.encode_batch_fast
-        return encode(list(batch), add_special_tokens=special_tokens)
+        with self._clock:
+            return encode(list(batch), add_special_tokens=special_tokens)
 
     def _each(
         self,

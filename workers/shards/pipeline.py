@@ -22,7 +22,7 @@ from parquetry.workers.preparation.tokenization import Tokens
 from parquetry.workers.process.client import EngineAccess
 from parquetry.workers.request import Request, Result
 from parquetry.workers.shards.ahead import Ahead
-from parquetry.workers.shards.clock import Clock
+from parquetry.workers.shards.clock import StageClocks
 from parquetry.workers.shards.merge import Merge
 from parquetry.workers.shards.part import inspect
 from parquetry.workers.shards.pending_rows import Outcome, PendingRows, PreparedRow
@@ -54,17 +54,19 @@ def run_shard(
     seals: SealFolder | None = None,
     num_withheld: int = 0,
     merge: Merge | None = None,
+    clocks: StageClocks | None = None,
 ) -> PartRecord:
     """Write the shard's output to `attempt` and verify it.
 
     With `merge` only its rows are computed, and the attempt holds them among the rows that its part has already.
     Finished rows are sealed in `seals` meanwhile, and rows that earlier attempts have sealed there are not computed
     again, but for the first `num_withheld`.
-    `on_progress` is called about four times a second and may raise to stop; then, as after any error, the engine
-    forgets the shard's requests and the attempt is left without a footer. Rows that fail are error rows, or with
-    `on_row_error: fail` a ShardFailedError that names the first. Raises EngineLostError and what reading raises.
+    `clocks` tell where the time goes. `on_progress` is called about four times a second and may raise to stop; then, as
+    after any error, the engine forgets the shard's requests and the attempt is left without a footer. Rows that fail
+    are error rows, or with `on_row_error: fail` a ShardFailedError that names the first. Raises EngineLostError and
+    what reading raises.
     """
-    stages = Stages.open(record, shard, fence, attempt, engine.describe(), seals, num_withheld, merge)
+    stages = Stages.open(record, shard, fence, attempt, engine.describe(), seals, num_withheld, merge, clocks)
     # three at once: rows are read while those before them are tokenized, and answers of earlier ones are taken
     with closing(Ahead(stages.batches)) as batches, closing(Ahead(stages.prepared(batches))) as ahead:
         run = _ShardRun(record, shard, stages, ahead, engine, on_progress)
@@ -103,7 +105,6 @@ class _ShardRun:
         max_output = record.spec.generation.max_new_tokens if record.spec.task == "generate" else 0
         self.tally = Tally(stages.preparation.num_samples, max_output)
         self._begun = time.monotonic()
-        self._write_clock = Clock()
         self._reported_at = 0.0
         self._pending: deque[PendingRows] = deque()
         #: where each unfinished request's result goes: pending rows, row within them, sample
@@ -134,8 +135,8 @@ class _ShardRun:
         """Where the time went so far."""
         return ShardTimes(
             shard_ms=round(1000 * (time.monotonic() - self._begun)),
-            prepare_ms=self._stages.prepare_clock.ms,
-            write_ms=self._write_clock.ms,
+            prepare_ms=self._stages.clocks.prepare.ms,
+            write_ms=self._stages.clocks.write.ms,
         )
 
     def _has_room(self) -> bool:
@@ -169,6 +170,7 @@ class _ShardRun:
         for outcome in pending.reused():
             self.tally.reuse(outcome)
         if requests := list(self._requests(pending, rows)):
+            self._stages.clocks.compute.touch()
             self._engine.submit(requests)
 
     def _requests(self, pending: PendingRows, prepared: list[PreparedRow]) -> Iterator[Request]:
@@ -182,6 +184,8 @@ class _ShardRun:
                 yield preparation.request(self._next_id, tokens, pending.numbers[index], sample)
 
     def _collect(self, results: list[Result]) -> None:
+        if results:
+            self._stages.clocks.compute.touch()
         for result in results:
             asked = self._unanswered.pop(result.id, None)
             if asked is None:
@@ -204,7 +208,7 @@ class _ShardRun:
         row = pa.array(pending.numbers, ROW.type)
         errors = pa.array([outcome.error for outcome in pending.outcomes], ERROR.type)
         columns = [*pending.kept.columns, row, *self._stages.answers.columns(pending.outcomes), errors]
-        with self._write_clock:
+        with self._stages.clocks.write:
             self._stages.writer.write(pa.RecordBatch.from_arrays(columns, schema=self._stages.schema))
 
     def _report(self) -> None:

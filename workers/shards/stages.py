@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,7 +21,7 @@ from parquetry.workers.reading.conform import Repairs
 from parquetry.workers.reading.input_rows import InputRows
 from parquetry.workers.shards.answers import Answers
 from parquetry.workers.shards.answers_choice import choose_answers
-from parquetry.workers.shards.clock import Clock
+from parquetry.workers.shards.clock import StageClocks
 from parquetry.workers.shards.merge import Merge, MergingWriter
 from parquetry.workers.shards.pending_rows import Outcome, PreparedRow
 from parquetry.workers.shards.provenance import provenance
@@ -54,8 +54,7 @@ class Stages:
     reused: ReusedRows
     #: grows while rows are read
     repairs: Repairs
-    #: of the thread that prepares rows
-    prepare_clock: Clock = field(default_factory=Clock)
+    clocks: StageClocks
 
     @classmethod
     def open(
@@ -68,11 +67,13 @@ class Stages:
         seals: SealFolder | None = None,
         num_withheld: int = 0,
         merge: Merge | None = None,
+        clocks: StageClocks | None = None,
     ) -> Stages:
         """Raises whatever is wrong with the job or its input; `about` is what `Engine.describe` returned."""
         spec = record.spec
         checkpoint = Checkpoint.resolve(spec.model.model_copy(update={"id": record.model_path}))
-        tokenizer = Tokenizer.load(checkpoint.tokenizer_folder)
+        clocks = clocks or StageClocks()
+        tokenizer = Tokenizer.load(checkpoint.tokenizer_folder, clocks.tokenize)
         columns = input_schema(record)
         kept = kept_columns(spec, columns.names)
         preparation = choose_preparation(record, checkpoint, tokenizer)
@@ -85,7 +86,7 @@ class Stages:
         identity = seal_identity(record, shard, made_by, about)
         num_samples = None if spec.reads_requests else preparation.num_samples
         repairs = Repairs()
-        rows = read_shard(record, shard, columns, repairs)
+        rows = clocks.read.timed(read_shard(record, shard, columns, repairs))
         return cls(
             first_row=shard.first_row,
             batches=cut_batches(merge.rows_of(rows) if merge else rows, preparation.rows_at_once),
@@ -98,13 +99,14 @@ class Stages:
             sealer=Sealer(seals, identity, settings().seal_seconds),
             reused=ReusedRows(seals, identity, num_samples=num_samples, num_withheld=num_withheld),
             repairs=repairs,
+            clocks=clocks,
         )
 
     def prepared(self, batches: Iterable[InputRows]) -> Iterator[Prepared]:
         """Each batch of rows with its prepared tokens, or answers where they are sealed."""
         first = self.first_row
         for rows in batches:
-            with self.prepare_clock:
+            with self.clocks.prepare:
                 prepared = self._prepared(rows, self.reused.take(first, rows.num_rows))
             first += rows.num_rows
             yield rows.batch, prepared
