@@ -114,6 +114,13 @@ def summarise(report: dict[str, Any], workload: Any, ceilings: dict[str, Any]) -
     return report
 
 
+def shortfall(report: dict[str, Any]) -> str | None:
+    """Why a row of ours is no measure of it: what it was to run with was taken back, or is not there. None if nothing."""
+    if report["side"] != "packed" or not report["rounds"]:
+        return None
+    return f"runs without {report['runs_without']}" if "runs_without" in report else None
+
+
 def markdown(reports: list[dict[str, Any]], head: dict[str, Any]) -> str:
     """One table; the ratio is to vLLM, or to the best other side without it."""
     lines = [f"# Generation, {head['ceilings']['device']}, {head['date']}", ""]
@@ -125,6 +132,7 @@ def markdown(reports: list[dict[str, Any]], head: dict[str, Any]) -> str:
     ours = {r["workload"]: r.get("output_tok_s") for r in reports if r["side"] == "packed"}
     for report in reports:
         lines.append(row(report, ours.get(report["workload"])))
+    lines += [f"\n{r['workload']}: no measure of ours, it {why}" for r in reports if (why := shortfall(r))]
     return "\n".join(lines) + "\n"
 
 
@@ -175,6 +183,8 @@ def main() -> None:
     slug = f"generation_{ceilings['device'].replace(' ', '-')}_{now:%Y%m%d-%H%M}"
     (args.out / f"{slug}.json").write_text(json.dumps({**head, "reports": reports}, indent=1))
     (args.out / f"{slug}.md").write_text(table)
+    if any(map(shortfall, reports)):
+        sys.exit("a side of ours ran without what makes it fast: see the last lines of the table")
 
 
 if __name__ == "__main__":
