@@ -1,7 +1,7 @@
 """Projections that read the same input run as one matrix product: q, k and v, and gate and up.
 
 The weights of the parts become views of the merged weight, so nothing is held twice and a state dict stays as it was.
-Layers over weights of one byte are merged in the same way.
+Layers over weights of 8 or 4 bits are merged in the same way.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from parquetry.workers.fusing.four_bit_linear import FourBitLinear, are_alike, merge_four_bit, multiply
 from parquetry.workers.fusing.fp8_linear import Fp8Linear
 from parquetry.workers.fusing.int8_linear import Int8Linear
 from parquetry.workers.fusing.scaled_linear import ScaledLinear, merge_scaled
@@ -21,8 +22,7 @@ from parquetry.workers.fusing.scaled_linear import ScaledLinear, merge_scaled
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
-Mergeable = nn.Linear | ScaledLinear
-MERGEABLE = (nn.Linear, Int8Linear, Fp8Linear)
+Mergeable = nn.Linear | ScaledLinear | FourBitLinear
 
 
 class MergedLinear(nn.Module):
@@ -60,6 +60,28 @@ class MergedScaledLinear(MergedLinear):
         return self.product(x, self.weight, self.scale, self.bias)
 
 
+class MergedFourBitLinear(MergedLinear):
+    """Several layers over weights of 4 bits and one input, which they read in the same order."""
+
+    def merge_weights(self, layers: Sequence[Any]) -> None:
+        self.group_size, self.order = layers[0].group_size, layers[0].order
+        self.packed = merge_four_bit(layers, "packed", 0)
+        self.scales = merge_four_bit(layers, "scales", 1)
+        self.zeros = merge_four_bit(layers, "zeros", 1)
+
+    def multiply(self, x: Tensor) -> Tensor:
+        return multiply(x, self)
+
+
+#: the kind of a layer -> what merges several
+MERGED: dict[type[nn.Module], type[MergedLinear]] = {
+    nn.Linear: MergedLinear,
+    Int8Linear: MergedScaledLinear,
+    Fp8Linear: MergedScaledLinear,
+    FourBitLinear: MergedFourBitLinear,
+}
+
+
 class MergedProjection(nn.Module):
     """Stands where one of the linear layers stood. The first one computes, the last one lets go of the results."""
 
@@ -80,7 +102,7 @@ class MergedProjection(nn.Module):
         return output
 
 
-def merge_parameters(parameters: list[nn.Parameter]) -> Tensor:
+def merge_parameters(parameters: Sequence[Tensor]) -> Tensor:
     """One tensor of all rows; the parameters become views of it."""
     merged = torch.cat([parameter.data for parameter in parameters])
     for parameter, rows in zip(parameters, merged.split([len(p) for p in parameters]), strict=True):
@@ -89,9 +111,11 @@ def merge_parameters(parameters: list[nn.Parameter]) -> Tensor:
 
 
 def can_merge(layers: list[Any]) -> TypeGuard[list[Mergeable]]:
-    """Plain half-precision linear layers, or ones of one byte, of one kind: any other is a class of its own."""
-    if any(type(x) not in MERGEABLE or x._forward_hooks or x._forward_pre_hooks for x in layers):
+    """Half-precision linear layers of one kind, or of 8 or 4 bits: any other is a class of its own, or its weight."""
+    if any(type(x) not in MERGED or x._forward_hooks or x._forward_pre_hooks for x in layers):
         return False
+    if any(type(layer) is FourBitLinear for layer in layers):
+        return all(type(layer) is FourBitLinear for layer in layers) and are_alike(layers)
     # torchao keeps the layer's class and quantizes by the type of its weight
     if any(type(layer) is nn.Linear and type(layer.weight) is not nn.Parameter for layer in layers):
         return False
@@ -107,7 +131,7 @@ def merge_projections(model: nn.Module) -> Callable[[], None]:
             layers = [getattr(module, name, None) for name in names]
             if not can_merge(layers):
                 continue
-            merged = MergedScaledLinear(layers) if isinstance(layers[0], ScaledLinear) else MergedLinear(layers)
+            merged = MERGED[type(layers[0])](layers)
             for index, (name, layer) in enumerate(zip(names, layers, strict=True)):
                 replaced.append((module, name, layer))
                 setattr(module, name, MergedProjection(merged, index))

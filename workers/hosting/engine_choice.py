@@ -25,6 +25,7 @@ from parquetry.workers.hosting.generators import put_generator, put_vision_gener
 from parquetry.workers.hosting.loaded_model import remove_pulses
 from parquetry.workers.loading.model import load_model
 from parquetry.workers.loading.needs import LoadingNeeds
+from parquetry.workers.loading.quantization.four_bit_quantizer import own_layers_of
 from parquetry.workers.packages import require
 from parquetry.workers.process.pulse import SendPulse
 from parquetry.workers.vllm.loading import load_vllm
@@ -66,7 +67,9 @@ def put_engine(model: PreTrainedModel, spec: EngineSpec, checkpoint: Checkpoint,
     remove_pulses(model)
     engine = _put(spec)(spec, checkpoint, model, send_pulse)
     precision = LoadingNeeds(spec.model, checkpoint).precision(model.device.type)
-    engine.provenance_notes = {**engine.provenance_notes, "why_dtype": precision.reason}
+    stored = own_layers_of(model)
+    notes = {"why_dtype": precision.reason, **({} if stored is None else {"quantization": stored})}
+    engine.provenance_notes = {**engine.provenance_notes, **notes}
     return engine
 
 

@@ -12,6 +12,8 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from parquetry.schemas.spec.job import Task
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.tensor_headers import read_headers, wrapper_prefix
+from parquetry.workers.loading.quantization.four_bit_quantizer import config_of
+from parquetry.workers.loading.quantization.four_bit_scheme import four_bit_scheme
 from parquetry.workers.loading.weight_check import require_own_weights
 
 log = logging.getLogger(__name__)
@@ -23,10 +25,13 @@ def read_model(auto_class: Any, checkpoint: Checkpoint, *, task: Task, **options
     Prefixes that torch.compile and training wrappers put before every name are taken off. Raises UnusableModelError
     when the answers of `task` would depend on weights that are not in the files.
     """
-    if prefix := wrapper_prefix(read_headers(checkpoint.weight_files)):
+    headers = read_headers(checkpoint.weight_files)
+    if prefix := wrapper_prefix(headers):
         log.info("the weights of %s were saved with the prefix %s, which is taken off", checkpoint.id, prefix)
         options["key_mapping"] = {f"^{re.escape(prefix)}": ""}
     options["config"] = _config(checkpoint, options)
+    if (scheme := four_bit_scheme(checkpoint.config, headers)) is not None:
+        use_own_layers(options["config"], config_of(scheme))
     model, report = auto_class.from_pretrained(
         checkpoint.folder, use_safetensors=True, output_loading_info=True, **options
     )
@@ -43,3 +48,10 @@ def _config(checkpoint: Checkpoint, options: Mapping[str, Any]) -> PreTrainedCon
     if pad_id is not None and size is not None and pad_id >= size:
         text.pad_token_id = None
     return config
+
+
+def use_own_layers(config: PreTrainedConfig, section: dict[str, Any]) -> None:
+    """Have transformers read the checkpoint's quantized weights by `section` in place of what its files say."""
+    if hasattr(config.get_text_config(), "quantization_config"):
+        del config.get_text_config().quantization_config
+    config.quantization_config = section

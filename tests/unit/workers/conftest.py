@@ -10,7 +10,10 @@ import pytest
 
 HERE = Path(__file__).parent
 #: tests of the room of loading whose modules load torch
-LOADING = ("adapters", "test_attention_choice.py", "test_loading_matrix.py", "test_own_weights.py", "test_precision.py")
+LOADING = (
+    *("adapters", "test_attention_choice.py", "test_loading_matrix.py", "test_own_weights.py", "test_precision.py"),
+    *("quantization/test_four_bit_layouts.py", "quantization/test_four_bit_loading.py"),
+)
 #: rooms, and test files of the other rooms, whose modules load torch
 TORCH = (
     *("checks", "hosting", "padded", "encoding", "fusing", "grammar", "packed", "parallel", "vision"),

@@ -11,13 +11,27 @@ DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 #: bytes a weight of a quantized matrix takes; the scales of 4-bit blocks are in it, those of rows are added
 _QUANTIZED_BYTES: dict[str, float] = {"int8": 1, "fp8": 1, "int8-weight-only": 1, "nf4": 0.516, "fp4": 0.516}
 _ROW_SCALE_BYTES = 4
+#: tensors of zero points of 4 bits, eight to a word
+_ZERO_POINTS = (".qzeros", ".weight_zero_point")
 #: parts of a name that stay as they are: tables and heads, and experts, which are loaded fused into one tensor
 _KEPT = ("embed", "lm_head", "wte", "wpe", "norm", "score.", "classifier.", "experts.")
 
 
-def loaded_bytes(headers: Mapping[str, TensorHeader], *, dtype: str, quantization: Quantization = "none") -> int:
-    """Bytes of all weights as `dtype`, with the matrices of linear layers in the quantization's own format."""
-    return sum(_tensor_bytes(name, header, dtype, quantization) for name, header in headers.items())
+def loaded_bytes(
+    headers: Mapping[str, TensorHeader], *, dtype: str, quantization: Quantization = "none", own_4_bit: bool = False
+) -> int:
+    """Bytes of all weights as `dtype`, with the matrices of linear layers in the quantization's own format.
+
+    `own_4_bit`: weights stored in 4 bits are read by our own layers, which keep zero points as numbers of the dtype.
+    """
+    total = sum(_tensor_bytes(name, header, dtype, quantization) for name, header in headers.items())
+    return total + (_zero_point_bytes(headers, dtype) if own_4_bit else 0)
+
+
+def _zero_point_bytes(headers: Mapping[str, TensorHeader], dtype: str) -> int:
+    """What unpacked zero points take beyond those of the files; at most, since those that are all alike are dropped."""
+    words = sum(header.num_elements for name, header in headers.items() if name.endswith(_ZERO_POINTS))
+    return words * (8 * DTYPE_BYTES[dtype] - 4)
 
 
 def expanded_bytes(headers: Mapping[str, TensorHeader], *, dtype: str) -> int:

@@ -8,6 +8,12 @@ from typing import Any
 
 from parquetry.schemas.errors import UnsupportedQuantizationError
 from parquetry.workers.card import Card
+from parquetry.workers.checkpoint.tensor_headers import TensorHeader
+from parquetry.workers.loading.quantization.four_bit_scheme import (
+    four_bit_obstacle,
+    four_bit_scheme,
+    quantization_section,
+)
 from parquetry.workers.packages import require
 
 
@@ -46,7 +52,7 @@ METHODS: dict[str, StoredMethod] = {
 
 def stored_method(config: Mapping[str, Any]) -> str | None:
     """quant_method of a checkpoint's config.json, None for plain weights."""
-    section = config.get("quantization_config") or (config.get("text_config") or {}).get("quantization_config")
+    section = quantization_section(config)
     if not section:
         return None
     if section.get("load_in_8bit") or section.get("load_in_4bit"):
@@ -54,13 +60,14 @@ def stored_method(config: Mapping[str, Any]) -> str | None:
     return str(section.get("quant_method") or "an unnamed method")
 
 
-def check_stored(config: Mapping[str, Any], card: Card) -> None:
+def check_stored(config: Mapping[str, Any], card: Card, headers: Mapping[str, TensorHeader] | None = None) -> None:
     """Raise MissingPackageError when the checkpoint's own quantization needs a package that is not here.
 
-    A method that is not known, or that the card cannot compute, is UnsupportedQuantizationError.
+    A method that is not known, or that the card cannot compute, is UnsupportedQuantizationError. Weights of 4 bits
+    whose layout our own layers read need no package.
     """
     name = stored_method(config)
-    if name is None:
+    if name is None or four_bit_scheme(config, headers or {}) is not None:
         return
     method = known_method(name)
     if method.capability is not None and not card.reaches(method.capability):
@@ -68,7 +75,12 @@ def check_stored(config: Mapping[str, Any], card: Card) -> None:
         reason = f"the checkpoint needs a CUDA card{least}, and {card.description}"
         raise UnsupportedQuantizationError(quantization=name, reason=reason)
     for module in (*method.modules, *(method.kernels if card.reaches(method.kernels_from) else ())):
-        require(module, feature=f"a checkpoint quantized with {name}")
+        require(module, feature=_feature(name, four_bit_obstacle(config, headers or {})))
+
+
+def _feature(name: str, obstacle: str | None) -> str:
+    """What needs a package, and why our own layers do not do."""
+    return f"a checkpoint quantized with {name}" + ("" if obstacle is None else f" ({obstacle})")
 
 
 def known_method(name: str) -> StoredMethod:
