@@ -13,6 +13,7 @@ from tests.unit.workers.fusing.triton_device import require_triton
 DEVICE = require_triton()
 
 from parquetry.workers.fusing.four_bit_kernels import FEW, MANY, dequantize, fits, fused_product  # noqa: E402
+from parquetry.workers.fusing.four_bit_linear import FourBitLinear, FourBitWeights  # noqa: E402
 from parquetry.workers.fusing.input_parts import _locks, choose_parts  # noqa: E402
 from parquetry.workers.packed.checks.sharing_check import relative_error  # noqa: E402
 
@@ -131,3 +132,17 @@ def test_parts_fill_the_card_while_they_are_worth_it(
 
 def test_groups_that_lie_across_tiles_are_not_served() -> None:
     assert not fits(48, 4096) and not fits(96, 4096) and fits(4096, 4096) and fits(128, 4096)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize(("num_inputs", "group"), [(192, 64), (72, 16), (100, -1), (200, 128)])
+def test_layers_are_packed_as_the_kernels_read_them(num_inputs: int, group: int, dtype: torch.dtype) -> None:
+    codes = torch.randint(16, (40, num_inputs), dtype=torch.uint8)
+    num_groups = 1 if group == -1 else -(-num_inputs // group)
+    scales, zeros = torch.rand(num_groups, 40), torch.randint(16, (num_groups, 40), dtype=torch.uint8)
+    linear = FourBitLinear(FourBitWeights(codes, scales, zeros, None, group), None, dtype).to(DEVICE)
+    layer = linear.packed, linear.scales, linear.zeros, linear.group_size
+    assert fits(linear.group_size, 8 * linear.packed.shape[1])
+    assert torch.equal(dequantize(*layer, num_inputs), linear.weight)
+    x = torch.randn(5, num_inputs).to(dtype).to(DEVICE)
+    assert relative_error(fused_product(x, *layer), x.double() @ linear.weight.double().T) < HALVES[dtype]
