@@ -11,6 +11,7 @@ import time
 
 from parquetry.schemas.manifest import MANIFEST_FILE, SUCCESS_FILE, JobRecord, Manifest
 from parquetry.schemas.storage.storage import Storage
+from parquetry.tasks.answer_files import withdraw_answers
 from parquetry.tasks.ledger.ledger import Ledger
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ def withdraw_end(storage: Storage, record: JobRecord) -> None:
         return
     # first: nobody may take the output for a whole one
     storage.delete(SUCCESS_FILE)
+    withdraw_answers(storage, record)
     storage.delete(MANIFEST_FILE)
 
 

@@ -13,6 +13,7 @@ from parquetry.schemas.progress.status import JobStatus
 from parquetry.schemas.shard import part_name
 from parquetry.schemas.storage.opening import open_storage
 from parquetry.schemas.storage.storage import Entry, Storage
+from parquetry.tasks.answer_files import publish_answers
 from parquetry.tasks.earlier_jobs import try_to_keep_pace
 from parquetry.tasks.extension import grow, withdraw_end
 from parquetry.tasks.failpoints import failpoint
@@ -82,7 +83,7 @@ def _done(ledger: Ledger, status: JobStatus) -> None:
 
 
 def publish_manifest(ledger: Ledger, status: JobStatus, storage: Storage) -> bool:
-    """Write manifest, report and `_SUCCESS`, and remove attempts.
+    """Write manifest, answers, report and `_SUCCESS`, and remove attempts.
 
     False when shards were queued instead: a part has vanished, or whoever extended the job did not get to it.
     """
@@ -98,6 +99,8 @@ def publish_manifest(ledger: Ledger, status: JobStatus, storage: Storage) -> boo
     data = manifest.model_dump_json(indent=1).encode()
     if not storage.put_if_absent(MANIFEST_FILE, data) and not _is_listed(storage, record, manifest):
         storage.put(MANIFEST_FILE, data)
+    failpoint("answers")
+    publish_answers(storage, record)
     try_to_publish(ledger, status, JobState.DONE)
     failpoint("success")
     storage.put_if_absent(SUCCESS_FILE, b"")

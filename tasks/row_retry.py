@@ -21,6 +21,7 @@ from parquetry.schemas.progress.states import JobState
 from parquetry.schemas.spec.row_retry import RETRIES_FOLDER, RowRetry, retry_file
 from parquetry.schemas.storage.opening import open_storage
 from parquetry.schemas.storage.storage import Storage
+from parquetry.tasks.answer_files import withdraw_answers
 from parquetry.tasks.failpoints import failpoint
 from parquetry.tasks.finalize import publish_manifest
 from parquetry.tasks.ledger.job_entry import settings_fields
@@ -106,6 +107,7 @@ def _begin(ledger: Ledger, record: JobRecord, storage: Storage, retry: RowRetry,
     # in this order: there is no `_SUCCESS` without a manifest
     storage.delete(SUCCESS_FILE)
     failpoint("retry_unmarked")
+    withdraw_answers(storage, record)
     storage.delete(MANIFEST_FILE)
     storage.put_if_absent(retry_file(round), retry.model_dump_json(indent=1).encode())
     failpoint("retry_noted")

@@ -18,3 +18,5 @@ CUSTOM_ID, URL, BODY = "custom_id", "url", "body"
 COLUMNS = (CUSTOM_ID, URL, BODY)
 #: keys that a line may have
 KEYS = frozenset({CUSTOM_ID, "method", URL, BODY})
+#: what output.format openai-batch writes beside the parts
+OUTPUT_FILE, ERRORS_FILE = "_batch_output.jsonl", "_batch_errors.jsonl"

@@ -86,8 +86,8 @@ class GenerationSpec(Section):
     frequency_penalty: float = Field(default=0.0, ge=-2.0, le=2.0)
     #: false keeps the text of special tokens, such as channel markers, in the output
     skip_special_tokens: bool = True
-    #: auto splits each output into the columns answer, reasoning and tool_calls; null is off, and auto where
-    #: input.format is openai-batch
+    #: auto splits each output into the columns answer, reasoning and tool_calls; null is off, and auto for
+    #: chat completions of openai-batch
     reasoning: Literal["auto", "off"] | None = None
     logprobs: bool = False
     json_schema: dict[str, Any] | None = None

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from parquetry.schemas.spec.batch_format import BODY, COLUMNS, CUSTOM_ID, DEFAULT_URL, URL, URLS, Url
+from parquetry.schemas.spec.batch_format import BODY, CHAT, COLUMNS, CUSTOM_ID, DEFAULT_URL, URL, URLS, Url
 from parquetry.schemas.spec.budget import BudgetSpec
 from parquetry.schemas.spec.generation import GenerationSpec, PromptSpec
 from parquetry.schemas.spec.section import Positive, Section, first_problem
@@ -260,7 +260,8 @@ class JobSpec(Section):
         """Whether outputs are split into answer, reasoning and calls of tools."""
         if self.task != "generate":
             return False
-        return self.generation.reasoning == "auto" or (self.reads_requests and self.generation.reasoning is None)
+        is_chat = self.reads_requests and self.url == CHAT
+        return self.generation.reasoning == "auto" or (is_chat and self.generation.reasoning is None)
 
     def _says(self, section: str, key: str) -> bool:
         """Whether a key of a section is set to something else than its default."""

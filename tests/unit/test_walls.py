@@ -33,7 +33,16 @@ WALLS = {
     "parquetry.tasks.ledger": (*MODEL_LIBRARIES, "celery", "kombu", "billiard"),
     **{
         f"parquetry.workers.{folder}": MODEL_LIBRARIES + QUEUE + ABOVE_WORKERS
-        for folder in ("shards", "reading", "preparation", "replies", "checkpoint", "process", "packed.scheduling")
+        for folder in (
+            "shards",
+            "reading",
+            "preparation",
+            "replies",
+            "responses",
+            "checkpoint",
+            "process",
+            "packed.scheduling",
+        )
     },
 }
 #: every module below a folder but programs; in a checkout the rooms lie beside the front door's folder, not in it
