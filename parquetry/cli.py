@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from parquetry.commands import after, convert, jobs, purge, work
+from parquetry.commands import after, convert, gateway, jobs, purge, work
 from parquetry.commands import machine as node
 from parquetry.schemas import __version__
 from parquetry.schemas.errors import ExitCode, ParquetryError
@@ -32,6 +32,7 @@ work.register(app)
 jobs.register(app)
 after.register(app)
 node.register(app)
+gateway.register(app)
 convert.register(app)
 purge.register(app)
 

@@ -206,7 +206,9 @@ def _check_model(spec: JobSpec) -> Checkpoint:
     read_tokenizer(checkpoint.tokenizer_folder / "tokenizer.json")
     if spec.task == "generate":
         _check_generator(spec, checkpoint)
-        prompt_limit(spec, checkpoint)
+        if not spec.reads_requests:
+            # the output of a request that leaves its length open gets what room there is
+            prompt_limit(spec, checkpoint)
         check_stop_ids(spec.generation, checkpoint)
         if spec.reads_requests and spec.url == CHAT:
             Chats(checkpoint, spec.prompt, datetime.now(UTC))

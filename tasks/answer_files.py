@@ -13,15 +13,16 @@ from parquetry.schemas.shard import part_name
 from parquetry.schemas.spec.batch_format import ERRORS_FILE, OUTPUT_FILE
 from parquetry.schemas.storage.storage import Storage
 from parquetry.workers.responses.answer import AnswerWriter
-from parquetry.workers.responses.answer_lines import AnswerLine, answer_lines
+from parquetry.workers.responses.answer_lines import AnswerLine, answer_lines, unanswered_lines
 
 _BLOCK_BYTES = 1 << 20
 
 
-def publish_answers(storage: Storage, record: JobRecord) -> None:
-    """Write both files, unless the job asks for none; every part must be there. Raises StorageError.
+def publish_answers(storage: Storage, record: JobRecord, *, unanswered: dict[str, str] | None = None) -> None:
+    """Write both files, unless the job asks for none. Raises StorageError.
 
-    What an earlier end of the job has left, before rows were added or computed anew, is replaced.
+    Every part must be there, but for a job that was stopped: `unanswered` is the error, by code and message, of the
+    rows without one. What an earlier end of the job has left, before rows were added or computed anew, is replaced.
     """
     if record.spec.output.format != "openai-batch":
         return
@@ -29,7 +30,7 @@ def publish_answers(storage: Storage, record: JobRecord) -> None:
         made = {name: stack.enter_context(storage.attempt(name)) for name in (OUTPUT_FILE, ERRORS_FILE)}
         with ExitStack() as files:
             output, errors = (files.enter_context(path.open("wb")) for path in made.values())
-            for line in _lines(storage, record):
+            for line in _lines(storage, record, unanswered):
                 (errors if line.is_error else output).write(line.data)
         for name, path in made.items():
             _publish(storage, path, name)
@@ -42,9 +43,13 @@ def withdraw_answers(storage: Storage, record: JobRecord) -> None:
         storage.delete(ERRORS_FILE)
 
 
-def _lines(storage: Storage, record: JobRecord) -> Iterator[AnswerLine]:
+def _lines(storage: Storage, record: JobRecord, unanswered: dict[str, str] | None) -> Iterator[AnswerLine]:
     writer = AnswerWriter(record)
+    there = {entry.path for entry in storage.list("part-")}
     for shard in range(record.shard_plan.num_shards):
+        if unanswered is not None and part_name(shard) not in there:
+            yield from unanswered_lines(writer, record, record.shard_plan.shard(shard), unanswered)
+            continue
         with closing(storage.open(part_name(shard))) as part:
             yield from answer_lines(writer, part)
 

@@ -52,7 +52,7 @@ MAX_LOGIN_BYTES = 4096
 
 
 class BindError(UnusableEnvironmentError):
-    """The dashboard cannot listen on {host} port {port}: {reason}. Choose others with --host and --port."""
+    """Nothing can listen on {host} port {port}: {reason}. Choose others with --host and --port."""
 
 
 def create_app(ledger: Ledger, token: str | None = None, viewer_token: str | None = None) -> Starlette:
@@ -68,7 +68,7 @@ def serve(ledger: Ledger, *, host: str, port: int, token: str | None, announce: 
     require_token(host, token)
     import uvicorn
 
-    with _listen(host, port) as listener:
+    with listen(host, port) as listener:
         name = f"[{host}]" if ":" in host else host
         announce(f"http://{name}:{listener.getsockname()[1]}")
         dashboard = Dashboard(ledger, AccessGate(token, settings().dashboard_viewer_token))
@@ -77,7 +77,8 @@ def serve(ledger: Ledger, *, host: str, port: int, token: str | None, announce: 
         server.run(sockets=[listener])
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket, also for the gateway. Raises BindError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)

@@ -22,7 +22,7 @@ PATH = re.compile(
     r"(?<![\w./:@$<*{-])((?:[\w.-]+/)*[\w.-]+(?:\.(?:py|lua|md|svg|yaml|yml|toml|txt|sh)|/))(?![\w<*{$-])"
 )
 #: folders and files of whoever runs a job, which documents show
-USERS = {"out", "data", "models", "adapters", "_attempts", "build", "job.yaml", "parquetry.toml"}
+USERS = {"out", "data", "models", "adapters", "_attempts", "build", "job.yaml", "gateway.yaml", "parquetry.toml"}
 MODULE = re.compile(rf"\bparquetry\.(?:{'|'.join(ROOMS)})(?:\.[a-z_]+)*")
 
 

@@ -44,6 +44,15 @@ class AnswerWriter:
             "error": None,
         }
 
+    def unanswered(self, row: int, custom_id: str | None, error: dict[str, str]) -> dict[str, Any]:
+        """What stands in the error file for a row that was never computed."""
+        return {
+            "id": f"batch_req_{row_id(self._record, row)}",
+            "custom_id": custom_id,
+            "response": None,
+            "error": error,
+        }
+
     def _body(self, row: Row) -> dict[str, Any]:
         if self._url == CHAT:
             return self._completion(row, "chatcmpl", "chat.completion")
