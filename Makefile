@@ -44,7 +44,7 @@ test: $(VENV)/.dev ## unit, integration and acceptance tests
 test-light: LIGHT = .venv-light-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 test-light: ## the rooms without torch, on another Python: make test-light PYTHON=python3.13
 	$(PYTHON) -m venv $(LIGHT)
-	$(LIGHT)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[tables]' pytest pytest-timeout hypothesis 'moto[server]' boto3 'pyiceberg[sql-sqlite]' pandas polars duckdb
+	$(LIGHT)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[tables]' pytest pytest-timeout hypothesis 'moto[server]' boto3 'pyiceberg[sql-sqlite]' pandas polars duckdb openai
 	$(LIGHT)/bin/python -m pytest tests/unit tests/integration/test_broker.py tests/integration/test_ledger_*.py tests/integration/test_submission.py
 
 # optimum-onnx needs transformers below 4.58, and with it older versions of what transformers pins
