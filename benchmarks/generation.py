@@ -26,7 +26,7 @@ NEEDS = {"packed": "torch", "vllm": "vllm", "continuous": "transformers", "padde
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--sides", nargs="+", choices=NEEDS, default=list(NEEDS))
-    names = ["nano", "offline", "prefix", "moe", "fp8", "gpt-oss", "deepseek", "long"]
+    names = ["nano", "offline", "prefix", "moe", "fp8", "int4", "gpt-oss", "deepseek", "long"]
     parser.add_argument("--workloads", nargs="+", choices=names, default=["nano", "offline"])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--rows", type=int, default=0, help="rows per workload, 0 for all")

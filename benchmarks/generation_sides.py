@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from four_bit_model import SECTION
 from models import Experts, make_config, make_model
 from workloads import WORKLOADS, Workload
 
@@ -75,10 +76,14 @@ def run_vllm(workload: Workload, num_rounds: int, options: dict[str, Any]) -> It
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     import vllm
 
-    folder = os.path.join(tempfile.gettempdir(), "parquetry-bench", workload.model)
+    folder = os.path.join(tempfile.gettempdir(), "parquetry-bench", f"{workload.model}-{workload.quantization}")
     config = make_config(workload.model)
+    if workload.quantization == "int4":
+        # it reads from the folder what its weights are, and takes its fastest kernel for them
+        config.quantization_config = SECTION
+    elif workload.quantization != "none":
+        options = {**options, "quantization": workload.quantization}
     config.save_pretrained(folder)
-    options = {**options, **({} if workload.quantization == "none" else {"quantization": workload.quantization})}
     longest = min(config.max_position_embeddings, 32768)
     start = time.perf_counter()
     llm = vllm.LLM(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from four_bit_model import make_four_bit
 from transformers import (
     AutoModelForCausalLM,
     DeepseekV3Config,
@@ -118,7 +119,9 @@ def make_model(name: str, attention: str | None = None, quantization: str = "non
     config = make_config(name)
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation=attention)
-    if quantization != "none":
+    if quantization == "int4":
+        make_four_bit(model)
+    elif quantization != "none":
         quantize_late(model, RECIPES[quantization].build("bfloat16", 0.0))
     return model.eval()
 

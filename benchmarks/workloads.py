@@ -70,6 +70,11 @@ def fp8(num_rows: int = 1024) -> Workload:
     return replace(offline(num_rows), name="fp8", quantization="fp8")
 
 
+def int4(num_rows: int = 1024) -> Workload:
+    """The rows of `offline` with weights of 4 bits, as GPTQ stores them in groups of 128."""
+    return replace(offline(num_rows), name="int4", quantization="int4")
+
+
 def gpt_oss(num_rows: int = 1024) -> Workload:
     """The rows of `offline` through few large experts, attention with sinks, and windows in every other layer."""
     return offline(num_rows, name="gpt-oss", model="gpt-oss")
@@ -93,6 +98,7 @@ WORKLOADS: dict[str, Callable[..., Workload]] = {
     "prefix": prefix,
     "moe": moe,
     "fp8": fp8,
+    "int4": int4,
     "gpt-oss": gpt_oss,
     "deepseek": deepseek,
     "long": long,
