@@ -81,13 +81,16 @@ class Adapter:
         for target, shape in targets:
             self._check_layer(model, base, target, shape)
 
-    def check_resident(self, model: str) -> None:
-        """Raise AdapterMismatchError unless it can share a batch with other adapters: plain LoRA on inner layers."""
+    def check_resident(
+        self, model: str, *, obstacle: str = "which cannot differ from row to row; merge it with model.adapter"
+    ) -> None:
+        """Raise AdapterMismatchError, with the obstacle, unless it can stay beside the weights: plain LoRA on inner
+        layers.
+        """
         for name in self.headers:
             target, found, _ = name.partition(".lora_A." if ".lora_A." in name else ".lora_B.")
             if not found or ".experts" in target or target.endswith(("lm_head", "embed_out")):
-                reason = f"it holds {name}, which cannot differ from row to row; merge it with model.adapter"
-                raise self._mismatch(model, reason)
+                raise self._mismatch(model, f"it holds {name}, {obstacle}")
 
     def _check_layer(self, model: str, base: Mapping[str, TensorHeader], target: str, shape: tuple[int, ...]) -> None:
         header = base.get(f"{target}.weight") or _by_suffix(base, f"{target}.weight")

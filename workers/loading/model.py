@@ -18,6 +18,7 @@ from parquetry.workers.card import Card, cards
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.engine_spec import EngineSpec
 from parquetry.workers.loading.adapters.adapter_bank import attach
+from parquetry.workers.loading.adapters.added_adapter import add, has_four_bit_layers
 from parquetry.workers.loading.adapters.merged_adapter import merge
 from parquetry.workers.loading.attention_choice import AttentionLimits, use_attention
 from parquetry.workers.loading.devices.placement import Placement, device_key
@@ -120,7 +121,8 @@ def _read(
         **options,
     )
     if needs.adapter is not None:
-        model = merge(model, needs.adapter, name=needs.model.id)
+        put = add if has_four_bit_layers(model) else merge
+        model = put(model, needs.adapter, name=needs.model.id)
     if needs.adapters:
         model = attach(model, needs.adapters, name=needs.model.id)
     if is_late:

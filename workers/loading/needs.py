@@ -88,7 +88,8 @@ class LoadingNeeds:
         `expanded` counts weights that were quantized ahead as what a device without their kernels makes of them.
         """
         dtype = self.dtype(kind)
-        beside = sum(adapter.num_elements for adapter in self.adapters.values()) * DTYPE_BYTES[dtype]
+        resident = [*self.adapters.values(), *([self.adapter] if self.adapter and self.four_bit else [])]
+        beside = sum(adapter.num_elements for adapter in resident) * DTYPE_BYTES[dtype]
         if expanded:
             return beside + expanded_bytes(self.headers, dtype=dtype)
         is_own = self.four_bit is not None
@@ -114,6 +115,8 @@ class LoadingNeeds:
         require_room(self.model, self.needed_bytes("cuda"), parse_limits(self.model))
         if self.adapter is not None:
             self.adapter.check(self.model.id, self.headers)
+            if self.four_bit is not None:
+                self.adapter.check_resident(self.model.id, obstacle="which cannot be added to weights of 4 bits")
         for adapter in self.adapters.values():
             adapter.check(self.model.id, self.headers)
             adapter.check_resident(self.model.id)

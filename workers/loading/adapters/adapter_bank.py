@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from parquetry.schemas.errors import AdapterMismatchError
 from parquetry.workers.checkpoint.adapter import Adapter
 from parquetry.workers.loading.adapters.merged_adapter import telling_line
+from parquetry.workers.loading.adapters.stand_ins import standing_in
 from parquetry.workers.packages import require
 
 #: ranks of a layer are filled up with zeros to a multiple of this, which tensor cores need
@@ -108,7 +109,7 @@ def attach(model: PreTrainedModel, adapters: Mapping[str, Adapter], *, name: str
     bank = AdapterBank(list(adapters))
     layers: dict[str, dict[int, Pair]] = {}
     for adapter_name, adapter in adapters.items():
-        model, factors = _factors(model, adapter, name=name)
+        model, factors = factors_of(model, adapter, name=name)
         for layer, pair in factors.items():
             layers.setdefault(layer, {})[bank.number(adapter_name)] = pair
     for layer, by_number in layers.items():
@@ -117,8 +118,13 @@ def attach(model: PreTrainedModel, adapters: Mapping[str, Adapter], *, name: str
     return model.eval()
 
 
+def factors_of(model: PreTrainedModel, adapter: Adapter, *, name: str) -> tuple[PreTrainedModel, dict[str, Pair]]:
+    """The model without the adapter, and A and scaled B of every layer that it changes. Raises AdapterMismatchError."""
+    with standing_in(model):
+        return _factors(model, adapter, name=name)
+
+
 def _factors(model: PreTrainedModel, adapter: Adapter, *, name: str) -> tuple[PreTrainedModel, dict[str, Pair]]:
-    """A and scaled B of every layer the adapter changes, and the model without it again."""
     from peft import PeftModel
     from peft.tuners.lora import LoraLayer
 
