@@ -8,7 +8,7 @@ from typing import Any
 
 from parquetry.workers.checkpoint.tensor_headers import TensorHeader
 from parquetry.workers.loading.needs import LoadingNeeds
-from parquetry.workers.loading.quantization.footprint import DTYPE_BYTES, loaded_bytes
+from parquetry.workers.loading.quantization.footprint import DTYPE_BYTES, loaded_bytes, num_weights
 
 #: keys that configs of different ages have for one thing
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
@@ -109,8 +109,9 @@ def _weights(needs: LoadingNeeds, dtype: str) -> dict[str, Weights]:
 
     def of(is_meant: Callable[[str], bool]) -> Weights:
         chosen: dict[str, TensorHeader] = {name: header for name, header in headers.items() if is_meant(name)}
-        size = loaded_bytes(chosen, dtype=dtype, quantization=needs.model.quantization)
-        return Weights(sum(header.num_elements for header in chosen.values()), size)
+        is_own = needs.four_bit is not None
+        size = loaded_bytes(chosen, dtype=dtype, quantization=needs.model.quantization, own_4_bit=is_own)
+        return Weights(sum(num_weights(name, header) for name, header in chosen.items()), size)
 
     tables, head = of(lambda name: _has(name, _TABLES)), of(lambda name: _has(name, _HEAD))
     return {

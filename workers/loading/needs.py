@@ -31,6 +31,7 @@ from parquetry.workers.loading.devices.placement import (
 )
 from parquetry.workers.loading.precision import Precision, choose_precision
 from parquetry.workers.loading.quantization.footprint import DTYPE_BYTES, expanded_bytes, loaded_bytes
+from parquetry.workers.loading.quantization.four_bit_limits import check_placement, check_runtime
 from parquetry.workers.loading.quantization.four_bit_scheme import FourBitScheme, four_bit_scheme
 from parquetry.workers.loading.quantization.quantization import check_options, check_quantization
 from parquetry.workers.loading.quantization.stored_quantization import (
@@ -61,8 +62,8 @@ class LoadingNeeds:
 
     @cached_property
     def four_bit(self) -> FourBitScheme | None:
-        """How our own layers read the checkpoint's weights of 4 bits, None where they do not or it has none."""
-        return four_bit_scheme(self.checkpoint.config, self.headers)
+        """How our own layers read the weights of 4 bits, None where there are none or vLLM or a package reads them."""
+        return None if self.model.backend == "vllm" else four_bit_scheme(self.checkpoint.config, self.headers)
 
     @cached_property
     def adapter(self) -> Adapter | None:
@@ -107,7 +108,8 @@ class LoadingNeeds:
         check_options(self.model, dtype, stored=stored)
         if stored is not None:
             known_method(stored)
-            self._check_four_bit_runtime(stored)
+        if self.four_bit is not None:
+            check_runtime(self.four_bit, self.model.backend, has_own_graph=self.checkpoint.onnx is not None)
         if self.model.attention.startswith("flash_attention") and dtype == "float32":
             reason = "it takes bfloat16 or float16, and model.dtype is float32"
             supported = "eager, sdpa and its kernels"
@@ -151,20 +153,12 @@ class LoadingNeeds:
         if shares > 1:
             return choose_share(self.model, needed, cards, device=device, shares=shares)
         placement = choose_placement(self.model, needed, cards, device=device)
-        if placement.is_spread and self.four_bit is not None:
-            reason = "its weights of 4 bits must lie on one device; use one with more memory, or raise model.max_memory"
-            raise UnsupportedQuantizationError(quantization=self.four_bit.method, reason=reason)
+        if self.four_bit is not None:
+            check_placement(self.four_bit, is_spread=placement.is_spread)
         if placement.is_spread and self.adapters:
             reason = "the weights must be spread over several devices; quantize them, or merge one with model.adapter"
             raise UnsupportedOptionError(option="model.adapters", reason=reason)
         return placement
-
-    def _check_four_bit_runtime(self, stored: str) -> None:
-        """Refuse to make a graph of another runtime of weights that only our layers compute with."""
-        if self.four_bit is None or self.model.backend not in OTHER_RUNTIMES or self.checkpoint.onnx is not None:
-            return
-        reason = f"model.backend {self.model.backend} makes no graph of its weights of 4 bits; set that to auto"
-        raise UnsupportedQuantizationError(quantization=stored, reason=reason)
 
 
 def _check_kv_backend(model: ModelSpec) -> None:

@@ -13,6 +13,9 @@ _QUANTIZED_BYTES: dict[str, float] = {"int8": 1, "fp8": 1, "int8-weight-only": 1
 _ROW_SCALE_BYTES = 4
 #: tensors of zero points of 4 bits, eight to a word
 _ZERO_POINTS = (".qzeros", ".weight_zero_point")
+#: tensors of codes of 4 bits, eight to a word, and what lies beside them
+_CODES = (".qweight", ".weight_packed")
+_BESIDE_CODES = (*_ZERO_POINTS, ".scales", ".g_idx", ".weight_g_idx", ".weight_shape")
 #: parts of a name that stay as they are: tables and heads, and experts, which are loaded fused into one tensor
 _KEPT = ("embed", "lm_head", "wte", "wpe", "norm", "score.", "classifier.", "experts.")
 
@@ -36,14 +39,15 @@ def _zero_point_bytes(headers: Mapping[str, TensorHeader], dtype: str) -> int:
 
 def expanded_bytes(headers: Mapping[str, TensorHeader], *, dtype: str) -> int:
     """Bytes of all weights as `dtype` where those quantized ahead are expanded to plain numbers."""
-    return sum(_num_weights(name, header) for name, header in headers.items()) * DTYPE_BYTES[dtype]
+    return sum(num_weights(name, header) for name, header in headers.items()) * DTYPE_BYTES[dtype]
 
 
-def _num_weights(name: str, header: TensorHeader) -> int:
-    if "_scale" in name:
+def num_weights(name: str, header: TensorHeader) -> int:
+    """Weights that a tensor holds, however few bits each has; none in those that tell how to read others."""
+    if "_scale" in name or name.endswith(_BESIDE_CODES):
         return 0
     # MXFP4 keeps two weights in each byte of the tensors it calls blocks
-    return header.num_elements * (2 if name.endswith("_blocks") else 1)
+    return header.num_elements * (8 if name.endswith(_CODES) else 2 if name.endswith("_blocks") else 1)
 
 
 def _tensor_bytes(name: str, header: TensorHeader, dtype: str, quantization: Quantization) -> int:

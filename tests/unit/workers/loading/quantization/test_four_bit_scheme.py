@@ -13,7 +13,7 @@ from parquetry.workers import packages
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.tensor_headers import TensorHeader
 from parquetry.workers.loading.needs import LoadingNeeds
-from parquetry.workers.loading.quantization.footprint import loaded_bytes
+from parquetry.workers.loading.quantization.footprint import loaded_bytes, num_weights
 from parquetry.workers.loading.quantization.four_bit_scheme import FourBitScheme, four_bit_obstacle, four_bit_scheme
 from parquetry.workers.loading.quantization.stored_quantization import check_stored
 from tests.unit.workers.loading.spec_cases import CPU, H100, write_headers
@@ -151,6 +151,14 @@ def test_other_runtimes_are_refused_at_submit(tmp_path, backend: str) -> None:
         LoadingNeeds(spec, Checkpoint.resolve(spec)).check()
 
 
+def test_vllm_reads_them_itself(tmp_path) -> None:
+    folder = make_model(tmp_path / "m", **config(AWQ))
+    spec = ModelSpec(id=str(folder), backend="vllm")
+    needs = LoadingNeeds(spec, Checkpoint.resolve(spec))
+    needs.check()
+    assert needs.four_bit is None
+
+
 def test_zero_points_are_counted_as_numbers(tmp_path) -> None:
     """A layer of 256 inputs and 512 outputs in groups of 128: codes of half a byte, scales and zero points of two."""
     folder = make_model(tmp_path / "m", **config(AWQ), dtype="float16")
@@ -159,4 +167,5 @@ def test_zero_points_are_counted_as_numbers(tmp_path) -> None:
     spec = ModelSpec(id=str(folder))
     assert LoadingNeeds(spec, Checkpoint.resolve(spec)).needed_bytes("cuda") == 256 * 512 // 2 + 2 * 2 * (2 * 512)
     headers = {name: TensorHeader(*header) for name, header in tensors.items()}
+    assert sum(num_weights(name, header) for name, header in headers.items()) == 256 * 512
     assert loaded_bytes(headers, dtype="float16") == 256 * 512 // 2 + 2 * 64 * 4 + 2 * (2 * 512)
