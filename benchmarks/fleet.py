@@ -16,14 +16,16 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @contextmanager
-def fleet(folder: Path, *, gpus: str, settings: Mapping[str, str] | None = None) -> Iterator[Fleet]:
+def fleet(
+    folder: Path, *, gpus: str, queues: str = "default", settings: Mapping[str, str] | None = None
+) -> Iterator[Fleet]:
     """A broker and a worker process on `gpus` ("none", or numbers); its log is `worker.log` in the folder."""
     from parquetry.local.embedded import embedded_server
 
     with embedded_server() as url:
         paths = os.pathsep.join(filter(None, [str(ROOT), os.getenv("PYTHONPATH")]))
         state = {"PARQUETRY_BROKER_URL": url, "PARQUETRY_STATE_DIR": str(folder / "state"), "PYTHONPATH": paths}
-        command = [sys.executable, "-m", "parquetry", "worker", "--gpus", gpus]
+        command = [sys.executable, "-m", "parquetry", "worker", "--gpus", gpus, "--queues", queues]
         with (folder / "worker.log").open("wb") as log:
             worker = subprocess.Popen(command, env={**os.environ, **(settings or {}), **state}, stdout=log, stderr=log)
         try:

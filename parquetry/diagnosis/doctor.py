@@ -8,7 +8,15 @@ from dataclasses import asdict
 
 from parquetry.broker import open_ledger
 from parquetry.diagnosis.cards import gpu_findings
-from parquetry.diagnosis.installation import cpu, engine_packages, onnx_providers, packages, python, state_folder
+from parquetry.diagnosis.installation import (
+    cpu,
+    engine_packages,
+    onnx_providers,
+    packages,
+    python,
+    state_folder,
+    vllm_engine,
+)
 from parquetry.diagnosis.services import broker, engines, storage
 from parquetry.schemas.finding import Finding, Level
 from parquetry.terminal.display import console, print_json, safe_text
@@ -18,7 +26,18 @@ STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.UNUSABLE: "bold red"
 
 def examine(output: str | None) -> list[Finding]:
     """Every finding about this machine; `output` adds the put-if-absent check of that folder."""
-    looks = [python, packages, engine_packages, cpu, gpu_findings, onnx_providers, state_folder, broker, engines]
+    looks = [
+        python,
+        packages,
+        engine_packages,
+        cpu,
+        gpu_findings,
+        onnx_providers,
+        vllm_engine,
+        state_folder,
+        broker,
+        engines,
+    ]
     findings = [finding for look in looks for finding in look()]
     return [*findings, *storage(output)] if output is not None else findings
 

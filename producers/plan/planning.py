@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from parquetry.producers.plan.device_memory import DeviceMemory
 from parquetry.producers.plan.duration import MeasuredRows
+from parquetry.producers.plan.faster_backend import faster_backend
 from parquetry.producers.plan.foresight import Foresight
 from parquetry.producers.plan.predictions import default_price
 from parquetry.producers.plan.prompt_lengths import LengthBucket, histogram
@@ -116,7 +117,7 @@ def plan(
     price = default_price(record.spec) if price_per_gpu_hour is None else price_per_gpu_hour
     foresight = Foresight(record, needs, sampled, target, rows)
     paces = known_paces() if paces is None else paces
-    warnings = (*_warnings(record.spec, target), *foresight.warnings)
+    warnings = (*_warnings(record.spec, target), *foresight.warnings, *faster_backend(record.spec, checkpoint))
     return Plan(
         **_job_facts(record),
         **_token_facts(record, sampled),

@@ -79,9 +79,10 @@ def test_the_same_again_is_the_same_job(spec, ledger, folder):
     assert len(ledger.jobs()) == 1
 
 
-def test_optimum_jobs_go_to_their_own_queue(spec, ledger, folder):
-    made = submit(spec(model={"id": f"{folder}/model", "backend": "optimum"}), ledger)
-    assert ledger.status(made.job).queue == "optimum"
+@pytest.mark.parametrize("backend", ["optimum", "vllm"])
+def test_back_ends_with_an_environment_of_their_own_have_their_own_queue(backend, spec, ledger, folder):
+    made = submit(spec(model={"id": f"{folder}/model", "backend": backend}), ledger)
+    assert ledger.status(made.job).queue == backend
 
 
 def test_another_spec_on_that_output_is_refused(spec, ledger):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 from typing import TYPE_CHECKING
 
 from parquetry.schemas.errors import MissingPackageError, UnusableModelError
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 #: the random numbers of a row are its own; the products of a step are rounded by the kernels that its size picks
 _SAMPLING = "keyed by (seed, row, sample); rows share kernels chosen by batch size, so ties may fall either way"
 
-#: what vLLM raises of files and options that it cannot serve; a device that is full, or away, raises something else
-_FAULTS_OF_THE_MODEL = (ValueError, TypeError, KeyError, AttributeError, NotImplementedError)
+#: what vLLM raises of files and options that it cannot serve, and in other words of a device that is full or away
+_FAULTS_OF_THE_MODEL = (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, RuntimeError)
+_OF_THE_DEVICE = re.compile(r"CUDA|NCCL|cuBLAS|CUBLAS|memory")
 
 
 def load_vllm(spec: EngineSpec) -> VllmEngine:
@@ -70,6 +72,11 @@ def _load(spec: EngineSpec, checkpoint: Checkpoint, dtype: str) -> LLMEngine:
         # the defaults of vLLM's own offline class
         return LLMEngine.from_engine_args(EngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS)
     except _FAULTS_OF_THE_MODEL as error:
+        if _OF_THE_DEVICE.search(str(error)):
+            # which may pass: an engine that ended a moment ago may hold the card still
+            if isinstance(error, RuntimeError):
+                raise
+            raise MemoryError(one_line(error)) from error
         reason = f"vLLM {importlib.metadata.version(_package())} does not load it: {one_line(error)}"
         raise UnusableModelError(model=checkpoint.id, reason=reason) from error
 

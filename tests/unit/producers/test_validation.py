@@ -233,6 +233,15 @@ def test_a_back_end_for_encoders_does_not_generate(spec, folder, backend):
     assert f"model.backend {backend} for task generate" in refusal(spec(**how), UnsupportedOptionError)
 
 
+def test_what_vllm_does_not_follow_is_refused_by_name(spec, folder):
+    def said(**model):
+        how = {"task": "embed", "model": {"id": f"{folder}/model", "backend": "vllm", **model}}
+        return refusal(spec(**how), BadInputError)
+
+    assert "nf4" in said(quantization="nf4")
+    assert "model.adapter for task embed" in said(adapter="a")
+
+
 def test_webhooks_need_a_secret_to_sign_with(spec):
     assert "PARQUETRY_WEBHOOK_SECRET" in refusal(spec(notify=["https://h"]), NoWebhookSecretError)
 

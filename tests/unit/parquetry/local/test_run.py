@@ -71,17 +71,19 @@ def test_so_is_a_missing_package_of_its_quantization_or_attention(monkeypatch):
         require_model(ModelSpec(id="m", attention="flash_attention_2"))
 
 
-def test_a_worker_does_not_serve_a_queue_it_could_only_fail(monkeypatch):
+@pytest.mark.parametrize("backend", ["optimum", "vllm"])
+def test_a_worker_does_not_serve_a_queue_it_could_only_fail(backend, monkeypatch):
     monkeypatch.setattr(needed_packages, "find_spec", lambda name: None)
     check_queues(("default",))
-    with pytest.raises(MissingPackageError, match=r"parquetry\[optimum\]") as caught:
-        check_queues(("default", "optimum"))
+    with pytest.raises(MissingPackageError, match=rf"parquetry\[{backend}\]") as caught:
+        check_queues(("default", backend))
     assert caught.value.exit_code == 3
 
 
-def test_a_worker_with_optimum_serves_its_queue(monkeypatch):
+@pytest.mark.parametrize("backend", ["optimum", "vllm"])
+def test_a_worker_with_the_package_serves_its_queue(backend, monkeypatch):
     monkeypatch.setattr(needed_packages, "find_spec", lambda name: object())
-    check_queues(("optimum",))
+    check_queues((backend,))
 
 
 def finished(**changes):
