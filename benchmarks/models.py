@@ -96,7 +96,7 @@ SHAPES: dict[str, tuple[type[PretrainedConfig], str, dict]] = {
         LlamaConfig,
         "LlamaForCausalLM",
         {
-            "vocab_size": 32000, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+            "vocab_size": 32000, "hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 2,
             "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096,
         },
     ),
