@@ -115,7 +115,7 @@ def summarise(report: dict[str, Any], workload: Any, ceilings: dict[str, Any]) -
 
 
 def shortfall(report: dict[str, Any]) -> str | None:
-    """Why a row of ours is no measure of it: what it was to run with was taken back, or is not there. None if nothing."""
+    """Why a row of ours is no measure of it: what makes it fast was taken back. None if nothing was."""
     if report["side"] != "packed" or not report["rounds"]:
         return None
     return f"runs without {report['runs_without']}" if "runs_without" in report else None
