@@ -10,6 +10,8 @@ from dataclasses import asdict
 from typing import Any, TypeVar
 
 from parquetry.monitor.job_view import JobView, worker_as_dict
+from parquetry.monitor.metrics.metrics import render
+from parquetry.monitor.metrics.shown_jobs import ShownJobs
 from parquetry.monitor.progress.in_flight import WorkInFlight
 from parquetry.monitor.watcher import Watcher
 from parquetry.schemas.progress.states import JobState
@@ -33,6 +35,7 @@ class Observer:
         self.ledger = ledger
         self._looks: dict[tuple[object, ...], tuple[float, Any]] = {}
         self._watchers: dict[str, Watcher] = {}
+        self._shown = ShownJobs(ledger)
         self._lock = threading.Lock()
 
     def jobs(self, search: str = "", state: str = "", page: int = 1, size: int = DEFAULT_SIZE) -> dict[str, Any]:
@@ -47,6 +50,14 @@ class Observer:
     def workers(self) -> list[dict[str, Any]]:
         """Live workers as plain data."""
         return self._shared(("workers",), lambda: [worker_as_dict(worker) for worker in self.ledger.workers()])
+
+    def metrics(self) -> bytes:
+        """What Prometheus reads."""
+        return self._shared(("metrics",), self._metrics)
+
+    def _metrics(self) -> bytes:
+        shown = self._shown.find()
+        return render(shown.statuses, self.ledger.workers(), shown.states)
 
     def forget(self) -> None:
         """Look again, because something was just changed."""

@@ -51,13 +51,14 @@ def submit(spec: SpecLike, *, broker_url: str | None = None) -> Job:
     The same spec submitted again is the same job. Raises a BadInputError for a spec that cannot run.
     """
     from parquetry.producers.submission import submit as register
+    from parquetry.tasks.budget_change import raise_budget
 
     ledger = open_ledger(broker_url)
     for sentence in ledger.durability_warnings():
         log.warning("%s", sentence)
     made = register(as_spec(spec), ledger, broker_url=broker_url)
     if not made.created:
-        ledger.raise_budget(made.job, as_spec(spec).budget)
+        raise_budget(ledger, made.job, as_spec(spec).budget)
     return Job(made.job, made.record.spec.output.path, ledger, is_new=made.created, rows_added=made.rows_added)
 
 
@@ -248,9 +249,11 @@ class Job:
         What it leaves out of the price stays. Raises BudgetSpentError where it is spent, IllegalTransitionError.
         """
         if budget is not None:
+            from parquetry.tasks.budget_change import change_budget
+
             price = self.status().price_per_gpu_hour
             known = {} if price is None else {"price_per_gpu_hour": price}
-            self._open_ledger().set_budget(self.id, parse_budget({**known, **budget}))
+            change_budget(self._open_ledger(), self.id, parse_budget({**known, **budget}))
         self._open_ledger().set_state(self.id, JobState.RUNNING)
 
     def cancel(self) -> None:

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 
 from parquetry.producers.draft import Draft
-from parquetry.producers.living_workers import require_able_worker
+from parquetry.producers.living_workers import warn_unless_able
 from parquetry.producers.output.existing_output import find_status, foreseen, refusal, take_over
 from parquetry.producers.output.output_folder import find_standing, give_up, require_empty
 from parquetry.producers.plan.predictions import store_prediction
@@ -84,7 +84,7 @@ def submit(spec: JobSpec, ledger: Ledger, *, broker_url: str | None = None) -> S
     queue that has forgotten it learns of it from the output. A job whose output was deleted starts over. Nothing is
     written when anything is refused. What happens to the output of another job: see `existing_output`.
 
-    Raises what `prepare` and `existing_output.take_over` raise, NoAbleWorkerError, BrokerUnreachableError and
+    Raises what `prepare` and `existing_output.take_over` raise, BrokerUnreachableError and
     PutIfAbsentError.
     """
     draft = Draft.of(spec)
@@ -117,7 +117,7 @@ def _try(draft: Draft, ledger: Ledger, known: JobStatus | None) -> Submission | 
 
 def _create(draft: Draft, ledger: Ledger, known: JobStatus | None) -> Submission | None:
     """The job in an output that was nobody's, None when another submission put its own there first."""
-    require_able_worker(draft.spec, ledger)
+    warn_unless_able(draft.spec, ledger)
     made = prepared(draft)
     require_empty(draft.output)
     draft.output.check_put_if_absent()

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from parquetry.schemas.errors import ParquetryError
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import JOB_FILE
-from parquetry.schemas.progress.history import HISTORY_FILE, HistoryPoint, JobHistory
+from parquetry.schemas.progress.history import HISTORY_FILE, HistoryPoint, JobHistory, KeptBudget
+from parquetry.schemas.progress.status import JobStatus
 from parquetry.schemas.storage.opening import open_storage
 from parquetry.schemas.storage.storage import Storage
 from parquetry.tasks.ledger.ledger import Ledger
@@ -31,8 +32,16 @@ def keep_history(ledger: Ledger, job: str, output: str) -> None:
         before = read_history(storage, job) or JobHistory.of(job, ())
         events = _together(before.events, ledger.shards.events(job))
         ends = _together(before.ends, ledger.shards.ends(job))
-        prediction = ledger.status(job, max_failures=0).prediction or before.prediction
-        storage.put(HISTORY_FILE, JobHistory.of(job, points, events, ends, prediction).model_dump_json().encode())
+        status = ledger.status(job, max_failures=0)
+        kept = JobHistory.of(job, points, events, ends, status.prediction or before.prediction, _budget(status))
+        storage.put(HISTORY_FILE, kept.model_dump_json().encode())
+
+
+def _budget(status: JobStatus) -> KeptBudget:
+    seconds = status.budget_gpu_seconds
+    return KeptBudget(
+        ms=None if seconds is None else round(1000 * seconds), price_per_gpu_hour=status.price_per_gpu_hour
+    )
 
 
 def _together(earlier: Iterable[Noted], later: Iterable[Noted]) -> list[Noted]:

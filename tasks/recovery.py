@@ -113,7 +113,9 @@ def _count_parts(ledger: Ledger, record: JobRecord, storage: Storage, queue: str
     # without `_SUCCESS` the last retry was not over
     due = [part for part in found if retry and _is_due(part, retry)]
     done = [part for part in found if part not in due]
-    if ledger.register(record, queue, done=done, history=kept_history(storage, record.job)):
+    kept = read_history(storage, record.job)
+    past, budget = (kept.read(), kept.budget) if kept is not None else ((), None)
+    if ledger.register(record, queue, done=done, history=past, budget=budget):
         _go_on_with(ledger, record, retry, due)
     else:
         for part in found:

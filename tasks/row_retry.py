@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from pydantic import ValidationError
@@ -18,12 +19,14 @@ from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import MANIFEST_FILE, SUCCESS_FILE, JobRecord, Manifest
 from parquetry.schemas.number_ranges import ranges
 from parquetry.schemas.progress.states import JobState
+from parquetry.schemas.progress.status import JobStatus
 from parquetry.schemas.spec.row_retry import RETRIES_FOLDER, RowRetry, retry_file
 from parquetry.schemas.storage.opening import open_storage
 from parquetry.schemas.storage.storage import Storage
 from parquetry.tasks.answer_files import withdraw_answers
 from parquetry.tasks.failpoints import failpoint
 from parquetry.tasks.finalize import publish_manifest
+from parquetry.tasks.job_record import read_record
 from parquetry.tasks.ledger.job_entry import settings_fields
 from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.ledger.rounds import DueShard
@@ -61,6 +64,21 @@ class Begun(NamedTuple):
     round: int
     shards: int
     rows: int
+
+
+def retry_unchanged(ledger: Ledger, status: JobStatus) -> Begun:
+    """Compute the error rows of a job that has ended anew, as they were. Raises what `begin_retry` raises."""
+    storage = open_storage(Location.parse(status.output))
+    record = read_record(storage, status.job, ledger.record_digest(status.job))
+    retry = RowRetry(
+        job=status.job,
+        round=next_round(storage),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        spec=record.told_to([]).spec,
+        model_path=record.model_path,
+        changes={},
+    )
+    return begin_retry(ledger, record, retry)
 
 
 def begin_retry(ledger: Ledger, record: JobRecord, retry: RowRetry) -> Begun:

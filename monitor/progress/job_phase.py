@@ -9,6 +9,7 @@ from typing import Any
 from parquetry.schemas.progress.states import EnginePhase, JobPhase, JobState
 from parquetry.schemas.progress.status import EngineState, JobStatus, WorkerStatus
 from parquetry.schemas.spec.budget import budget_text
+from parquetry.tasks.wanted_worker import to_start
 
 #: a worker may take so long to announce itself before its absence is worth a word
 PATIENCE_S = 20.0
@@ -114,7 +115,8 @@ def _without_shards(status: JobStatus, workers: Sequence[WorkerStatus]) -> Phase
     able = [worker for worker in serving if not _hindrance(status, worker)]
     if not able:
         why = "; ".join(dict.fromkeys(f"{worker.worker} {_hindrance(status, worker)}" for worker in serving[:3]))
-        return PhaseNow(JobPhase.STALLED, f"no worker of queue {status.queue} can serve it: {why}")
+        way = f"; {to_start(status.needs)}" if status.needs and not status.declined else ""
+        return PhaseNow(JobPhase.STALLED, f"no worker of queue {status.queue} can serve it: {why}{way}")
     if problem := next((worker.state.problem for worker in able if worker.state.problem), None):
         return PhaseNow(JobPhase.QUEUED, f"its shards rest after a fault: {problem}")
     count = "the worker" if len(able) == 1 else f"one of {len(able)} workers"

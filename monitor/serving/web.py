@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qs, quote
@@ -18,7 +19,6 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from parquetry.monitor.job_details import JobDetails
-from parquetry.monitor.metrics.metrics import render
 from parquetry.monitor.observer import Observer
 from parquetry.monitor.serving.access import COOKIE, AccessGate, TooManyTriesError, allowed_hosts, require_token
 from parquetry.monitor.serving.answers import PAGE, SECURITY_HEADERS, html_answer, json_answer, page_files, send_file
@@ -26,11 +26,15 @@ from parquetry.monitor.serving.audit import note_change
 from parquetry.monitor.serving.job_routes import JobRoutes
 from parquetry.monitor.serving.sessions import SESSION_S, Role
 from parquetry.monitor.serving.stream import Streams
+from parquetry.schemas.bounded_json import parse_json
 from parquetry.schemas.errors import BadInputError, ParquetryError, UnknownJobError, UnusableEnvironmentError
 from parquetry.schemas.progress.states import JobState
 from parquetry.schemas.settings import settings
+from parquetry.schemas.spec.budget import parse_budget
+from parquetry.tasks.budget_change import change_budget
 from parquetry.tasks.cancellation import cancel
 from parquetry.tasks.ledger.ledger import Ledger
+from parquetry.tasks.row_retry import retry_unchanged
 
 
 def _priority(number: int) -> Callable[[Ledger, str], object]:
@@ -42,6 +46,7 @@ CHANGES: dict[str, Callable[[Ledger, str], object]] = {
     "resume": lambda ledger, job: ledger.set_state(job, JobState.RUNNING),
     "cancel": lambda ledger, job: cancel(ledger, job, ledger.status(job, max_failures=0).output),
     "retry": lambda ledger, job: ledger.retry(job),
+    "retry-rows": lambda ledger, job: retry_unchanged(ledger, ledger.status(job, max_failures=0)),
     **{f"priority-{number}": _priority(number) for number in range(10)},
 }
 OF_WORKERS: dict[str, Callable[[Ledger, str], object]] = {
@@ -53,6 +58,10 @@ MAX_LOGIN_BYTES = 4096
 
 class BindError(UnusableEnvironmentError):
     """Nothing can listen on {host} port {port}: {reason}. Choose others with --host and --port."""
+
+
+class BadRequestError(BadInputError):
+    """The request's body is not JSON: {reason}."""
 
 
 def create_app(ledger: Ledger, token: str | None = None, viewer_token: str | None = None) -> Starlette:
@@ -69,9 +78,12 @@ def serve(ledger: Ledger, *, host: str, port: int, token: str | None, announce: 
     import uvicorn
 
     with listen(host, port) as listener:
+        dashboard = Dashboard(ledger, AccessGate(token, settings().dashboard_viewer_token))
+        with suppress(ParquetryError):
+            # the first look at ten thousand jobs takes longer than any other, and nobody waits for it now
+            dashboard.observer.jobs()
         name = f"[{host}]" if ":" in host else host
         announce(f"http://{name}:{listener.getsockname()[1]}")
-        dashboard = Dashboard(ledger, AccessGate(token, settings().dashboard_viewer_token))
         server = uvicorn.Server(uvicorn.Config(dashboard.app, log_level="warning", server_header=False))
         dashboard.streams.are_over = lambda: server.should_exit
         server.run(sockets=[listener])
@@ -177,8 +189,19 @@ class Dashboard:
 
     async def change_job(self, request: Request) -> Response:
         """Pause, resume, cancel or retry a job."""
-        refused = await self._change(request, CHANGES)
+        changes = {**CHANGES, "budget": self._budget(await _limited_body(request))}
+        refused = await self._change(request, changes)
         return refused or json_answer(await run_in_threadpool(self.observer.job, request.path_params["name"]))
+
+    def _budget(self, body: bytes) -> Callable[[Ledger, str], object]:
+        """The change to the budget that a request brings: GPU hours, or money at the price of the job."""
+
+        def change(ledger: Ledger, job: str) -> None:
+            price = ledger.status(job, max_failures=0).price_per_gpu_hour
+            known = {} if price is None else {"price_per_gpu_hour": price}
+            change_budget(ledger, job, parse_budget({**known, **_object(body)}))
+
+        return change
 
     async def change_worker(self, request: Request) -> Response:
         """Have a worker take no more shards, or some again."""
@@ -206,9 +229,7 @@ class Dashboard:
 
     async def metrics(self, request: Request) -> Response:
         """Prometheus text."""
-        jobs = await run_in_threadpool(self.observer.ledger.jobs)
-        workers = await run_in_threadpool(self.observer.ledger.workers)
-        return Response(render(jobs, workers), media_type=CONTENT_TYPE_LATEST)
+        return Response(await run_in_threadpool(self.observer.metrics), media_type=CONTENT_TYPE_LATEST)
 
     async def healthz(self, request: Request) -> Response:
         """200 while the broker answers, 503 otherwise; says nothing more, because anybody may ask."""
@@ -217,6 +238,17 @@ class Dashboard:
         except ParquetryError:
             return PlainTextResponse("the broker does not answer\n", 503)
         return PlainTextResponse("ok\n")
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    """Raises BadRequestError."""
+    try:
+        found = parse_json(body.decode())
+    except ValueError as error:
+        raise BadRequestError(reason=str(error)[:100]) from None
+    if not isinstance(found, dict):
+        raise BadRequestError(reason="it is no object")
+    return found
 
 
 async def _limited_body(request: Request) -> bytes:

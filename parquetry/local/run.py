@@ -59,13 +59,14 @@ def run_job(
     """
     from parquetry.producers.output.output_use import in_use
     from parquetry.producers.submission import submit
+    from parquetry.tasks.budget_change import raise_budget
 
     started = time.monotonic()
     with open_broker() as (url, ledger), ExitStack() as stack:
         submitted = submit(spec, ledger, broker_url=url)
         job = submitted.job
         if not submitted.created:
-            ledger.raise_budget(job, spec.budget)
+            raise_budget(ledger, job, spec.budget)
         if retry is not None:
             begin_row_retry(ledger, job, retry, broker_url=url)
         before = take_up(ledger, job)

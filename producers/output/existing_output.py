@@ -7,7 +7,7 @@ import logging
 from itertools import pairwise
 
 from parquetry.producers.draft import Draft
-from parquetry.producers.living_workers import require_able_worker
+from parquetry.producers.living_workers import warn_unless_able
 from parquetry.producers.output.extension import extended, not_extensible
 from parquetry.producers.output.output_use import is_in_use
 from parquetry.producers.output.same_input import input_difference
@@ -33,7 +33,7 @@ def take_over(draft: Draft, standing: Standing, ledger: Ledger) -> JobRecord | N
         return standing.record
     if draft.spec.output.on_existing == "refuse":
         raise refusal(draft, standing.record)
-    require_able_worker(draft.spec, ledger)
+    warn_unless_able(draft.spec, ledger)
     change = extend if draft.spec.output.on_existing == "extend" else overwrite
     record = change(draft, standing, ledger)
     return record if record == standing.record or standing.replace(draft.output, record) else None

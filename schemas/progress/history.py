@@ -70,6 +70,16 @@ class HistoryPoint(NamedTuple):
         return ":".join(map(str, self))
 
 
+class KeptBudget(BaseModel):
+    """The budget that a job had in the queue: whoever raised it did so there."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    #: of cards; None where it has no bound
+    ms: int | None
+    price_per_gpu_hour: float | None = None
+
+
 class JobHistory(BaseModel):
     """The content of `_history.json`."""
 
@@ -84,6 +94,8 @@ class JobHistory(BaseModel):
     ends: tuple[ShardEnd, ...] = ()
     #: what was predicted of it before it ran
     prediction: Prediction | None = None
+    #: None where that is not told, and the one of its spec counts
+    budget: KeptBudget | None = None
 
     @classmethod
     def of(
@@ -93,9 +105,11 @@ class JobHistory(BaseModel):
         events: Iterable[JobEvent] = (),
         ends: Iterable[ShardEnd] = (),
         prediction: Prediction | None = None,
+        budget: KeptBudget | None = None,
     ) -> JobHistory:
         """The history of a job, to be written."""
-        return cls(job=job, points=points, events=tuple(events), ends=tuple(ends), prediction=prediction)
+        past = {"events": tuple(events), "ends": tuple(ends)}
+        return cls(job=job, points=points, prediction=prediction, budget=budget, **past)
 
     def read(self) -> tuple[HistoryPoint, ...]:
         """Its points, whatever version wrote them."""

@@ -8,7 +8,7 @@ from typing import Any
 from parquetry.schemas.location import Location
 from parquetry.schemas.manifest import JobRecord, PartRecord
 from parquetry.schemas.progress.histogram import SHARD_SECONDS
-from parquetry.schemas.progress.history import HistoryPoint
+from parquetry.schemas.progress.history import HistoryPoint, KeptBudget
 from parquetry.schemas.progress.prediction import read_prediction
 from parquetry.schemas.progress.states import JobState
 from parquetry.schemas.progress.status import JobStatus, ShardFailure
@@ -53,9 +53,9 @@ def ctl_fields(record: JobRecord, queue: str, done: Sequence[PartRecord]) -> dic
     }
 
 
-def budget_fields(budget: BudgetSpec | None) -> dict[str, Any]:
+def budget_fields(budget: BudgetSpec | KeptBudget | None) -> dict[str, Any]:
     """The fields of a budget; "" for what has no bound or is not known."""
-    if budget is None:
+    if budget is None or budget.ms is None:
         return {"budget_ms": "", "price": ""}
     return {"budget_ms": budget.ms, "price": "" if budget.price_per_gpu_hour is None else budget.price_per_gpu_hour}
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, NamedTuple, cast
-
-import redis
 
 from parquetry.schemas.progress.states import JobState
 from parquetry.tasks.broker.connection import translated
 from parquetry.tasks.keys import Keys
+from parquetry.tasks.ledger.scripts import Scripts
 
+#: jobs that one script looks at: a few milliseconds of the server
+AT_ONCE = 1000
+_STATES = {state.value: state for state in JobState}
 FIELDS = ("state", "task", "model", "output", "queue", "name")
 
 
@@ -35,29 +38,32 @@ class JobLine(NamedTuple):
 class JobIndex:
     """Raises BrokerUnreachableError. Not for two threads at once."""
 
-    def __init__(self, client: redis.Redis, url: str, keys: Keys) -> None:
-        self._client = client
-        self._url = url
+    def __init__(self, scripts: Scripts, keys: Keys) -> None:
+        self._scripts = scripts
+        self._client, self._url = scripts.client, scripts.url
         self._keys = keys
         self._known: dict[str, JobLine] = {}
 
     def lines(self) -> list[JobLine]:
         """Every job, the newest first."""
         with translated(self._url):
-            listed = cast("list[tuple[str, float]]", self._client.zrevrange(self._keys.jobs, 0, -1, withscores=True))
+            # an empty list is an object in this JSON
+            flat = json.loads(self._scripts("listed_jobs", [self._keys.jobs], [])) or []
+            listed = dict(zip(flat[::2], map(int, flat[1::2]), strict=True))
             # whoever resumes or retries a job enters it here, so what is not in it stays as it ended
             live = cast("set[str]", self._client.smembers(self._keys.live))
-            self._refresh({job: int(created) for job, created in listed}, live)
-        return [self._known[job] for job, _ in listed]
+            self._refresh(listed, live)
+        return [self._known[job] for job in listed]
 
     def _refresh(self, listed: dict[str, int], live: set[str]) -> None:
         kept = {job: line for job, line in self._known.items() if _is_settled(line, listed, live)}
         wanted = [job for job in listed if job not in kept]
-        with self._client.pipeline(transaction=False) as pipe:
-            for job in wanted:
-                pipe.hmget(self._keys.of_job(job, "ctl"), FIELDS)
-            found = pipe.execute(raise_on_error=False)
-        self._known = kept | {job: _line(job, listed[job], row) for job, row in zip(wanted, found, strict=True)}
+        for first in range(0, len(wanted), AT_ONCE):
+            asked = wanted[first : first + AT_ONCE]
+            args = [self._keys.prefix, "\n".join(FIELDS), *asked]
+            rows = json.loads(self._scripts("job_lines", [], args))
+            kept |= {job: _line(job, listed[job], row) for job, row in zip(asked, rows, strict=True)}
+        self._known = kept
 
 
 def _is_settled(line: JobLine, listed: dict[str, int], live: set[str]) -> bool:
@@ -67,8 +73,6 @@ def _is_settled(line: JobLine, listed: dict[str, int], live: set[str]) -> bool:
 
 
 def _line(job: str, created_ms: int, row: Any) -> JobLine:
-    fields = dict(zip(FIELDS, row, strict=True)) if isinstance(row, list) else {}
-    state = fields.pop("state", None)
-    known = JobState(state) if state in set(JobState) else JobState.FAILED
-    texts = {name: fields.get(name) or "" for name in FIELDS[1:]}
-    return JobLine(job=job, created_ms=created_ms, state=known, **texts)
+    fields = dict(zip(FIELDS, row, strict=True)) if len(row) == len(FIELDS) else {}
+    state = _STATES.get(fields.get("state") or "", JobState.FAILED)
+    return JobLine(job, created_ms, state, *(fields.get(name) or "" for name in FIELDS[1:]))

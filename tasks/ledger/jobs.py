@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 
 from parquetry.schemas.errors import BrokerRefusedError, BudgetSpentError, IllegalTransitionError
 from parquetry.schemas.manifest import JobRecord, PartRecord
-from parquetry.schemas.progress.history import HistoryPoint
+from parquetry.schemas.progress.history import HistoryPoint, KeptBudget
 from parquetry.schemas.progress.prediction import Prediction
 from parquetry.schemas.progress.states import JOB_TRANSITIONS, JobState
 from parquetry.schemas.progress.status import JobStatus
@@ -33,15 +33,16 @@ class Jobs(JobNames):
         queue: str = "default",
         done: Iterable[PartRecord] = (),
         history: Sequence[HistoryPoint] = (),
+        budget: KeptBudget | None = None,
     ) -> bool:
-        """Enter a job whose `done` parts are committed, with the `history` that it had.
+        """Enter a job whose `done` parts are committed, with the `history` that it had and the `budget` it was given.
 
         False, and nothing changed, when it is known already.
         """
         done = list(done)
         shards = {part.shard for part in done}
         items = list(pending_items(record.shard_plan.num_shards, shards))
-        fields = job_entry.ctl_fields(record, queue, done)
+        fields = job_entry.ctl_fields(record, queue, done) | ({} if budget is None else job_entry.budget_fields(budget))
         flat = [item for pair in fields.items() for item in pair]
         args = (to_bitmap(shards), len(items), *items, *flat)
         created = bool(self._job("register", record.job, *args))
@@ -81,12 +82,6 @@ class Jobs(JobNames):
         return BudgetSpentError(
             job=job, budget=budget_text(status), key=key, more=f"{more * (status.price_per_gpu_hour or 1.0):.3g}"
         )
-
-    def raise_budget(self, job: str, budget: BudgetSpec | None) -> None:
-        """The same where it is larger than the one that the job has, as when its spec is submitted once more."""
-        has = self.status(job, max_failures=0).budget_gpu_seconds
-        if has is not None and (budget is None or budget.ms > 1000 * has):
-            self.set_budget(job, budget)
 
     def set_budget(self, job: str, budget: BudgetSpec | None) -> None:
         """Give a job another budget, or none; a paused one is resumed by whoever wants it to go on.

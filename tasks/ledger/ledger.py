@@ -32,7 +32,7 @@ class Ledger(Jobs, Leases, Repair, Rounds):
         self.outbox = Outbox(self._scripts, self._keys.outbox, self._keys.outbox_tries)
         #: of every job, for the hook that an operator sets
         self.hooks = Outbox(self._scripts, self._keys.hooks, self._keys.hook_tries)
-        self.index = JobIndex(client, self.url, self._keys)
+        self.index = JobIndex(self._scripts, self._keys)
         self.shards = ShardMap(client, self.url, self._keys)
         self.paces = Paces(client, self.url, self._keys)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from parquetry.schemas.progress.states import JobState
+from parquetry.schemas.spec.budget import BudgetSpec
 from parquetry.tasks.broker.connection import connect
 from parquetry.tasks.ledger.ledger import Ledger
 from tests.acceptance.commands import Shell, wait_until
@@ -219,6 +220,31 @@ def test_what_stops_work_asks_first(site: Site):
     page.get_by_role("button", name="Pause").wait_for()
     page.get_by_label("Priority, 0 is first").select_option("2")
     wait_until(lambda: site.world.ledger.status(site.jobs["tickets"]).priority == 2, "the priority")
+
+
+def test_a_budget_is_raised_and_error_rows_are_retried_after_a_question(site: Site):
+    ledger, job = site.world.ledger, site.jobs["tickets"]
+    ledger.set_budget(job, BudgetSpec(money=100, price_per_gpu_hour=2.5))
+    page = site.job("tickets")
+    dialog = page.locator("dialog")
+    page.get_by_role("button", name="Budget").click()
+    assert "of 100 is spent" in dialog.inner_text()
+    page.get_by_label("Money, at 2.5 a GPU hour").fill("250")
+    page.keyboard.press("Escape")
+    assert ledger.status(job).budget_gpu_seconds == 40 * 3600
+    page.get_by_role("button", name="Budget").click()
+    page.get_by_label("Money, at 2.5 a GPU hour").fill("250")
+    dialog.get_by_role("button", name="Set the budget").click()
+    wait_until(lambda: ledger.status(job).budget_gpu_seconds == 100 * 3600, "the budget")
+    # error rows are for jobs that have ended
+    assert page.get_by_role("button", name="Retry rows").count() == 0
+    site.world.client.hset(site.world.keys.of_job(site.jobs["summaries"], "ctl"), "error_rows", 3)
+    done = site.job("summaries")
+    done.get_by_role("button", name="Retry rows").click()
+    assert "computed anew by the job's settings" in done.locator("dialog").inner_text()
+    assert done.evaluate("document.activeElement.id") == "confirm-no"
+    done.keyboard.press("Escape")
+    assert ledger.status(site.jobs["summaries"]).state is JobState.DONE
 
 
 def test_workers_are_shown_and_drained(site: Site):

@@ -9,8 +9,11 @@ from parquetry.schemas.errors import BudgetSpentError, InvalidValueError, Unknow
 from parquetry.schemas.progress.states import JobState
 from parquetry.schemas.spec.budget import BudgetSpec
 from parquetry.schemas.spec.job import JobSpec
+from parquetry.tasks.budget_change import change_budget, raise_budget
 from parquetry.tasks.ledger.claim import LeaseProgress
 from parquetry.tasks.ledger.ledger import Ledger
+from parquetry.tasks.recovery import recover
+from tests.integration.jobs_on_disk import make_job
 from tests.integration.records import make_part, make_record
 
 QUEUES = ("default",)
@@ -82,9 +85,9 @@ def test_a_spent_job_goes_on_with_a_larger_budget_alone(ledger, client, keys):
     ):
         ledger.set_state("job-1", JobState.RUNNING)
     assert ledger.status("job-1").state is JobState.PAUSED
-    ledger.raise_budget("job-1", BudgetSpec(money=0.5, price_per_gpu_hour=180.0))
+    raise_budget(ledger, "job-1", BudgetSpec(money=0.5, price_per_gpu_hour=180.0))
     assert ledger.status("job-1").budget_gpu_seconds == 20
-    ledger.raise_budget("job-1", BudgetSpec(money=3.0, price_per_gpu_hour=180.0))
+    raise_budget(ledger, "job-1", BudgetSpec(money=3.0, price_per_gpu_hour=180.0))
     ledger.set_state("job-1", JobState.RUNNING)
     status = ledger.status("job-1")
     assert (status.why, status.budget_gpu_seconds) == ("", 60)
@@ -132,3 +135,23 @@ def test_a_budget_that_bounds_nothing_is_refused(budget, error, said):
     spec = {"task": "embed", "input": {"path": "i"}, "output": {"path": "o"}, "model": {"id": "m"}, "budget": budget}
     with pytest.raises(error, match=said):
         JobSpec.parse(spec)
+
+
+@pytest.mark.parametrize("raised", [BudgetSpec(money=7, price_per_gpu_hour=180.0), None])
+def test_a_changed_budget_outlives_the_queue(raised, ledger, client, keys, tmp_path):
+    job = make_job(tmp_path, ledger, budget={"money": 1, "price_per_gpu_hour": 180})
+    announce(ledger, "w", "cpu")
+    ledger.beat(ledger.claim("w", QUEUES), COMPUTING)
+    change_budget(ledger, job.name, raised)
+    ledger.remove(job.name)
+    recover(str(tmp_path / "out"), ledger)
+    status = ledger.status(job.name)
+    assert status.budget_gpu_seconds == (None if raised is None else pytest.approx(140))
+    assert status.price_per_gpu_hour == (None if raised is None else 180.0)
+
+
+def test_a_budget_that_nobody_changed_is_that_of_the_spec(ledger, tmp_path):
+    job = make_job(tmp_path, ledger, budget={"gpu_hours": 2})
+    ledger.remove(job.name)
+    recover(str(tmp_path / "out"), ledger)
+    assert ledger.status(job.name).budget_gpu_seconds == 7200

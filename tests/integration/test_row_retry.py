@@ -30,6 +30,7 @@ from parquetry.tasks.ledger.ledger import Ledger
 from parquetry.tasks.ledger.rounds import ShardsHeldError
 from parquetry.tasks.reconciler import Reconciler
 from parquetry.tasks.recovery import recover
+from parquetry.tasks.row_retry import retry_unchanged
 from parquetry.tasks.shard.outcome import run_claim
 from tests.chaos.checker import check
 from tests.integration.jobs_on_disk import DiskJob, make_job
@@ -139,6 +140,13 @@ def test_a_retry_with_the_same_settings_has_the_same_errors(job, ledger, config)
     run_all(ledger, config)
     assert_merged(job, ledger)
     assert [told["round"] for told in rounds_of(job, 0)] == [1, 2]
+
+
+def test_the_pages_retry_is_one_with_the_same_settings(job, ledger, config):
+    begun = retry_unchanged(ledger, ledger.status(job.name))
+    assert (begun.shards, begun.rows) == (3, 3)
+    run_all(ledger, config)
+    assert ledger.status(job.name).state is JobState.DONE
 
 
 def test_only_shards_with_error_rows_are_touched(tmp_path, ledger, model, config):

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 
+from parquetry.monitor.progress.job_phase import job_phase
 from parquetry.producers import preparing
-from parquetry.producers.living_workers import NoAbleWorkerError
 from parquetry.producers.purge import purge, purge_older
 from parquetry.producers.submission import submit
 from parquetry.schemas.errors import (
@@ -22,7 +22,7 @@ from parquetry.schemas.errors import (
     OutputTakenError,
 )
 from parquetry.schemas.manifest import JobRecord
-from parquetry.schemas.progress.states import JobState
+from parquetry.schemas.progress.states import JobPhase, JobState
 from parquetry.schemas.spec.job import JobSpec
 from parquetry.tasks.job_record import cached_record
 from parquetry.tasks.ledger.claim import BeatReply, PrepareReply
@@ -235,15 +235,18 @@ def announce(ledger: Ledger, worker: str, offers: tuple[str, ...] | None) -> Non
     ledger.roster.announce(worker, host="h", device="cpu", queues=["default"], shards_in_flight=2, offers=offers)
 
 
-def test_what_no_living_worker_can_run_is_refused_before_anything_is_written(spec, ledger, folder, server):
+def test_what_no_living_worker_can_run_waits_and_says_which_worker_to_start(spec, ledger, folder, server, caplog):
     wanted = spec(model={"id": f"{folder}/model", "quantization": "nf4"})
     announce(ledger, "plain", ("torch", "transformers", "accelerate"))
-    with pytest.raises(NoAbleWorkerError, match="plain lacks bitsandbytes") as caught:
-        submit(wanted, ledger, broker_url=server.url)
-    assert caught.value.exit_code == 3
-    assert not (folder / "out").exists() and ledger.job_names() == []
+    made = submit(wanted, ledger, broker_url=server.url)
+    assert made.created
+    assert "plain lacks bitsandbytes" in caplog.text and "pip install 'parquetry[gpu,torch]'" in caplog.text
+    # the worker that lacks something is given none of it
+    assert ledger.claim("plain", ("default",)) is None
+    phase = job_phase(ledger.status(made.job), ledger.workers())
+    assert phase.phase is JobPhase.STALLED and "parquetry[gpu,torch]" in phase.reason
     announce(ledger, "any", None)
-    assert submit(wanted, ledger, broker_url=server.url).created
+    assert ledger.claim("any", ("default",)).job == made.job
 
 
 @pytest.mark.parametrize("state", [JobState.FAILED, JobState.CANCELLED])

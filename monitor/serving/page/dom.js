@@ -66,16 +66,24 @@ export function toast(message) {
   toast.timer = setTimeout(() => (node.hidden = true), 8000);
 }
 
-// Ask before work stops. Resolves to whether to go on.
-export function confirmed(title, consequences, yes) {
+// Ask before something costs or stops work. Resolves to whether to go on; with an amount, to that number, or null.
+export function confirmed(title, consequences, yes, amount = null) {
   const dialog = byId("confirm");
+  const label = byId("confirm-amount");
+  const input = label.lastElementChild;
+  show(label, amount !== null);
+  text(label.firstElementChild, amount?.label ?? "");
+  input.value = amount?.value ?? "";
   text(byId("confirm-title"), title);
   text(byId("confirm-text"), consequences);
   text(byId("confirm-yes"), yes);
   dialog.returnValue = "no";
   dialog.showModal();
-  byId("confirm-no").focus();
+  (amount === null ? byId("confirm-no") : input).focus();
   return new Promise((resolve) => {
-    dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true });
+    dialog.addEventListener("close", () => {
+      const agreed = dialog.returnValue === "yes";
+      resolve(amount === null ? agreed : agreed && input.value ? Number(input.value) : null);
+    }, { once: true });
   });
 }

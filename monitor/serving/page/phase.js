@@ -57,7 +57,32 @@ function consequences(job, name) {
     : `${dropped} and not tried again. ${kept}, and the output is left without _SUCCESS. Resume takes the job up again.`;
 }
 
+const LABELS = { "retry-rows": "Retry rows" };
+const label = (name) => LABELS[name] ?? capital(name);
+
+// What may be done now: error rows are for jobs that have ended, a budget for those that have one.
+function changes(job) {
+  const rows = job.ended && job.error_rows ? ["retry-rows"] : [];
+  const budget = job.budget_gpu_seconds !== null && job.state !== "done" ? ["budget"] : [];
+  return [...CHANGES[job.state], ...rows, ...budget];
+}
+
+async function askBudget(job) {
+  const price = job.price_per_gpu_hour;
+  const [unit, each] = price === null ? ["gpu_hours", 1 / 3600] : ["money", price / 3600];
+  const now = `${(job.gpu_seconds * each).toPrecision(3)} of ${(job.budget_gpu_seconds * each).toPrecision(3)}`;
+  const words = `${now} ${price === null ? "GPU hours are" : "is"} spent. A job that its budget has paused goes on when it is resumed.`;
+  const amount = { label: price === null ? "GPU hours" : `Money, at ${price} a GPU hour`, value: (2 * job.budget_gpu_seconds * each).toPrecision(3) };
+  const wanted = await confirmed(`Budget of ${job.name || job.job}`, words, "Set the budget", amount);
+  if (wanted !== null) await change(`/api/jobs/${encodeURIComponent(job.job)}/budget`, { [unit]: wanted });
+}
+
 async function ask(job, name) {
+  if (name === "budget") return askBudget(job);
+  if (name === "retry-rows") {
+    const words = `${plural(job.error_rows, "error row")} ${job.error_rows === 1 ? "is" : "are"} computed anew by the job's settings and merged into the parts; every other row stays. _SUCCESS goes until that is done. Other settings: parquetry retry --rows --set.`;
+    if (!(await confirmed(`Retry the error rows of ${job.name || job.job}?`, words, "Retry the rows"))) return;
+  }
   const stops = name === "pause" || name === "cancel";
   const title = `${capital(name)} ${job.name || job.job}?`;
   if (stops && !(await confirmed(title, consequences(job, name), `${capital(name)} the job`))) return;
@@ -72,16 +97,16 @@ export function actions() {
   let latest = null;
   priority.addEventListener("change", () => change(`/api/jobs/${encodeURIComponent(latest.job)}/priority-${priority.value}`));
   const draw = keyed(buttons, (name) => ({
-    node: el("button", { type: "button", class: name === "cancel" ? "danger-quiet" : "", onclick: () => ask(latest, name) }, capital(name)),
+    node: el("button", { type: "button", class: name === "cancel" ? "danger-quiet" : "", onclick: () => ask(latest, name) }, label(name)),
     update(of) {
-      attribute(this.node, "aria-label", `${capital(of)} ${latest.job}`);
+      attribute(this.node, "aria-label", `${label(of)} ${latest.job}`);
     },
   }));
   return {
     node,
     update(job) {
       latest = job;
-      draw(mayChange && !job.damage ? CHANGES[job.state] : [], (name) => name);
+      draw(mayChange && !job.damage ? changes(job) : [], (name) => name);
       show(priority, mayChange && !job.damage && !job.ended);
       if (document.activeElement !== priority) priority.value = String(job.priority);
     },

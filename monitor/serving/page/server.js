@@ -14,9 +14,10 @@ export async function ask(path) {
 }
 
 // True when the change was made; what hindered it is said.
-export async function change(path) {
+export async function change(path, given = null) {
   try {
-    const response = await fetch(path, { method: "POST", headers: { "x-csrf-token": csrf } });
+    const body = given === null ? undefined : JSON.stringify(given);
+    const response = await fetch(path, { method: "POST", headers: { "x-csrf-token": csrf }, body });
     if (response.ok) return true;
     toast((await response.json()).error);
   } catch {

@@ -63,7 +63,10 @@ def test_workers_that_lack_something_stall_it():
     needs = {"needs": ("torch", "bitsandbytes")}
     poor = worker_status(offers=("torch",))
     found = job_phase(job_status(**QUEUED, **needs), [poor])
-    assert found.reason == "no worker of queue default can serve it: w1 lacks bitsandbytes"
+    assert found.reason == (
+        "no worker of queue default can serve it: w1 lacks bitsandbytes; start `parquetry worker` where "
+        "`pip install 'parquetry[gpu]'` was run"
+    )
     rich = worker_status(worker="w2", offers=("torch", "bitsandbytes"))
     assert job_phase(job_status(**QUEUED, **needs), [poor, rich]).phase is JobPhase.QUEUED
     assert job_phase(job_status(**QUEUED, **needs), [worker_status(offers=None)]).phase is JobPhase.QUEUED
