@@ -170,6 +170,21 @@ def test_each_user_sees_only_what_is_theirs(clients):
         clients.bob.files.content(ended.error_file_id)
 
 
+@pytest.mark.parametrize(
+    "name", ["..%2Falice", "../alice", "file-" + "0" * 24, "file-out-" + "0" * 24, "a%2Fb", "x" * 5000]
+)
+def test_no_id_leads_elsewhere(clients, name):
+    sent(clients.alice)
+    for call in (clients.bob.files.retrieve, clients.bob.files.content, clients.bob.files.delete):
+        with pytest.raises(openai.NotFoundError):
+            call(name)
+    for call in (clients.bob.batches.retrieve, clients.bob.batches.cancel):
+        with pytest.raises(openai.NotFoundError):
+            call(name)
+    with pytest.raises((openai.NotFoundError, openai.BadRequestError)):
+        clients.bob.batches.create(input_file_id=name, endpoint=COMPLETIONS, completion_window="24h")
+
+
 def test_a_wrong_token_opens_nothing(clients):
     for call in (clients.wrong.files.list, clients.wrong.models.list, lambda: sent(clients.wrong)):
         with pytest.raises(openai.AuthenticationError) as refused:

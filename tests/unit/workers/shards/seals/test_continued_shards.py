@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -240,3 +241,26 @@ def test_vectors_and_labels_are_reused(tmp_path, embedder, classifier, task, spe
     assert len(first.rows) > 50
     errors = pq.read_table(tmp_path / "whole.parquet")["error"]
     assert len(first.rows) + len(second.rows) == errors.null_count
+
+
+def test_requests_are_reused_with_as_many_answers_as_each_asks_for(tmp_path, causal_lm):
+    """And each with the stop strings of its own line, which no seal holds."""
+    lines = []
+    for number in range(FIRST + ROWS):
+        keys = {"n": 1 + number % 3, "temperature": 1, "stop": "ow" if number % 2 else "fox"}
+        body = {"model": "m", "messages": [{"role": "user", "content": f"row {number}"}], **keys}
+        lines.append({"custom_id": str(number), "method": "POST", "url": "/v1/chat/completions", "body": body})
+    source = tmp_path / "in.jsonl"
+    source.write_text("\n".join(map(json.dumps, lines)))
+    given = {"format": "openai-batch", "models": ["m"]}
+    generation = {"n": 3, "temperature": 1.0, "max_new_tokens": 16}
+    record = record_of(source, causal_lm, prompt={}, input=given, generation=generation)
+    attempts, first, second = Attempts(record, tmp_path), NotingEngine(1), NotingEngine(2)
+    assert attempts.run(first, turns=25, end="pause") is None
+    assert attempts.run(second) == whole_part(record, tmp_path)
+    assert attempts.seen[-1].reused_rows > 10
+    outputs = pq.read_table(tmp_path / "whole.parquet")["output"].to_pylist()
+    asked = [1 + (FIRST + at) % 3 for at in range(ROWS)]
+    # a row that the engine refused has none
+    assert all(found is None or len(found) == n for found, n in zip(outputs, asked, strict=True))
+    assert sum(found is None for found in outputs) == len(BAD_ROWS)
