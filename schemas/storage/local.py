@@ -181,7 +181,8 @@ def _is_deleted(folder: Path) -> bool:
     except FileNotFoundError:
         return not folder.exists()
     except OSError as error:
-        if error.errno != errno.ENOTEMPTY:
+        # a network file system keeps a file that is open here, under another name
+        if error.errno not in (errno.ENOTEMPTY, errno.EBUSY):
             raise
         return False
     return True

@@ -6,6 +6,7 @@ renamed out of it: who comes later removes the gates of those before, and their 
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import uuid
@@ -66,6 +67,11 @@ def _remove(gate: Path) -> None:
     shut = gate.with_name(f"{gate.name}.shut")
     with suppress(FileNotFoundError):
         os.rename(gate, shut)
-        for file in shut.iterdir():
-            file.unlink(missing_ok=True)
-        shut.rmdir()
+        try:
+            for file in shut.iterdir():
+                file.unlink(missing_ok=True)
+            shut.rmdir()
+        except OSError as error:
+            # a network file system keeps what is open here under another name, which nobody renames over the target
+            if error.errno not in (errno.ENOTEMPTY, errno.EBUSY):
+                raise

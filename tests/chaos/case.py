@@ -27,6 +27,7 @@ CASES = {
     "T8": "engines:run",
     "T9": "redis_losses:run_restarts",
     "T9b": "redis_losses:run_flush",
+    "T9c": "long_outage:run",
     "T10": "redis_losses:run_older",
     "T10b": "redis_losses:run_failover",
     "T13": "last_commits:run",
@@ -37,6 +38,7 @@ CASES = {
     "T21": "bad_attempts:run",
     "T22": "row_retries:run",
     "T23": "lost_work:run",
+    "T24": "network_storage:run",
     "everything": "redis_losses:run_everything",
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from parquetry.schemas.spec.columns import REPAIRED_CELLS
+from parquetry.schemas.storage.files import translated
 from parquetry.workers.shards.provenance import as_metadata
 from parquetry.workers.shards.shard_progress import RowCounts
 
@@ -27,9 +29,11 @@ class PartWriter:
     """
 
     def __init__(self, path: Path, schema: pa.Schema, provenance: Mapping[str, str]) -> None:
-        self._sink = pa.OSFile(str(path), "wb")
+        self._path = path
         self._schema = schema.with_metadata({**(schema.metadata or {}), **as_metadata(provenance)})
-        self._writer = pq.ParquetWriter(self._sink, self._schema, compression="zstd")
+        with translated("writing", path):
+            self._sink = pa.OSFile(str(path), "wb")
+            self._writer = pq.ParquetWriter(self._sink, self._schema, compression="zstd")
         self._batches: list[pa.RecordBatch] = []
         self._rows = 0
         self._bytes = 0
@@ -46,7 +50,8 @@ class PartWriter:
 
     def _flush(self) -> None:
         table = pa.Table.from_batches(self._batches).replace_schema_metadata(self._schema.metadata)
-        self._writer.write_table(table, row_group_size=max(table.num_rows, 1))
+        with translated("writing", self._path):
+            self._writer.write_table(table, row_group_size=max(table.num_rows, 1))
         self.num_rows += table.num_rows
         self._batches, self._rows, self._bytes = [], 0, 0
 
@@ -67,11 +72,14 @@ class PartWriter:
         said = {REPAIRED_CELLS: json.dumps(repairs)} if repairs else {}
         footer = {**asdict(counts), "errors": json.dumps(dict(error_kinds)), **said, **more}
         self._writer.add_key_value_metadata(as_metadata(footer))
-        self._writer.close()
-        self._sink.close()
+        with translated("writing", self._path):
+            self._writer.close()
+            self._sink.close()
 
     def abort(self) -> None:
         """Leave a file without a footer, which nothing takes for a part."""
         # the sink goes first: whatever the writer does when it is collected no longer reaches the file
-        self._sink.close()
+        with suppress(OSError):
+            # a disk that is full says so again; what stopped the attempt is told already
+            self._sink.close()
         self._writer.is_open = False

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from parquetry.schemas.errors import PartInvalidError
+from parquetry.schemas.errors import PartInvalidError, StorageError
 from parquetry.schemas.location import Location
 from parquetry.schemas.spec.columns import ERROR, ROW, task_fields
 from parquetry.schemas.storage.opening import open_storage
@@ -137,3 +137,8 @@ def test_row_groups_do_not_depend_on_the_batches(tmp_path, record):
         writer.close(COUNTS)
 
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_full_disk_is_a_sentence() -> None:
+    with pytest.raises(StorageError, match=r"writing of /dev/full failed: .*No space left on device"):
+        PartWriter(Path("/dev/full"), pa.schema([ROW]), KEYS)
