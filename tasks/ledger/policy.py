@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from parquetry.schemas.settings import Settings, settings
 
+LULL_MS = 20_000
+GRACE_MS = 15_000
+
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
@@ -30,6 +33,16 @@ class Policy:
     @property
     def lease_ms(self) -> int:
         return int(self.lease_s * 1000)
+
+    @property
+    def lull_ms(self) -> int:
+        """Where nobody has looked at leases for so long the broker was away; longer than a dead node's lock."""
+        return max(self.lease_ms // 2, LULL_MS)
+
+    @property
+    def grace_ms(self) -> int:
+        """What holders have after a lull to find the broker again, before a lease of theirs is taken back."""
+        return min(self.lease_ms, GRACE_MS)
 
     @property
     def loss_limit(self) -> int:

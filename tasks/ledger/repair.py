@@ -18,7 +18,9 @@ class Repair(Verbs):
 
     def reap(self, job: str) -> Reaped:
         """Take back the job's expired leases."""
-        lost, failed, rested = self._job("reap", job, self.policy.loss_limit, REAP_AT_ONCE)
+        lost, failed, rested = self._job(
+            "reap", job, self.policy.loss_limit, REAP_AT_ONCE, self.policy.lull_ms, self.policy.grace_ms
+        )
         return Reaped(lost=lost, failed=failed, rested=rested)
 
     def audit(self, job: str) -> Audit:

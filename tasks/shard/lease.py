@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from typing import Self
 
 from parquetry.schemas.errors import BrokerUnreachableError, JobStoppedError, LeaseLostError, ParquetryError
@@ -24,8 +23,8 @@ STOPPED = {
 class Lease:
     """Renews a claim's lease until the context is left. The runner asks `check` between its steps.
 
-    A beat that gets no answer is tried again, but once a whole lease has passed without one the shard counts as lost:
-    by then somebody else may have it.
+    A beat that gets no answer is tried again, for as long as it takes: if somebody else has been given the shard
+    meanwhile, the first answer says so, and nothing is published without one.
     """
 
     def __init__(self, ledger: Ledger, claim: Claim, beat_s: float) -> None:
@@ -33,7 +32,6 @@ class Lease:
         self.claim = claim
         self._beat_s = beat_s
         self._progress = LeaseProgress()
-        self._renewed = time.monotonic()
         self._verdict: ParquetryError | None = None
         self._left = threading.Event()
         #: set when the next beat should not wait for its time
@@ -52,8 +50,6 @@ class Lease:
 
     def check(self) -> None:
         """Raises LeaseLostError or JobStoppedError when the work on this shard must end."""
-        if self._verdict is None and time.monotonic() - self._renewed > self._ledger.policy.lease_s:
-            self._verdict = LeaseLostError(shard=self.claim.shard)
         if self._verdict is not None:
             raise self._verdict
 
@@ -70,14 +66,11 @@ class Lease:
     def beat(self) -> None:
         """Renew now. Raises as `check` does, and BrokerUnreachableError."""
         failpoint("beat")
-        sent = time.monotonic()
         reply = self._ledger.beat(self.claim, self._progress)
         if reply is BeatReply.LOST:
             self._verdict = LeaseLostError(shard=self.claim.shard)
         elif reply in STOPPED:
             self._verdict = JobStoppedError(job=self.claim.job, state=STOPPED[reply])
-        else:
-            self._renewed = max(self._renewed, sent)
         self.check()
 
     def _run(self) -> None:

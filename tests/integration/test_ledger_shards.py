@@ -209,6 +209,23 @@ def test_reap_takes_expired_leases_only_and_names_the_last_worker(ledger: Ledger
     assert "dead-2" in status.failures[0].reason
 
 
+def test_after_a_lull_holders_may_renew_before_their_leases_are_taken(ledger: Ledger, client, keys):
+    ledger.register(make_record(shards=2))
+    hasty = Ledger(client, ledger.env, INSTANT)
+    alive, dead = hasty.claim("alive", QUEUES), hasty.claim("dead", QUEUES)
+    ctl = keys.of_job("job-1", "ctl")
+    ledger.reap("job-other")
+    # the broker was away for a minute: no reconciler has looked
+    client.hset(ctl, "looked", int((time.time() - 60) * 1000))
+    time.sleep(0.01)
+    assert [ledger.reap("job-1").lost for _ in range(2)] == [0, 0]
+    assert ledger.beat(alive) == "OK"
+    client.hset(ctl, "grace", int(time.time() * 1000))
+    time.sleep(0.01)
+    assert ledger.reap("job-1").lost == 1
+    assert (ledger.beat(alive), ledger.beat(dead)) == ("OK", "LOST")
+
+
 def test_holdings_are_the_leases_of_one_worker(ledger: Ledger):
     ledger.register(make_record(shards=3))
     mine = [ledger.claim("mine", QUEUES), ledger.claim("other", QUEUES), ledger.claim("mine", QUEUES)][::2]

@@ -1,10 +1,12 @@
 -- Take back leases whose deadline has passed. A lease without a token only rested, so it costs no attempt.
 -- Returns {leases lost, shards failed, shards back from a rest}.
+-- Where nobody has looked for long, the broker was away and nobody could renew a lease: whoever still lives is given time to.
 --
--- Touches ctl (state, priority, retries), pending, leases, tokens, attempts, failures, progress, events, open_jobs.
+-- Touches ctl (state, priority, retries, looked, grace), pending, leases, tokens, attempts, failures, progress, events, open_jobs.
 --
--- ARGV[2] attempts allowed   ARGV[3] leases to look at at most
-local limit, at_most = tonumber(ARGV[2]), ARGV[3]
+-- ARGV[2] attempts allowed   ARGV[3] leases to look at at most   ARGV[4] ms without a look that are a lull
+-- ARGV[5] ms that holders have after one
+local limit, at_most, lull_ms, grace_ms = tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local num_lost, num_failed, num_rested = 0, 0, 0
 
 local function lose(shard, token)
@@ -24,6 +26,19 @@ local function lose(shard, token)
   return false
 end
 
+local function is_in_grace(now)
+  local looked, grace = unpack(redis.call('HMGET', ctl, 'looked', 'grace'))
+  redis.call('HSET', ctl, 'looked', now)
+  if looked and now - looked > lull_ms then
+    grace = now + grace_ms
+    redis.call('HSET', ctl, 'grace', grace)
+  end
+  return now < tonumber(grace or '0')
+end
+
+if redis.call('EXISTS', ctl) == 0 or is_in_grace(now_ms()) then
+  return {0, 0, 0}
+end
 for _, shard in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', now_ms(), 'LIMIT', 0, at_most)) do
   local token = redis.call('HGET', tokens, shard)
   end_lease(shard)
