@@ -102,7 +102,7 @@ class Arena:
         self.workers.append(worker)
         return worker
 
-    def wait_for_workers(self, count: int, timeout_s: float = 40.0) -> None:
+    def wait_for_workers(self, count: int, timeout_s: float = 180.0) -> None:
         """Return when so many devices have announced themselves."""
         key = f"pq:{ENV}:workers"
         wait_until(lambda: self.server.client().zcard(key) >= count, timeout_s, f"{count} workers")
@@ -112,7 +112,7 @@ class Arena:
         names = [name.decode() for name in self.server.client().zrange(f"pq:{ENV}:workers", 0, -1)]
         return [worker for worker in self.workers if any(f"-{worker.pid}-" in name for name in names)]
 
-    def ready_at(self, worker: Process, timeout_s: float = 60.0) -> float:
+    def ready_at(self, worker: Process, timeout_s: float = 180.0) -> float:
         """When this worker could take its first permit, in seconds since 1970: what it took to start is no wait."""
         wait_until(lambda: worker.forked_at(SERVER) > 0, timeout_s, "a worker to be ready")
         return worker.forked_at(SERVER)

@@ -67,14 +67,14 @@ class Job:
         except redis.RedisError:
             return ""
 
-    def wait_for_commits(self, count: int, timeout_s: float = 60.0) -> float:
+    def wait_for_commits(self, count: int, timeout_s: float = 180.0) -> float:
         return wait_until(lambda: self.done >= count, timeout_s, f"{count} commits of {self.id}")
 
     def wait_for_end(self, timeout_s: float = 120.0) -> float:
         """Seconds until the job has ended, as done or as failed."""
         return wait_until(lambda: self.state in ("done", "failed"), timeout_s, f"the end of {self.id}")
 
-    def progress(self, timeout_s: float = 60.0) -> float:
+    def progress(self, timeout_s: float = 180.0) -> float:
         """Seconds until another shard is committed than those that are now, or the job is over."""
         before, begin = self.done, time.monotonic()
         wait_until(lambda: self.done > before or self.state == "done", timeout_s, f"a commit of {self.id}")
