@@ -11,7 +11,7 @@ from parquetry.workers.checkpoint.pooling import modes_of
 from parquetry.workers.cpu import this_cpu
 
 #: raised whenever an export of the same weights would come out differently
-_VERSION = 4
+_VERSION = 5
 
 
 def int8_weight_bits() -> Literal[7, 8]:

@@ -17,6 +17,7 @@ from parquetry.workers.checks.rounding import rounded_otherwise
 from parquetry.workers.encoding.batching.pad_id import own_pad_id
 from parquetry.workers.encoding.onnx.export_spec import ExportSpec
 from parquetry.workers.encoding.onnx.known_rows import KnownRows
+from parquetry.workers.encoding.onnx.shared_batches import ROUNDING
 from parquetry.workers.encoding.outputs.token_pooling import pool_padded
 from parquetry.workers.request import EncodeRequest
 
@@ -53,9 +54,10 @@ def _noise(model: PreTrainedModel, spec: ExportSpec, values: Callable[[], np.nda
         for seed in range(_NUM_ROUNDINGS):
             with rounded_otherwise(model, seed, torch.finfo(DTYPES[spec.dtype]).eps):
                 moved = np.maximum(moved, np.linalg.norm(values() - want, axis=1))
-    # a single number may not happen to move, and nothing is known better than to a rounding
-    least = np.finfo(np.float32).eps * np.linalg.norm(want, axis=1) + np.finfo(np.float32).tiny
-    return np.maximum(moved, np.sqrt(np.mean(moved**2)) + least).astype(np.float32)
+    # a single number may not happen to move, and some rows move further than a few roundings show
+    precision = "int8" if spec.quantization == "int8" else spec.dtype
+    least = ROUNDING[precision] * np.linalg.norm(want, axis=1) + np.finfo(np.float32).tiny
+    return np.maximum(np.maximum(moved, np.sqrt(np.mean(moved**2))), least).astype(np.float32)
 
 
 def _value(model: PreTrainedModel, spec: ExportSpec, ids: Tensor) -> np.ndarray:
