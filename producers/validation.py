@@ -28,8 +28,9 @@ from parquetry.schemas.spec.columns import reserved_names
 from parquetry.schemas.spec.job import JobSpec
 from parquetry.schemas.webhook_hosts import WebhookHosts
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
-from parquetry.workers.checkpoint.cross_encoder import require_own_scores, score_activation
+from parquetry.workers.checkpoint.cross_encoder import score_activation
 from parquetry.workers.checkpoint.pooling import Pooling
+from parquetry.workers.checkpoint.score_modules import pooled_score, score_modules
 from parquetry.workers.checkpoint.tokenizer_file import read_tokenizer
 from parquetry.workers.grammar.grammar import Grammar
 from parquetry.workers.grammar.vocabulary import read_vocabulary
@@ -37,6 +38,7 @@ from parquetry.workers.loading.needs import LoadingNeeds
 from parquetry.workers.loading.vllm_options import check_task, pooling_name
 from parquetry.workers.preparation.chat import ChatTemplate
 from parquetry.workers.preparation.images.image_column import check_image_type
+from parquetry.workers.preparation.pair_template import PairTemplate
 from parquetry.workers.preparation.prompts import prompt_limit
 from parquetry.workers.preparation.request_params import check_stop_ids, checked_grammar
 from parquetry.workers.preparation.requests.chats import Chats
@@ -219,7 +221,7 @@ def _check_model(spec: JobSpec) -> Checkpoint:
     if spec.task == "classify":
         _check_labels(spec, checkpoint)
     if spec.task in ("classify", "score"):
-        require_own_scores(checkpoint, spec.task)
+        _check_scores(spec, checkpoint)
     if spec.task == "score":
         score_activation(checkpoint)
     if spec.task in ("classify", "score") and checkpoint.is_token_classifier:
@@ -288,8 +290,15 @@ def _check_token_labels(spec: JobSpec) -> None:
         raise UnsupportedOptionError(option=f"{option} with this model", reason=reason)
 
 
+def _check_scores(spec: JobSpec, checkpoint: Checkpoint) -> None:
+    """Raises UnsupportedOptionError for modules that are not built in, or a template that takes no pair."""
+    if score_modules(checkpoint, spec.task) and spec.task == "score":
+        PairTemplate.of(checkpoint, now=datetime.now(UTC))
+
+
 def _check_labels(spec: JobSpec, checkpoint: Checkpoint) -> None:
-    labels, count = spec.classify.labels, checkpoint.num_labels
+    scored = pooled_score(checkpoint, spec.task)
+    labels, count = spec.classify.labels, scored.num_labels if scored else checkpoint.num_labels
     if labels is not None and len(labels) != count:
         reason = f"it has {len(labels)} names, but the model has {count} classes"
         raise InvalidValueError(key="classify.labels", value=labels, reason=reason)

@@ -10,6 +10,7 @@ from parquetry.workers.checkpoint.json_file import model_json
 
 #: classes of torch.nn without parameters, which look at each number alone
 ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU")
+_NO_WEIGHTS = "has no model.safetensors; save the model again with a sentence-transformers of today"
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class DenseLayer:
         )
         reason = layer._reason(config.get("module_input_name", "sentence_embedding"))
         if reason is not None:
-            raise UnsupportedOptionError(option="task embed with this model", reason=f"its {folder.name} {reason}")
+            raise UnsupportedOptionError(option="this model", reason=f"its {folder.name} {reason}")
         return cls(**{**vars(layer), "activation": layer.activation.rpartition(".")[2]})
 
     def _reason(self, input_name: str) -> str | None:
@@ -57,5 +58,29 @@ class DenseLayer:
         if input_name != "sentence_embedding":
             return f"reads {input_name} instead of the pooled vector, which is not built in"
         if not self.weights.is_file():
-            return "has no model.safetensors; save the model again with a sentence-transformers of today"
+            return _NO_WEIGHTS
         return None
+
+
+@dataclass(frozen=True)
+class NormLayer:
+    """A LayerNorm over whole vectors, with torch's own epsilon."""
+
+    folder: Path
+    out_features: int
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "model.safetensors"
+
+    @classmethod
+    def of(cls, folder: Path) -> NormLayer:
+        """Read config.json of the module's folder. UnsupportedOptionError where its weights are not there."""
+        layer = cls(folder, int(model_json(folder / "config.json").get("dimension", 0)))
+        if not layer.weights.is_file():
+            raise UnsupportedOptionError(option="this model", reason=f"its {folder.name} {_NO_WEIGHTS}")
+        return layer

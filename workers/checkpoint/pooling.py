@@ -62,7 +62,7 @@ class Pooling:
 
         UnsupportedOptionError for others; a spec may name a pooling instead.
         """
-        return _mode(self.config)
+        return mode_of(self.config)
 
     def prompt(self, name: str | None) -> str:
         """The text of a prompt: the default one for None, none for "". Raises InvalidValueError for unknown names."""
@@ -95,7 +95,7 @@ class Pooling:
 
         UnsupportedOptionError for whatever else it does to a vector: leaving that out would give other numbers.
         """
-        modules = _modules(folder)
+        modules = modules_of(folder)
         if not modules:
             return None
         _require_known(modules)
@@ -112,8 +112,9 @@ class Pooling:
 
 
 def dense_files(folder: Path) -> list[Path]:
-    """Weights of the dense layers that modules.json names."""
-    files = [folder / path / "model.safetensors" for kind, path in _modules(folder) if kind == "Dense"]
+    """Weights of the layers behind the model that modules.json names."""
+    kinds = ("Dense", "LayerNorm")
+    files = [folder / path / "model.safetensors" for kind, path in modules_of(folder) if kind in kinds]
     return [file for file in files if file.is_file()]
 
 
@@ -126,13 +127,8 @@ def transformer_settings(folder: Path) -> dict[str, Any]:
 
 def transformer_folder(folder: Path) -> str | None:
     """The folder within a sentence-transformers one that holds the model, where that is not beside modules.json."""
-    found = next((path for kind, path in _modules(folder) if kind == "Transformer"), "")
+    found = next((path for kind, path in modules_of(folder) if kind == "Transformer"), "")
     return found if found and (folder / found / "config.json").is_file() else None
-
-
-def module_kinds(folder: Path) -> list[str]:
-    """Kinds of the modules of a sentence-transformers folder in order, without those that do nothing."""
-    return [kind for kind, _ in _modules(folder)]
 
 
 def settings_of(folder: Path) -> dict[str, Any]:
@@ -141,7 +137,7 @@ def settings_of(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _modules(folder: Path) -> list[tuple[str, str]]:
+def modules_of(folder: Path) -> list[tuple[str, str]]:
     """Kind and path of each module that does something."""
     listed = _read(folder / "modules.json")
     modules = listed if isinstance(listed, list) else []
@@ -161,7 +157,8 @@ def _require_known(modules: Sequence[tuple[str, str]]) -> None:
         raise UnsupportedOptionError(option="task embed with this model", reason=reason)
 
 
-def _mode(config: dict[str, Any]) -> str:
+def mode_of(config: dict[str, Any]) -> str:
+    """The mode that a Pooling module's config.json names. Raises UnsupportedOptionError for others than ours."""
     named = config.get("pooling_mode")
     if named is None:
         # a mode that is none of ours must be refused, not left out

@@ -9,9 +9,11 @@ from tokenizers import Tokenizer
 
 from parquetry.schemas.errors import EngineRefusedError, UnsupportedOptionError, UnusableModelError
 from parquetry.schemas.settings import settings
+from parquetry.schemas.spec.job import Task
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.cross_encoder import score_activation
 from parquetry.workers.checkpoint.onnx_files import own_file
+from parquetry.workers.checkpoint.score_modules import pooled_score
 from parquetry.workers.encoding.batching.rows import RowLimits
 from parquetry.workers.encoding.onnx.providers import COMPILERS, PROVIDERS, provider_name
 from parquetry.workers.encoding.outputs.vectors import Vectors, after_pooling, pooling_of
@@ -50,7 +52,8 @@ def packed_encoder(
         task=spec.task,
         pooling=pooling_of(spec, checkpoint),
         **after_pooling(spec, checkpoint),
-        normalize=spec.normalize,
+        normalize=spec.normalize and spec.task == "embed",
+        scores_vectors=pooled_score(checkpoint, spec.task) is not None,
         per_token=spec.task == "classify" and checkpoint.is_token_classifier,
         activation=score_activation(checkpoint) if spec.task == "score" else None,
     )
@@ -82,6 +85,7 @@ def onnx_encoder(spec: EngineSpec, checkpoint: Checkpoint, about: dict[str, str]
     from parquetry.workers.encoding.onnx.model_file import is_ours
     from parquetry.workers.encoding.onnx.ort_padded import OrtPaddedEncoder
 
+    require_one_graph(checkpoint, spec.task)
     provider = provider_name(settings().onnx_provider, spec.device)
     own = own_file(checkpoint.folder, spec.model.file)
     if own is not None and not checkpoint.weight_files and spec.model.quantization != "none":
@@ -102,6 +106,13 @@ def onnx_encoder(spec: EngineSpec, checkpoint: Checkpoint, about: dict[str, str]
     if export.quantization == "int8":
         precision, about = "int8", {**about, "int8_weights": f"{export.weight_bits} bits"}
     return OrtPaddedEncoder(exported(checkpoint, export), _options(spec, checkpoint, provider, precision), about)
+
+
+def require_one_graph(checkpoint: Checkpoint, task: Task) -> None:
+    """Raise UnsupportedOptionError for scores that layers beside the model make of its vectors."""
+    if pooled_score(checkpoint, task) is not None:
+        reason = "layers beside the model make its scores (modules.json), which its ONNX graph has not"
+        raise UnsupportedOptionError(option="an ONNX back end with this model", reason=reason)
 
 
 def _packed_onnx(spec: EngineSpec, checkpoint: Checkpoint, about: dict[str, str]) -> Engine | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel
 
 from parquetry.schemas.errors import EngineRefusedError
 from parquetry.schemas.spec.job import Task
-from parquetry.workers.checkpoint.dense import DenseLayer
+from parquetry.workers.checkpoint.dense import DenseLayer, NormLayer
 from parquetry.workers.checks.prompts import TextTokenizer
 from parquetry.workers.encoding.attention.varlen_hook import kernel_name
 from parquetry.workers.encoding.batching.device_batch import copy_to_device
@@ -49,11 +50,13 @@ class EncodeTask:
     task: Task
     #: token vector or mean that stands for a text, for task embed, and what becomes of it
     pooling: Mode = "mean"
-    dense: tuple[DenseLayer, ...] = ()
+    dense: tuple[DenseLayer | NormLayer, ...] = ()
     dimensions: int | None = None
     normalize: bool = True
     #: whether the model's labels are of tokens, for task classify
     per_token: bool = False
+    #: whether those layers give the scores, so that the model needs no head
+    scores_vectors: bool = False
     #: what pair scores go through where the model's folder says so, for task score
     activation: Activation | None = None
 
@@ -87,11 +90,11 @@ class PackedEncoder(QueuedEncoder):
         self._projection = Projection(dense=task.dense, dimensions=task.dimensions, normalize=task.normalize)
         self._projection.to(self.device)
         self._dim = self._projection.width(model.config.get_text_config().hidden_size, task.pooling)
-        self._num_labels = model.config.num_labels
+        self._num_labels = self._dim if task.scores_vectors else model.config.num_labels
         self._body = body
-        self._head = None if task.task == "embed" else OwnHead(model)
+        self._head = None if task.task == "embed" or task.scores_vectors else OwnHead(model)
         self._pad_id = model.config.get_text_config().pad_token_id
-        self._activation = _activation(model, task)
+        self._activation = _activation(model, task, self._num_labels)
         self._graphs = self._accelerate(model, check) if compile and self._is_half_on_gpu else None
 
     @property
@@ -127,7 +130,8 @@ class PackedEncoder(QueuedEncoder):
             last = self._last_tokens(batch) if self._head.mode == "last" else None
             logits = self._head(hidden, cu_seqlens, last)
             return token_labels(logits) if self.task.per_token else label_scores(logits, self._activation)
-        return self._projection(pool(hidden, cu_seqlens, self.task.pooling))
+        vectors = self._projection(pool(hidden, cu_seqlens, self.task.pooling))
+        return label_scores(vectors, self._activation) if self.task.scores_vectors else vectors
 
     def _last_tokens(self, batch: PackedBatch) -> Tensor:
         """For decoders, whose own classes pass over padding ids at the end of a row, even real ones."""
@@ -158,14 +162,16 @@ class PackedEncoder(QueuedEncoder):
         }
 
     def _facts(self) -> dict[str, str]:
-        if self._head is None:
+        if self.task.task == "embed":
             return {"pooling": self.task.pooling, "embedding_dim": str(self._dim)}
         return {"activation": self._activation, "num_labels": str(self._num_labels)}
 
 
-def _activation(model: PreTrainedModel, task: EncodeTask) -> Activation:
+def _activation(model: PreTrainedModel, task: EncodeTask, num_labels: int) -> Activation:
     if task.task == "embed":
         return "none"
+    if task.scores_vectors:
+        return choose_activation(SimpleNamespace(num_labels=num_labels), task.task, task.activation)
     return "softmax" if task.per_token else choose_activation(model.config, task.task, task.activation)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -14,6 +15,7 @@ from transformers.utils import ModelOutput
 from parquetry.schemas.errors import UnsupportedOptionError
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.cross_encoder import score_activation
+from parquetry.workers.checkpoint.score_modules import PooledScore, pooled_score
 from parquetry.workers.checks.sharing import Sharing, choose_sharing, rows_to_share
 from parquetry.workers.checks.stock_attention import trusted_attention
 from parquetry.workers.encoding.batching.pad_id import own_pad_id
@@ -94,6 +96,8 @@ def _head(spec: EngineSpec, checkpoint: Checkpoint, model: PreTrainedModel) -> t
     """What turns a padded batch's outputs into answers, and what provenance says of it."""
     if spec.task == "embed":
         return _embedding_head(spec, checkpoint, model)
+    if scored := pooled_score(checkpoint, spec.task):
+        return _pooled_head(spec, checkpoint, model, scored)
     return _token_head(model) if labels_tokens(spec.task, checkpoint) else _classification_head(spec, checkpoint, model)
 
 
@@ -109,6 +113,19 @@ def _embedding_head(spec: EngineSpec, checkpoint: Checkpoint, model: PreTrainedM
         "pooling": mode,
         "embedding_dim": str(projection.width(model.config.get_text_config().hidden_size, mode)),
     }
+
+
+def _pooled_head(
+    spec: EngineSpec, checkpoint: Checkpoint, model: PreTrainedModel, scored: PooledScore
+) -> tuple[Head, dict[str, str]]:
+    named = score_activation(checkpoint) if spec.task == "score" else None
+    activation = choose_activation(SimpleNamespace(num_labels=scored.num_labels), spec.task, named)
+    projection = Projection(dense=scored.layers, normalize=False).to(model.device)
+
+    def head(output: ModelOutput, mask: Tensor) -> Tensor:
+        return label_scores(projection(pool_padded(output.last_hidden_state.float(), mask, scored.mode)), activation)
+
+    return head, {"activation": activation, "num_labels": str(scored.num_labels), "pooling": scored.mode}
 
 
 def _classification_head(

@@ -11,7 +11,9 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from parquetry.schemas.spec.job import Task
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
+from parquetry.workers.checkpoint.score_modules import logit_score, pooled_score
 from parquetry.workers.checkpoint.tensor_headers import read_headers, wrapper_prefix
+from parquetry.workers.loading.logit_head import put_logit_head
 from parquetry.workers.loading.quantization.four_bit_quantizer import config_of
 from parquetry.workers.loading.quantization.four_bit_scheme import four_bit_scheme
 from parquetry.workers.loading.weight_check import require_own_weights
@@ -29,13 +31,20 @@ def read_model(auto_class: Any, checkpoint: Checkpoint, *, task: Task, **options
     if prefix := wrapper_prefix(headers):
         log.info("the weights of %s were saved with the prefix %s, which is taken off", checkpoint.id, prefix)
         options["key_mapping"] = {f"^{re.escape(prefix)}": ""}
-    options["config"] = _config(checkpoint, options)
+    options["config"] = config = _config(checkpoint, options)
     if (scheme := four_bit_scheme(checkpoint.config, headers)) is not None:
-        use_own_layers(options["config"], config_of(scheme))
+        use_own_layers(config, config_of(scheme))
+    reads_logits = logit_score(checkpoint, task)
+    if reads_logits is not None:
+        config.num_labels = 1
     model, report = auto_class.from_pretrained(
         checkpoint.folder, use_safetensors=True, output_loading_info=True, **options
     )
-    require_own_weights(model, report, name=checkpoint.id, task=task)
+    if reads_logits is not None:
+        put_logit_head(model, report, checkpoint, reads_logits)
+    # a model whose vectors are scored needs what an embedder needs
+    of_vectors = task == "embed" or pooled_score(checkpoint, task) is not None
+    require_own_weights(model, report, name=checkpoint.id, task="embed" if of_vectors else task)
     return model.eval()
 
 

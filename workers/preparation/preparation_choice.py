@@ -5,7 +5,7 @@ from __future__ import annotations
 from parquetry.schemas.manifest import JobRecord
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.preparation.preparation import Preparation
-from parquetry.workers.preparation.prompts import PromptPreparation
+from parquetry.workers.preparation.prompts import PromptPreparation, created
 from parquetry.workers.preparation.requests.request_prompts import RequestPreparation
 from parquetry.workers.preparation.requests.request_texts import RequestTexts
 from parquetry.workers.preparation.texts import TextPreparation
@@ -18,7 +18,7 @@ def choose_preparation(record: JobRecord, checkpoint: Checkpoint, tokenizer: Tok
         of_requests = RequestPreparation if record.spec.task == "generate" else RequestTexts
         return of_requests(record, checkpoint, tokenizer)
     if record.spec.task != "generate":
-        return TextPreparation(record.spec, checkpoint, tokenizer)
+        return TextPreparation(record.spec, checkpoint, tokenizer, created(record))
     if record.spec.prompt.image is None:
         return PromptPreparation(record, checkpoint, tokenizer)
     # the client of HTTP that fetches images is worth a tenth of a second at the start of every worker

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
@@ -11,24 +12,33 @@ from parquetry.schemas.errors import RowError
 from parquetry.schemas.spec.job import ClassifySpec, EmbedSpec, JobSpec
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.pooling import Pooling
+from parquetry.workers.checkpoint.score_modules import default_prompt, score_modules
 from parquetry.workers.preparation.cells import cells, or_error, text_of
+from parquetry.workers.preparation.pair_template import PairTemplate
 from parquetry.workers.preparation.preparation import Preparation, require_tokens
 from parquetry.workers.preparation.tokenization import Tokenizer, Tokens
 from parquetry.workers.request import EncodeRequest, Request
+
+_WINDOW = " into the model's context window"
 
 
 class TextPreparation(Preparation):
     """Texts or pairs of texts from their columns, tokenized within the context window."""
 
-    def __init__(self, spec: JobSpec, checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
+    def __init__(self, spec: JobSpec, checkpoint: Checkpoint, tokenizer: Tokenizer, now: datetime) -> None:
+        """`now` is what a template that prints a date gets."""
         section: EmbedSpec | ClassifySpec = spec.embed if spec.task == "embed" else spec.classify
         self._text = section.text
         self._pair = None if spec.task == "embed" else spec.classify.text_pair
         self._prefix = embedding_prompt(spec, checkpoint) if spec.task == "embed" else ""
+        self._template, self._begin = None, ""
+        if spec.task == "score" and score_modules(checkpoint, spec.task):
+            self._template = PairTemplate.of(checkpoint, now=now)
+            self._begin = "" if self._template else default_prompt(checkpoint)
         if spec.task == "embed" and checkpoint.lowercases:
             tokenizer.lowercase()
         self._limit, self._truncate = checkpoint.context_window, section.truncate
-        self._why = f" into the model's context window; shorten the text, or set {spec.task}.truncate: right"
+        self._why = f"{_WINDOW}; shorten the text, or set {spec.task}.truncate: right"
         self._tokenizer = tokenizer
         self._spans = spec.task == "classify" and checkpoint.is_token_classifier
 
@@ -37,6 +47,10 @@ class TextPreparation(Preparation):
         if self._pair is None:
             return self._filled(firsts, self._encode([text for text in firsts if isinstance(text, str)]))
         pairs = [_both(*pair) for pair in zip(firsts, self._texts(self._pair, batch), strict=True)]
+        if self._template is not None:
+            texts = self._template.texts(pairs)
+            return self._filled(texts, self._encode_whole([text for text in texts if isinstance(text, str)]))
+        pairs = [(self._begin + pair[0], pair[1]) if isinstance(pair, tuple) else pair for pair in pairs]
         return self._filled(pairs, self._encode_pairs([pair for pair in pairs if isinstance(pair, tuple)]))
 
     def request(self, id: int, tokens: Tokens, row: int, sample: int) -> Request:
@@ -60,6 +74,11 @@ class TextPreparation(Preparation):
             why=self._why,
             spans=self._spans,
         )
+
+    def _encode_whole(self, texts: Sequence[str]) -> Sequence[Tokens | RowError]:
+        """What a template wrote, special tokens included; its end is what a score is read from, so nothing is cut."""
+        why = f"{_WINDOW}; shorten the texts, which stand within a chat template"
+        return self._tokenizer.encode(texts, special_tokens=False, limit=self._limit, truncate="error", why=why)
 
     def _encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> Sequence[Tokens | RowError]:
         return self._tokenizer.encode_pairs(pairs, limit=self._limit, truncate=self._truncate, why=self._why)

@@ -9,9 +9,11 @@ import numpy as np
 
 from parquetry.schemas.errors import MissingPackageError, UnsupportedOptionError
 from parquetry.schemas.settings import settings
+from parquetry.schemas.spec.job import Task
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.onnx_files import own_file
 from parquetry.workers.checkpoint.pooling import modes_of
+from parquetry.workers.checkpoint.score_modules import score_modules
 from parquetry.workers.encoding.batching.queue import PADDED
 from parquetry.workers.encoding.batching.row_batch import pad
 from parquetry.workers.encoding.batching.rows import RowLimits
@@ -39,6 +41,7 @@ def load_optimum(spec: EngineSpec) -> OptimumEncoder:
         raise UnsupportedOptionError(option=f"model.quantization {spec.model.quantization}", reason=reason)
     provider = provider_name(settings().onnx_provider, spec.device)
     checkpoint = Checkpoint.resolve(spec.model)
+    _require_whole(checkpoint, spec.task)
     own = own_file(checkpoint.folder, spec.model.file)
     if own is not None and is_ours(own):
         own = None
@@ -49,6 +52,12 @@ def load_optimum(spec: EngineSpec) -> OptimumEncoder:
     vectors = Vectors.of(spec, checkpoint)
     about = {"attention": "onnxruntime", "quantization": "none", "device": spec.device, "provider": provider}
     return OptimumEncoder(model, vectors, checkpoint, spec.token_budget or _BUDGET, about)
+
+
+def _require_whole(checkpoint: Checkpoint, task: Task) -> None:
+    if score_modules(checkpoint, task) is not None:
+        reason = "modules beside the model make its scores (modules.json); use backend auto"
+        raise UnsupportedOptionError(option="model.backend optimum with this model", reason=reason)
 
 
 class OptimumEncoder(QueuedEncoder):

@@ -16,6 +16,7 @@ from parquetry.schemas.spec.job import Task
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.cross_encoder import score_activation
 from parquetry.workers.checkpoint.dense import DenseLayer
+from parquetry.workers.checkpoint.score_modules import logit_score, pooled_score
 from parquetry.workers.encoding.outputs.label_scores import choose_activation
 from parquetry.workers.encoding.outputs.projection import Projection
 from parquetry.workers.encoding.outputs.scores import Activation, likeliest_labels, scores, split_rows
@@ -36,11 +37,16 @@ def pooling_of(spec: EngineSpec, checkpoint: Checkpoint) -> Any:
     """A mode of `parquetry.workers.checkpoint.pooling`: the spec's, the sentence-transformers folder's, or the mean."""
     if spec.pooling not in (None, "auto"):
         return spec.pooling
-    return checkpoint.pooling.mode if spec.task == "embed" and checkpoint.pooling else "mean"
+    if spec.task == "embed":
+        return checkpoint.pooling.mode if checkpoint.pooling else "mean"
+    scored = pooled_score(checkpoint, spec.task)
+    return scored.mode if scored else "mean"
 
 
 def after_pooling(spec: EngineSpec, checkpoint: Checkpoint) -> dict[str, Any]:
     """`dense` and `dimensions` of a `Projection`: the folder's layers, and the spec's numbers before the folder's."""
+    if scored := pooled_score(checkpoint, spec.task):
+        return {"dense": scored.layers}
     said = checkpoint.pooling if spec.task == "embed" else None
     if said is None:
         return {"dimensions": spec.dimensions}
@@ -53,6 +59,8 @@ def _activation(checkpoint: Checkpoint, task: Task, per_token: bool) -> Activati
     if task == "embed":
         return "none"
     config = SimpleNamespace(**{"num_labels": checkpoint.num_labels, **checkpoint.config})
+    if logit_score(checkpoint, task) is not None:
+        config.num_labels = 1
     return choose_activation(config, task, score_activation(checkpoint) if task == "score" else None)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -53,7 +55,7 @@ def embeddings(folder, texts, *, backend="transformers", **embed) -> np.ndarray:
     """What a job over the texts would write, before it is rounded."""
     data = {"task": "embed", "input": {"path": "in.parquet"}, "output": {"path": "out"}, "embed": embed}
     spec = JobSpec.parse({**data, "model": {"id": str(folder), "backend": backend}})
-    preparation = TextPreparation(spec, Checkpoint.resolve(spec.model), Tokenizer.load(folder))
+    preparation = TextPreparation(spec, Checkpoint.resolve(spec.model), Tokenizer.load(folder), datetime.now(UTC))
     record = JobRecord.model_construct(spec=spec, model_path=str(folder))
     engine = load_engine(EngineSpec.of(record))
     tokens = preparation.tokens(pa.record_batch({"text": texts}))

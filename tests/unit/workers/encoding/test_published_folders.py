@@ -16,7 +16,8 @@ from parquetry.schemas.errors import UnsupportedOptionError, UnusableModelError
 from parquetry.schemas.spec.job import ModelSpec
 from parquetry.workers.checkpoint.checkpoint import Checkpoint
 from parquetry.workers.checkpoint.context_window import OFFSET_POSITIONS
-from parquetry.workers.checkpoint.cross_encoder import require_own_scores, score_activation
+from parquetry.workers.checkpoint.cross_encoder import score_activation
+from parquetry.workers.checkpoint.score_modules import score_modules
 from parquetry.workers.encoding.positions import Positions
 from parquetry.workers.engine import Engine
 from parquetry.workers.engine_spec import EngineSpec
@@ -113,12 +114,12 @@ def test_a_folder_that_names_none_leaves_it_to_the_task(scorer):
 @pytest.mark.parametrize(
     ("kinds", "said"),
     [
-        (("Transformer", "LogitScore"), "LogitScore"),
-        (("Transformer", "Pooling", "Dense", "LayerNorm", "Dense"), "Pooling, Dense, LayerNorm, Dense"),
+        (("Transformer", "Pooling", "WordWeights", "Dense"), "Pooling, WordWeights, Dense"),
+        (("Transformer", "SpladePooling"), "SpladePooling"),
     ],
 )
 @pytest.mark.parametrize("task", ["score", "classify"])
-def test_modular_rerankers_are_refused_by_their_modules(causal_lm, tmp_path, kinds, said, task):
+def test_modules_that_are_not_built_in_are_refused_by_their_names(causal_lm, tmp_path, kinds, said, task):
     folder = rewritten(causal_lm, tmp_path / "model")
     write_modules(folder, *kinds)
     with pytest.raises(UnsupportedOptionError, match=rf"task {task} .* its scores go through {said} \(modules\.json\)"):
@@ -135,7 +136,7 @@ def test_a_cross_encoder_of_an_embedders_modules_is_refused_too(embedder, tmp_pa
 def test_a_classifier_that_is_one_module_is_whole(scorer, tmp_path):
     folder = rewritten(scorer, tmp_path / "model")
     write_modules(folder, "transformer.Transformer")
-    require_own_scores(Checkpoint.resolve(ModelSpec(id=str(folder))), "score")
+    assert score_modules(Checkpoint.resolve(ModelSpec(id=str(folder))), "score") is None
     assert encoded(engine_of(folder, "score"), ROWS)[0].error is None
 
 

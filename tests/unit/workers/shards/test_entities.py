@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import numpy as np
@@ -67,7 +68,7 @@ def found_entities(folder, texts, *, truncate="right", **model) -> tuple[list, l
     """What a shard would write of the texts, and the errors."""
     spec = spec_of(folder, truncate=truncate)
     checkpoint, tokenizer = Checkpoint.resolve(spec.model), Tokenizer.load(folder)
-    prepared = TextPreparation(spec, checkpoint, tokenizer).tokens(pa.record_batch({"text": texts}))
+    prepared = TextPreparation(spec, checkpoint, tokenizer, datetime.now(UTC)).tokens(pa.record_batch({"text": texts}))
     engine = load_engine(EngineSpec(task="classify", model_path=str(folder), model=ModelSpec(id=str(folder), **model)))
     good = {number: tokens for number, tokens in enumerate(prepared) if not isinstance(tokens, RowError)}
     engine.add([EncodeRequest(id=number, token_ids=tokens.ids) for number, tokens in good.items()])
