@@ -14,6 +14,7 @@ import random
 import shutil
 import sysconfig
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import files
 from pathlib import Path
 
@@ -56,6 +57,7 @@ def docstrings(module: str) -> Iterator[str]:
                     yield text
 
 
+@cache
 def labelled_texts(rows_per_topic: int = ROWS_PER_TOPIC) -> list[tuple[str, int]]:
     """The same number of texts of every topic, in a fixed random order."""
     rows = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from parquetry.monitor.progress.job_progress import JobProgress
@@ -11,6 +12,7 @@ from parquetry.schemas.spec.budget import cost_text
 from parquetry.tasks.report.duration import duration
 from parquetry.terminal.display import console, failure_lines, number, rows_table, safe_text
 from parquetry.terminal.job_lines import error_lines
+from parquetry.workers.shards.provenance import from_metadata
 
 if TYPE_CHECKING:
     from parquetry.local.run import FinishedRun
@@ -36,6 +38,9 @@ def print_end(status: JobStatus, shown_rows: int = SHOWN_ROWS, finished: Finishe
     screen = console()
     screen.print(headline(status, finished))
     screen.print(f"Output: {safe_text(status.output, limit=4096)}")
+    rows = head(status.output, shown_rows)
+    if rows is not None and (line := dtype_line(from_metadata(rows.schema.metadata))):
+        screen.print(line)
     for line in (*error_lines(status.errors), *failure_lines(status)):
         screen.print(line)
     if status.state is JobState.FAILED:
@@ -45,12 +50,18 @@ def print_end(status: JobStatus, shown_rows: int = SHOWN_ROWS, finished: Finishe
     for column, count in repaired_cells(status.output).items():
         cells = "1 cell" if count == 1 else f"{count:,} cells"
         screen.print(f"Not UTF-8, and repaired with U+FFFD: {cells} of the kept column {safe_text(column)}")
-    rows = head(status.output, shown_rows)
     if rows is not None and rows.num_rows:
         screen.print(rows_table(rows))
         screen.print("Read it with one of:")
         for way in ways_to_read(status.output).values():
             screen.print(f"  {safe_text(way, limit=4096)}")
+
+
+def dtype_line(provenance: Mapping[str, str]) -> str | None:
+    """Which dtype the first part was computed in, and why; None where its engine had no choice."""
+    if "dtype" not in provenance or "why_dtype" not in provenance:
+        return None
+    return f"Computed in {safe_text(provenance['dtype'])}: {safe_text(provenance['why_dtype'], limit=200)}"
 
 
 def _way_on(status: JobStatus, finished: FinishedRun | None) -> str:

@@ -22,7 +22,6 @@ from parquetry.tasks.failpoints import failpoint
 from parquetry.tasks.ledger.claim import CommitReply, LeaseProgress
 from parquetry.tasks.shard.shard_runner import ShardRunner
 from parquetry.workers.shards.merge import Merge
-from parquetry.workers.shards.pipeline import run_shard
 
 
 class RetryUnknownError(PermanentError):
@@ -74,16 +73,7 @@ class RowRetryRunner(ShardRunner):
             failpoint("retry_engine")
             self.lease.tell_soon(LeaseProgress(is_computing=True))
             with closing(Merge(file, base, retry, self.shard.first_row)) as merge:
-                return run_shard(
-                    self.record,
-                    self.shard,
-                    fence=self.claim.fence,
-                    attempt=attempt,
-                    engine=engine,
-                    on_progress=self.progress,
-                    merge=merge,
-                    clocks=self.trace.clocks,
-                )
+                return self.run_rows(attempt, engine, merge)
 
     def _retry(self) -> RowRetry:
         """Raises RetryUnknownError where whoever began it died before its settings were written, StorageError."""

@@ -38,7 +38,8 @@ from parquetry.tasks.shard.lease import Lease
 from parquetry.tasks.shard.worker_config import WorkerConfig
 from parquetry.tasks.tracing.shard_trace import ShardTrace
 from parquetry.workers.engine_spec import EngineSpec
-from parquetry.workers.process.client import EngineClient
+from parquetry.workers.process.client import EngineAccess, EngineClient
+from parquetry.workers.shards.merge import Merge
 from parquetry.workers.shards.part import find_part
 from parquetry.workers.shards.pipeline import run_shard
 from parquetry.workers.shards.seals.seal_folder import SealFolder
@@ -124,17 +125,23 @@ class ShardRunner:
             failpoint("engine")
             # from here on its time counts as work
             self.lease.tell_soon(LeaseProgress(is_computing=True))
-            return run_shard(
-                self.record,
-                self.shard,
-                fence=self.claim.fence,
-                attempt=attempt,
-                engine=engine,
-                on_progress=self.progress,
-                seals=self.seals,
-                num_withheld=NUM_WITNESSES if self.is_quarantined else 0,
-                clocks=self.trace.clocks,
-            )
+            return self.run_rows(attempt, engine)
+
+    def run_rows(self, attempt: Path, engine: EngineAccess, merge: Merge | None = None) -> PartRecord:
+        """The rows of the shard, or of `merge` alone, which are few and not sealed; raises what run_shard raises."""
+        is_sealed = merge is None
+        return run_shard(
+            self.record,
+            self.shard,
+            fence=self.claim.fence,
+            attempt=attempt,
+            engine=engine,
+            on_progress=self.progress,
+            seals=self.seals if is_sealed else None,
+            num_withheld=NUM_WITNESSES if is_sealed and self.is_quarantined else 0,
+            merge=merge,
+            clocks=self.trace.clocks,
+        )
 
     @property
     def is_quarantined(self) -> bool:

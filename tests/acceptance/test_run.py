@@ -158,6 +158,7 @@ def test_generation_with_the_rows_that_break_things(shell, odd_file, generator):
     assert table["text"].to_pylist() == list(ODD_TEXTS.values())
     # the sample at the end shows rows, and no control character of theirs reaches the terminal
     assert "Output: " in ended.stdout
+    assert "Computed in float32: the weights are stored in it" in ended.stdout
     assert "\x00" not in ended.stdout
 
 

@@ -21,7 +21,6 @@ from parquetry.schemas.errors import (
 )
 from parquetry.schemas.location import Location
 from parquetry.schemas.progress.states import JobState
-from parquetry.schemas.settings import settings
 from parquetry.schemas.storage.local import LocalStorage
 from parquetry.schemas.storage.local_replacement import LocalReplacement
 from parquetry.tasks import finalize as ending
@@ -34,36 +33,21 @@ from parquetry.tasks.shard.outcome import run_claim
 from parquetry.tasks.shard.worker_config import WorkerConfig
 from parquetry.workers.process.supervisor import EngineSupervisor
 from tests.chaos.input_table import digits
+from tests.integration.echo_device import echo_device, worker_on
 from tests.integration.echo_jobs import EchoJobs, work
-from tests.integration.jobs_on_disk import ENGINE
 
 TWICE = {"template": "{{ text }} {{ text }}", "chat": False}
 
 
 @pytest.fixture(scope="module")
 def supervisor(tmp_path_factory) -> Iterator[EngineSupervisor]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PARQUETRY_ENGINE_FACTORY", ENGINE)
-        patch.setenv("CHAOS_MS_PER_ROW", "0")
-        settings.cache_clear()
-        supervisor = EngineSupervisor("cpu", tmp_path_factory.mktemp("device"))
-        supervisor.start()
+    with echo_device(tmp_path_factory.mktemp("device"), CHAOS_MS_PER_ROW="0") as supervisor:
         yield supervisor
-        supervisor.stop()
-    settings.cache_clear()
 
 
 @pytest.fixture
 def config(supervisor: EngineSupervisor, server, env: str) -> WorkerConfig:
-    return WorkerConfig(
-        worker="w",
-        url=server.url,
-        env=env,
-        queues=("default",),
-        shards_in_flight=1,
-        socket=supervisor.socket,
-        beat_s=0.05,
-    )
+    return worker_on(supervisor, server.url, env)
 
 
 @pytest.fixture

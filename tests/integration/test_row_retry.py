@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -230,46 +231,58 @@ def test_a_finalizer_that_dies_is_followed_by_another(step, job, ledger, config,
     assert_merged(job, ledger)
 
 
+@pytest.fixture
+def overtaken(ledger, client, keys, monkeypatch) -> Callable[..., list[str]]:
+    """Lets a zombie lose its lease at a step, where its heir does `meanwhile`; the list names the step once it did."""
+
+    def arrange(step: str, job: DiskJob, zombie: Claim, meanwhile: Callable[[], None]) -> list[str]:
+        reached: list[str] = []
+
+        def stall(name: str) -> None:
+            if name == step and not reached:
+                reached.append(name)
+                client.zadd(keys.of_job(job.name, "lease"), {str(zombie.shard): 0})
+                ledger.reap(job.name)
+                meanwhile()
+
+        monkeypatch.setattr("parquetry.tasks.shard.row_retry_runner.failpoint", stall)
+        return reached
+
+    return arrange
+
+
 @pytest.mark.parametrize("step", ["retry_gate", "retry_alone", "retry_engine", "retry_merged", "retry_prepared"])
-def test_a_zombie_that_wakes_at_any_step_replaces_nothing(step, job, ledger, config, monkeypatch, client, keys):
+def test_a_zombie_that_wakes_at_any_step_replaces_nothing(step, job, ledger, config, overtaken):
     """It stops at `step`, loses its lease, and its heir finishes the whole job before it goes on."""
     retry(job, ledger)
     zombie = ledger.claim("zombie", QUEUES)
     files: list[dict[str, bytes]] = []
 
-    def stall(name: str) -> None:
-        if name == step and not files:
-            files.append({})
-            client.zadd(keys.of_job(job.name, "lease"), {str(zombie.shard): 0})
-            ledger.reap(job.name)
-            run_all(ledger, config)
-            files.append(contents(job))
+    def finish() -> None:
+        run_all(ledger, config)
+        files.append(contents(job))
 
-    monkeypatch.setattr("parquetry.tasks.shard.row_retry_runner.failpoint", stall)
+    reached = overtaken(step, job, zombie, finish)
     run_claim(ledger, zombie, config)
-    assert files[1:] == [contents(job)]
+    assert (reached, files) == ([step], [contents(job)])
     assert_merged(job, ledger)
 
 
 @pytest.mark.parametrize("step", ["retry_gate", "retry_merged", "retry_prepared"])
-def test_a_zombie_of_an_earlier_round_undoes_no_later_one(step, job, ledger, config, monkeypatch, client, keys):
+def test_a_zombie_of_an_earlier_round_undoes_no_later_one(step, job, ledger, config, overtaken):
     opened(job, ledger).retry_rows()
     zombie = ledger.claim("zombie", QUEUES)
     files: list[dict[str, bytes]] = []
 
-    def stall(name: str) -> None:
-        if name == step and not files:
-            files.append({})
-            client.zadd(keys.of_job(job.name, "lease"), {str(zombie.shard): 0})
-            ledger.reap(job.name)
-            run_all(ledger, config)
-            retry(job, ledger)
-            run_all(ledger, config)
-            files.append(contents(job))
+    def finish_two_rounds() -> None:
+        run_all(ledger, config)
+        retry(job, ledger)
+        run_all(ledger, config)
+        files.append(contents(job))
 
-    monkeypatch.setattr("parquetry.tasks.shard.row_retry_runner.failpoint", stall)
+    reached = overtaken(step, job, zombie, finish_two_rounds)
     run_claim(ledger, zombie, config)
-    assert files[1:] == [contents(job)]
+    assert (reached, files) == ([step], [contents(job)])
     assert_merged(job, ledger)
 
 

@@ -15,7 +15,7 @@ import pytest
 from parquetry.schemas.errors import EngineRefusedError
 from parquetry.schemas.manifest import MANIFEST_FILE, SUCCESS_FILE, Manifest
 from parquetry.schemas.progress.states import JobState
-from parquetry.schemas.settings import load_settings, settings
+from parquetry.schemas.settings import load_settings
 from parquetry.schemas.shard import part_name
 from parquetry.tasks import failpoints
 from parquetry.tasks.ledger.claim import Claim, ReleaseReply
@@ -27,7 +27,8 @@ from parquetry.tasks.shard.worker_config import WorkerConfig
 from parquetry.workers.process.supervisor import EngineSupervisor
 from tests.chaos.checker import check
 from tests.chaos.process import wait_until
-from tests.integration.jobs_on_disk import ENGINE, DiskJob, make_job
+from tests.integration.echo_device import echo_device, worker_on
+from tests.integration.jobs_on_disk import DiskJob, make_job
 
 QUEUES = ("default",)
 STEPS = sorted(re.findall(r'failpoint\("(\w+)"\)', "".join(p.read_text() for p in Path("tasks").rglob("*.py"))))
@@ -40,28 +41,13 @@ ON_THE_WAY = [
 
 @pytest.fixture(scope="module")
 def supervisor(tmp_path_factory) -> Iterator[EngineSupervisor]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PARQUETRY_ENGINE_FACTORY", ENGINE)
-        patch.setenv("PARQUETRY_ENGINE_STALL_SECONDS", "2")
-        settings.cache_clear()
-        supervisor = EngineSupervisor("cpu", tmp_path_factory.mktemp("device"))
-        supervisor.start()
+    with echo_device(tmp_path_factory.mktemp("device"), PARQUETRY_ENGINE_STALL_SECONDS="2") as supervisor:
         yield supervisor
-        supervisor.stop()
-    settings.cache_clear()
 
 
 @pytest.fixture
 def config(supervisor: EngineSupervisor, server, env: str) -> WorkerConfig:
-    return WorkerConfig(
-        worker="w",
-        url=server.url,
-        env=env,
-        queues=QUEUES,
-        shards_in_flight=1,
-        socket=supervisor.socket,
-        beat_s=0.05,
-    )
+    return worker_on(supervisor, server.url, env)
 
 
 @pytest.fixture
