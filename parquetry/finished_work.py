@@ -38,8 +38,15 @@ class FinishedWork:
             return cls(storage, read_record(storage), None)
         ledger = open_ledger()
         status = ledger.status(ledger.find(name), max_failures=0)
-        storage = open_storage(Location.parse(status.output))
-        return cls(storage, read_record(storage, status.job), ledger)
+        return cls.of_job(status.job, status.output, ledger)
+
+    @classmethod
+    def of_job(cls, job: str, output: str, ledger: Ledger | None) -> FinishedWork:
+        """The job of this id, whose output is known. Raises UnreadableFileError, StorageError."""
+        from parquetry.tasks.job_record import read_record
+
+        storage = open_storage(Location.parse(output))
+        return cls(storage, read_record(storage, job), ledger)
 
     def errors(self) -> list[ErrorGroup]:
         """Every error row of its committed parts, by reason."""

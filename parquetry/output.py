@@ -31,7 +31,7 @@ class NoOutputError(BadInputError):
 def read_output(path: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Every committed part, in row order. Raises NoOutputError when there is none."""
     storage = open_storage(Location.parse(path))
-    tables = [_read(storage, part, columns) for part in part_names(storage)]
+    tables = [read_part(storage, part, columns) for part in part_names(storage)]
     if not tables:
         raise NoOutputError(path=path)
     # each part says in its metadata which shard it is; the table is of them all. What pandas wrote is of all as well
@@ -80,7 +80,8 @@ def part_names(storage: Storage) -> list[str]:
     return sorted(entry.path for entry in storage.list("part-") if _PART.fullmatch(entry.path))
 
 
-def _read(storage: Storage, name: str, columns: Sequence[str] | None) -> pa.Table:
+def read_part(storage: Storage, name: str, columns: Sequence[str] | None) -> pa.Table:
+    """One committed part, or some of its columns."""
     # Arrow's threads may hold what they read of a Python file, and abort a process that ends soon after it
     with storage.open(name) as source, pq.ParquetFile(source, pre_buffer=False) as file:
         return file.read(columns=list(columns) if columns is not None else None, use_threads=False)

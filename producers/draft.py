@@ -42,12 +42,12 @@ def located(spec: JobSpec) -> JobSpec:
         update={
             "input": spec.input.model_copy(update={"path": sources}),
             "output": spec.output.model_copy(update={"path": str(Location.parse(spec.output.path))}),
-            "model": _located_model(spec.model),
+            "model": located_model(spec.model),
         }
     )
 
 
-def _located_model(model: ModelSpec) -> ModelSpec:
+def located_model(model: ModelSpec) -> ModelSpec:
     found: dict[str, object] = {"id": _absolute(model.id)}
     if model.adapter is not None:
         found["adapter"] = _absolute(model.adapter)

@@ -24,6 +24,7 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "kernels": ("kernels", "kernels"),
     "pandas": ("pandas", "pandas"),
     "polars": ("polars", "polars"),
+    "datasets": ("datasets", "datasets"),
     "triton": ("triton", "triton"),
     "torch": ("torch", "parquetry[torch]"),
     "transformers": ("transformers", "parquetry[torch]"),

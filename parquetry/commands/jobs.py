@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
 
 import typer
 
-from parquetry import api
-from parquetry.api import Job
+from parquetry.api import calls as api
+from parquetry.api.job import Job
 from parquetry.commands.arguments import AsJson, JobName, Overrides
 from parquetry.monitor.serving.audit import note_change, user_here
 from parquetry.schemas.errors import ExitCode
@@ -51,7 +50,7 @@ def status(job: JobName, as_json: AsJson = False) -> None:
     from parquetry.terminal.job_lines import error_lines
     from parquetry.terminal.job_tables import status_table
 
-    view = Job.open(job).view()
+    view = api.job(job).view()
     if as_json:
         print_json(view.as_dict())
         return
@@ -67,7 +66,7 @@ def watch(
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON at every look.")] = False,
 ) -> None:
     """Follow one job until it ends, then show what `run` shows at its end."""
-    opened = Job.open(job)
+    opened = api.job(job)
     ended = _watch_json(opened, interval) if as_json else _watch_bars(opened, interval)
     raise typer.Exit(ExitCode.DONE if ended is JobState.DONE else ExitCode.FAILED_SHARDS)
 
@@ -76,10 +75,10 @@ def _watch_bars(job: Job, interval: float) -> JobState:
     from parquetry.local.summary import print_end
     from parquetry.terminal.bars import live_display
     from parquetry.terminal.display import console
-    from parquetry.terminal.job_lines import opening_lines
 
-    print(*opening_lines(job.status(), None), sep="\n", file=sys.stderr, flush=True)
-    with live_display(console(stderr=True)) as display:
+    display = live_display(console(stderr=True))
+    display.begin(job.status(), None)
+    with display:
         for view in job.follow_views(interval):
             display.show(view)
     print_end(view.status)
@@ -117,7 +116,7 @@ def priority(
     as_json: AsJson = False,
 ) -> None:
     """Change the priority of a job, from the next shard on."""
-    opened = Job.open(job)
+    opened = api.job(job)
     before = opened.status().priority
     opened.prioritize(number)
     note_change(f"priority {number}", opened.id, user_here())
@@ -140,7 +139,7 @@ def retry(
     With --rows its error rows are computed anew, by other settings where --set gives some, and merged into the output.
     """
     if rows:
-        _retry_rows(Job.open(job), dict(map(parse_override, overrides or ())), as_json=as_json)
+        _retry_rows(api.job(job), dict(map(parse_override, overrides or ())), as_json=as_json)
     elif overrides:
         raise typer.BadParameter("--set is of --rows: shards are tried again with the settings of their job")
     else:
@@ -148,7 +147,7 @@ def retry(
 
 
 def _retry_rows(job: Job, changes: dict[str, Any], *, as_json: bool) -> None:
-    begun = job.retry_rows(changes)
+    begun = job.retry(rows=True, changes=changes)
     note_change("retry --rows", job.id, user_here())
     if as_json:
         _confirm(job, as_json=True)
@@ -173,14 +172,14 @@ def _stop(name: str, change: Callable[[Job], None], *, as_json: bool) -> None:
     from parquetry.monitor.progress.in_flight import WorkInFlight
     from parquetry.terminal.job_lines import in_flight_line
 
-    before = Job.open(name).status()
+    before = api.job(name).status()
     _change(before.job, change, as_json=as_json)
     if not as_json:
         print(in_flight_line(WorkInFlight.of(before), are_kept=change is Job.pause))
 
 
 def _change(name: str, change: Callable[[Job], None], *, as_json: bool, called: str = "") -> None:
-    job = Job.open(name)
+    job = api.job(name)
     change(job)
     note_change(called or change.__name__, job.id, user_here())
     _confirm(job, as_json=as_json)

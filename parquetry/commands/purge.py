@@ -47,13 +47,13 @@ def purge(
 
 
 def _purge_one(name: str) -> str:
-    from parquetry.api import Job
+    from parquetry.api.calls import job
     from parquetry.broker import open_ledger
     from parquetry.producers.purge import purge
 
-    job = Job.open(name)
-    purge(open_ledger(), job.id)
-    return job.id
+    found = job(name).id
+    purge(open_ledger(), found)
+    return found
 
 
 def _purge_older(days: float) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from parquetry import api
+from parquetry.api import calls as api
 from parquetry.commands.arguments import AsJson, CpuEngines, Overrides, SpecPath
 from parquetry.commands.completion import complete_cards
 from parquetry.schemas.errors import ExitCode
@@ -40,17 +40,19 @@ def run(
     Ctrl-C stops it in order; the same command continues where it stopped. With --retry-rows what --set says is for the
     error rows alone.
     """
+    from parquetry.local.site import OwnSite
     from parquetry.local.summary import print_run, run_as_dict
-    from parquetry.terminal.display import print_json
+    from parquetry.terminal.bars import live_display
+    from parquetry.terminal.display import console, print_json
 
     try:
         changes = dict(map(parse_override, overrides or ())) if retry_rows else None
         job = load_spec(spec, () if retry_rows else overrides or ())
-        finished = api.run(job, workers=workers, show=True, retry_rows=changes).finished
+        display = live_display(console(stderr=True))
+        finished = api.run_at(OwnSite(), job, display, workers=workers, retry_rows=changes)
     except KeyboardInterrupt:
         print("Stopped. The same command continues from the finished rows.", file=sys.stderr)
         raise
-    assert finished is not None, "a run has an end"
     print_json(run_as_dict(finished)) if as_json else print_run(finished, SAMPLE_ROWS)
     raise typer.Exit(ExitCode.DONE if finished.status.state is JobState.DONE else ExitCode.FAILED_SHARDS)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from parquetry.local.run import run_job
+from parquetry.local.site import OwnSite
 from parquetry.output import read_output
 from parquetry.producers.plan.duration import MeasuredRows
 from parquetry.schemas.errors import ExitCode, ParquetryError
@@ -16,7 +17,8 @@ from parquetry.schemas.spec.columns import reserved_names
 from parquetry.schemas.spec.job import JobSpec
 from parquetry.schemas.storage.opening import open_storage
 from parquetry.tasks.kept_history import kept_history
-from parquetry.terminal.display import failure_lines
+from parquetry.terminal.bars import live_display
+from parquetry.terminal.display import console, failure_lines
 from parquetry.workers.process.owned_folder import owned_folder
 from parquetry.workers.shards.reader import used_columns
 
@@ -43,7 +45,7 @@ def preview_rows(spec: JobSpec, rows: int) -> Preview:
     with owned_folder("parquetry-preview-") as owned:
         # its lock lies beside the output, which begins empty
         folder = str(owned / "out")
-        finished = run_job(limited(spec, rows, folder), show=True)
+        finished = run_job(limited(spec, rows, folder), OwnSite(), live_display(console(stderr=True)))
         if finished.status.state is not JobState.DONE:
             raise PreviewFailedError(rows=rows, reason="; ".join(failure_lines(finished.status)))
         return Preview(table := read_output(folder), _measured(finished.status, table))

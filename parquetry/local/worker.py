@@ -59,14 +59,14 @@ class LocalWorker:
 
     def __init__(self, command: WorkerCommand, log: Path, is_idle: Callable[[], bool] = lambda: False) -> None:
         self._command = command
-        self._log = log
+        self.log = log
         self._is_idle = is_idle
         self._deaths = 0
         self._rows_at_death = 0
 
     def __enter__(self) -> Self:
-        make_state_folder(self._log.parent)
-        prune(self._log.parent)
+        make_state_folder(self.log.parent)
+        prune(self.log.parent)
         self.process = self._start("wb")
         return self
 
@@ -83,13 +83,13 @@ class LocalWorker:
         self._deaths = self._deaths + 1 if rows_done <= self._rows_at_death or not self._deaths else 1
         self._rows_at_death = rows_done
         if self._deaths >= MAX_DEATHS:
-            raise WorkerDiedError(deaths=self._deaths, code=code, log=self._log, tail=child.tail(self._log, LOG_LINES))
+            raise WorkerDiedError(deaths=self._deaths, code=code, log=self.log, tail=child.tail(self.log, LOG_LINES))
         time.sleep(RESTART_SECONDS)
         self.process = self._start("ab")
 
     def _start(self, mode: str) -> subprocess.Popen[bytes]:
         environment = {"PARQUETRY_BROKER_URL": self._command.url, "PARQUETRY_BEAT_SECONDS": str(_beat_seconds())}
-        with self._log.open(mode) as sink:
+        with self.log.open(mode) as sink:
             return child.start(self._command.arguments(), sink, **environment)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from parquetry.api import Job
+from parquetry.api.job import Job
 from parquetry.schemas.errors import (
     IllegalTransitionError,
     InvalidValueError,
@@ -79,7 +79,7 @@ def opened(job: DiskJob, ledger: Ledger) -> Job:
 
 
 def retry(job: DiskJob, ledger: Ledger, template: str = WORKS) -> int:
-    return opened(job, ledger).retry_rows({"prompt.template": template}).rows
+    return opened(job, ledger).retry(rows=True, changes={"prompt.template": template}).rows
 
 
 def rounds_of(job: DiskJob, shard: int) -> list[dict]:
@@ -132,7 +132,7 @@ def test_a_retry_counts_its_tokens_once(job, ledger, config):
 
 
 def test_a_retry_with_the_same_settings_has_the_same_errors(job, ledger, config):
-    assert opened(job, ledger).retry_rows().rows == 3
+    assert opened(job, ledger).retry(rows=True).rows == 3
     run_all(ledger, config)
     assert ledger.status(job.name).state is JobState.DONE
     assert (ledger.status(job.name).error_rows, sum(ledger.status(job.name).errors.values())) == (3, 3)
@@ -216,7 +216,7 @@ def test_whoever_begins_a_retry_and_sleeps_undoes_no_end(step, job, ledger, conf
     monkeypatch.setattr("parquetry.tasks.row_retry.failpoint", lambda _: None)
     assert job.storage.head(SUCCESS_FILE) is not None
     assert Manifest.model_validate_json(job.storage.read(MANIFEST_FILE)).error_rows == 3
-    assert opened(job, ledger).retry_rows({"prompt.template": WORKS}).round == 2
+    assert opened(job, ledger).retry(rows=True, changes={"prompt.template": WORKS}).round == 2
     run_all(ledger, config)
     assert_merged(job, ledger)
 
@@ -270,7 +270,7 @@ def test_a_zombie_that_wakes_at_any_step_replaces_nothing(step, job, ledger, con
 
 @pytest.mark.parametrize("step", ["retry_gate", "retry_merged", "retry_prepared"])
 def test_a_zombie_of_an_earlier_round_undoes_no_later_one(step, job, ledger, config, overtaken):
-    opened(job, ledger).retry_rows()
+    opened(job, ledger).retry(rows=True)
     zombie = ledger.claim("zombie", QUEUES)
     files: list[dict[str, bytes]] = []
 
@@ -341,7 +341,7 @@ def test_a_cancel_in_the_middle_of_a_shard_replaces_nothing(job, ledger, config,
 
 
 def test_a_cancelled_retry_may_be_begun_again_with_other_settings(job, ledger, config):
-    opened(job, ledger).retry_rows()
+    opened(job, ledger).retry(rows=True)
     run_one(ledger, config)
     ledger.set_state(job.name, JobState.CANCELLED)
     # one is merged already and has its error again, the others are queued still
@@ -352,7 +352,7 @@ def test_a_cancelled_retry_may_be_begun_again_with_other_settings(job, ledger, c
 
 
 def test_a_cancelled_retry_of_which_nothing_is_merged_may_be_begun_again(job, ledger, config):
-    opened(job, ledger).retry_rows()
+    opened(job, ledger).retry(rows=True)
     ledger.set_state(job.name, JobState.CANCELLED)
     assert ledger.status(job.name).shards_due == 3
     assert retry(job, ledger) == 3
@@ -362,7 +362,7 @@ def test_a_cancelled_retry_of_which_nothing_is_merged_may_be_begun_again(job, le
 
 
 def test_a_retry_begun_again_by_somebody_who_dies_is_begun_once_more(job, ledger, config, arm, server):
-    opened(job, ledger).retry_rows()
+    opened(job, ledger).retry(rows=True)
     ledger.set_state(job.name, JobState.CANCELLED)
     arm("retry_opened:raise")
     with pytest.raises(failpoints.FailpointError):
@@ -387,7 +387,7 @@ def test_a_job_that_is_being_retried_is_not_retried_by_another(job, ledger, conf
     claim = ledger.claim("w", QUEUES)
     ledger.set_state(job.name, JobState.CANCELLED)
     with pytest.raises(ShardsHeldError):
-        opened(job, ledger).retry_rows()
+        opened(job, ledger).retry(rows=True)
     ledger.release(claim)
     ledger.set_state(job.name, JobState.RUNNING)
     run_all(ledger, config)
@@ -438,7 +438,7 @@ def test_a_queue_that_has_lost_a_retried_job_does_nothing_again(job, ledger, con
     assert run_all(ledger, config) == 0
     assert_whole(job, ledger)
     # the next round is told by the output
-    assert opened(job, ledger).retry_rows().round == 2
+    assert opened(job, ledger).retry(rows=True).round == 2
 
 
 def test_a_queue_that_is_lost_later_retries_no_shard_that_was_computed_since(job, ledger, config, wipe, monkeypatch):
@@ -459,7 +459,7 @@ def test_rounds_of_a_job_that_was_there_before_are_not_taken_for_ours(job, ledge
     old = retry_file(1)
     data = RowRetry(job="other", round=1, created="", spec=job.record.spec, model_path="").model_dump_json()
     job.storage.put(old, data.encode())
-    assert opened(job, ledger).retry_rows({"prompt.template": WORKS}).round == 2
+    assert opened(job, ledger).retry(rows=True, changes={"prompt.template": WORKS}).round == 2
     run_all(ledger, config)
     assert_merged(job, ledger)
 
@@ -487,7 +487,7 @@ def test_a_part_that_has_vanished_is_computed_as_a_whole(job, ledger, config):
 )
 def test_a_change_that_does_not_fit_the_output_is_refused(changes, error, said, job, ledger):
     with pytest.raises(error, match=said):
-        opened(job, ledger).retry_rows(changes)
+        opened(job, ledger).retry(rows=True, changes=changes)
     assert ledger.status(job.name).state is JobState.DONE
     assert job.storage.head(SUCCESS_FILE) is not None
 

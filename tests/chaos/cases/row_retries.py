@@ -69,7 +69,7 @@ def _begin(cell: Cell, failpoints: str) -> Forked:
     def begin() -> None:
         import time
 
-        from parquetry.api import Job
+        from parquetry.api.job import Job
         from parquetry.schemas.errors import ParquetryError
         from parquetry.tasks.broker.connection import connect
         from parquetry.tasks.ledger.ledger import Ledger
@@ -77,7 +77,7 @@ def _begin(cell: Cell, failpoints: str) -> Forked:
         job = Job(cell.job.id, cell.job.output, Ledger(connect(cell.server.url), cell.name))
         while True:
             try:
-                job.retry_rows({"prompt.template": WORKS})
+                job.retry(rows=True, changes={"prompt.template": WORKS})
                 return
             except ParquetryError as error:
                 if not error.retryable or "failpoint" in str(error):

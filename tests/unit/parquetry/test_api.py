@@ -3,8 +3,8 @@ import pkgutil
 import pytest
 
 import parquetry
-from parquetry import api
-from parquetry.api import BrokerGoneError, Job, JobTimeoutError
+from parquetry.api import calls as api
+from parquetry.api.job import BrokerGoneError, Job, JobTimeoutError
 from parquetry.broker import NoBrokerError
 from parquetry.local.run import FinishedRun
 from parquetry.schemas.errors import InvalidValueError, SpecNotFoundError, UnknownKeyError
@@ -81,7 +81,7 @@ def test_following_ends_with_the_end():
 def test_a_job_is_opened_by_name(monkeypatch):
     ledger = Ledger(JobState.RUNNING)
     monkeypatch.setattr(api, "open_ledger", lambda url: ledger)
-    job = Job.open("j", broker_url="redis://h")
+    job = parquetry.job("j", broker_url="redis://h")
     assert (job.id, job.output) == ("j", job_status().output)
     job.cancel()
     assert ledger.calls == [("j", JobState.CANCELLED)]
@@ -109,8 +109,15 @@ def test_a_job_is_steered_through_its_ledger():
 
 
 def test_after_its_own_broker_a_job_knows_its_last_status():
-    finished = FinishedRun(status=job_status(state=JobState.DONE), rows_added=1000, seconds=1.0, log=None, ledger=None)
-    job = Job("j", "out", None, finished)
+    finished = FinishedRun(
+        status=job_status(state=JobState.DONE),
+        rows_added=1000,
+        seconds=1.0,
+        log=None,
+        ledger=None,
+        url="redis+socket:///gone",
+    )
+    job = Job("j", "out", None, finished=finished)
     assert job.wait().state is JobState.DONE
     with pytest.raises(BrokerGoneError):
         job.pause()

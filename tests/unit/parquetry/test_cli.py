@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from parquetry import api, cli
+from parquetry import cli
+from parquetry.api import calls as api
 from parquetry.commands.machine import parse_gpus
 from parquetry.schemas.errors import BrokerUnreachableError, UnknownJobError
 from parquetry.schemas.settings import settings

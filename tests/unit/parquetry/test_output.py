@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from parquetry.api import Job
+from parquetry.api.job import Job
 from parquetry.output import NoOutputError, head, read_output, repaired_cells, ways_to_read
 from parquetry.workers.shards.shard_progress import RowCounts
 from parquetry.workers.shards.writer import PartWriter

@@ -88,7 +88,7 @@ def test_a_worker_with_the_package_serves_its_queue(backend, monkeypatch):
 
 def finished(**changes):
     fields = {"status": job_status(state=JobState.DONE, rows_done=1000), "rows_added": 600, "seconds": 60.0}
-    return FinishedRun(**{**fields, "log": None, "ledger": None, **changes})
+    return FinishedRun(**{**fields, "log": None, "ledger": None, "url": "", **changes})
 
 
 def head_of(finished):

@@ -1,0 +1,1 @@
+"""The Python API: jobs as calls and as handles."""
