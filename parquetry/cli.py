@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from parquetry.commands import after, convert, gateway, jobs, purge, work
+from parquetry.commands import after, convert, first, jobs, purge, work
 from parquetry.commands import machine as node
 from parquetry.schemas import __version__
 from parquetry.schemas.errors import ExitCode, ParquetryError
@@ -28,6 +29,7 @@ app = typer.Typer(
     add_completion=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+first.register(app)
 work.register(app)
 jobs.register(app)
 after.register(app)

@@ -139,6 +139,8 @@ def set_key(data: dict[str, Any], name: str, value: Any, *, said: str = "") -> N
     Raises OverrideError, which names what the user has `said`.
     """
     *sections, key = name.split(".")
+    if sections and (kind := JobSpec.section(sections[0])) is not None:
+        data[sections[0]] = kind.spelled_out(data.get(sections[0]))
     for section in sections:
         data = _section(data, section, said or name)
     data[key] = value

@@ -20,6 +20,8 @@ TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 class PromptSpec(Section):
     """How a row becomes a prompt: a Jinja template, or a column of chat messages."""
 
+    short_for = "template"
+
     template: str | None = None
     system: str | None = None
     messages: str | None = None

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -44,6 +44,9 @@ _WEB_ADDRESS = re.compile(r"https?://[^\s/?#@]+(:\d+)?([/?#]\S*)?")
 class InputSpec(Section):
     """Which rows: a file, folder, glob or list of them; local or s3://, gs://, az://; Parquet, JSON Lines or CSV."""
 
+    short_for = "path"
+    short_kinds = (str, list)
+
     path: str | list[str]
     #: the columns read, null for all
     columns: list[str] | None = None
@@ -73,6 +76,8 @@ class InputSpec(Section):
 class OutputSpec(Section):
     """Where the parts go, and which input columns they carry (null: all that were read)."""
 
+    short_for = "path"
+
     path: str
     keep: list[str] | None = None
     #: what to do where another job's output lies there: refuse; overwrite removes it; extend keeps its rows and
@@ -84,6 +89,8 @@ class OutputSpec(Section):
 
 class ModelSpec(Section):
     """Which weights, and how they are loaded."""
+
+    short_for = "id"
 
     id: str
     revision: str | None = None
@@ -275,6 +282,13 @@ class JobSpec(Section):
             return cls.model_validate(data)
         except ValidationError as error:
             raise first_problem(error, cls) from None
+
+    @classmethod
+    def section(cls, name: str) -> type[Section] | None:
+        """The section of this name; None for a plain key, or one that is unknown."""
+        field = cls.model_fields.get(name)
+        kinds = () if field is None else (field.annotation, *get_args(field.annotation))
+        return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
 
     @property
     def fingerprint(self) -> str:

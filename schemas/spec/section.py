@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, get_args
+from typing import Annotated, Any, ClassVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from parquetry.schemas.errors import InvalidValueError, UnknownKeyError, suggestion
 
@@ -18,6 +18,15 @@ class Section(BaseModel):
     """A frozen part of the spec that refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+    #: the key that a plain value in the place of the whole section stands for, and what that value may be
+    short_for: ClassVar[str] = ""
+    short_kinds: ClassVar[tuple[type, ...]] = (str,)
+
+    @model_validator(mode="before")
+    @classmethod
+    def spelled_out(cls, value: Any) -> Any:
+        """The section with its keys, where a plain value stands for it: `model: PATH` is `model: {id: PATH}`."""
+        return {cls.short_for: value} if cls.short_for and isinstance(value, cls.short_kinds) else value
 
 
 def first_problem(error: ValidationError, spec: type[Section]) -> UnknownKeyError | InvalidValueError:

@@ -52,6 +52,13 @@ def test_an_override_that_is_no_yaml_is_text(spec_path):
         load_spec(spec_path, ["input.limit=["])
 
 
+def test_an_override_goes_into_a_section_that_is_written_short():
+    data = {"input": ["a", "b"], "model": "m"}
+    apply_override(data, "input.limit=3")
+    apply_override(data, "model.quantization=nf4")
+    assert data == {"input": {"path": ["a", "b"], "limit": 3}, "model": {"id": "m", "quantization": "nf4"}}
+
+
 def test_an_empty_section_is_made():
     data = {"generation": None}
     apply_override(data, "generation.seed=3")

@@ -141,11 +141,37 @@ def test_a_wrong_value_is_named(key, value):
     assert len(message) < 400
 
 
-@pytest.mark.parametrize("section", ["input", "output", "model", "prompt", "generation"])
-@pytest.mark.parametrize("value", ["text", 1, [], None])
+#: what a section may not be; a text, and of the input a list, may stand for the key that matters most
+WRONG_TYPES = {
+    "input": [1, None],
+    "output": [1, [], None],
+    "model": [1, [], None],
+    "prompt": [1, [], None],
+    "generation": ["text", 1, [], None],
+}
+
+
+@pytest.mark.parametrize(
+    ("section", "value"), [(name, value) for name, values in WRONG_TYPES.items() for value in values]
+)
 def test_a_section_of_the_wrong_type(section, value):
     with pytest.raises(InvalidValueError, match=f"The job spec's {section} is"):
         JobSpec.parse({**MINIMAL, section: value})
+
+
+@pytest.mark.parametrize(
+    ("section", "short", "whole"),
+    [
+        ("input", "a.parquet", {"path": "a.parquet"}),
+        ("input", ["a", "b"], {"path": ["a", "b"]}),
+        ("output", "out", {"path": "out"}),
+        ("model", "m", {"id": "m"}),
+        ("prompt", "Say {{ text }}", {"template": "Say {{ text }}"}),
+    ],
+)
+def test_a_plain_value_stands_for_the_key_that_matters_most(section, short, whole):
+    specs = [JobSpec.parse({**MINIMAL, section: value}) for value in (short, whole)]
+    assert specs[0] == specs[1] and specs[0].fingerprint == specs[1].fingerprint
 
 
 @pytest.mark.parametrize("key", ["task", "input", "output", "model"])
