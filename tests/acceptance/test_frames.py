@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import re
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pandas
@@ -20,11 +20,10 @@ from parquetry.api.stream import JobNotDoneError
 from parquetry.frames.call import FrameNotDoneError
 from parquetry.frames.frame import ColumnNameError
 from parquetry.frames.new_columns import TakenColumnError
-from parquetry.local.standing import standing_site
 from parquetry.schemas.errors import InvalidValueError, MissingColumnError, ModelNotFoundError, UnknownKeyError
 from parquetry.schemas.progress.states import JobState
 from parquetry.schemas.settings import settings
-from tests.acceptance.commands import wait_until
+from tests.acceptance.commands import ROOT, wait_until
 
 TEXTS = ["oak", None, "a block", "floor gap wood", "", "fit"]
 
@@ -213,18 +212,6 @@ def test_an_interrupted_cell_pauses_the_job_and_the_same_cell_goes_on(tmp_path, 
     assert kept.items() <= parts(tmp_path).items()
 
 
-def test_the_worker_outlives_the_thread_that_called(encoder):
-    parquetry.close()
-    thread = threading.Thread(target=lambda: parquetry.embed(frame(), model=str(encoder)))
-    thread.start()
-    thread.join()
-    (worker,) = standing_site()._workers.values()
-    process = worker._own.process
-    time.sleep(0.2)
-    parquetry.embed(frame(), model=str(encoder))
-    assert process.poll() is None and worker._own.process is process
-
-
 def test_a_started_job_is_streamed_awaited_and_its_error_rows_are_retried(tmp_path, generator):
     pandas_frame = frame(60)
     pandas_frame.to_parquet(tmp_path / "in.parquet")
@@ -279,3 +266,22 @@ def test_a_job_that_ends_without_its_rows_says_so_at_the_end_of_the_stream(tmp_p
             max_new_tokens=4,
             options={"on_row_error": "fail"},
         )
+
+
+def test_the_snippets_of_the_page_one_after_the_other(tmp_path, monkeypatch, encoder, classifier):
+    (tmp_path / "models").mkdir()
+    for name, model in (("embedder", encoder), ("classifier", classifier)):
+        (tmp_path / "models" / name).symlink_to(model)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    page = (ROOT / "docs/notebooks.md").read_text()
+    for snippet in re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        exec(snippet, names)
+    moods = names["moods"]
+    assert list(moods.index) == ["a", "b", "c"] and list(moods.columns) == ["review", "label", "score", "error"]
+    assert moods["error"].fillna("").tolist() == ["", "", "text is null"]
+    assert list(names["both"].columns) == [*moods.columns, "vector_embedding", "vector_error"]
+    pandas.testing.assert_frame_equal(names["again"], moods)
+    assert len(list((tmp_path / "kept").iterdir())) == 1
+    assert set(names["vectors"]) == {0, 1, 2} and names["vectors"][2] is None
+    assert (tmp_path / "vectors/_SUCCESS").exists()
