@@ -24,6 +24,10 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
+    def _spell_out(cls, value: Any) -> Any:
+        return cls.spelled_out(value)
+
+    @classmethod
     def spelled_out(cls, value: Any) -> Any:
         """The section with its keys, where a plain value stands for it: `model: PATH` is `model: {id: PATH}`."""
         return {cls.short_for: value} if cls.short_for and isinstance(value, cls.short_kinds) else value
