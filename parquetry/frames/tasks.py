@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict, TypeVar, Unpack, overload
 
 from parquetry.frames.call import CallOptions, compute
-from parquetry.schemas.spec.generation import OWN_COLUMNS
+from parquetry.schemas.spec.generation import OWN_COLUMNS, SPLIT_COLUMNS
 from parquetry.schemas.spec.json_columns import NoObjectError, json_fields
 
 FrameT = TypeVar("FrameT")
@@ -50,6 +50,7 @@ class GenerateKeys(CallKeys, total=False):
     presence_penalty: float
     frequency_penalty: float
     skip_special_tokens: bool
+    reasoning: Literal["auto", "off"] | None
     logprobs: bool
     json_schema: dict[str, Any] | None
     json_columns: bool
@@ -117,7 +118,7 @@ def generate(frame: Any, *, model: Model, prompt: str | Mapping[str, Any], **key
     call, section = _split(keys)
     schema = section.get("json_schema")
     if schema is not None and "json_columns" not in section:
-        section["json_columns"] = _has_columns(schema)
+        section["json_columns"] = _has_columns(schema, section.get("reasoning") == "auto")
     return _compute(frame, "generate", model, call, prompt=_prompt(prompt), generation=section)
 
 
@@ -169,10 +170,11 @@ def _prompt(prompt: str | Mapping[str, Any]) -> Mapping[str, Any]:
     return {"template": prompt} if isinstance(prompt, str) else prompt
 
 
-def _has_columns(schema: Mapping[str, Any]) -> bool:
+def _has_columns(schema: Mapping[str, Any], is_split: bool) -> bool:
     """Whether each property of a schema can be a column of its own."""
+    taken = OWN_COLUMNS + (SPLIT_COLUMNS if is_split else ())
     try:
-        return not any(field.name in OWN_COLUMNS for field in json_fields(dict(schema)))
+        return not any(field.name in taken for field in json_fields(dict(schema)))
     except NoObjectError:
         return False
 
