@@ -279,7 +279,7 @@ def test_the_snippets_of_the_page_one_after_the_other(tmp_path, monkeypatch, enc
         exec(snippet, names)
     moods = names["moods"]
     assert list(moods.index) == ["a", "b", "c"] and list(moods.columns) == ["review", "label", "score", "error"]
-    assert moods["error"].fillna("").tolist() == ["", "", "text is null"]
+    assert moods["error"].fillna("").tolist() == ["", "", "review is null"]
     assert list(names["both"].columns) == [*moods.columns, "vector_embedding", "vector_error"]
     pandas.testing.assert_frame_equal(names["again"], moods)
     assert len(list((tmp_path / "kept").iterdir())) == 1
