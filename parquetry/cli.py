@@ -10,8 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from parquetry.commands import after, convert, gateway, jobs, purge, work
-from parquetry.commands import after, convert, first, jobs, purge, work
+from parquetry.commands import after, convert, first, gateway, jobs, purge, work
 from parquetry.commands import machine as node
 from parquetry.schemas import __version__
 from parquetry.schemas.errors import ExitCode, ParquetryError
