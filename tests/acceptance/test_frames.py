@@ -66,34 +66,6 @@ def test_a_data_frame_comes_back_with_its_index_and_new_columns(state, generator
     assert parquetry.jobs() == []
 
 
-def test_every_kind_of_frame_gives_the_same_and_a_bad_row_is_a_row(encoder):
-    import datasets
-
-    rows = [{"text": text, "n": n} for n, text in enumerate(TEXTS)]
-    kinds = [
-        pandas.DataFrame(rows),
-        polars.DataFrame(rows),
-        pa.Table.from_pylist(rows),
-        datasets.Dataset.from_list(rows),
-        rows,
-    ]
-    found = [parquetry.embed(given, model=str(encoder), dtype="float32") for given in kinds]
-    assert [type(each) for each in found] == [type(given) for given in kinds]
-    errors = [[None if pandas.isna(cell) else cell for cell in each] for each in (found[0]["error"], found[1]["error"])]
-    errors += [found[2]["error"].to_pylist(), found[3]["error"][:], [row["error"] for row in found[4]]]
-    assert errors == [[None, "text is null", None, None, None, None]] * 5
-    vectors = [[None if cell is None else list(cell) for cell in each["embedding"]] for each in found[:2]]
-    vectors += [found[2]["embedding"].to_pylist(), found[3]["embedding"][:], [row["embedding"] for row in found[4]]]
-    assert vectors[0][1] is None and len(vectors[0][0]) == len(found[2]["embedding"][0])
-    assert all(vector == vectors[0] for vector in vectors)
-
-
-def test_a_list_of_texts_becomes_a_list_of_rows(classifier):
-    found = parquetry.classify(["good film", "bad film"], model=str(classifier))
-    assert [row["text"] for row in found] == ["good film", "bad film"]
-    assert {row["label"] for row in found} <= {"negative", "neutral", "positive"}
-
-
 def test_a_schema_makes_typed_columns(generator):
     schema = {
         "type": "object",
@@ -106,54 +78,6 @@ def test_a_schema_makes_typed_columns(generator):
     )
     assert found["error"].isna().all()
     assert set(found["kind"]) <= {"a", "b"} and found["count"].dtype == "Int64"
-
-
-def test_no_rows_give_the_columns_of_some(encoder, classifier):
-    some = parquetry.embed(frame(2), model=str(encoder))
-    none = parquetry.embed(frame(0), model=str(encoder))
-    assert none.dtypes[["embedding", "error"]].equals(some.dtypes[["embedding", "error"]]) and len(none) == 0
-    arrow = pa.table({"text": pa.array([], pa.string())})
-    assert parquetry.embed(arrow, model=str(encoder)).schema.field("embedding").type.list_size > 0
-    assert parquetry.classify([], model=str(classifier)) == []
-
-
-def test_a_call_that_cannot_run_is_one_sentence_and_leaves_nothing(state, encoder, generator):
-    doubled = pandas.concat([frame(), frame()[["text"]]], axis=1)
-    with pytest.raises(ColumnNameError, match="2 columns called 'text'"):
-        parquetry.embed(doubled, model=str(encoder))
-    with pytest.raises(TakenColumnError, match=r'error.*prefix="x_"'):
-        parquetry.embed(frame().assign(error="mine"), model=str(encoder))
-    with pytest.raises(MissingColumnError, match=r"'txt'.*did you mean 'text'"):
-        parquetry.generate(frame(), prompt="{{ txt }}", model=str(generator))
-    with pytest.raises(MissingColumnError, match="none with a text for a name"):
-        parquetry.embed(pandas.DataFrame({0: ["a"]}), model=str(encoder))
-    with pytest.raises(ModelNotFoundError):
-        parquetry.embed(frame(), model="/nowhere")
-    with pytest.raises(UnknownKeyError, match="did you mean 'max_new_tokens'"):
-        parquetry.generate(frame(), prompt="{{ text }}", model=str(generator), max_new_token=3)
-    with pytest.raises(InvalidValueError, match="temperature"):
-        parquetry.generate(frame(), prompt="{{ text }}", model=str(generator), temperature=-1.0)
-    assert list((state / "frames").iterdir()) == []
-
-
-def test_a_prefix_lets_one_call_follow_another(encoder, classifier):
-    once = parquetry.classify(frame().fillna("none"), model=str(classifier), prefix="mood_")
-    twice = parquetry.embed(once, model=str(encoder))
-    assert list(twice.columns) == ["text", "n", "mood_label", "mood_score", "mood_error", "embedding", "error"]
-
-
-def test_a_kept_call_is_read_the_next_time(tmp_path, encoder):
-    def call():
-        return parquetry.embed(frame(), model=str(encoder), keep=tmp_path / "kept")
-
-    found = call()
-    (folder,) = (tmp_path / "kept").iterdir()
-    assert folder.name.startswith("embed-") and (folder / "out" / "_SUCCESS").exists()
-    written = {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
-    pandas.testing.assert_frame_equal(call(), found)
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")} == written
-    parquetry.embed(frame().head(3), model=str(encoder), keep=tmp_path / "kept")
-    assert len(list((tmp_path / "kept").iterdir())) == 2
 
 
 SCRIPT = """
@@ -266,6 +190,84 @@ def test_a_job_that_ends_without_its_rows_says_so_at_the_end_of_the_stream(tmp_p
             max_new_tokens=4,
             options={"on_row_error": "fail"},
         )
+
+
+def test_every_kind_of_frame_gives_the_same_and_a_bad_row_is_a_row(encoder):
+    import datasets
+
+    rows = [{"text": text, "n": n} for n, text in enumerate(TEXTS)]
+    kinds = [
+        pandas.DataFrame(rows),
+        polars.DataFrame(rows),
+        pa.Table.from_pylist(rows),
+        datasets.Dataset.from_list(rows),
+        rows,
+    ]
+    found = [parquetry.embed(given, model=str(encoder), dtype="float32") for given in kinds]
+    assert [type(each) for each in found] == [type(given) for given in kinds]
+    errors = [[None if pandas.isna(cell) else cell for cell in each] for each in (found[0]["error"], found[1]["error"])]
+    errors += [found[2]["error"].to_pylist(), found[3]["error"][:], [row["error"] for row in found[4]]]
+    assert errors == [[None, "text is null", None, None, None, None]] * 5
+    vectors = [[None if cell is None else list(cell) for cell in each["embedding"]] for each in found[:2]]
+    vectors += [found[2]["embedding"].to_pylist(), found[3]["embedding"][:], [row["embedding"] for row in found[4]]]
+    assert vectors[0][1] is None and len(vectors[0][0]) == len(found[2]["embedding"][0])
+    assert all(vector == vectors[0] for vector in vectors)
+
+
+def test_a_kept_call_is_read_the_next_time(tmp_path, encoder):
+    def call():
+        return parquetry.embed(frame(), model=str(encoder), keep=tmp_path / "kept")
+
+    found = call()
+    (folder,) = (tmp_path / "kept").iterdir()
+    assert folder.name.startswith("embed-") and (folder / "out" / "_SUCCESS").exists()
+    written = {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
+    pandas.testing.assert_frame_equal(call(), found)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")} == written
+    parquetry.embed(frame().head(3), model=str(encoder), keep=tmp_path / "kept")
+    assert len(list((tmp_path / "kept").iterdir())) == 2
+
+
+def test_a_call_that_cannot_run_is_one_sentence_and_leaves_nothing(state, encoder, generator):
+    # a call that has failed keeps its folder
+    before = set((state / "frames").glob("*"))
+    doubled = pandas.concat([frame(), frame()[["text"]]], axis=1)
+    with pytest.raises(ColumnNameError, match="2 columns called 'text'"):
+        parquetry.embed(doubled, model=str(encoder))
+    with pytest.raises(TakenColumnError, match=r'error.*prefix="x_"'):
+        parquetry.embed(frame().assign(error="mine"), model=str(encoder))
+    with pytest.raises(MissingColumnError, match=r"'txt'.*did you mean 'text'"):
+        parquetry.generate(frame(), prompt="{{ txt }}", model=str(generator))
+    with pytest.raises(MissingColumnError, match="none with a text for a name"):
+        parquetry.embed(pandas.DataFrame({0: ["a"]}), model=str(encoder))
+    with pytest.raises(ModelNotFoundError):
+        parquetry.embed(frame(), model="/nowhere")
+    with pytest.raises(UnknownKeyError, match="did you mean 'max_new_tokens'"):
+        parquetry.generate(frame(), prompt="{{ text }}", model=str(generator), max_new_token=3)
+    with pytest.raises(InvalidValueError, match="temperature"):
+        parquetry.generate(frame(), prompt="{{ text }}", model=str(generator), temperature=-1.0)
+    assert set((state / "frames").glob("*")) == before
+
+
+def test_no_rows_give_the_columns_of_some(encoder, classifier):
+    some = parquetry.embed(frame(2), model=str(encoder))
+    none = parquetry.embed(frame(0), model=str(encoder))
+    assert none.dtypes[["embedding", "error"]].equals(some.dtypes[["embedding", "error"]]) and len(none) == 0
+    arrow = pa.table({"text": pa.array([], pa.string())})
+    assert parquetry.embed(arrow, model=str(encoder)).schema.field("embedding").type.list_size > 0
+    assert parquetry.classify([], model=str(classifier)) == []
+
+
+def test_a_list_of_texts_becomes_a_list_of_rows(classifier):
+    found = parquetry.classify(["good film", "bad film"], model=str(classifier))
+    assert [row["text"] for row in found] == ["good film", "bad film"]
+    assert {row["label"] for row in found} <= {"negative", "neutral", "positive"}
+
+
+def test_a_prefix_lets_one_call_follow_another(encoder, classifier):
+    once = parquetry.classify(frame().fillna("none"), model=str(classifier), prefix="mood_")
+    twice = parquetry.embed(once, model=str(encoder))
+    assert list(twice.columns) == ["text", "n", "mood_label", "mood_score", "mood_error", "embedding", "error"]
 
 
 def test_the_snippets_of_the_page_one_after_the_other(tmp_path, monkeypatch, encoder, classifier):
