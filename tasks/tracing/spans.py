@@ -127,11 +127,12 @@ def tell_named(
     name: str, ids: SpanIds, start_ns: int, end_ns: int, about: dict[str, Any], *, of: SpanIds | None = None
 ) -> None:
     """A finished span with ids of its own, which links to the one that it is `of`."""
+    # before the imports: the package is there only where somebody asks for traces
+    if (made := provider()) is None:
+        return
     from opentelemetry.context import Context
     from opentelemetry.trace import Link
 
-    if (made := provider()) is None:
-        return
     links = [Link(of.context)] if of is not None else []
     with _given(ids):
         span = made.get_tracer("parquetry").start_span(
