@@ -19,7 +19,7 @@ METRIC = re.compile(r"parquetry_\w+")
 
 
 def test_services_are_all_there():
-    wanted = {"redis", "worker-gpu", "worker-cpu", "dashboard", "prometheus", "grafana", "flower"}
+    wanted = {"redis", "worker-gpu", "worker-vllm", "worker-cpu", "dashboard", "prometheus", "grafana", "flower"}
     assert set(SERVICES) == wanted
 
 
@@ -35,11 +35,14 @@ def test_redis_keeps_its_data_and_evicts_nothing():
     assert "redis:/data" in SERVICES["redis"]["volumes"]
 
 
-def test_only_the_gpu_worker_reserves_devices():
+def test_only_workers_on_cards_reserve_devices():
     reserved = {name for name, service in SERVICES.items() if "deploy" in service}
-    assert reserved == {"worker-gpu"}
-    device = SERVICES["worker-gpu"]["deploy"]["resources"]["reservations"]["devices"][0]
-    assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
+    assert reserved == {"worker-gpu", "worker-vllm"}
+    for name in reserved:
+        device = SERVICES[name]["deploy"]["resources"]["reservations"]["devices"][0]
+        assert device["driver"] == "nvidia" and device["capabilities"] == ["gpu"]
+        # each kind of worker has its own cards, where a machine runs both
+        assert device.get("count") == "all" or device["device_ids"]
 
 
 @pytest.mark.parametrize("name", ["worker-gpu", "worker-cpu", "dashboard", "flower"])
