@@ -30,4 +30,6 @@ def translated(operation: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(operation=operation, path=path, reason=error.strerror or str(error)) from error
+        # Arrow's text says more before the reason, and what shows it may have little room
+        reason = os.strerror(error.errno) if error.errno else error.strerror or str(error)
+        raise StorageError(operation=operation, path=path, reason=reason) from error
