@@ -16,6 +16,8 @@ from parquetry.schemas.progress.status import JobStatus
 from parquetry.workers.preparation.cells import cells
 
 MAX_CELL = 200
+#: of why a shard failed: paths come first, and what is to be known last
+MAX_REASON = 1000
 SHOWN_FAILURES = 5
 #: columns that `rows_table` leaves out
 COUNT_COLUMNS = ("finish_reason", "prompt_tokens", "output_tokens")
@@ -49,7 +51,7 @@ def failure_lines(status: JobStatus) -> list[str]:
     """Why the job or its shards failed: a line a reason with the shards it explains, the first few of both."""
     by_reason: dict[str, list[int]] = {}
     for failure in status.failures:
-        by_reason.setdefault(safe_text(failure.reason), []).append(failure.shard)
+        by_reason.setdefault(safe_text(failure.reason, MAX_REASON), []).append(failure.shard)
     lines = [safe_text(status.refusal, limit=4096)] if status.refusal else []
     lines += [f"{_shards(shards)}: {reason}" for reason, shards in by_reason.items()]
     more = len(lines) - SHOWN_FAILURES

@@ -174,6 +174,8 @@ def test_failures_are_grouped_by_reason_up_to_a_limit():
         "shards 0, 1, 2, 3, 4 and 3 more: no\\nluck",
         "shard 9: odd",
     ]
+    long = ShardFailure(shard=1, attempts=1, reason=f"writing of /{'folder/' * 60}part failed: No space left on device")
+    assert failure_lines(job_status(failures=(long,)))[0].endswith("failed: No space left on device")
     many = tuple(ShardFailure(shard=i, attempts=1, reason=f"reason {i}") for i in range(7))
     assert failure_lines(job_status(failures=many))[-1] == "and 2 more reasons"
 
